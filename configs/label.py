@@ -1,0 +1,20 @@
+"""All teachers label one image set in one pass, one label column a teacher and task, and a gallery to look at.
+
+Data: `scenes/unlabelled:train`, rendered on first use, and the five finished teachers in runs/teacher_*.
+Expected: runs/label/columns/<teacher>-<task>/, runs/label/gallery.html.
+Cost: about a minute on two cores. Not measured yet.
+
+Your own photographs, of any size and format:
+  python -m must_jax.main --config=configs/label.py --workdir=runs/my_photos \
+      --config.images=folder:PATH --config.teachers=runs/teacher_depth,runs/teacher_detection
+The rules are the paper's: boxes from a score of 0.5 up, pixels under 0.5 ignored, classes soft, depth as predicted.
+Other thresholds: --config.tasks.detection.score_threshold=0.3.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+def get_config() -> ConfigDict:
+    return quickstart.label("runs")

@@ -1,0 +1,21 @@
+"""The student: one model, all five tasks at once, learnt from pseudo labels only.
+
+Data: `scenes/unlabelled:train` with the five columns in runs/label/columns. Task weights follow the paper's rule,
+(student's batch size x teacher's learning rate) / (teacher's batch size x student's learning rate); set your own with
+--config.tasks.depth.weight=0.5.
+Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py says whether.
+Cost: 1,500 steps of 32 images of 64², several minutes on two cores. Not measured yet.
+
+At the scale of the paper (section 4, as far as its recipe is known; not run here), on an image set of your own:
+  --config.model.backbone=resnet152 --config.model.width=1 --config.model.pyramid_channels=256
+  --config.model.head_channels=256 --config.model.head_convs=3 --config.image_size=640 --config.augment.scale_min=0.5
+  --config.augment.scale_max=2 --config.batch_size=256 --config.optimizer.learning_rate=0.32
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+def get_config() -> ConfigDict:
+    return quickstart.student("runs")

@@ -1,0 +1,42 @@
+"""How a command ends: one sentence instead of a traceback for everything that its user can change."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from must_jax.errors import UserError
+
+# By their text, because libraries wrap the operating system's error into exceptions of their own.
+_MACHINE = {
+    os.strerror(errno.ENOSPC): "free some space, then the same command continues",
+    os.strerror(errno.EDQUOT): "free some space, then the same command continues",
+    os.strerror(errno.EROFS): "choose a folder that can be written to",
+    os.strerror(errno.EACCES): "choose a folder that you may read and write",
+}
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Runs a command: 0 when it is through, 2 after a user's mistake, 130 when it was stopped by Ctrl-C.
+
+    Anything else is a bug and keeps its traceback.
+    """
+    try:
+        command()
+    except UserError as error:
+        return _end(2, f"error: {error}")
+    except KeyboardInterrupt:
+        return _end(130, "stopped; the same command continues")
+    except Exception as error:
+        advice = next((advice for text, advice in _MACHINE.items() if text in str(error)), None)
+        if advice is None:
+            raise
+        return _end(2, f"error: {error}; {advice}")
+    return 0
+
+
+def _end(code: int, text: str) -> int:
+    print(" ".join(text.split()), file=sys.stderr)
+    return code

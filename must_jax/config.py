@@ -1,0 +1,301 @@
+"""What a run is: frozen, typed configurations, one class a stage.
+
+A config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `parse` turns it into one of these classes, once.
+Below `main` nothing looks a key up by string. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import reprlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from must_jax.errors import UserError, nearest
+
+
+def _listed(value: Any) -> Any:
+    """A tuple on the command line is a plain comma list, --config.teachers=runs/a,runs/b, or a single value."""
+    if isinstance(value, str):
+        return value.split(",")
+    return (value,) if isinstance(value, int | float) else value
+
+
+_Listed = pydantic.BeforeValidator(_listed)
+Names = Annotated[tuple[str, ...], _Listed]
+ImageSize = Annotated[int, Field(gt=0, multiple_of=32)]  # input height = width in pixels; C5 has stride 32
+
+
+class _Config(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        """Comes first: a misspelt key is worth more than the "missing" that it causes."""
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown_key", "unknown", {"key": key, "hint": nearest(str(key), cls.model_fields)}
+                )
+        return values
+
+
+class ModelConfig(_Config):
+    """Architecture of backbone, pyramid and heads. Depth and width name the ResNet; channels are per pyramid level."""
+
+    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    width: PositiveFloat = 1.0
+    pyramid_channels: PositiveInt = 256
+    head_channels: PositiveInt = 256
+    head_convs: NonNegativeInt = 3
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    batch_norm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+class OptimizerConfig(_Config):
+    """Linear warm-up from 0, then cosine decay to 0 at the last step."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 0.1
+    warmup_steps: NonNegativeInt = 0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 4e-5  # on kernels only, never on norms and biases
+    clip_norm: NonNegativeFloat = 0.0  # global gradient norm; 0 = off
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of parameters and statistics; 0 = off
+
+
+class SourceConfig(_Config):
+    """One image set and the labels to read with it.
+
+    images: "NAME/CONFIG:SPLIT" of a TFDS dataset ("scenes/teacher_depth:train"), or "folder:PATH".
+    labels: where labels come from, the first wins where present: "truth" (stored with the images) or a column's folder.
+    take: only the first n images; 0 = all.
+    """
+
+    images: str
+    labels: Names = ("truth",)
+    take: NonNegativeInt = 0
+
+
+class AugmentConfig(_Config):
+    """Random geometry of training examples. Scale is relative to the image fitted into the square input."""
+
+    flip: bool = True
+    scale_min: PositiveFloat = 1.0
+    scale_max: PositiveFloat = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min} must not be above scale_max {self.scale_max}")
+        return self
+
+
+class TrainConfig(_Config):
+    """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
+
+    stage: Literal["train"] = "train"
+    seed: NonNegativeInt = 0
+    data_dir: str = "data"
+    devices: NonNegativeInt = 0  # 0 = all; on a CPU: that many virtual devices, 0 = one a core
+    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    validation: SourceConfig | None = None
+    # Task name -> that task's own options and its loss weight.
+    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    image_size: ImageSize = 64
+    max_boxes: PositiveInt = 20
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: PositiveInt = 32
+    steps: PositiveInt = 1000
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 500
+    init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
+    minimum: dict[str, float] = {}  # "task/metric" on validation that the finished model must reach
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.optimizer.warmup_steps >= self.steps:
+            raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
+        if self.minimum and self.validation is None:
+            raise ValueError("minimum needs a validation source to be measured on; add 'validation'")
+        for key in self.minimum:
+            if key.split("/")[0] not in self.tasks:
+                raise ValueError(
+                    f"minimum names '{key}', which is of no task here; {nearest(key.split('/')[0], self.tasks)}"
+                )
+        return self
+
+
+class LabelConfig(_Config):
+    """Teachers label one image set, one column a teacher and task."""
+
+    stage: Literal["label"] = "label"
+    data_dir: str = "data"
+    devices: NonNegativeInt = 0
+    images: str
+    take: NonNegativeInt = 0
+    teachers: Annotated[Names, Field(min_length=1)]
+    tasks: dict[str, dict[str, Any]] = {}  # overrides of the teachers' pseudo-label options, by task
+    batch_size: PositiveInt = 64
+    shard_images: PositiveInt = 1024
+    gallery_images: NonNegativeInt = 32
+
+
+class DownstreamConfig(_Config):
+    """One held-out task of the scorecard. The learning rate is chosen on validation, the value is of test."""
+
+    task: str
+    train: SourceConfig
+    validation: SourceConfig
+    test: SourceConfig
+    options: dict[str, Any] = {}
+
+
+class TransferConfig(_Config):
+    """One way to measure a representation: heads alone on frozen features, or everything fine-tuned."""
+
+    mode: Literal["frozen", "finetune"]
+    inits: Names = ()  # names in `EvaluateConfig.inits`; () = all of them
+    steps: PositiveInt
+    batch_size: PositiveInt = 32
+    # Each is tried with the first seed, the best one is used for all seeds.
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _Listed]
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), _Listed] = (0, 1, 2)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.optimizer.warmup_steps >= self.steps:
+            raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class EvaluateConfig(_Config):
+    """The scorecard: every starting point on every downstream set."""
+
+    stage: Literal["evaluate"] = "evaluate"
+    data_dir: str = "data"
+    devices: NonNegativeInt = 0
+    inits: Annotated[
+        dict[str, str], Field(min_length=1)
+    ]  # name -> folder of a finished run; "" = random initialisation
+    downstream: Annotated[dict[str, DownstreamConfig], Field(min_length=1)]  # name of the set -> what it is
+    transfers: Annotated[tuple[TransferConfig, ...], Field(min_length=1)]
+    model: ModelConfig = ModelConfig()  # all starting points must have it
+    image_size: ImageSize = 64
+    max_boxes: PositiveInt = 20
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in (name for transfer in self.transfers for name in transfer.inits):
+            if name not in self.inits:
+                raise ValueError(f"a transfer starts from '{name}', which is not in inits; {nearest(name, self.inits)}")
+        return self
+
+
+class PipelineConfig(_Config):
+    """Stages one after the other, each in a folder of its name under the workdir, then a report.
+
+    "{workdir}" in a value of a stage stands for the pipeline's own folder, `data_dir` and `devices` are handed on.
+    """
+
+    stage: Literal["pipeline"] = "pipeline"
+    title: str = "must_jax"
+    data_dir: str = "data"
+    devices: NonNegativeInt = 0
+    stages: Annotated[
+        dict[str, Annotated[TrainConfig | LabelConfig | EvaluateConfig, Field(discriminator="stage")]],
+        Field(min_length=1),
+    ]
+
+
+AnyConfig = TrainConfig | LabelConfig | EvaluateConfig | PipelineConfig
+STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
+    "train": TrainConfig,
+    "label": LabelConfig,
+    "evaluate": EvaluateConfig,
+    "pipeline": PipelineConfig,
+}
+
+
+def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
+    """The values with one of them changed: override(values, "optimizer.momentum", "0.8"), or "train.0.take" for lists.
+
+    The text is read as a Python literal and stays a string where it is none. Whether the key exists and the type fits
+    is for `parse` to say, so that a key which the config file leaves at its default can be set, too.
+
+    Raises:
+      UserError: the path leads through a value that has no keys.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    try:
+        return _changed(values, path.split("."), value)
+    except (TypeError, ValueError, IndexError):
+        raise UserError(f"--config.{path} leads through a value or past the end of a list; shorten this path") from None
+
+
+def _changed(node: Any, keys: list[str], value: Any) -> Any:
+    if not keys:
+        return value
+    key, *rest = keys
+    if isinstance(node, list | tuple):
+        return [*node[: int(key)], _changed(node[int(key)], rest, value), *node[int(key) + 1 :]]
+    return {**node, key: _changed(node.get(key, {}), rest, value)}
+
+
+def parse(values: Mapping[str, Any]) -> AnyConfig:
+    """Plain nested values -> the typed config of their stage.
+
+    Raises:
+      UserError: an unknown stage or key (names the nearest), a missing key, a wrong type or value.
+    """
+    stage = str(values.get("stage"))
+    if stage not in STAGE_CONFIGS:
+        raise UserError(f"config.stage is {stage}, which is no stage; {nearest(stage, STAGE_CONFIGS)}")
+    try:
+        return STAGE_CONFIGS[stage].model_validate(values)
+    except pydantic.ValidationError as error:
+        raise UserError(_sentence(error.errors()[0])) from None
+
+
+def digest(config: pydantic.BaseModel) -> str:
+    """Sixteen hex digits that change when any value of the config changes."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong with which key, what was given and what is expected."""
+    location = error["loc"]
+    if location[:1] == ("stages",):  # ("stages", name, <tag of the union>, key...)
+        location = location[:2] + location[3:]
+    path = ".".join(["config", *map(str, location)])
+    context, message = error.get("ctx", {}), error["msg"]
+    match error["type"]:
+        case "unknown_key":
+            return f"{path}.{context['key']} is unknown; {context['hint']}"
+        case "missing":
+            return f"{path} is missing; set it in the config file or with --{path}=..."
+        case "value_error":
+            return f"{path}: {message.removeprefix('Value error, ')}"
+        case "too_short":
+            return f"{path} is empty, but needs at least one entry"
+        case "union_tag_invalid" | "union_tag_not_found":
+            stage = str(context.get("tag"))
+            return f"{path}.stage is {stage}, which is no stage; {nearest(stage, STAGE_CONFIGS)}"
+        case _:
+            expected = message.split(",")[0].replace("Input should", "but should", 1)
+            return f"{path} is {reprlib.repr(error['input'])}, {expected}"

@@ -1,0 +1,168 @@
+"""How labels are stored: one TFDS sub-dict a label, which plain TFDS reads as well.
+
+| label          | record                                                                                           |
+|----------------|--------------------------------------------------------------------------------------------------|
+| vector         | `probs` float16 [K]                                                                              |
+| boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]  |
+| map of ids     | `<field>` 8-bit PNG, 255 = ignore; `confidence` 8-bit PNG, 255 = certain, where it was asked for |
+| map of scalars | `<field>` 16-bit PNG, value = offset + scale * code, 0 = invalid; `scale`, `offset` float32      |
+| map of vectors | `<field>` 8-bit RGB PNG, (x, y, z) = (code - 128) / 127, (128, 128, 128) = invalid               |
+
+Each also has `present`: 1 labelled, 0 not labelled, in which case the rest is a place holder (maps are 1x1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+
+Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
+
+_KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
+_MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
+_ZERO, _UNIT = 128, 127  # codes of 0 and of a step to 1 in a vector map
+_COMPONENTS = ((np.arange(256) - _ZERO) / _UNIT).astype(np.float32)  # code -> value
+# The filter for smooth maps that is fastest to write and to read, and smallest as well.
+_PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
+
+
+def features(kind: LabelKind, keep_confidence: bool = False) -> dict[str, Any]:
+    """TFDS features of one label's sub-dict; see the table above."""
+    present = {"present": np.uint8}
+    match kind:
+        case VectorLabel():
+            return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16)} | present
+        case BoxesLabel():
+            return {
+                "boxes_yxyx": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+                "classes": tfds.features.Tensor(shape=(None,), dtype=np.uint16),
+                "scores": tfds.features.Tensor(shape=(None,), dtype=np.float16),
+            } | present
+        case MapLabel(content="ids"):
+            confidence = {"confidence": _png_feature(np.uint8, 1)} if keep_confidence else {}
+            return {kind.field: _png_feature(np.uint8, 1)} | confidence | present
+        case MapLabel(content="scalar"):
+            return {kind.field: _png_feature(np.uint16, 1), "scale": np.float32, "offset": np.float32} | present
+        case _:
+            return {kind.field: _png_feature(np.uint8, 3)} | present
+
+
+def encode(kind: LabelKind, label: Mapping[str, np.ndarray], keep_confidence: bool = False) -> dict[str, Any]:
+    """A label -> the values that a TFDS builder with `features(kind, keep_confidence)` takes.
+
+    `keep_confidence` needs `label["confidence"]`, f32[h, w] in 0..1. Without `present` and `scores` they are 1.
+    """
+    present = int(label.get("present", 1))
+    if not present:
+        label = absent(kind, (1, 1)) | {"confidence": np.zeros((1, 1), np.float32)}
+    record: dict[str, Any] = {"present": present}
+    match kind:
+        case VectorLabel():
+            record["probs"] = np.asarray(label["probs"], np.float16)
+        case BoxesLabel():
+            classes = np.asarray(label["classes"])
+            real = np.asarray(label.get("valid", np.ones(classes.shape))) > 0
+            record["boxes_yxyx"] = np.asarray(label["boxes_yxyx"], np.float32)[real]
+            record["classes"] = classes[real].astype(np.uint16)
+            record["scores"] = np.asarray(label.get("scores", np.ones(classes.shape)), np.float16)[real]
+        case MapLabel(content="ids"):
+            record[kind.field] = _to_png(np.asarray(label[kind.field]).astype(np.uint8))
+            if keep_confidence:
+                record["confidence"] = _to_png(np.rint(label["confidence"] * 255).astype(np.uint8))
+        case MapLabel(content="scalar"):
+            values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
+            low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
+            scale = (high - low) / np.float32(_MAX_CODE - 1)
+            offset = low - scale  # so that code 1 is the lowest value
+            steps = (values - low) / scale if scale > 0 else np.zeros_like(values)
+            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0)
+            record |= {kind.field: _to_png(codes.astype(np.uint16)), "scale": scale, "offset": offset}
+        case MapLabel(content="vector"):
+            codes = _ZERO + np.rint(np.clip(label[kind.field], -1, 1) * _UNIT)
+            codes = np.where(np.asarray(label["valid"])[..., None] > 0, codes, _ZERO)
+            record[kind.field] = _to_png(codes.astype(np.uint8)[..., ::-1])  # cv2 takes BGR, the file is RGB
+    return record
+
+
+def decode(kind: LabelKind, record: Mapping[str, Any]) -> Label:
+    """A sub-dict read with PNGs left as bytes -> the label (see `kinds`), boxes un-padded, maps as stored."""
+    label: Label = {"present": np.float32(record["present"])}
+    match kind:
+        case VectorLabel():
+            label["probs"] = np.asarray(record["probs"], np.float32)
+        case BoxesLabel():
+            label["boxes_yxyx"] = np.asarray(record["boxes_yxyx"], np.float32).reshape(-1, 4)
+            label["classes"] = np.asarray(record["classes"], np.int32)
+            label["scores"] = np.asarray(record["scores"], np.float32)
+            label["valid"] = np.ones(label["classes"].shape, np.float32)
+        case MapLabel(content="ids"):
+            label[kind.field] = _from_png(record[kind.field]).astype(np.int32)
+            if "confidence" in record:
+                label["confidence"] = _from_png(record["confidence"]).astype(np.float32) / 255
+        case MapLabel(content="scalar"):
+            codes = _from_png(record[kind.field])
+            valid = (codes > 0).astype(np.float32)
+            scale, offset = np.float32(record["scale"]), np.float32(record["offset"])
+            label |= {kind.field: (offset + scale * codes.astype(np.float32)) * valid, "valid": valid}
+        case MapLabel(content="vector"):
+            vectors = cv2.LUT(_from_png(record[kind.field], cv2.IMREAD_COLOR_RGB), _COMPONENTS)
+            norm = np.sqrt(np.einsum("hwc,hwc->hw", vectors, vectors))
+            label |= {kind.field: vectors / np.maximum(norm, 1e-6)[..., None], "valid": (norm > 0).astype(np.float32)}
+    return label
+
+
+def absent(kind: LabelKind, map_hw: tuple[int, int]) -> Label:
+    """The place holder of a label that an image does not have: `present` 0, nothing valid."""
+    label: Label = {"present": np.float32(0)}
+    match kind:
+        case VectorLabel():
+            label["probs"] = np.zeros(kind.size, np.float32)
+        case BoxesLabel():
+            slots = kind.max_boxes
+            label["boxes_yxyx"] = np.zeros((slots, 4), np.float32)
+            label["classes"] = np.zeros(slots, np.int32)
+            label |= {name: np.zeros(slots, np.float32) for name in ("scores", "valid")}
+        case MapLabel(content="ids"):
+            label[kind.field] = np.full(map_hw, IGNORE_ID, np.int32)
+        case MapLabel():
+            channels = (3,) if kind.content == "vector" else ()
+            label[kind.field] = np.zeros((*map_hw, *channels), np.float32)
+            label["valid"] = np.zeros(map_hw, np.float32)
+    return label
+
+
+def kind_to_dict(kind: LabelKind) -> dict[str, Any]:
+    """A kind as JSON values, for dataset metadata and manifests."""
+    name = next(name for name, cls in _KINDS.items() if isinstance(kind, cls))
+    return {"kind": name} | dataclasses.asdict(kind)
+
+
+def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:
+    """The inverse of `kind_to_dict`."""
+    fields = dict(values)
+    return _KINDS[fields.pop("kind")](**fields)
+
+
+def _png_feature(dtype: type[np.generic], channels: int) -> tfds.features.Image:
+    return tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
+
+
+def _to_png(codes: np.ndarray) -> bytes:
+    ok, png = cv2.imencode(".png", np.ascontiguousarray(codes), _PNG_OPTIONS)
+    if not ok:
+        raise ValueError(f"OpenCV cannot encode an array of shape {codes.shape} and type {codes.dtype} as PNG")
+    return png.tobytes()  # from encoded images TFDS writes records without TensorFlow
+
+
+def _from_png(png: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+    codes = cv2.imdecode(np.frombuffer(png, np.uint8), flags)
+    if codes is None:
+        raise ValueError("a label's PNG cannot be decoded")
+    return codes

@@ -1,0 +1,310 @@
+"""Image sets: ordered, randomly accessible images, each with its original encoded bytes and the truth stored beside it.
+
+A TFDS dataset on ArrayRecord and a folder of photos look the same from here on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import tensorflow_datasets as tfds
+
+from must_jax.data import encodings, scenes
+from must_jax.data.encodings import Label
+from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
+from must_jax.errors import UserError, nearest
+from must_jax.progress import Progress
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_CACHED_RECORDS = (
+    64  # enough for what all threads hold at a time: image and labels of one record are read one after the other
+)
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # unreadable images are reported by us, once
+
+
+class Column(Protocol):
+    """One task's labels of every image of an image set, in its order."""
+
+    task: str
+    kind: LabelKind
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Label:
+        """The decoded label, boxes un-padded, maps at their stored size."""
+        ...
+
+
+class Truth(NamedTuple):
+    """How an image set's records hold the labels of one task."""
+
+    kind: LabelKind
+    classes: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], Label]
+
+
+class TruthColumn:
+    """Labels stored in the image set's own records."""
+
+    def __init__(self, images: ImageSet, task: str, truth: Truth) -> None:
+        self.task, self.kind, self.classes = task, truth.kind, truth.classes
+        self._images, self._read = images, truth.read
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Label:
+        return self._read(self._images.record(index))
+
+
+class ImageSet:
+    """An ordered set of images; thread-safe.
+
+    Attributes:
+      name: what the user asked for, e.g. "scenes/unlabelled:train".
+      digest: 16 hex digits that identify the images and their order; the same whatever `take` is.
+      labels: the truth stored with the images, by task.
+      skipped: (path, reason) of every file of a folder that is no readable image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        length: int,
+        read: Callable[[int], Mapping[str, Any]],
+        digest: str,
+        truth: Mapping[str, Truth] | None = None,
+        skipped: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.name, self.digest, self.skipped = name, digest, list(skipped)
+        self.labels = {task: TruthColumn(self, task, each) for task, each in (truth or {}).items()}
+        self._length = length
+        self._read = functools.lru_cache(_CACHED_RECORDS)(read)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def record(self, index: int) -> Mapping[str, Any]:
+        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; not to be changed."""
+        if not 0 <= index < self._length:
+            raise IndexError(f"image {index} of {self.name}, which has {self._length}")
+        return self._read(int(index))
+
+
+def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
+    """Opens "scenes/CONFIG:SPLIT" (rendered on first use), "NAME/CONFIG:SPLIT" of other TFDS data, or "folder:PATH".
+
+    Args:
+      data_dir: where TFDS datasets live.
+      take: only the first n images; 0 = all.
+
+    Raises:
+      UserError: nothing there, an unknown config or split (names the nearest), or no readable image.
+    """
+    if spec.startswith("folder:"):
+        return _open_folder(spec, Path(spec.removeprefix("folder:")).expanduser(), take)
+    dataset, _, split = spec.rpartition(":")
+    if not dataset or not split:
+        raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
+    data_dir = Path(data_dir).expanduser()
+    if dataset.startswith("scenes/"):
+        folder = scenes.prepare(dataset.removeprefix("scenes/"), data_dir)
+    else:
+        folder = _newest_version(data_dir / dataset)
+    return _open_tfds(spec, folder, split, take)
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Encoded bytes of any common format -> u8[H, W, 3] RGB, turned upright as EXIF says.
+
+    Grey and CMYK become RGB, alpha is dropped, 16 bits become 8.
+
+    Raises:
+      UserError: the bytes are no image, or one that is cut off.
+    """
+    return decode_reduced(data, longest=0)[0]
+
+
+def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """As `decode_image`, but a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which is much faster.
+
+    Args:
+      longest: pixels that the longer side must keep; 0 = full size.
+
+    Returns:
+      The pixels, u8[h, w, 3], and the whole image's height and width in units of these pixels: where the reduction
+      does not divide a side, the part of a pixel that remains at its bottom or right end is left out of the array.
+    """
+    flags, image_hw = cv2.IMREAD_COLOR_RGB, None
+    if data.startswith(_JPEG_START):
+        height, width, has_exif, scan_at = _jpeg_header(data)
+        if data.rfind(_JPEG_END, scan_at) < 0:
+            raise UserError("an image cannot be read: the JPEG is cut off; replace or remove it")
+        for factor, flag in _REDUCED.items():
+            whole = height % factor == 0 and width % factor == 0
+            # Exif may turn the image, and then the remainder is elsewhere.
+            if longest and max(height, width) >= factor * longest and (whole or not has_exif):
+                flags = cv2.IMREAD_COLOR_RGB | flag
+                image_hw = None if whole else (height / factor, width / factor)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        image, image_hw = _decode_by_pillow(data), None
+    if image_hw is None:
+        return image, (float(image.shape[0]), float(image.shape[1]))
+    return image[: int(image_hw[0]), : int(image_hw[1])], image_hw
+
+
+def _decode_by_pillow(data: bytes) -> np.ndarray:
+    """For the few formats that OpenCV does not know, and for the reason where an image is broken."""
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as picture:
+            return np.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
+    except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes
+        raise UserError(f"an image cannot be read: {error}; replace or remove it") from None
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, bool, int]:
+    """Stored height and width, whether there is Exif, and where the compressed image starts (ITU-T T.81, annex B)."""
+    height = width = 0
+    at = 2
+    while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":  # start of scan
+        if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):  # start of frame
+            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return height, width, b"Exif" in data[:at], at
+
+
+def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
+    if not folder.is_dir():
+        raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    readable: list[Path] = []
+    skipped: list[tuple[str, str]] = []
+    checksum = hashlib.sha256()
+    with Progress(f"checking {spec}", total=len(paths), unit="images") as progress:
+        for path in paths:
+            try:
+                decode_reduced(path.read_bytes(), longest=1)
+            except (UserError, OSError) as error:
+                skipped.append((str(path), str(error)))
+            else:
+                readable.append(path)
+                checksum.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
+            progress.advance()
+    if not readable:
+        raise UserError(
+            f"images='{spec}': no readable image in {folder} ({len(skipped)} unreadable); "
+            f"put files ending in {', '.join(IMAGE_SUFFIXES)} there"
+        )
+
+    def read(index: int) -> dict[str, Any]:
+        path = readable[index]
+        return {"image": path.read_bytes(), "name": path.relative_to(folder).as_posix()}
+
+    length = min(take or len(readable), len(readable))
+    return ImageSet(spec, length, read, checksum.hexdigest()[:16], skipped=skipped)
+
+
+def _newest_version(folder: Path) -> Path:
+    """The newest version's folder of a prepared TFDS dataset."""
+    if not folder.is_dir():
+        raise UserError(f"there is no TFDS dataset in {folder}; prepare it there, or change data_dir or images")
+    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
+    if not versions:
+        raise UserError(
+            f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing?"
+        )
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
+
+
+def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
+    builder = tfds.builder_from_directory(folder)
+    info = builder.info
+    features = dict(info.features.items())
+    if split.partition("[")[0] not in info.splits:
+        raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, info.splits)}")
+    if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(f"{folder} is stored as {info.file_format.value}; prepare it with --file_format=array_record")
+    if not isinstance(features.get("image"), tfds.features.Image):
+        raise UserError(f"images='{spec}': the dataset has no feature 'image'; known: {', '.join(features)}")
+    source = builder.as_data_source(split=split, decoders=_keep_encoded(features))
+    name_key = next((key for key in ("name", "file_name", "id") if key in features), None)
+
+    def read(index: int) -> dict[str, Any]:
+        record = source[index]
+        name = record[name_key] if name_key else f"{index:08d}"
+        return record | {"name": name.decode() if isinstance(name, bytes) else str(name)}
+
+    ends = [source.data_source[index] for index in (0, len(source) - 1)]  # the stored bytes
+    identity = [info.full_name, split, len(source), info.features.to_json()]
+    checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
+    length = min(take or len(source), len(source))
+    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth=_stored_truth(info))
+
+
+def _keep_encoded(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Decoders that leave every image as the bytes it is stored as."""
+    decoders: dict[str, Any] = {}
+    for key, feature in features.items():
+        if isinstance(feature, tfds.features.Image):
+            decoders[key] = tfds.decode.SkipDecoding()
+        elif isinstance(feature, tfds.features.FeaturesDict) and (inner := _keep_encoded(dict(feature.items()))):
+            decoders[key] = inner
+    return decoders
+
+
+def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:
+    """Labels by task: those described in our metadata, else what TFDS's usual names for classes and boxes hold."""
+    if info.metadata and "tasks" in info.metadata:
+        return {task: _own_truth(task, about) for task, about in info.metadata["tasks"].items()}
+    features = dict(info.features.items())
+    truth = {}
+    if isinstance(label := features.get("label"), tfds.features.ClassLabel):
+        truth["classification"] = Truth(
+            VectorLabel(label.num_classes),
+            tuple(label.names),
+            lambda record: _one_hot(record["label"], label.num_classes),
+        )
+    objects = getattr(features.get("objects"), "feature", None)  # of a sequence
+    if isinstance(objects, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(objects.keys()):
+        truth["detection"] = Truth(BoxesLabel(max_boxes=100), tuple(objects["label"].names), _read_objects)
+    return truth
+
+
+def _own_truth(task: str, about: Mapping[str, Any]) -> Truth:
+    kind = encodings.kind_from_dict(about["kind"])
+    return Truth(kind, tuple(about["classes"]), lambda record: encodings.decode(kind, record[task]))
+
+
+def _one_hot(index: int, classes: int) -> Label:
+    """TFDS marks a hidden class with -1."""
+    return {"probs": np.eye(classes, dtype=np.float32)[index], "present": np.float32(index >= 0)}
+
+
+def _read_objects(record: Mapping[str, Any]) -> Label:
+    objects = record["objects"]
+    classes = np.asarray(objects["label"], np.int32)
+    ones = np.ones(classes.shape, np.float32)
+    boxes_yxyx = np.asarray(objects["bbox"], np.float32).reshape(-1, 4)
+    return {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": np.float32(1)}

@@ -1,0 +1,49 @@
+"""The three kinds of label that data can carry. Data knows kinds; it never knows a task by name.
+
+A *label* is a dict of NumPy arrays of one image; a task says which kind its labels are. Shape legend:
+`K` classes, `N` box slots, `h w` map rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+IGNORE_ID = 255
+
+
+@dataclass(frozen=True)
+class VectorLabel:
+    """One vector an image: `{"probs": f32[K]}`. No geometric transform changes it."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class BoxesLabel:
+    """Boxes in padded slots.
+
+    `{"boxes_yxyx": f32[N, 4], "classes": i32[N], "scores": f32[N], "valid": f32[N]}`; coordinates are fractions
+    (0..1) of the whole image, `valid` is 1 for a real box. Ground truth has scores of 1.
+    """
+
+    max_boxes: int
+
+
+@dataclass(frozen=True)
+class MapLabel:
+    """A dense map, `{field: array, ["valid": f32[h, w]]}`, over the whole image.
+
+    content:
+      "ids":    `{field: i32[h, w]}`, IGNORE_ID where there is no label; nearest-neighbour sampling.
+      "scalar": `{field: f32[h, w], "valid": f32[h, w]}`; linear sampling.
+      "vector": `{field: f32[h, w, 3], "valid": f32[h, w]}`, unit vectors in the camera frame (x right, y down,
+                z forward); linear sampling then renormalised; a horizontal flip negates x.
+    """
+
+    field: str
+    content: Literal["ids", "scalar", "vector"]
+    unit: str = ""
+
+
+LabelKind = VectorLabel | BoxesLabel | MapLabel

@@ -1,0 +1,200 @@
+"""From image sets and label columns to batches of NumPy arrays.
+
+A batch of B examples, its images of S*S pixels, N box slots:
+  image  u8[B, S, S, 3] RGB
+  mask   f32[B]   1 = a real image; 0 = padding of the last batch, or an image that cannot be read
+  index  i32[B]   position in its image set; -1 = padding
+  labels {task: {fields of its kind, "present": f32[B]}}; present is 0 wherever mask is 0
+
+Training batch k depends on (sources, seed, k) alone, so the position of a run is an integer and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from must_jax.config import AugmentConfig
+from must_jax.data import encodings
+from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry
+from must_jax.data.augment import apply as augment_example
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import Column, ImageSet, decode_reduced
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
+from must_jax.errors import UserError
+
+Batch = dict[str, Any]
+Example = dict[str, Any]
+OnBad = Callable[[str, str], None]  # takes what could not be read, and why; called from the pipeline's threads
+
+TRAIN_MAP_STRIDE = 4  # of the maps that heads predict
+
+cv2.setNumThreads(1)  # whole batches are made in parallel; threads inside of one image only get in their way
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image set and the columns with its labels; for each task the first column that labels an image wins."""
+
+    images: ImageSet
+    columns: tuple[Column, ...]
+
+
+def train_batches(
+    sources: Sequence[Source],
+    kinds: Mapping[str, LabelKind],
+    *,
+    image_size: int,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    threads: int = 0,
+    on_bad: OnBad | None = None,
+) -> Iterator[Batch]:
+    """Endless batches start_step, start_step + 1, ...; every epoch has a new order over all sources, augmented anew.
+
+    Args:
+      kinds: the tasks that come out; images without a label of a task have `present` 0 there. Maps have stride 4.
+      threads: that make batches; 0 = one a core. They do not change the batches.
+      on_bad: hears of every image and label that cannot be read, each time it is met.
+
+    Raises:
+      UserError: a column does not fit its image set or its task.
+    """
+    _check(sources, kinds)
+    order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    starts = np.cumsum([0, *(len(source.images) for source in sources)])
+    longest = math.ceil(image_size * augment.scale_max)
+
+    def example(position: int, rng: np.random.Generator) -> Example:
+        which = int(np.searchsorted(starts, position, side="right")) - 1
+        return _example(
+            sources[which],
+            position - int(starts[which]),
+            kinds,
+            lambda data: decode_reduced(data, longest),
+            lambda image_hw: sample_geometry(rng, image_hw, image_size, augment),
+            image_size,
+            TRAIN_MAP_STRIDE,
+            on_bad,
+        )
+
+    dataset = grain.MapDataset.range(int(starts[-1])).shuffle(seed=order_seed).repeat()
+    dataset = dataset.random_map(example, seed=augment_seed)
+    return _iterate(dataset.batch(batch_size, drop_remainder=True, batch_fn=_stack)[start_step:], threads)
+
+
+def eval_batches(
+    source: Source,
+    kinds: Mapping[str, LabelKind],
+    *,
+    image_size: int,
+    batch_size: int,
+    map_stride: int = 1,
+    threads: int = 0,
+    on_bad: OnBad | None = None,
+) -> Iterator[Batch]:
+    """Every image once and in order, whole and in the top left corner (`letterbox_geometry`); the last batch is padded.
+
+    Arguments and errors as of `train_batches`.
+    """
+    _check([source], kinds)
+    count = len(source.images)
+
+    def example(index: int) -> Example:
+        if index >= count:
+            return _blank(-1, kinds, image_size, map_stride)
+        return _example(
+            source,
+            index,
+            kinds,
+            lambda data: decode_reduced(data, longest=0),
+            lambda image_hw: letterbox_geometry(image_hw, image_size),
+            image_size,
+            map_stride,
+            on_bad,
+        )
+
+    padded = batch_size * math.ceil(count / batch_size)
+    return _iterate(grain.MapDataset.range(padded).map(example).batch(batch_size, batch_fn=_stack), threads)
+
+
+def _example(
+    source: Source,
+    index: int,
+    kinds: Mapping[str, LabelKind],
+    decode: Callable[[bytes], tuple[np.ndarray, tuple[float, float]]],
+    place: Callable[[tuple[float, float]], Geometry],
+    image_size: int,
+    map_stride: int,
+    on_bad: OnBad | None,
+) -> Example:
+    try:
+        image, image_hw = decode(source.images.record(index)["image"])
+        labels = {task: label for task in kinds if (label := _label(source, task, index)) is not None}
+    except Exception as error:  # one record, broken in whatever way, must not end a run of days
+        if on_bad is not None:
+            on_bad(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")
+        return _blank(index, kinds, image_size, map_stride)
+    image, labels = augment_example(place(image_hw), image, labels, kinds, image_size // map_stride)
+    return {"image": image, "mask": np.float32(1), "index": np.int32(index), "labels": labels}
+
+
+def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stride: int) -> Example:
+    map_hw = (image_size // map_stride, image_size // map_stride)
+    return {
+        "image": np.zeros((image_size, image_size, 3), np.uint8),
+        "mask": np.float32(0),
+        "index": np.int32(index),
+        "labels": {task: encodings.absent(kind, map_hw) for task, kind in kinds.items()},
+    }
+
+
+def _label(source: Source, task: str, index: int) -> Label | None:
+    """The first label that says it is present."""
+    labels = (column[index] for column in source.columns if column.task == task)
+    return next((label for label in labels if label["present"]), None)
+
+
+def _stack(examples: Sequence[Any]) -> Any:
+    if isinstance(examples[0], dict):
+        return {key: _stack([example[key] for example in examples]) for key in examples[0]}
+    return np.stack(examples)
+
+
+def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
+    threads = threads or len(os.sched_getaffinity(0))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+
+
+def _check(sources: Sequence[Source], kinds: Mapping[str, LabelKind]) -> None:
+    for source in sources:
+        for column in source.columns:
+            what = f"the '{column.task}' labels of {source.images.name}"
+            if len(column) < len(source.images):
+                raise UserError(
+                    f"{what} cover {len(column)} of {len(source.images)} images; label the rest, or set take"
+                )
+            kind = kinds.get(column.task, column.kind)
+            if _layout(kind) != _layout(column.kind):
+                raise UserError(
+                    f"{what} are {column.kind}, but the model's are {kind}; use other labels or other classes"
+                )
+
+
+def _layout(kind: LabelKind) -> LabelKind:
+    """What two label kinds must share: not the slots, which are padded, nor the unit, which is the task's matter."""
+    match kind:
+        case BoxesLabel():
+            return replace(kind, max_boxes=0)
+        case MapLabel():
+            return replace(kind, unit="")
+    return kind

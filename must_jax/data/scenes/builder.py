@@ -1,0 +1,146 @@
+"""The dataset as TFDS knows it, and its preparation on first use."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from must_jax.data import encodings
+from must_jax.data.scenes.configs import CONFIGS, encode_examples
+from must_jax.errors import UserError, nearest
+from must_jax.progress import Progress
+
+VERSION = "1.0.0"
+_CHUNK = 32  # images a worker renders at a time
+_POOL_FROM = 1500  # images of a split; below it starting processes costs more than it saves
+_MAX_WORKERS = 8  # render faster than one process writes
+
+
+class Scenes(tfds.core.GeneratorBasedBuilder):
+    """Rendered rooms with exact ground truth; one config a purpose (see `configs.py`). Examples are in index order."""
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CONFIGS]  # noqa: RUF012 (TFDS wants a list)
+    code_path = None  # nothing is downloaded; to look for checksums beside the code TFDS would need another package
+
+    def __init__(self, *, images: Mapping[str, int] | None = None, **options: Any) -> None:
+        """`images` (split -> number) replaces the config's own sizes; `options` are those of TFDS builders."""
+        super().__init__(**options)
+        self.images = dict(images or CONFIGS[self.builder_config.name].images)
+        self._progress: Progress | None = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = CONFIGS[self.builder_config.name]
+        size = config.image_size
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
+            "name": tfds.features.Text(),
+        }
+        tasks = {}
+        for task, truth in config.truths.items():
+            features[task] = encodings.features(truth.kind)
+            tasks[task] = {"kind": encodings.kind_to_dict(truth.kind), "classes": list(truth.classes)}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(tasks=tasks),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        return {split: self._generate_examples(split, count) for split, count in self.images.items()}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        examples = (example for chunk in _rendered_chunks(self.builder_config.name, split, count) for example in chunk)
+        for index, example in enumerate(examples):
+            yield index, example
+            if self._progress is not None:
+                self._progress.advance()
+
+    def _log_download_bytes(self) -> None:
+        """Replaces a message about downloading."""
+
+    _log_download_done = _log_download_bytes
+
+    def render(self) -> None:
+        """Writes the dataset with a progress bar; TFDS renames its temporary folder when all is written."""
+        title = f"rendering {self.name}/{self.builder_config.name}"
+        with (
+            tempfile.TemporaryDirectory() as unused,  # else TFDS leaves an empty folder for downloads in data_dir
+            Progress(title, total=sum(self.images.values())) as self._progress,
+        ):
+            self.download_and_prepare(download_dir=unused, file_format="array_record")
+
+
+def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = None) -> Path:
+    """Renders a config of the dataset unless that was done before; concurrent callers wait for the first.
+
+    Args:
+      name: a key of `CONFIGS`.
+      data_dir: where TFDS datasets live; the result is in `data_dir/scenes/<name>/<version>`.
+      images: split -> number, in place of the config's own.
+
+    Returns:
+      The dataset's folder, for `tfds.builder_from_directory`.
+
+    Raises:
+      UserError: an unknown config; or the dataset is there with other numbers of images than asked for.
+    """
+    if name not in CONFIGS:
+        raise UserError(f"'scenes/{name}' is no config of scenes; {nearest(name, CONFIGS)}")
+    folder = Path(data_dir).expanduser() / "scenes" / name / VERSION
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when its holder dies
+            if not folder.is_dir():
+                for leftover in folder.parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
+                    shutil.rmtree(leftover)  # of a preparation that was killed
+                tfds.disable_progress_bar()
+                Scenes(config=name, data_dir=folder.parents[2], images=images).render()
+    if images is not None and (found := _split_sizes(folder)) != dict(images):
+        raise UserError(f"{folder} holds {found} images, not {dict(images)}; remove it or choose another data_dir")
+    return folder
+
+
+def _split_sizes(folder: Path) -> dict[str, int]:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    return {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+
+
+def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[str, Any]]]:
+    encode = functools.partial(encode_examples, name, split)
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    if count < _POOL_FROM:
+        yield from map(encode, chunks)
+        return
+    # Spawned, because a fork of a process in which JAX runs threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, _MAX_WORKERS), context, _start_worker) as pool:
+        yield from pool.map(encode, chunks)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+    def die_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=die_with_parent, daemon=True).start()

@@ -1,0 +1,126 @@
+"""Checkpoints of a run. The only file that knows Orbax.
+
+One step on disk holds {"state": arrays, "data": what was read, "meta": time spent}. It appears under its final name
+only when it is complete, so a run that was killed while saving continues from the step before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from must_jax.engine.state import State, Variables
+from must_jax.errors import UserError
+
+KEPT = 2
+MIB = 2**20
+
+
+class Checkpoints:
+    """The checkpoints in `folder`; the last two are kept. Saving goes on in the background, leaving the context waits.
+
+    Args:
+      folder: made if it is missing.
+      data: fingerprint of the data, name -> value. A checkpoint that was made on other data is refused.
+    """
+
+    def __init__(self, folder: Path, data: Mapping[str, Any]) -> None:
+        self._folder, self._data = folder, dict(data)
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT),
+            item_handlers=_handlers(ocp.StandardCheckpointHandler()),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.close()  # waits for the save that is under way
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "data": ocp.args.JsonSave(self._data),
+            "meta": ocp.args.JsonSave(dict(meta)),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+        """The state, laid out over the devices as `like`, and its meta.
+
+        Raises:
+          UserError: made on other data, or of another model; names what differs.
+        """
+        told = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+        told = self._manager.restore(step, args=told)
+        for name in sorted(told["data"].keys() | self._data.keys()):
+            was, now = told["data"].get(name), self._data.get(name)
+            if was != now:
+                raise UserError(
+                    f"{self._folder} was made with {name} = {was}, which is {now} now; "
+                    "bring the data back, or start in another workdir"
+                )
+        saved, wanted = _shapes(self._manager.item_metadata(step)["state"].tree), _shapes(like)
+        differing = sorted(name for name, _ in saved.items() ^ wanted.items())
+        if differing:
+            raise UserError(
+                f"{self._folder} holds another model or optimizer, start in another workdir; different: "
+                + ", ".join(dict.fromkeys(differing))
+            )
+        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        state = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
+        return state, told["meta"]
+
+
+def restore_variables(folder: Path) -> Variables:
+    """The newest trained variables as NumPy arrays: the moving average where there is one.
+
+    Raises:
+      UserError: no complete checkpoint in `folder`.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no {folder}; bring it back, or train the run again")
+    handlers = _handlers(ocp.PyTreeCheckpointHandler())  # this one can leave the optimizer's state unread
+    with ocp.CheckpointManager(folder.resolve(), item_handlers=handlers) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"{folder} holds no complete checkpoint; train the run again")
+        saved = manager.item_metadata(step)["state"].tree
+        wanted = {"ema": saved["ema"]} if saved["ema"] else {name: saved[name] for name in ("params", "stats")}
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=arrays, partial_restore=True)
+        state = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+    return state.get("ema", state)
+
+
+def check_space(folder: Path, state: State) -> None:
+    """Raises UserError if the disk cannot hold the kept checkpoints and the one that is being written."""
+    needed = (KEPT + 1) * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free // MIB} MiB of disk left, but the checkpoints of this run need {needed // MIB}; "
+            "free some, or use a workdir on another disk"
+        )
+
+
+def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:
+    return {"state": state, "data": ocp.JsonCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,79 @@
+"""Devices: how many, how arrays lie on them, and where compiled programs are kept.
+
+One axis, "data": batches are split over it, everything else is a copy on every device. Under `jit` a mean over the
+batch is then a mean over all devices (batch norm included), so the device count does not change what is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from must_jax.errors import UserError
+
+DATA_AXIS = "data"
+COMPILATION_CACHE = "~/.cache/must_jax/jax"
+
+
+def setup_devices(count: int = 0) -> None:
+    """Virtual CPU devices and the cache of compiled programs; call it before jax is used.
+
+    Args:
+      count: virtual devices on a CPU; 0 = one per core that this process may use. Accelerators are not affected.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # jax is in use already: its devices stay as they are
+        jax.config.update("jax_num_cpu_devices", count or cores)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(COMPILATION_CACHE).expanduser())
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def make_mesh(count: int = 0) -> Mesh:
+    """The first `count` devices (0 = all) along the axis "data". The only caller of `jax.make_mesh`.
+
+    Raises:
+      UserError: more devices wanted than there are.
+    """
+    devices = jax.devices()
+    if count > len(devices):
+        raise UserError(f"config.devices is {count}, but this machine has {len(devices)}; lower it, or use 0 for all")
+    count = count or len(devices)
+    # Explicit axes, the default of newer jax, have no gradient for convolutions.
+    return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+    """Raises UserError if a batch cannot be split evenly."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"config.batch_size is {batch_size}, which {mesh.size} devices cannot share evenly; "
+            f"use a multiple of {mesh.size}, or set config.devices to a divisor of it"
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The leading axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Host arrays with a leading batch axis -> device arrays split over the mesh."""
+    return jax.device_put(batch, split(mesh))
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """A copy of every array on every device, which shares no memory with `tree` and so can be donated.
+
+    By way of the host: from device to devices, jax reuses the source even with `may_alias=False`.
+    """
+    return jax.device_put(jax.device_get(tree), replicated(mesh), may_alias=False)

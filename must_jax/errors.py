@@ -1,0 +1,22 @@
+"""The one exception that a user is meant to see."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can change: one sentence that says what is wrong and what to do.
+
+    `main` prints it without a traceback and exits with a non-zero code.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt `name`: the closest of `known`, or the whole list if none is close."""
+    options = sorted(map(str, known))
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(options) if options else 'none'}"

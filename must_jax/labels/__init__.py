@@ -1,0 +1,1 @@
+"""The label store: columns of labels beside an image set, with their provenance."""

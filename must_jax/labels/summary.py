@@ -1,0 +1,98 @@
+"""What a column holds, in a few additive numbers: enough to see a teacher that says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+
+
+class Summary(pydantic.BaseModel):
+    """Sums over images; two summaries add up to that of both.
+
+    Attributes:
+      images: all, with the absent ones.
+      absent: images that could not be labelled (`present` = 0).
+      empty: labelled images with nothing in them: no box, or no labelled pixel.
+      images_with_class: per class, images in which it is the top class, has a box or has a pixel.
+      confidence, confident: sum and number of confidences: top probabilities, or scores of boxes. Maps have none.
+      covered: sum over images of the share of labelled pixels; maps only.
+    """
+
+    images: int = 0
+    absent: int = 0
+    empty: int = 0
+    images_with_class: list[int] = []
+    confidence: float = 0.0
+    confident: int = 0
+    covered: float = 0.0
+
+    def add(self, other: Summary) -> Summary:
+        sums = {
+            name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields if name != _BY_CLASS
+        }
+        longer, shorter = sorted((self.images_with_class, other.images_with_class), key=len, reverse=True)
+        padded = shorter + [0] * (len(longer) - len(shorter))
+        return Summary(**sums, images_with_class=[a + b for a, b in zip(longer, padded, strict=True)])
+
+    def readable(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Shares in percent, for result.json and reports."""
+        labelled = max(self.images - self.absent, 1)
+        shares: dict[str, Any] = {
+            "images": self.images,
+            "absent": self.absent,
+            "empty_share": 100 * self.empty / labelled,
+        }
+        if self.confident:
+            shares["mean_confidence"] = self.confidence / self.confident
+        if self.covered:
+            shares["labelled_pixels"] = 100 * self.covered / labelled
+        if classes:
+            counts = self.images_with_class + [0] * (len(classes) - len(self.images_with_class))
+            shares["images_with_class"] = dict(zip(classes, counts, strict=True))
+            shares["class_coverage"] = 100 * sum(count > 0 for count in counts) / len(classes)
+        return shares
+
+
+_BY_CLASS = "images_with_class"
+
+
+def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
+    """The summary of one image's label."""
+    if not label["present"]:
+        return Summary(images=1, absent=1)
+    match kind:
+        case VectorLabel():
+            top = int(np.argmax(label["probs"]))
+            confidence = float(label["probs"][top])
+            return Summary(images=1, images_with_class=_marked([top]), confidence=confidence, confident=1)
+        case BoxesLabel():
+            real = label["valid"] > 0
+            scores = label["scores"][real]
+            return Summary(
+                images=1,
+                empty=int(not real.any()),
+                images_with_class=_marked(label["classes"][real]),
+                confidence=float(scores.sum()),
+                confident=len(scores),
+            )
+        case MapLabel(content="ids"):
+            ids = label[kind.field]
+            labelled = ids != IGNORE_ID
+            return Summary(
+                images=1,
+                empty=int(not labelled.any()),
+                images_with_class=_marked(ids[labelled]),
+                covered=float(labelled.mean()),
+            )
+        case MapLabel():
+            return Summary(images=1, empty=int(not label["valid"].any()), covered=float(label["valid"].mean()))
+
+
+def _marked(classes: np.ndarray | list[int]) -> list[int]:
+    """[2, 0, 2] -> [1, 0, 1]."""
+    return np.minimum(np.bincount(np.asarray(classes, np.int64)), 1).tolist()

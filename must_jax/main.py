@@ -1,0 +1,91 @@
+"""The command: a config file becomes a typed config, its stage runs in its workdir.
+
+    python -m must_jax.main --config=configs/student.py [--workdir=runs/student] [--config.optimizer.learning_rate=0.1]
+
+Every value of a config is overridden by its path; a list of names is given as --config.teachers=runs/a,runs/b.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from must_jax import cli
+from must_jax.config import override, parse
+from must_jax.errors import UserError, nearest
+from must_jax.stages import STAGES
+
+_CONFIG = flags.DEFINE_string("config", None, "Config file; any value is overridden with --config.KEY.KEY=VALUE.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<name of the config file>.")
+_OVERRIDE = "--config."
+
+
+def parse_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """Hands the flags to absl and returns the overrides (path, text); they are no flags, their names are the config's.
+
+    Raises:
+      UserError: an unknown flag, an override without a value, anything that is no flag.
+    """
+    overrides = [argument for argument in argv if argument.startswith(_OVERRIDE)]
+    for argument in overrides:
+        if "=" not in argument:
+            raise UserError(f"{argument} has no value; write {argument}=VALUE")
+    app.define_help_flags()
+    try:
+        rest = flags.FLAGS([argument for argument in argv if not argument.startswith(_OVERRIDE)])[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    if rest:
+        raise UserError(f"{rest[0]} is no flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE")
+    return [(path, text) for path, _, text in (item.removeprefix(_OVERRIDE).partition("=") for item in overrides)]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain nested values that the `get_config()` of a config file returns.
+
+    Raises:
+      UserError: there is no such file, or it fails.
+    """
+    if not path.is_file():
+        folder = path.parent if list(path.parent.glob("*.py")) else Path("configs")
+        raise UserError(f"--config={path} is no file; {nearest(str(path), map(str, folder.glob('*.py')))}")
+    sys.path.insert(
+        0, str(path.resolve().parents[1])
+    )  # lets one config import another: `from configs import quickstart`
+    try:
+        return ConfigDict(runpy.run_path(str(path))["get_config"]()).to_dict()
+    except Exception as error:
+        raise UserError(f"config file {path} fails with {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs the stage that the command line describes; everything wrong with it is said before jax is loaded."""
+    overrides = parse_flags(argv)
+    if not _CONFIG.value:
+        raise UserError("--config=FILE is missing; configs/quickstart.py is the one to start with")
+    file = Path(_CONFIG.value)
+    values = read_config(file)
+    for path, text in overrides:
+        values = override(values, path, text)
+    config = parse(values)
+    workdir = Path(_WORKDIR.value or f"runs/{file.stem}")
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; name a folder")
+
+    STAGES[config.stage](config, workdir)
+
+
+def main(argv: Sequence[str]) -> int:
+    return cli.exit_code(lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

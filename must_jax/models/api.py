@@ -1,0 +1,153 @@
+"""The seam between the networks and everything else: only plain nested dicts of arrays cross it.
+
+variables = {"params": {"backbone", "fpn", "heads": {task: ...}}, "stats": the same with the norms' running statistics}.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from must_jax.config import ModelConfig
+from must_jax.errors import UserError
+from must_jax.models.fpn import FPN, fuse
+from must_jax.models.resnet import ResNet
+
+Variables = dict[str, Any]
+Features = dict[str, jax.Array]
+Outputs = dict[str, dict[str, jax.Array]]
+
+SIZE_MULTIPLE = 32  # stride of C5
+IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet's RGB values, 0..255
+IMAGE_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Backbone -> pyramid -> one head per task. Holds no arrays; make it with `build_model`."""
+
+    backbone: ResNet
+    fpn: FPN
+    heads: dict[str, nn.Module]
+    dtype: jnp.dtype
+
+    def init(self, rng: jax.Array, image_size: int) -> Variables:
+        """Fresh variables, all float32; `image_size` is the side of the square input in pixels.
+
+        A module's start depends on `rng` and its own name, not on the heads beside it.
+
+        Raises:
+          UserError: `image_size` is not a multiple of 32.
+        """
+        _check_size(image_size, image_size)
+        return _init(self, rng, image_size)
+
+    def apply(self, variables: Variables, images: jax.Array, *, train: bool) -> tuple[Outputs, Variables]:
+        """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given)."""
+        features, trunk_stats = self._trunk(variables, images, train)
+        outputs, head_stats = self._heads(variables, features, train)
+        return outputs, {**trunk_stats, "heads": head_stats}
+
+    def features(self, variables: Variables, images: jax.Array) -> Features:
+        """What `apply_heads` needs, in inference mode: f32 {"c5": [B, h, w, C], "p3" ... "p7": [B, h, w, P]}."""
+        features, _ = self._trunk(variables, images, train=False)
+        return {name: x.astype(jnp.float32) for name, x in features.items()}
+
+    def apply_heads(self, variables: Variables, features: Features, *, train: bool) -> tuple[Outputs, Variables]:
+        """Like `apply`, on what `features` returned; backbone and pyramid keep their statistics."""
+        outputs, head_stats = self._heads(variables, features, train)
+        return outputs, {**variables["stats"], "heads": head_stats}
+
+    def _trunk(self, variables: Variables, images: jax.Array, train: bool) -> tuple[Features, Variables]:
+        _check_size(*images.shape[1:3])
+        mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
+        x = ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
+        params, stats = variables["params"], variables["stats"]
+        stages, backbone_stats = _run(self.backbone, params["backbone"], stats["backbone"], x, train)
+        pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train)
+        return {"c5": stages["c5"], **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
+
+    def _heads(self, variables: Variables, features: Features, train: bool) -> tuple[Outputs, Variables]:
+        features = {name: x.astype(self.dtype) for name, x in features.items()}
+        features["fused"] = fuse(features, image_size=features["c5"].shape[1] * SIZE_MULTIPLE)
+        outputs, new_stats = {}, {}
+        for task, head in self.heads.items():
+            params, stats = variables["params"]["heads"][task], variables["stats"]["heads"][task]
+            outputs[task], new_stats[task] = _run(head, params, stats, features, train)
+        return outputs, new_stats
+
+
+def build_model(config: ModelConfig, heads: Mapping[str, nn.Module]) -> Model:
+    """The network of `config` with the given head of each task (see `models/heads.py` for what a head is)."""
+    momentum = config.batch_norm_momentum
+    return Model(
+        backbone=ResNet(config.backbone, config.width, momentum),
+        fpn=FPN(config.pyramid_channels, momentum),
+        heads=dict(heads),
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def transfer(fresh: Variables, trained: Variables) -> Variables:
+    """Backbone and pyramid of `trained` under the heads of `fresh`.
+
+    Raises:
+      UserError: the two have other backbones or pyramids; names the parts that differ.
+    """
+    trunk = ("backbone", "fpn")
+    shapes = [
+        _shapes({kind: {part: v[kind][part] for part in trunk} for kind in ("params", "stats")})
+        for v in (fresh, trained)
+    ]
+    differing = sorted(path for path, _ in shapes[0].items() ^ shapes[1].items())
+    if differing:
+        raise UserError(
+            "the trained run has another backbone or pyramid, set config.model to what it was trained with; different: "
+            + ", ".join(dict.fromkeys(differing))
+        )
+    return {kind: {**{part: trained[kind][part] for part in trunk}, "heads": fresh[kind]["heads"]} for kind in fresh}
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
+    def start(module: nn.Module, name: str, inputs: Any) -> tuple[Any, Variables]:
+        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        outputs, variables = module.init_with_output(key, inputs, False)
+        return outputs, {"params": variables["params"], "stats": variables.get("stats", {})}
+
+    images = jnp.zeros((1, image_size, image_size, 3), model.dtype)
+    stages, backbone = start(model.backbone, "backbone", images)
+    pyramid, fpn = start(model.fpn, "fpn", stages)
+    features = {"c5": stages["c5"], **pyramid, "fused": fuse(pyramid, image_size)}
+    heads = {task: start(head, task, features)[1] for task, head in model.heads.items()}
+    return {
+        kind: {"backbone": backbone[kind], "fpn": fpn[kind], "heads": {task: v[kind] for task, v in heads.items()}}
+        for kind in ("params", "stats")
+    }
+
+
+def _run(module: nn.Module, params: Any, stats: Any, inputs: Any, train: bool) -> tuple[Any, Any]:
+    variables = {"params": params, "stats": stats}
+    if not train:
+        return module.apply(variables, inputs, False), stats
+    outputs, updated = module.apply(variables, inputs, True, mutable=["stats"])
+    return outputs, updated.get("stats", stats)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height != width or height % SIZE_MULTIPLE or height == 0:
+        raise UserError(
+            f"images of {height} x {width} pixels do not fit, set image_size to a multiple of {SIZE_MULTIPLE}"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in paths}

@@ -1,0 +1,92 @@
+"""How far something is: a bar on a terminal, a plain line now and then without one. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_EVERY_S = 10.0
+
+
+def say(text: str) -> None:
+    """One plain line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts towards `total`, with rate, time left and a note.
+
+    with Progress("rendering scenes/unlabelled", total=6000, unit="images") as progress:
+        progress.advance(32)
+        progress.note("loss 1.23")
+
+    `start` units were done before: they count in the share, not in the rate. The first unit does not either, as it
+    often waits for a compilation. `scale` turns a unit of progress into `unit`s for the rate (a training step is many
+    images).
+    """
+
+    def __init__(self, title: str, total: int, unit: str = "images", *, start: int = 0, scale: int = 1) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done, self._scale = start, scale
+        self._first_s: float | None = None  # when the rate's clock started
+        self._timed = 0  # units since then
+        self._note = ""
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        self._printed = time.monotonic()
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+            )
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            self._bar.add_task(self._title, total=self._total, completed=self._done, numbers="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done, numbers=self._numbers())
+            self._bar.stop()
+        else:
+            self._print()
+
+    def advance(self, count: int = 1) -> None:
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+        else:
+            self._timed += count
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done, numbers=self._numbers())
+        elif time.monotonic() - self._printed >= PLAIN_EVERY_S:
+            self._print()
+
+    def note(self, text: str) -> None:
+        """Shown behind the numbers from now on."""
+        self._note = text
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        share = 100 * self._done // max(self._total, 1)
+        say(f"{self._title} {self._done}/{self._total} ({share} %) {self._numbers()}".rstrip())
+
+    def _numbers(self) -> str:
+        parts = []
+        if self._first_s is not None and self._timed:
+            rate = self._timed / max(time.monotonic() - self._first_s, 1e-9)
+            parts.append(f"{rate * self._scale:,.0f} {self._unit}/s")
+            if self._done < self._total:
+                minutes, seconds = divmod(round((self._total - self._done) / rate), 60)
+                parts.append(f"{minutes}:{seconds:02d} left")
+        return ", ".join([*parts, self._note] if self._note else parts)

@@ -1,0 +1,97 @@
+"""The gallery: what the teachers say about the images, as one HTML file to look at before training on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from must_jax.report.html import duration, picture
+
+LONGEST_PX = 448  # longer side of a picture in the file
+LISTED = 4  # items of a list in a caption
+
+
+@dataclass(frozen=True)
+class Column:
+    """One teacher's labels of one task. `rule` says how predictions became labels; `empty_share` is in percent."""
+
+    teacher: str
+    task: str
+    metrics: Mapping[str, float]
+    rule: Mapping[str, Any]
+    images: int
+    absent: int
+    empty_share: float
+    bytes_per_image: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image and, a column, its label: the picture and what `Task.describe` says. Pictures are `thumbnail`s."""
+
+    name: str
+    image_hw: tuple[int, int]  # of the original
+    image: np.ndarray
+    labels: Sequence[tuple[np.ndarray, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Everything shown. `bad` are files that could not be read: (name, reason)."""
+
+    images: str
+    image_count: int
+    seconds: float
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    bad: Sequence[tuple[str, str]]
+
+
+def render(gallery: Gallery) -> str:
+    """The gallery as HTML text without any outside reference."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("must_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=duration, picture=picture, caption=caption)
+    return environment.get_template("gallery.html.jinja").render(gallery=gallery)
+
+
+def write(gallery: Gallery, path: Path) -> None:
+    """Writes the gallery; a reader never sees half of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(render(gallery), encoding="utf-8")
+    partial.replace(path)
+
+
+def caption(description: Mapping[str, Any]) -> list[str]:
+    """In a few short parts: {"cat": 0.9, "boxes": [{"class": "a", ...}]} -> ["cat 0.9", "1 boxes", "a ..."]."""
+    parts = []
+    for name, value in description.items():
+        if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+            parts.append(f"{len(value)} {name}")
+            parts += [" ".join(str(v) for v in item.values() if not isinstance(v, list)) for item in value[:LISTED]]
+            parts += ["…"] if len(value) > LISTED else []
+        elif isinstance(value, list):
+            parts.append(f"{name} ({', '.join(map(str, value))})")
+        else:
+            parts.append(f"{name} {value}")
+    return parts
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """u8 [H, W, 3], its longer side at most LONGEST_PX."""
+    factor = LONGEST_PX / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,181 @@
+"""Evaluate: the scorecard. Every starting point on every downstream set, with the same steps and learning rates."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from must_jax import trained
+from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
+from must_jax.engine.mesh import check_batch_size, make_mesh, setup_devices
+from must_jax.engine.writer import write_json, write_text
+from must_jax.errors import UserError
+from must_jax.models.api import build_model
+from must_jax.progress import Progress, say
+from must_jax.report import scorecard
+from must_jax.report.scorecard import Row
+from must_jax.stages import inputs
+from must_jax.stages.transfer import Downstream, Transfer
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, claim
+from must_jax.trained import Trained
+
+RUNS_FILE = "runs.jsonl"
+
+Measured = Mapping[str, float]  # "validation" and "test" -> headline metric
+
+
+def run(config: EvaluateConfig, workdir: Path) -> None:
+    """Writes `scorecard.json`, `scorecard.csv` and, last, `result.json` into the workdir.
+
+    Every finished training is in `runs.jsonl`, so that a run that was stopped goes on with the next one.
+
+    Raises:
+      UserError: a starting point that is missing, not finished or of another architecture, a downstream set that lacks
+        images or labels of its task, a workdir of another config; all before any work.
+    """
+    if (workdir / CONFIG_FILE).exists():
+        claim(workdir, config)
+    if (workdir / RESULT_FILE).exists():
+        say(f"{workdir} is finished; nothing to do")
+        return
+    setup_devices(config.devices)
+    mesh = make_mesh(config.devices)
+    for transfer in config.transfers:
+        check_batch_size(mesh, transfer.batch_size)
+    starts = {name: _load(name, folder, config.model) for name, folder in config.inits.items()}
+    downstream = [_open(name, values, config) for name, values in config.downstream.items()]
+    claim(workdir, config)
+
+    began = time.monotonic()
+    rows = _measure(config, starts, downstream, mesh, workdir)
+    scorecard.write(rows, workdir)
+    result = {
+        "seconds": time.monotonic() - began,
+        "starts": {name: _described(start) for name, start in starts.items()},
+    }
+    write_json(workdir / RESULT_FILE, result)
+    say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}")
+
+
+def choose(validation: Mapping[float, float]) -> float:
+    """Of learning rate -> value on validation the best rate, the first one of equals."""
+    return max(validation, key=validation.__getitem__)
+
+
+class Runs:
+    """The trainings that are finished, on disk: name -> measured values, one line each."""
+
+    def __init__(self, path: Path) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a kill can leave half a line at the end
+        write_text(path, "".join(whole))
+        self._path = path
+        self._done: dict[str, Measured] = {}
+        for line in whole:
+            values = json.loads(line)
+            self._done[values.pop("run")] = values
+
+    def __len__(self) -> int:
+        return len(self._done)
+
+    def get(self, name: str, measure: Callable[[], Measured]) -> Measured:
+        """What is known of the run `name`; measures it, and remembers that on disk, if nothing is."""
+        if name not in self._done:
+            self._done[name] = measure()
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"run": name, **self._done[name]}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return self._done[name]
+
+
+def _measure(
+    config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
+) -> list[Row]:
+    features = jax.jit(build_model(config.model, {}).features)
+    runs = Runs(workdir / RUNS_FILE)
+    each = [len(t.learning_rates) + len(t.seeds) - 1 for t in config.transfers]
+    total = sum(len(sets) * len(t.inits or starts) * count for t, count in zip(config.transfers, each, strict=True))
+    rows = []
+    with Progress(f"evaluating {workdir.name}", total, "runs") as progress:
+        for number, transfer in enumerate(config.transfers):
+            for downstream in sets:
+                # Compiled, and its features computed, when the first run of it is missing.
+                program = functools.cache(functools.partial(Transfer, transfer, downstream, features, mesh))
+                for init in transfer.inits or starts:
+                    name = f"{number}/{transfer.mode}/{downstream.name}/{init}"
+                    rows += _rows(name, init, transfer, downstream, starts[init], program, runs, progress)
+    return rows
+
+
+def _rows(
+    name: str,
+    init: str,
+    transfer: TransferConfig,
+    downstream: Downstream,
+    trained: Trained | None,
+    program: Callable[[], Transfer],
+    runs: Runs,
+    progress: Progress,
+) -> list[Row]:
+    """One starting point on one set: the learning rate by the first seed's validation, then test for every seed."""
+    start = functools.cache(lambda: program().start(trained.variables if trained else None))
+    made_of = trained.digest[:16] if trained else "random"  # a starting point that was trained anew is measured anew
+
+    def measured(seed: int, rate: float) -> Measured:
+        values = runs.get(f"{name}/{made_of}/seed {seed}/rate {rate:g}", lambda: program().measure(start(), seed, rate))
+        progress.note(f"{transfer.mode} {downstream.name} from {init}")
+        progress.advance()
+        return values
+
+    first, *others = transfer.seeds
+    tried = {rate: measured(first, rate) for rate in transfer.learning_rates}
+    rate = choose({rate: values["validation"] for rate, values in tried.items()})
+    by_seed = {first: tried[rate]} | {seed: measured(seed, rate) for seed in others}
+    task = downstream.task
+    return [
+        Row(init, task.name, downstream.name, transfer.mode, task.metric, values["test"], seed, rate, transfer.steps)
+        for seed, values in by_seed.items()
+    ]
+
+
+def _load(name: str, folder: str, model: ModelConfig) -> Trained | None:
+    """The finished run; None for random initialisation."""
+    if not folder:
+        return None
+    start = trained.load(folder)
+    for field, value in model.model_dump().items():
+        if (theirs := getattr(start.config, field)) != value:
+            raise UserError(
+                f"config.model.{field} is {value}, but config.inits.{name} ({folder}) was trained with {theirs}; "
+                "compare starting points of one architecture"
+            )
+    return start
+
+
+def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Downstream:
+    configs = {"train": config.train, "validation": config.validation, "test": config.test}
+    sources = {split: inputs.open_source(c, evaluation.data_dir, (config.task,)) for split, c in configs.items()}
+    train, *held_out = sources.values()
+    task = inputs.build_tasks({config.task: config.options}, [train], evaluation.max_boxes, held_out)[config.task]
+    for split, source in sources.items():
+        if not source.columns:
+            raise UserError(
+                f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
+                "use images that have, or another task"
+            )
+    model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
+    return Downstream(name, task, model, evaluation.image_size, sources)
+
+
+def _described(start: Trained | None) -> dict[str, object]:
+    if start is None:
+        return {"tasks": [], "image_steps": 0}
+    return {"tasks": list(start.tasks), "image_steps": start.settings["steps"] * start.settings["batch_size"]}

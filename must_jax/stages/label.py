@@ -1,0 +1,217 @@
+"""Label: teachers label an image set, one column a teacher and task, and a gallery shows what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import must_jax
+from must_jax import trained
+from must_jax.config import LabelConfig
+from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.kinds import MapLabel
+from must_jax.data.pipeline import TRAIN_MAP_STRIDE
+from must_jax.engine.mesh import make_mesh, setup_devices
+from must_jax.engine.writer import write_json
+from must_jax.errors import UserError, nearest
+from must_jax.labels import manifest
+from must_jax.labels.budget import bytes_per_image
+from must_jax.labels.columns import LabelColumn
+from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
+from must_jax.labels.writer import ColumnWriter
+from must_jax.progress import say
+from must_jax.stages.labelling import Column, Teacher, label, warm_up
+from must_jax.stages.workdir import RESULT_FILE, check, claim
+from must_jax.tasks import build_task
+from must_jax.tasks.base import Task
+from must_jax.trained import Trained
+
+COLUMNS, GALLERY = "columns", "gallery.html"
+NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task, which do not decide what a label says
+MIB = 2**20
+
+
+def run(config: LabelConfig, workdir: Path) -> None:
+    """Writes `columns/TEACHER-TASK/`, `gallery.html` and, last, `result.json` into the workdir.
+
+    A run that was stopped, or has lost shards since, goes on with those that are missing; a finished one says so.
+
+    Raises:
+      UserError: a teacher that is missing, not finished, near chance or there twice, an unknown option, no readable
+        images, too little disk, a workdir of another config.
+    """
+    check(workdir, config)
+    if _is_finished(workdir):
+        say(f"{workdir} is finished; nothing to do")
+        return
+
+    # What can be wrong is found out first.
+    setup_devices(config.devices)
+    models = _load_teachers(config)
+    tasks = {name: _with_rules(model.tasks, config.tasks) for name, model in models.items()}
+    images = open_images(config.images, config.data_dir, config.take)
+    _check_space(workdir, images, [(models[name], task) for name in models for task in tasks[name]])
+    claim(workdir, config)
+
+    teachers = {
+        name: Teacher(model, [_column(workdir, name, model, task, images, config) for task in tasks[name]])
+        for name, model in models.items()
+    }
+    compile_seconds = warm_up(list(teachers.values()), config.batch_size)
+    began = time.monotonic()
+    labelled = label(images, list(teachers.values()), config.batch_size)
+    for teacher in teachers.values():
+        for column in teacher.columns:
+            column.writer.finish()
+    seconds = time.monotonic() - began
+
+    written = {column.writer.folder.name: column.writer.manifest for t in teachers.values() for column in t.columns}
+    absent = next(iter(written.values())).absent()
+    bad = [*images.skipped, *((image.name, image.reason) for image in absent)]
+    result = {
+        "images": len(images),
+        "seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "images_per_second": labelled / seconds,
+        "columns": {name: _told(column) for name, column in written.items()},
+        "bad": [{"name": name, "reason": reason} for name, reason in bad],
+    }
+    columns = [(column.task, LabelColumn(column.writer.folder)) for t in teachers.values() for column in t.columns]
+    _write_gallery(workdir / GALLERY, images, columns, bad, result, config.gallery_images)
+    write_json(workdir / RESULT_FILE, result)
+    say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} unreadable; see {workdir / GALLERY}")
+
+
+def _is_finished(workdir: Path) -> bool:
+    """Whether the run has ended and its columns are still there as it left them."""
+    if not (workdir / RESULT_FILE).exists():
+        return False
+    names = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
+    folders = [workdir / COLUMNS / name for name in names]
+    return all(folder.is_dir() and not manifest.read(folder).missing(folder) for folder in folders)
+
+
+def _load_teachers(config: LabelConfig) -> dict[str, Trained]:
+    """By name, which is that of the run's folder and names its columns."""
+    mesh, models = make_mesh(config.devices), {}
+    for path in config.teachers:
+        name = Path(path).resolve().name
+        if name in models:
+            raise UserError(f"two teachers are called '{name}', which names their columns; rename the folder of one")
+        models[name] = trained.load(path, mesh)
+        for task in models[name].tasks.values():
+            _check_learnt(path, task, models[name].metrics)
+    known = {task for model in models.values() for task in model.tasks}
+    for name in config.tasks:
+        if name not in known:
+            raise UserError(f"config.tasks sets options of '{name}', which no teacher knows; {nearest(name, known)}")
+    return models
+
+
+def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
+    value = metrics.get(f"{task.name}/{task.metric}")
+    if value is None:
+        say(f"{path} was not validated on {task.name}; look at the gallery before you train on its labels")
+    elif value <= task.near_chance:
+        raise UserError(
+            f"{path} has hardly learnt {task.name}: its {task.metric} on validation images is {value:.1f}, and up to "
+            f"{task.near_chance:.1f} is near chance; train it longer or on more images before it labels"
+        )
+
+
+def _with_rules(tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Any]]) -> list[Task]:
+    """The teacher's tasks with the pseudo-label options of this run."""
+    options = {
+        name: {**task.model_dump(exclude={"classes"}), **overrides.get(name, {})} for name, task in tasks.items()
+    }
+    return [build_task(name, task.classes, options[name]) for name, task in tasks.items()]
+
+
+def _check_space(workdir: Path, images: ImageSet, columns: Collection[tuple[Trained, Task]]) -> None:
+    sides = [(model.image_size // TRAIN_MAP_STRIDE, task.label) for model, task in columns]
+    needed = len(images) * sum(bytes_per_image(kind, (side, side)) for side, kind in sides)
+    existing = next(path for path in (workdir, *workdir.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"labels of {len(images)} images need about {needed // MIB} MiB, {existing} has {free // MIB} MiB free; "
+            "free some, label fewer images (config.take), or use a workdir on another disk"
+        )
+
+
+def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Column:
+    kind, size = task.label, model.image_size
+    description = Manifest.describe(
+        kind,
+        task=task.name,
+        classes=task.classes,
+        map_stride=TRAIN_MAP_STRIDE if isinstance(kind, MapLabel) else 0,
+        rule=task.model_dump(mode="json", exclude=NO_RULE),
+        preprocessing=f"fitted into {size}x{size} pixels, aspect kept, padding cut off from the labels",
+        images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
+        teacher=TeacherRecord(
+            name=name, digest=model.digest, image_size=size, metrics=_metrics_of(task, model), **model.settings
+        ),
+        shard_images=config.shard_images,
+        must_jax=must_jax.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    writer = ColumnWriter(workdir / COLUMNS / f"{name}-{task.name}", description)
+    return Column(task, writer, frozenset(writer.missing()))
+
+
+def _metrics_of(task: Task, model: Trained) -> dict[str, float]:
+    return {name: value for name, value in model.metrics.items() if name.startswith(f"{task.name}/")}
+
+
+def _told(column: Manifest) -> dict[str, Any]:
+    """A finished column in figures, for result.json."""
+    size = sum(shard.bytes for shard in column.shards)
+    return {
+        "teacher": column.teacher.name,
+        "task": column.task,
+        "bytes": size,
+        "bytes_per_image": size / column.images.length,
+        **column.summary().readable(column.classes),
+    }
+
+
+def _write_gallery(
+    path: Path,
+    images: ImageSet,
+    columns: Sequence[tuple[Task, LabelColumn]],
+    bad: Sequence[tuple[str, str]],
+    result: Mapping[str, Any],
+    count: int,
+) -> None:
+    from must_jax.report import gallery  # matplotlib takes a second to load
+
+    rows = []
+    for position in np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist():
+        labels = [(task, column[position]) for task, column in columns]
+        if all(label["present"] for _, label in labels):
+            record = images.record(position)
+            image = decode_image(record["image"])
+            drawn = [(gallery.thumbnail(task.draw(image, label)), task.describe(label)) for task, label in labels]
+            rows.append(gallery.Row(record["name"], image.shape[:2], gallery.thumbnail(image), drawn))
+    described = [
+        gallery.Column(
+            teacher=column.manifest.teacher.name,
+            task=task.name,
+            metrics=column.manifest.teacher.metrics,
+            rule=column.manifest.rule,
+            images=len(column),
+            absent=told["absent"],
+            empty_share=told["empty_share"],
+            bytes_per_image=told["bytes_per_image"],
+        )
+        for (task, column), told in zip(columns, result["columns"].values(), strict=True)
+    ]
+    gallery.write(gallery.Gallery(images.name, len(images), result["seconds"], described, rows, bad), path)

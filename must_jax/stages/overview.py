@@ -1,0 +1,194 @@
+"""What a pipeline has done so far, read from the folders of its stages, as the contents of a report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import must_jax
+from must_jax import trained
+from must_jax.config import EvaluateConfig, PipelineConfig, SourceConfig, TrainConfig, digest
+from must_jax.data.image_sets import decode_image
+from must_jax.data.pipeline import Source
+from must_jax.engine.mesh import setup_devices
+from must_jax.engine.writer import METRICS_FILE
+from must_jax.report import scorecard
+from must_jax.report.gallery import thumbnail
+from must_jax.report.html import Check, Curve, Gallery, Report, Stage
+from must_jax.stages.inputs import TRUTH, open_source
+from must_jax.stages.workdir import RESULT_FILE
+from must_jax.trained import Trained
+
+PICTURES = 6  # images in a gallery
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage: where it works, and its result if it is finished."""
+
+    name: str
+    config: Any  # TrainConfig | LabelConfig | EvaluateConfig
+    workdir: Path
+    seconds: float | None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        path = self.workdir / RESULT_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[str, float], workdir: Path) -> Report:
+    """The report of everything that is finished.
+
+    Args:
+      stages: with their places filled in, each in the folder of its name under `workdir`.
+      seconds: by stage, over all restarts.
+    """
+    setup_devices(config.devices)
+    entries = [Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
+    training = [entry for entry in entries if isinstance(entry.config, TrainConfig)]
+    rows, starts = results(entries)
+    return Report(
+        title=config.title,
+        facts=_facts(config, workdir),
+        stages=[_stage(entry) for entry in entries],
+        curves=[curve for entry in training if (curve := _curve(entry))],
+        checks=list(itertools.chain.from_iterable(map(_checks, training))),
+        galleries=_galleries(training),
+        rows=rows,
+        starts=starts,
+    )
+
+
+def results(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str, scorecard.Start]]:
+    """All scorecards that are finished, and what their starting points were trained with."""
+    rows: list[scorecard.Row] = []
+    starts: dict[str, scorecard.Start] = {}
+    for entry in entries:
+        if isinstance(entry.config, EvaluateConfig) and (result := entry.result):
+            rows += scorecard.read(entry.workdir)
+            starts |= {name: scorecard.Start(**values) for name, values in result["starts"].items()}
+    return rows, starts
+
+
+def _facts(config: PipelineConfig, workdir: Path) -> dict[str, str]:
+    devices = jax.devices()
+    versions = [f"must_jax {must_jax.__version__}", *(f"{name} {version(name)}" for name in ("jax", "flax"))]
+    return {
+        "written": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "devices": f"{len(devices)} {devices[0].device_kind} devices, {os.cpu_count()} cores",
+        "versions": ", ".join(versions),
+        "config": f"{digest(config)} (config.json in {workdir})",
+    }
+
+
+def _stage(entry: Entry) -> Stage:
+    result = entry.result or {}
+    known = {name: result.get(name) for name in ("steps", "images_per_second", "data_wait_share", "parameters")}
+    tasks = list(getattr(entry.config, "tasks", ())) or [
+        column["task"] for column in result.get("columns", {}).values()
+    ]
+    return Stage(
+        name=entry.name,
+        kind=entry.config.stage,
+        finished=bool(result),
+        tasks=tasks,
+        seconds=entry.seconds,
+        batch_size=getattr(entry.config, "batch_size", None),
+        **known,
+    )
+
+
+def _curve(entry: Entry) -> Curve | None:
+    """Total loss and its terms; of several tasks each task's sum of terms."""
+    path, tasks = entry.workdir / METRICS_FILE, list(entry.config.tasks)
+    if not path.exists():
+        return None
+    losses = []
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if "loss" in row:
+            values = {"loss": row["loss"]}
+            for name, value in row.items():
+                task, _, term = name.partition("/")
+                if task in tasks:
+                    name = task if len(tasks) > 1 else term
+                    values[name] = values.get(name, 0.0) + (value if value is not None else np.nan)
+            losses.append((row["step"], values))
+    names = dict.fromkeys(name for _, values in losses for name in values)
+    if len(names) == 2:  # the only term is the loss
+        names = dict.fromkeys(["loss"])
+    series = {
+        name: ([step for step, values in losses if name in values], [v[name] for _, v in losses if name in v])
+        for name in names
+    }
+    return Curve(entry.name, series) if losses else None
+
+
+def _checks(entry: Entry) -> Iterator[Check]:
+    path = entry.workdir / trained.MODEL_FILE
+    metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.exists() else {}
+    for name, value in metrics.items():
+        yield Check(entry.name, name, value, entry.config.minimum.get(name))
+
+
+def _galleries(training: list[Entry]) -> list[Gallery]:
+    """A gallery a task: ground truth beside what each model says. First, all at once, models of several tasks."""
+    models = {entry.name: trained.load(entry.workdir) for entry in training if entry.result}
+    truths: dict[str, tuple[str, Source]] = {}
+    for entry in training:
+        for task in entry.config.tasks:
+            if task not in truths and (found := _truth(entry.config, task)):
+                truths[task] = found
+
+    shown, galleries = [], []
+    for task, (note, source) in truths.items():
+        able = {name: model for name, model in models.items() if task in model.tasks}
+        if able:
+            positions = np.unique(np.linspace(0, len(source.images) - 1, PICTURES).astype(int)).tolist()
+            images = [decode_image(source.images.record(i)["image"]) for i in positions]
+            shown.append(images)
+            draw = next(iter(able.values())).tasks[task].draw
+            labels = (source.columns[0][i] for i in positions)
+            rows = {"image": images, "ground truth": [draw(*pair) for pair in zip(images, labels, strict=True)]}
+            rows |= {name: [_drawn(model, image)[task] for image in images] for name, model in able.items()}
+            galleries.append(Gallery(task, note, _thumbnails(rows)))
+
+    # One image of each set in turn.
+    mixed = [image for images in itertools.zip_longest(*shown) for image in images if image is not None][:PICTURES]
+    for name, model in reversed(models.items()):
+        if len(model.tasks) > 1 and mixed:
+            drawn = [_drawn(model, image) for image in mixed]
+            rows = {"image": mixed} | {task: [pictures[task] for pictures in drawn] for task in model.tasks}
+            galleries.insert(0, Gallery(f"{name}, all tasks at once", "One pass of one network.", _thumbnails(rows)))
+    return galleries
+
+
+def _truth(config: TrainConfig, task: str) -> tuple[str, Source] | None:
+    """Images with ground truth, held-out ones if there are any, and a sentence on what they are."""
+    choices: list[tuple[str, SourceConfig]] = [("Trained on these images", source) for source in config.train]
+    if config.validation:
+        choices.insert(0, ("Held-out images", config.validation))
+    for what, chosen in choices:
+        if TRUTH in chosen.labels:
+            source = open_source(chosen.model_copy(update={"labels": (TRUTH,)}), config.data_dir, [task])
+            if source.columns:
+                return f"{what} of {chosen.images}; pseudo labels as each model would write them.", source
+    return None
+
+
+def _drawn(model: Trained, image: np.ndarray) -> dict[str, np.ndarray]:
+    return {task: model.tasks[task].draw(image, label) for task, label in model.predict(image).items()}
+
+
+def _thumbnails(rows: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    return {heading: [thumbnail(image) for image in images] for heading, images in rows.items()}

@@ -1,0 +1,154 @@
+"""Pipeline: stages one after the other in one process, each in its own folder, then a report."""
+
+from __future__ import annotations
+
+import graphlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from must_jax.config import PipelineConfig
+from must_jax.engine.writer import write_json
+from must_jax.errors import UserError
+from must_jax.progress import say
+from must_jax.stages import STAGES
+from must_jax.stages.workdir import RESULT_FILE, check, claim
+
+TIMES_FILE = "times.json"  # stage -> seconds over all restarts
+REPORT = Path("report") / "index.html"
+PLACE = "{workdir}"
+PLAIN_WIDTH = 120  # characters of a line where there is no terminal
+
+
+def run(config: PipelineConfig, workdir: Path) -> None:
+    """Runs each stage in workdir/NAME, then writes `report/index.html` and, last, `result.json`.
+
+    A pipeline that was stopped goes on where it was: every stage continues or says that it is finished.
+
+    Raises:
+      UserError: what a stage raises, after the report of the finished ones; a workdir of another config.
+    """
+    check(workdir, config)
+    report = workdir / REPORT
+    if (workdir / RESULT_FILE).exists():
+        say(f"{workdir} is finished; nothing to do, see {report}")
+        return
+    stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
+    claim(workdir, config)
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")
+        try:
+            _run_stage(name, stage, workdir)
+        except UserError:
+            if number > 1:
+                _write_report(config, stages, workdir)
+                say(f"what is finished so far is in {report}")
+            raise
+
+    say("\nreport")
+    began = time.monotonic()
+    rows, starts = _write_report(config, stages, workdir)
+    times = _times(workdir)
+    total = sum(times.values()) + time.monotonic() - began
+    write_json(workdir / RESULT_FILE, {"seconds": total, "stages": times})
+
+    from must_jax.report.html import duration
+
+    _print_summary(rows, starts)
+    say(f"report: {report}\ntotal time: {duration(total)}")
+
+
+def ordered(config: PipelineConfig) -> list[str]:
+    """The stages' names, each after those whose folders its config names (config files do not keep an order).
+
+    Raises:
+      UserError: two stages wait for each other.
+    """
+    reads = {
+        name: [other for other in re.findall(r"{workdir}/([^/\"]+)", stage.model_dump_json()) if other in config.stages]
+        for name, stage in config.stages.items()
+    }
+    try:
+        return list(graphlib.TopologicalSorter(reads).static_order())
+    except graphlib.CycleError as error:
+        raise UserError(
+            f"config.stages: {' waits for '.join(error.args[1])}; let one of them read from another folder"
+        ) from None
+
+
+def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
+    """The stage's config inside of this pipeline: its folder for "{workdir}", its data folder and devices."""
+
+    def fill(value: Any) -> Any:
+        match value:
+            case str():
+                return value.replace(PLACE, str(workdir))
+            case dict():
+                return {key: fill(item) for key, item in value.items()}
+            case list() | tuple():
+                return [fill(item) for item in value]
+        return value
+
+    values = fill(stage.model_dump()) | {"data_dir": config.data_dir, "devices": config.devices}
+    return type(stage).model_validate(values)
+
+
+def _run_stage(name: str, stage: Any, workdir: Path) -> None:
+    import jax  # not needed to say that all is finished
+
+    began = time.monotonic()
+    try:
+        STAGES[stage.stage](stage, workdir / name)
+    finally:
+        times = _times(workdir)
+        write_json(workdir / TIMES_FILE, {**times, name: times.get(name, 0.0) + time.monotonic() - began})
+    jax.clear_caches()  # no other stage runs these programs; they take memory
+
+
+def _times(workdir: Path) -> dict[str, float]:
+    path = workdir / TIMES_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write_report(
+    config: PipelineConfig, stages: Mapping[str, Any], workdir: Path
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Rows and starting points of the scorecards in it."""
+    from must_jax.report import html
+    from must_jax.stages import overview
+
+    contents = overview.collect(config, stages, _times(workdir), workdir)
+    html.write(contents, workdir / REPORT)
+    return contents.rows, contents.starts
+
+
+def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:
+    from must_jax.report import scorecard
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(stderr=True, width=PLAIN_WIDTH)
+    for card in scorecard.tables(rows, starts):
+        table = Table(title=f"{card.mode}: mean ± sd of test", box=box.SIMPLE, title_justify="left")
+        table.add_column("starting point")
+        for dataset, (_, metric) in card.datasets.items():
+            table.add_column(f"{dataset}\n{metric}", justify="right")
+        for init, cells in card.cells.items():
+            table.add_row(init, *(_cell(cells.get(dataset), card.best(dataset) == init) for dataset in card.datasets))
+        console.print(table)
+        for difference in scorecard.differences(card, starts):
+            console.print(f"{card.mode}: {difference}", highlight=False)
+
+
+def _cell(cell: Any, best: bool) -> str:
+    if cell is None:
+        return ""
+    text = f"{cell.mean:.1f} ± {cell.sd:.1f}"
+    return f"[bold]{text}[/bold]" if best else text

@@ -1,0 +1,87 @@
+"""What a task is. One file a task implements this; nothing else in the package knows a task by name."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pydantic
+
+from must_jax.config import ModelConfig
+from must_jax.data.kinds import LabelKind
+
+Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; the leading axis is the batch, B
+NumpyArrays = Mapping[str, np.ndarray]
+Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight); the mean is taken after merging over devices
+
+
+class TaskMetrics(Protocol):
+    """Accumulates over batches on the host; every example with `present` = 1 counts exactly once."""
+
+    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None: ...
+
+    def result(self) -> dict[str, float]:
+        """Metric name -> value; shares and scores are in percent (0..100)."""
+        ...
+
+
+class Task(pydantic.BaseModel, abc.ABC):
+    """A task with its options: frozen, comparable, serialisable (`model_dump`) into a model's description.
+
+    Attributes:
+      classes: class names in the order of their indices; empty for tasks without classes.
+      weight: loss weight; None = by the paper's rule from the teacher's settings, 1 without a teacher.
+      max_boxes: box slots an image, for tasks that have boxes.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: ClassVar[str]  # key in the registry, in configs, batches, outputs and columns
+    metric: ClassVar[str]  # headline metric of the scorecard; higher is better
+    has_classes: ClassVar[bool] = False
+
+    classes: tuple[str, ...] = ()
+    weight: float | None = None
+    max_boxes: int = 20
+
+    @property
+    @abc.abstractmethod
+    def label(self) -> LabelKind:
+        """What its labels look like, for the data pipeline and the label store."""
+
+    @abc.abstractmethod
+    def head(self, model: ModelConfig) -> nn.Module:
+        """A module `(features, train) -> outputs`; see `models/multitask.py` for the features."""
+
+    @abc.abstractmethod
+    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+        """Differentiable terms whose means add up to the task's loss. Absent examples have zero weight."""
+
+    @abc.abstractmethod
+    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+        """Outputs -> predictions in label form, static shapes, jit-able. `image_size`: the input's side in pixels."""
+
+    @abc.abstractmethod
+    def metrics(self) -> TaskMetrics:
+        """A fresh accumulator."""
+
+    @property
+    @abc.abstractmethod
+    def near_chance(self) -> float:
+        """The headline metric up to which a model counts as not having learnt; such a teacher must not label."""
+
+    @abc.abstractmethod
+    def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
+        """The rule: one image's prediction (no batch axis) -> its label (DESIGN of pseudo labels; paper section 3)."""
+
+    @abc.abstractmethod
+    def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
+        """A label or pseudo label of one image as a picture: u8[H, W, 3] -> u8[H, W, 3], RGB."""
+
+    @abc.abstractmethod
+    def describe(self, label: NumpyArrays) -> dict[str, Any]:
+        """A label of one image as JSON values, short enough to read (boxes, top classes, ranges, class shares)."""

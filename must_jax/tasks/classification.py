@@ -1,0 +1,90 @@
+"""Image classification: one distribution over classes an image."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from pydantic import Field, NonNegativeInt
+
+from must_jax.config import ModelConfig
+from must_jax.data.kinds import VectorLabel
+from must_jax.models.heads import PooledLinearHead
+from must_jax.tasks import drawing
+from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.measures import Means, masked_sum
+
+
+class Classification(Task):
+    """Softmax cross-entropy against soft vectors; pseudo labels are soft, since soft beat hard (paper section 3).
+
+    Attributes:
+      label_smoothing: share of each target that is spread evenly over all classes.
+      top_k: a pseudo label keeps so many probabilities and spreads the rest evenly; 0 = all of them.
+    """
+
+    name: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "top1"
+    has_classes: ClassVar[bool] = True
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    top_k: NonNegativeInt = 0
+
+    @property
+    def label(self) -> VectorLabel:
+        return VectorLabel(len(self.classes))
+
+    def head(self, model: ModelConfig) -> nn.Module:
+        return PooledLinearHead(len(self.classes))
+
+    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+        targets = optax.smooth_labels(labels["probs"], self.label_smoothing)
+        entropy = optax.softmax_cross_entropy(outputs["logits"], targets)
+        return {"cross_entropy": masked_sum(entropy, labels["present"])}
+
+    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+        return {"probs": jax.nn.softmax(outputs["logits"])}
+
+    def metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics()
+
+    @property
+    def near_chance(self) -> float:
+        """Twice what guessing among equally frequent classes gets; half-way to perfect where classes are few."""
+        chance = 100 / len(self.classes)
+        return min(2 * chance, (100 + chance) / 2)
+
+    def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
+        probs = np.asarray(prediction["probs"], np.float32)
+        if 0 < self.top_k < probs.size:
+            rest = np.argsort(-probs, kind="stable")[self.top_k :]
+            probs = probs.copy()
+            probs[rest] = probs[rest].mean()
+        return {"probs": probs, "present": np.ones((), np.float32)}
+
+    def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
+        return drawing.bars(drawing.canvas(image), list(self._top(label, 3).items()), rows=min(3, len(self.classes)))
+
+    def describe(self, label: NumpyArrays) -> dict[str, Any]:
+        return {name: round(probability, 3) for name, probability in self._top(label, 5).items()}
+
+    def _top(self, label: NumpyArrays, count: int) -> dict[str, float]:
+        order = np.argsort(-label["probs"], kind="stable")[:count]
+        return {self.classes[i]: float(label["probs"][i]) for i in order}
+
+
+class ClassificationMetrics:
+    """`top1`: percent of images whose most probable class is that of the truth."""
+
+    def __init__(self) -> None:
+        self._means = Means("top1")
+
+    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
+        correct = predictions["probs"].argmax(-1) == labels["probs"].argmax(-1)
+        self._means.add("top1", 100.0 * correct, labels["present"])
+
+    def result(self) -> dict[str, float]:
+        return self._means.result()

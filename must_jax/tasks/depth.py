@@ -1,0 +1,148 @@
+"""Depth: a distance a pixel, along the optical axis."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from must_jax.config import ModelConfig
+from must_jax.data.kinds import MapLabel
+from must_jax.models.heads import DenseHead
+from must_jax.tasks import drawing
+from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.measures import Means, masked_sum, resize_maps, resize_on_host, valid_pixels
+
+TYPICAL_M = 3.0  # the depth that an output of 0 stands for, so that training starts near the truth
+NEAREST_M, FARTHEST_M = 0.01, 1000.0
+TRIM = 0.2  # share of largest residuals that the affine-invariant loss leaves out
+
+
+class Depth(Task):
+    """Metric or relative depth; pseudo labels are the raw map (paper section 3).
+
+    Attributes:
+      kind: "metric_m": metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. "relative": known up
+        to scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one
+        (paper facts 7.3: both maps normalised by median and mean deviation, trimmed L1, half a gradient term).
+    """
+
+    name: ClassVar[str] = "depth"
+    metric: ClassVar[str] = "delta1"
+
+    kind: Literal["metric_m", "relative"] = "metric_m"
+
+    @property
+    def label(self) -> MapLabel:
+        return MapLabel("depth", "scalar", "m" if self.kind == "metric_m" else "relative")
+
+    def head(self, model: ModelConfig) -> nn.Module:
+        return DenseHead(1, model.head_convs, model.head_channels, model.batch_norm_momentum)
+
+    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+        truth, mask = labels["depth"], valid_pixels(labels)
+        predicted = resize_maps(outputs["maps"], truth.shape[1:])[..., 0]
+        if self.kind == "relative":
+            return _affine_invariant(predicted, truth, mask)
+        log_ratio = predicted + math.log(TYPICAL_M) - jnp.log(jnp.maximum(truth, NEAREST_M))
+        return {"log_l1": masked_sum(jnp.abs(log_ratio), mask)}
+
+    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+        depth = outputs["maps"][..., 0]
+        if self.kind == "metric_m":
+            depth = jnp.exp(jnp.clip(depth + math.log(TYPICAL_M), math.log(NEAREST_M), math.log(FARTHEST_M)))
+        return {"depth": depth, "valid": jnp.ones_like(depth)}
+
+    def metrics(self) -> DepthMetrics:
+        return DepthMetrics(align=self.kind == "relative")
+
+    @property
+    def near_chance(self) -> float:
+        """The best single depth everywhere is within 25 % of the truth at 46 % of the pixels of `scenes`."""
+        return 55.0
+
+    def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
+        depth = np.asarray(prediction["depth"], np.float32)
+        return {"depth": depth, "valid": np.ones_like(depth), "present": np.ones((), np.float32)}
+
+    def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
+        unit = " m" if self.kind == "metric_m" else ""
+        return drawing.heat(drawing.canvas(image), label["depth"], label["valid"], unit)
+
+    def describe(self, label: NumpyArrays) -> dict[str, Any]:
+        known = label["depth"][label["valid"] > 0]
+        low, middle, high = np.percentile(known, (0, 50, 100)) if known.size else (0.0, 0.0, 0.0)
+        values = {"min": low, "median": middle, "max": high, "valid": label["valid"].mean()}
+        return {"unit": self.label.unit, **{key: round(float(value), 3) for key, value in values.items()}}
+
+
+class DepthMetrics:
+    """Over all valid pixels: `delta1`, percent with max(d / d*, d* / d) < 1.25; `abs_rel`, mean of |d - d*| / d*.
+
+    With `align` each prediction is first fitted to its truth by least squares (scale and shift), as relative depth is.
+    """
+
+    def __init__(self, align: bool):
+        self._align = align
+        self._means = Means("delta1", "abs_rel")
+
+    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
+        truth, mask = labels["depth"], valid_pixels(labels) * (labels["depth"] > 0)
+        predicted = np.stack([resize_on_host(depth, truth.shape[1:]) for depth in predictions["depth"]])
+        if self._align:
+            predicted = np.stack([_fit(*maps) for maps in zip(predicted, truth, mask, strict=True)])
+        predicted, truth = np.maximum(predicted, 1e-6), np.where(mask > 0, truth, 1.0)
+        ratio = predicted / truth
+        self._means.add("delta1", 100.0 * (np.maximum(ratio, 1 / ratio) < 1.25), mask)
+        self._means.add("abs_rel", np.abs(ratio - 1), mask)
+
+    def result(self) -> dict[str, float]:
+        return self._means.result()
+
+
+def _fit(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    known = mask > 0
+    if not known.any():
+        return predicted
+    design = np.stack([predicted[known], np.ones(known.sum())], -1)
+    (scale, shift), *_ = np.linalg.lstsq(design, truth[known], rcond=None)
+    return scale * predicted + shift
+
+
+def _affine_invariant(predicted: jax.Array, truth: jax.Array, mask: jax.Array) -> Sums:
+    residual = (_normalise(predicted, mask) - _normalise(truth, mask)) * mask
+    size = jnp.sum(mask, (1, 2))
+    # A sort over the image: invalid pixels, set to -1, come first, so the last `size` entries are the valid ones.
+    ranked = jnp.sort(jnp.where(mask > 0, jnp.abs(residual), -1.0).reshape(len(residual), -1), -1)
+    limit = jnp.take_along_axis(ranked, _last(ranked) - jnp.floor(TRIM * size).astype(jnp.int32)[:, None], -1)
+    kept = jnp.where(jnp.abs(residual) <= jax.lax.stop_gradient(limit)[:, :, None], mask, 0.0)
+
+    gradient = jnp.zeros(())
+    for stride in (1, 2, 4, 8):
+        coarse, known = residual[:, ::stride, ::stride], mask[:, ::stride, ::stride]
+        for axis in (1, 2):
+            both = jax.lax.slice_in_dim(known, 1, None, axis=axis) * jax.lax.slice_in_dim(known, 0, -1, axis=axis)
+            gradient += masked_sum(jnp.abs(jnp.diff(coarse, axis=axis)), both)[0]
+    pixels = jnp.sum(mask)
+    return {
+        "affine_invariant": (0.5 * masked_sum(jnp.abs(residual), kept)[0], pixels),
+        "gradient": (0.5 * gradient, pixels),
+    }
+
+
+def _normalise(map_: jax.Array, mask: jax.Array) -> jax.Array:
+    """Each image's valid pixels to median 0 and mean absolute deviation 1."""
+    size = jnp.sum(mask, (1, 2))
+    ranked = jnp.sort(jnp.where(mask > 0, map_, -jnp.inf).reshape(len(map_), -1), -1)
+    middle = jnp.take_along_axis(ranked, _last(ranked) - jnp.floor(size / 2).astype(jnp.int32)[:, None], -1)
+    centered = jnp.where(mask > 0, map_ - jnp.where(size[:, None] > 0, middle, 0.0)[:, :, None], 0.0)
+    deviation = jnp.sum(jnp.abs(centered), (1, 2)) / jnp.maximum(size, 1)
+    return centered / jnp.maximum(deviation, 1e-6)[:, None, None]
+
+
+def _last(ranked: jax.Array) -> int:
+    return ranked.shape[-1] - 1

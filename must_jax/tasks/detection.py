@@ -1,0 +1,218 @@
+"""Object detection: boxes with classes, one stage (FCOS, Tian et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from faster_coco_eval import COCO, COCOeval_faster
+from pydantic import Field, NonNegativeFloat
+
+from must_jax.config import ModelConfig
+from must_jax.data.kinds import BoxesLabel
+from must_jax.models.heads import DetectorHead, detector_points
+from must_jax.tasks import boxes, drawing
+from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.measures import masked_sum
+
+CANDIDATES = 100  # best-scoring (cell, class) pairs that enter non-maximum suppression
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Detection(Task):
+    """Focal loss on classes, GIoU on boxes, cross-entropy on centerness. Pseudo labels are hard (paper section 3).
+
+    The score of a box is the geometric mean of class probability and centerness.
+
+    Attributes:
+      score_threshold: a pseudo label keeps boxes with at least this score.
+      nms_iou: of two boxes of one class that overlap more, the better one stays.
+      min_score: boxes with less are never predicted; the average precision is over all others.
+      focal_alpha, focal_gamma: of the focal loss; defaults as in the paper's code base (section 7.4).
+    """
+
+    name: ClassVar[str] = "detection"
+    metric: ClassVar[str] = "ap50"
+    has_classes: ClassVar[bool] = True
+
+    score_threshold: _Share = 0.5
+    nms_iou: _Share = 0.5
+    min_score: _Share = 0.05
+    focal_alpha: _Share = 0.25
+    focal_gamma: NonNegativeFloat = 1.5
+
+    @property
+    def label(self) -> BoxesLabel:
+        return BoxesLabel(self.max_boxes)
+
+    def head(self, model: ModelConfig) -> nn.Module:
+        return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
+
+    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+        """Sums over cells, all divided by max(cells that have a box, labelled images): finite without any box."""
+        image_size = _image_size(outputs["centerness"].shape[1])
+        centers, strides = map(jnp.asarray, detector_points(image_size))
+        present = labels["present"]
+        valid = labels["valid"] * present[:, None]
+        boxes_px = labels["boxes_yxyx"] * image_size
+        positive, slot = jax.vmap(boxes.assign, (0, 0, None, None))(boxes_px, valid, centers, strides)
+        truth_px = jnp.take_along_axis(boxes_px, slot[:, :, None], 1)
+        truth_class = jnp.take_along_axis(labels["classes"], slot, 1)
+
+        mask = positive.astype(jnp.float32)
+        classes = jax.nn.one_hot(truth_class, len(self.classes), dtype=jnp.float32) * mask[:, :, None]
+        focal = optax.sigmoid_focal_loss(
+            outputs["class_logits"], classes, alpha=self.focal_alpha, gamma=self.focal_gamma
+        )
+        overlap = boxes.giou(_decode(outputs["box_ltrb"], centers, strides), truth_px)
+        target = _centerness(truth_px, centers, strides)
+        centerness = optax.sigmoid_binary_cross_entropy(outputs["centerness"], target)
+
+        weight = jnp.maximum(mask.sum(), present.sum())
+        return {
+            "focal": (masked_sum(focal.sum(-1), jnp.broadcast_to(present[:, None], mask.shape))[0], weight),
+            "giou": (masked_sum(1 - overlap, mask)[0], weight),
+            "centerness": (masked_sum(centerness, mask)[0], weight),
+        }
+
+    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+        """The best `max_boxes` boxes an image in label form, best first; `valid` is 0 in slots that stay empty."""
+        centers, strides = map(jnp.asarray, detector_points(image_size))
+        boxes_px = _decode(outputs["box_ltrb"], centers, strides)
+        scores = jnp.sqrt(jax.nn.sigmoid(outputs["class_logits"]) * jax.nn.sigmoid(outputs["centerness"])[..., None])
+        return jax.vmap(self._select)(jnp.clip(boxes_px / image_size, 0, 1), scores)
+
+    def _select(self, boxes_yxyx: jax.Array, scores: jax.Array) -> Arrays:
+        """One image: f32[A, 4], f32[A, K] -> a label."""
+        best, pair = jax.lax.top_k(scores.reshape(-1), min(max(CANDIDATES, self.max_boxes), scores.size))
+        classes = (pair % len(self.classes)).astype(jnp.int32)
+        candidates = boxes_yxyx[pair // len(self.classes)]
+        stays = boxes.non_maximum_suppression(candidates, classes, self.nms_iou) & (best >= self.min_score)
+        kept, order = jax.lax.top_k(jnp.where(stays, best, 0.0), min(self.max_boxes, len(best)))
+        label = {"boxes_yxyx": candidates[order], "classes": classes[order], "scores": kept, "valid": stays[order]}
+        return _blank(label | {"valid": label["valid"].astype(jnp.float32)}, self.max_boxes)
+
+    def metrics(self) -> DetectionMetrics:
+        return DetectionMetrics(len(self.classes))
+
+    @property
+    def near_chance(self) -> float:
+        """Random boxes with random classes score below 1; AP50 of 5 is reached by a few lucky large objects."""
+        return 5.0
+
+    def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
+        keep = (prediction["valid"] > 0) & (prediction["scores"] >= self.score_threshold)
+        return {
+            "boxes_yxyx": np.where(keep[:, None], prediction["boxes_yxyx"], 0).astype(np.float32),
+            "classes": np.where(keep, prediction["classes"], 0).astype(np.int32),
+            "scores": np.where(keep, prediction["scores"], 0).astype(np.float32),
+            "valid": keep.astype(np.float32),
+            "present": np.ones((), np.float32),
+        }
+
+    def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
+        real = label["valid"] > 0
+        classes = label["classes"][real]
+        names = [f"{self.classes[c]} {s:.2f}" for c, s in zip(classes, label["scores"][real], strict=True)]
+        return drawing.rectangles(drawing.canvas(image), label["boxes_yxyx"][real], classes, names)
+
+    def describe(self, label: NumpyArrays) -> dict[str, Any]:
+        found = [
+            {
+                "class": self.classes[label["classes"][i]],
+                "score": round(float(label["scores"][i]), 3),
+                "box_yxyx": [round(float(v), 4) for v in label["boxes_yxyx"][i]],
+            }
+            for i in np.flatnonzero(label["valid"])
+        ]
+        return {"boxes": found}
+
+
+class DetectionMetrics:
+    """COCO's average precision in percent: `ap50` at IoU 0.5, `ap` averaged over IoU 0.5 to 0.95.
+
+    The mean is over classes that occur in the truth.
+    """
+
+    def __init__(self, classes: int):
+        self._categories = [{"id": c, "name": str(c)} for c in range(classes)]
+        self._images: list[dict[str, Any]] = []
+        self._truth: list[dict[str, Any]] = []
+        self._found: list[dict[str, Any]] = []
+
+    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
+        for i in np.flatnonzero(labels["present"]):
+            image_id = len(self._images) + 1
+            self._images.append({"id": image_id})
+            for box in _coco_boxes({key: labels[key][i] for key in _FIELDS}, image_id):
+                self._truth.append(box | {"id": len(self._truth) + 1, "iscrowd": 0})
+            self._found += _coco_boxes({key: predictions[key][i] for key in _FIELDS}, image_id)
+
+    def result(self) -> dict[str, float]:
+        if not self._truth or not self._found:
+            return {"ap50": 0.0, "ap": 0.0}
+        truth = COCO({"images": self._images, "categories": self._categories, "annotations": self._truth})
+        evaluation = COCOeval_faster(truth, truth.loadRes(self._found), "bbox")
+        evaluation.run()
+        return {"ap50": float(100 * evaluation.stats[1]), "ap": float(100 * evaluation.stats[0])}
+
+
+_FIELDS = ("boxes_yxyx", "classes", "scores", "valid")
+
+
+def _coco_boxes(label: NumpyArrays, image_id: int) -> list[dict[str, Any]]:
+    real = label["valid"] > 0
+    # COCO's arithmetic has an absolute epsilon: thousandths of the image instead of fractions.
+    y0, x0, y1, x1 = 1000.0 * label["boxes_yxyx"][real].T.astype(np.float64)
+    rows = zip(label["classes"][real], label["scores"][real], x0, y0, x1 - x0, y1 - y0, strict=True)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(category),
+            "score": float(score),
+            "bbox": [float(x), float(y), float(width), float(height)],
+            "area": float(width * height),
+        }
+        for category, score, x, y, width, height in rows
+    ]
+
+
+def _blank(label: Arrays, slots: int) -> Arrays:
+    """Zeroes what is not valid and pads to `slots`."""
+
+    def fit(values: jax.Array) -> jax.Array:
+        real = label["valid"].reshape(-1, *[1] * (values.ndim - 1)) > 0
+        values = jnp.where(real, values, jnp.zeros_like(values))
+        return jnp.pad(values, [(0, slots - len(values)), *[(0, 0)] * (values.ndim - 1)])
+
+    return {key: fit(values) for key, values in label.items()}
+
+
+def _decode(ltrb: jax.Array, centers_px: jax.Array, strides: jax.Array) -> jax.Array:
+    """Distances to left, top, right, bottom in strides, f32[B, A, 4] -> boxes (y0, x0, y1, x1) in pixels."""
+    left, top, right, bottom = jnp.moveaxis(ltrb * strides[None, :, None], -1, 0)
+    y, x = centers_px[None, :, 0], centers_px[None, :, 1]
+    return jnp.stack([y - top, x - left, y + bottom, x + right], -1)
+
+
+def _centerness(boxes_px: jax.Array, centers_px: jax.Array, strides: jax.Array) -> jax.Array:
+    """f32[B, A] in 0..1: 1 in the middle of the box, 0 at its edge and outside.
+
+    sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom)), as in FCOS, of the box grown to at
+    least two cells a side: the best cell of a small box may lie on its edge, and would give it a score of 0.
+    """
+    low, high = boxes_px[..., :2], boxes_px[..., 2:]
+    half = jnp.maximum((high - low) / 2, strides[None, :, None])
+    offset = jnp.abs(centers_px[None] - (low + high) / 2)
+    return jnp.sqrt(jnp.prod(jnp.maximum((half - offset) / (half + offset), 0.0), -1))
+
+
+def _image_size(points: int) -> int:
+    """The side of the square input whose pyramid has so many cells."""
+    sides = range(32, 8192, 32)
+    return next(side for side in sides if len(detector_points(side)[1]) == points)

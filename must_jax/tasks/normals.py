@@ -1,0 +1,82 @@
+"""Surface normals: a unit vector a pixel in the camera frame (x right, y down, z forward)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from must_jax.config import ModelConfig
+from must_jax.data.kinds import MapLabel
+from must_jax.models.heads import DenseHead
+from must_jax.tasks import drawing
+from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.measures import Means, masked_sum, resize_maps, resize_on_host, valid_pixels
+
+
+class Normals(Task):
+    """Loss 1 - cosine of the angle between prediction and truth; pseudo labels are the raw vectors."""
+
+    name: ClassVar[str] = "normals"
+    metric: ClassVar[str] = "within_11_25"
+
+    @property
+    def label(self) -> MapLabel:
+        return MapLabel("normals", "vector")
+
+    def head(self, model: ModelConfig) -> nn.Module:
+        return DenseHead(3, model.head_convs, model.head_channels, model.batch_norm_momentum)
+
+    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+        truth = labels["normals"]
+        predicted = _unit(resize_maps(outputs["maps"], truth.shape[1:3]))
+        return {"one_minus_cosine": masked_sum(1 - jnp.sum(predicted * truth, -1), valid_pixels(labels))}
+
+    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+        normals = _unit(outputs["maps"])
+        return {"normals": normals, "valid": jnp.ones(normals.shape[:3], jnp.float32)}
+
+    def metrics(self) -> NormalsMetrics:
+        return NormalsMetrics()
+
+    @property
+    def near_chance(self) -> float:
+        """The best single direction everywhere (a wall's, the floor's) is right at 28 % of the pixels of `scenes`."""
+        return 35.0
+
+    def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
+        normals = np.asarray(prediction["normals"], np.float32)
+        return {"normals": normals, "valid": np.ones(normals.shape[:2], np.float32), "present": np.ones((), np.float32)}
+
+    def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
+        return drawing.directions(drawing.canvas(image), label["normals"], label["valid"])
+
+    def describe(self, label: NumpyArrays) -> dict[str, Any]:
+        known = label["normals"][label["valid"] > 0]
+        mean = known.mean(0) if len(known) else np.zeros(3)
+        return {"mean_normal_xyz": [round(float(v), 3) for v in mean], "valid": round(float(label["valid"].mean()), 3)}
+
+
+class NormalsMetrics:
+    """Over all valid pixels: `within_11_25`, percent whose error is below 11.25 degrees; `mean_angle_deg`."""
+
+    def __init__(self) -> None:
+        self._means = Means("within_11_25", "mean_angle_deg")
+
+    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
+        truth, mask = labels["normals"], valid_pixels(labels)
+        predicted = np.stack([resize_on_host(normals, truth.shape[1:3]) for normals in predictions["normals"]])
+        predicted = predicted / np.maximum(np.linalg.norm(predicted, axis=-1, keepdims=True), 1e-6)
+        angle_deg = np.rad2deg(np.arccos(np.clip((predicted * truth).sum(-1), -1, 1)))
+        self._means.add("within_11_25", 100.0 * (angle_deg < 11.25), mask)
+        self._means.add("mean_angle_deg", angle_deg, mask)
+
+    def result(self) -> dict[str, float]:
+        return self._means.result()
+
+
+def _unit(vectors: jnp.ndarray) -> jnp.ndarray:
+    # The constant under the root keeps the gradient finite at the zero vector.
+    return vectors / jnp.sqrt(jnp.sum(vectors**2, -1, keepdims=True) + 1e-12)

@@ -1,0 +1,210 @@
+"""A finished training run as an object: its network, its tasks, and what they say about an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from must_jax.config import ModelConfig, TrainConfig
+from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import decode_image
+from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.engine.checkpoint import restore_variables
+from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
+from must_jax.engine.state import Variables, count_parameters
+from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
+from must_jax.engine.writer import write_json
+from must_jax.errors import UserError
+from must_jax.labels.letterbox import cut_padding
+from must_jax.models.api import Model, build_model
+from must_jax.tasks import build_task
+from must_jax.tasks.base import Task
+
+MODEL_FILE = "model.json"
+CHECKPOINTS = "checkpoints"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, repr=False)
+class Trained:
+    """A trained model; make it with `load`.
+
+    Attributes:
+      workdir: the run's folder.
+      model, variables: the network and its NumPy arrays (the moving average where training kept one).
+      config: the network's architecture.
+      tasks: by name, in the order of the config.
+      image_size: height = width of the input in pixels; images are fitted into its top left corner.
+      settings: learning_rate, batch_size and steps of the training.
+      metrics: "task/metric" -> value on the validation images.
+      digest: sha256 of the parameters.
+    """
+
+    workdir: Path
+    model: Model
+    variables: Variables
+    config: ModelConfig
+    tasks: dict[str, Task]
+    image_size: int
+    settings: dict[str, Any]
+    metrics: dict[str, float]
+    digest: str
+    mesh: Mesh = field(default_factory=lambda: make_mesh(1))
+
+    def __repr__(self) -> str:
+        tasks = (f"{name} ({len(task.classes)} classes)" if task.classes else name for name, task in self.tasks.items())
+        size = f"{count_parameters(self.variables['params']):,} parameters, {self.image_size} px"
+        return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
+
+    def predict(self, image: np.ndarray | bytes | str | Path) -> dict[str, Label]:
+        """What the model says about one image, by task, as labels over the whole image.
+
+        Args:
+          image: u8[H, W, 3] RGB of any size, or an encoded image: its path or its bytes.
+
+        Returns:
+          {task: label} by each task's rule for pseudo labels: {"probs": f32[K]}; {"boxes_yxyx": f32[n, 4] in fractions
+          of the image, "classes", "scores", "valid"}; maps of the image's size: {"ids": i32[H, W]} with 255 where
+          unsure, {"depth" | "normals": f32[H, W(, 3)], "valid": f32[H, W]}.
+
+        Raises:
+          UserError: no such file, or no image.
+        """
+        pixels = _pixels(image)
+        geometry = letterbox_geometry(pixels.shape[:2], self.image_size)
+        fitted, _ = place(geometry, pixels, {}, {}, self.image_size)
+        content_hw = geometry.y.out_length, geometry.x.out_length
+        labels = {}
+        for name, batch in self.predict_batch(fitted[None]).items():
+            task = self.tasks[name]
+            prediction = {key: value[0] for key, value in batch.items()}
+            if isinstance(task.label, MapLabel):  # to one cell a pixel, so that the padding ends between two cells
+                side = (self.image_size, self.image_size)
+                prediction = {key: _resize(map_, side) for key, map_ in prediction.items()}
+            label = cut_padding(task.label, task.pseudo_label(prediction), content_hw, self.image_size)
+            labels[name] = _enlarge(task.label, label, pixels.shape[:2])
+        return labels
+
+    def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """u8[B, S, S, 3] RGB, S = `image_size` -> {task: predictions with a leading B}; maps have stride 4.
+
+        Every new B compiles once.
+        """
+        missing = -len(images) % self.mesh.size
+        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        predictions = jax.device_get(self._predict(self._on_devices, put_batch(self.mesh, {"image": images})))
+        return jax.tree.map(lambda x: x[: len(x) - missing], predictions)
+
+    @cached_property
+    def _on_devices(self) -> Variables:
+        return put_replicated(self.mesh, self.variables)
+
+    @cached_property
+    def _predict(self) -> PredictStep:
+        return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
+
+
+def image_forward(model: Model) -> Forward:
+    """The forward of a whole model, from the batch's images."""
+
+    def forward(variables: Variables, batch: Batch, train: bool) -> tuple[Mapping[str, Any], Any]:
+        return model.apply(variables, batch["image"], train=train)
+
+    return forward
+
+
+def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
+    """The model of a finished training run; predictions run on `mesh` (one device if None).
+
+    Raises:
+      UserError: no training run there, or an unfinished one.
+    """
+    workdir = Path(workdir)
+    file = workdir / MODEL_FILE
+    if not workdir.is_dir():
+        raise UserError(f"there is no run {workdir}; train it first, or correct the path")
+    if not file.exists():
+        raise UserError(f"{workdir} is no finished training run; run its train stage to the end")
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if values["schema_version"] != SCHEMA_VERSION:
+        raise UserError(f"{file} was written by another version of must_jax; load it with that one")
+    config = ModelConfig.model_validate(values["model"])
+    tasks = {name: build_task(name, options.pop("classes"), options) for name, options in values["tasks"].items()}
+    known = {name: values[name] for name in ("image_size", "settings", "metrics", "digest")}
+    return Trained(
+        workdir=workdir,
+        model=build_model(config, {name: task.head(config) for name, task in tasks.items()}),
+        variables=restore_variables(workdir / CHECKPOINTS),
+        config=config,
+        tasks=tasks,
+        mesh=mesh or make_mesh(1),
+        **known,
+    )
+
+
+def describe(
+    workdir: Path,
+    config: TrainConfig,
+    tasks: Mapping[str, Task],
+    metrics: Mapping[str, float],
+    *,
+    digest: str,
+    training: Mapping[str, Any],
+) -> None:
+    """Writes model.json: with the checkpoints beside it, all that `load` needs. `training`: how the run itself went."""
+    optimizer = config.optimizer
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "model": config.model.model_dump(mode="json"),
+        "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
+        "image_size": config.image_size,
+        "settings": {
+            "learning_rate": optimizer.learning_rate,
+            "batch_size": config.batch_size,
+            "steps": config.steps,
+        },
+        "metrics": dict(metrics),
+        "digest": digest,
+        "training": dict(training),
+    }
+    write_json(workdir / MODEL_FILE, description)
+
+
+def _pixels(image: np.ndarray | bytes | str | Path) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(f"an image is u8[height, width, 3] RGB, this array is {image.dtype}{list(image.shape)}")
+        return image
+    if isinstance(image, bytes):
+        return decode_image(image)
+    if not Path(image).is_file():
+        raise UserError(f"there is no image {image}; check its path")
+    return decode_image(Path(image).read_bytes())
+
+
+def _enlarge(kind: LabelKind, label: Label, image_hw: tuple[int, int]) -> Label:
+    """A map label -> the same at the image's size; others are resolution-free."""
+    if not isinstance(kind, MapLabel):
+        return label
+    label = {name: _resize(value, image_hw) if value.ndim else value for name, value in label.items()}
+    if kind.content == "vector":
+        label[kind.field] /= np.maximum(np.linalg.norm(label[kind.field], axis=-1, keepdims=True), np.float32(1e-6))
+    return label
+
+
+def _resize(map_: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """[h, w, ...] -> [*hw, ...]: numbers linearly, ids by nearest neighbour."""
+    if np.issubdtype(map_.dtype, np.floating):
+        return cv2.resize(map_, hw[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(map_.astype(np.uint8), hw[::-1], interpolation=cv2.INTER_NEAREST).astype(map_.dtype)

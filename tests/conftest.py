@@ -1,0 +1,108 @@
+"""Strict jax on four virtual CPU devices, for every test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.engine.mesh import setup_devices
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+setup_devices(4)
+assert jax.device_count() == 4  # from here on a run cannot change it
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where rendered scenes are kept for the tests of one process."""
+    return tmp_path_factory.mktemp("data")
+
+
+class ToyTask:
+    """Regression with a mask: what the engine asks of a task, in a few lines."""
+
+    def loss(self, outputs: Any, labels: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
+        error = jnp.sum((outputs["y"] - labels["y"]) ** 2, -1)
+        return {"squared": (jnp.sum(error * labels["present"]), jnp.sum(labels["present"]))}
+
+    def predict(self, outputs: Any, image_size: int) -> dict[str, jax.Array]:
+        return {"y": outputs["y"]}
+
+    def metrics(self) -> ToyMetrics:
+        return ToyMetrics()
+
+
+class ToyMetrics:
+    def __init__(self) -> None:
+        self._sum = self._count = 0.0
+
+    def update(self, predictions: Any, labels: Any) -> None:
+        self._sum += float(np.sum(np.abs(predictions["y"] - labels["y"]).sum(-1) * labels["present"]))
+        self._count += float(labels["present"].sum())
+
+    def result(self) -> dict[str, float]:
+        return {"error": self._sum / self._count, "count": self._count}
+
+
+def toy_forward(variables: Any, batch: Any, train: bool) -> tuple[Any, Any]:
+    """A linear layer on inputs from which a running mean is subtracted: parameters and statistics."""
+    params, mean = variables["params"]["layer"], variables["stats"]["mean"]
+    x = batch["x"] - mean[None]
+    new = 0.9 * mean + 0.1 * jnp.mean(batch["x"], 0) if train else mean
+    return {"toy": {"y": x @ params["kernel"] + params["bias"][None]}}, {"mean": new}
+
+
+def toy_batch(k: int, size: int = 8) -> dict[str, Any]:
+    """Batch k of an endless, learnable set."""
+    rng = np.random.default_rng(k)
+    x = rng.normal(size=(size, 3)).astype(np.float32)
+    y = np.stack([x[:, 0] + x[:, 1], 2 * x[:, 2]], -1)
+    return {"x": x, "labels": {"toy": {"y": y, "present": (rng.random(size) < 0.8).astype(np.float32)}}}
+
+
+def toy_batches(start: int = 0) -> Iterator[dict[str, Any]]:
+    return map(toy_batch, itertools.count(start))
+
+
+def toy_variables(seed: int = 0) -> dict[str, Any]:
+    kernel = np.random.default_rng(seed).normal(size=(3, 2)).astype(np.float32)
+    return {
+        "params": {"layer": {"kernel": kernel, "bias": np.ones(2, np.float32)}},
+        "stats": {"mean": np.zeros(3, np.float32)},
+    }
+
+
+@pytest.fixture(scope="session")
+def toy() -> SimpleNamespace:
+    """A task, a network and its data that compile in no time."""
+    return SimpleNamespace(
+        tasks={"toy": ToyTask()},
+        forward=toy_forward,
+        batch=toy_batch,
+        batches=toy_batches,
+        variables=toy_variables,
+    )
+
+
+@pytest.fixture
+def leaves() -> Callable[[Any], dict[str, np.ndarray]]:
+    """A tree as {path: NumPy array}, to compare trees with names in the message."""
+
+    def flatten(tree: Any) -> dict[str, np.ndarray]:
+        found = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in found}
+
+    return flatten

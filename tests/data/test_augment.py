@@ -1,0 +1,301 @@
+"""One geometry for image, boxes and maps: against analytic ramps, and against rendering with the transformed camera."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from must_jax.config import AugmentConfig
+from must_jax.data import scenes
+from must_jax.data.augment import PADDING_RGB, Geometry, Span, apply, letterbox_geometry, sample_geometry
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, MapLabel, VectorLabel
+
+IDS = MapLabel("ids", "ids")
+DEPTH = MapLabel("depth", "scalar", "m")
+NORMALS = MapLabel("normals", "vector")
+BOXES = BoxesLabel(6)
+PRESENT = np.float32(1)
+
+settings = hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+sides = st.integers(5, 90)
+
+
+@st.composite
+def geometries(draw: st.DrawFn, image_size: int = 32) -> tuple[Geometry, tuple[int, int]]:
+    hw = draw(sides), draw(sides)
+    low, factor = draw(st.floats(0.3, 2)), draw(st.floats(1, 2))
+    augment = AugmentConfig(scale_min=low, scale_max=low * factor, flip=draw(st.booleans()))
+    return sample_geometry(np.random.default_rng(draw(st.integers(0, 99))), hw, image_size, augment), hw
+
+
+def to_image(span: Span, fraction: np.ndarray) -> np.ndarray:
+    """The definition: a fraction of the input -> that of the image shown there, beyond 0..1 in the padding."""
+    share = (fraction * span.out - span.out_start) / span.out_length
+    share = 1 - share if span.flip else share
+    return (span.start + share * span.length) / span.image
+
+
+def centres(count: int) -> np.ndarray:
+    return (np.arange(count) + 0.5) / count
+
+
+def ramps(geometry: Geometry, map_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image fractions y and x of every output map pixel, and where that is inside of the image."""
+    y, x = (to_image(span, centres(map_size)) for span in geometry)
+    y, x = np.meshgrid(y, x, indexing="ij")
+    return y, x, (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+@settings
+@hypothesis.given(geometries(), sides, sides, st.sampled_from([8, 16, 32]))
+def test_scalar_ramps(drawn: tuple[Geometry, tuple[int, int]], height: int, width: int, map_size: int):
+    """A map of any resolution that holds its own coordinates holds the transformed coordinates afterwards."""
+    geometry, image_hw = drawn
+    y, x, inside = ramps(geometry, map_size)
+    for ramp, expected in ((centres(height)[:, None], y), (centres(width)[None], x)):
+        depth = np.broadcast_to(ramp, (height, width)).astype(np.float32)
+        label = {"depth": depth, "valid": np.ones((height, width), np.float32), "present": PRESENT}
+        _, out = apply(geometry, blank(*image_hw), {"depth": label}, {"depth": DEPTH}, map_size)
+        within = np.clip(expected, ramp.min(), ramp.max())  # beyond the outermost centres the map goes on flat
+        np.testing.assert_array_equal(out["depth"]["valid"], inside)
+        np.testing.assert_allclose(out["depth"]["depth"], within * inside, atol=1e-4)
+
+
+@settings
+@hypothesis.given(geometries(), sides, sides, st.sampled_from([8, 16, 32]))
+def test_ids_are_those_of_the_pixel_underneath(
+    drawn: tuple[Geometry, tuple[int, int]], height: int, width: int, map_size: int
+):
+    geometry, image_hw = drawn
+    y, x, inside = ramps(geometry, map_size)
+    row_of, column_of = np.mgrid[:height, :width]
+    for ids, exact in ((row_of, y * height), (column_of, x * width)):
+        _, out = apply(geometry, blank(*image_hw), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, map_size)
+        ids = out["s"]["ids"]
+        assert (ids[~inside] == IGNORE_ID).all()
+        np.testing.assert_allclose((ids + 0.5)[inside], exact[inside], atol=0.5 + 1e-4)
+
+
+@settings
+@hypothesis.given(geometries())
+def test_image_ramps(drawn: tuple[Geometry, tuple[int, int]]):
+    geometry, (height, width) = drawn
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.rint(255 * centres(width))
+    image[..., 1] = np.rint(255 * centres(height))[:, None]
+    out, _ = apply(geometry, image, {}, {}, 8)
+    y, x, inside = ramps(geometry, 32)
+    np.testing.assert_array_equal(out[~inside], np.broadcast_to(PADDING_RGB, out[~inside].shape))
+    # Flat ends: half a pixel beyond the outermost centres, of the image or of the crop, whichever is coarser.
+    for channel, expected, span in ((0, x, geometry.x), (1, y, geometry.y)):
+        coarse = max(
+            span.image / span.length / span.out_length, 1 / span.image, span.length / span.image / span.out_length
+        )
+        assert np.abs(out[..., channel] - 255 * expected)[inside].max() < 255 * 0.5 * coarse + 1.5
+
+
+@settings
+@hypothesis.given(geometries())
+def test_boxes_move_with_the_image(drawn: tuple[Geometry, tuple[int, int]]):
+    geometry, image_hw = drawn
+    rng = np.random.default_rng(0)
+    ends = np.sort(rng.uniform(size=(6, 2, 2)), axis=1)  # [box, low | high, y | x]
+    classes = np.arange(6, dtype=np.int32)
+    ones = np.ones(6, np.float32)
+    label = {"boxes_yxyx": ends.reshape(6, 4), "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}
+    _, out = apply(geometry, blank(*image_hw), {"d": label}, {"d": BOXES}, 8)
+    boxes = out["d"]["boxes_yxyx"]
+    for box, box_class, valid in zip(boxes, out["d"]["classes"], out["d"]["valid"], strict=True):
+        if not valid:
+            assert not box.any()
+            continue
+        assert (box >= 0).all() and (box <= 1).all() and ((box[2:] - box[:2]) * 32 >= 1 - 1e-5).all()
+        for axis, span in enumerate(geometry):
+            back = np.sort(to_image(span, box[axis::2]))
+            window = np.sort(to_image(span, np.array([0.0, 1.0])))
+            np.testing.assert_allclose(back, np.clip(ends[box_class, :, axis], *window), atol=1e-5)
+
+
+def test_boxes_that_are_hardly_visible_are_dropped_and_the_largest_fill_the_slots():
+    crop = Geometry(Span(100, 0, 100, 50, 0, 50), Span(100, 50, 50, 50, 0, 50))  # the right half
+    boxes_yxyx = np.array(
+        [[0, 0, 1, 0.6], [0, 0.4, 1, 0.7], [0.1, 0.6, 0.2, 0.7], [0.1, 0.6, 0.11, 0.9], [0, 0.5, 1, 1], [0, 0, 1, 0.4]]
+    )
+    classes, ones = np.arange(6, dtype=np.int32), np.ones(6, np.float32)
+    label = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}
+    _, out = apply(crop, blank(100, 100), {"d": label}, {"d": BoxesLabel(6)}, 8)
+    np.testing.assert_array_equal(out["d"]["classes"][out["d"]["valid"] > 0], [1, 2, 4])
+    np.testing.assert_allclose(out["d"]["boxes_yxyx"][0], [0, 0, 1, 0.4], atol=1e-6)
+    _, out = apply(crop, blank(100, 100), {"d": label}, {"d": BoxesLabel(2)}, 8)
+    np.testing.assert_array_equal(out["d"]["classes"], [1, 4])
+
+
+def test_an_invalid_pixel_is_never_mixed_in():
+    rng = np.random.default_rng(0)
+    valid = (rng.uniform(size=(48, 48)) > 0.1).astype(np.float32)
+    depth = 2 * valid
+    label = {"depth": depth, "valid": valid, "present": PRESENT}
+    augment = AugmentConfig(scale_min=0.5, scale_max=2)
+    seen = 0.0
+    for _ in range(20):
+        geometry = sample_geometry(rng, (48, 48), 32, augment)
+        _, out = apply(geometry, blank(48, 48), {"depth": label}, {"depth": DEPTH}, 16)
+        values = out["depth"]["depth"][out["depth"]["valid"] > 0]
+        np.testing.assert_allclose(values, 2, rtol=1e-6)
+        seen += out["depth"]["valid"].mean() / 20
+    assert 0.2 < seen < 0.9
+
+
+def labels_of(rng: np.random.Generator, size: int) -> dict[str, dict[str, np.ndarray]]:
+    normals = rng.normal(size=(size, size, 3)).astype(np.float32)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    ends = np.float32([[0, 0, 0.5, 1], [0.125, 0.25, 0.5, 0.75], [0.3, 0.1, 0.9, 0.2]])
+    valid = np.ones((size, size), np.float32)
+    ones = np.ones(3, np.float32)
+    return {
+        "ids": {"ids": rng.integers(0, 5, (size, size), np.int32), "present": PRESENT},
+        "depth": {"depth": rng.uniform(1, 2, (size, size)).astype(np.float32), "valid": valid, "present": PRESENT},
+        "normals": {"normals": normals, "valid": valid, "present": PRESENT},
+        "boxes": {"boxes_yxyx": ends, "classes": np.arange(3), "scores": ones, "valid": ones, "present": PRESENT},
+        "vector": {"probs": np.float32([0.2, 0.8]), "present": PRESENT},
+    }
+
+
+KINDS = {"ids": IDS, "depth": DEPTH, "normals": NORMALS, "boxes": BoxesLabel(3), "vector": VectorLabel(2)}
+
+
+@pytest.mark.parametrize("flips", [0, 2])
+def test_nothing_and_two_flips_are_the_identity(flips: int):
+    rng = np.random.default_rng(0)
+    image, labels = rng.integers(0, 255, (24, 24, 3), np.uint8), labels_of(rng, 24)
+    span = Span(24, 0, 24, 24, 0, 24)
+    out_image, out = image, labels
+    for _ in range(flips or 1):
+        geometry = Geometry(span, span._replace(flip=flips > 0))
+        out_image, out = apply(geometry, out_image, out, KINDS, 24)
+    np.testing.assert_array_equal(out_image, image)
+    for task, label in labels.items():
+        for field, value in label.items():
+            np.testing.assert_allclose(out[task][field], value, atol=1e-6, err_msg=f"{task} {field}")
+
+
+def test_a_flip_negates_the_normals_x():
+    normals = np.zeros((8, 8, 3), np.float32)
+    normals[...] = [0.6, 0, -0.8]
+    label = {"normals": normals, "valid": np.ones((8, 8), np.float32), "present": PRESENT}
+    span = Span(8, 0, 8, 8, 0, 8)
+    _, out = apply(Geometry(span, span._replace(flip=True)), blank(8, 8), {"n": label}, {"n": NORMALS}, 8)
+    np.testing.assert_allclose(out["n"]["normals"], normals * [-1, 1, 1], atol=1e-6)
+
+
+def test_absent_labels_have_their_shapes():
+    labels = {"depth": labels_of(np.random.default_rng(0), 8)["depth"] | {"present": np.float32(0)}}
+    _, out = apply(letterbox_geometry((8, 8), 16), blank(8, 8), labels, KINDS, 4)
+    assert {task: label["present"] for task, label in out.items()} == dict.fromkeys(KINDS, 0)
+    assert out["depth"]["depth"].shape == (4, 4)
+    assert not out["depth"]["valid"].any()
+    assert out["boxes"]["boxes_yxyx"].shape == (3, 4)
+    assert (out["ids"]["ids"] == IGNORE_ID).all()
+
+
+def test_letterbox_is_the_whole_image_in_the_top_left():
+    geometry = letterbox_geometry((30, 60), 32)
+    assert geometry == (Span(30, 0, 30, 32, 0, 16), Span(60, 0, 60, 32, 0, 32))
+    image, _ = apply(geometry, np.full((30, 60, 3), 9, np.uint8), {}, {}, 8)
+    assert (image[:16] == 9).all()
+    assert (image[16:] == PADDING_RGB).all()
+
+
+def test_an_image_of_one_row_is_still_an_example():
+    labels = {"ids": {"ids": np.ones((1, 500), np.int32), "present": PRESENT}}
+    labels["depth"] = {
+        "depth": np.ones((1, 500), np.float32),
+        "valid": np.ones((1, 500), np.float32),
+        "present": PRESENT,
+    }
+    image, out = apply(letterbox_geometry((1, 500), 32), blank(1, 500), labels, {"ids": IDS, "depth": DEPTH}, 8)
+    assert image.shape == (32, 32, 3)
+    assert not out["depth"]["valid"].any()
+    assert (out["ids"]["ids"] == IGNORE_ID).all()
+
+
+def test_the_distribution_of_geometries():
+    rng = np.random.default_rng(0)
+    augment = AugmentConfig(scale_min=0.5, scale_max=2)
+    drawn = [sample_geometry(rng, (60, 90), 48, augment) for _ in range(2000)]
+    scales = np.array([g.x.out_length / g.x.length * 90 / 48 for g in drawn])
+    assert scales.min() > 0.48 and scales.max() < 2.1
+    assert np.mean(scales < 1) == pytest.approx(0.5, abs=0.05)  # log-uniform
+    assert np.mean([g.x.flip for g in drawn]) == pytest.approx(0.5, abs=0.05)
+    cropped = [g.x for g in drawn if g.x.length < 60]
+    assert {span.start == 0 for span in cropped} == {False, True}
+    assert any(span.start + span.length == 90 for span in cropped)
+    assert any(g.y.out_start > 0 for g in drawn)
+    assert not any(g.y.flip for g in drawn)
+    plain = sample_geometry(rng, (60, 60), 48, AugmentConfig(flip=False))
+    assert plain == letterbox_geometry((60, 60), 48)
+
+
+def transformed(camera: scenes.Camera, geometry: Geometry) -> scenes.Camera:
+    """The camera whose whole picture is the network input."""
+    (b_y, end_y), (b_x, end_x) = (to_image(span, np.array([0.0, 1.0])) for span in geometry)
+    a_y, a_x = end_y - b_y, end_x - b_x
+    return dataclasses.replace(
+        camera, fx=camera.fx / a_x, fy=camera.fy / a_y, cx=(camera.cx - b_x) / a_x, cy=(camera.cy - b_y) / a_y
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_transform_then_render_is_render_then_transform(seed: int):
+    height, width, size, map_size = 120, 160, 96, 48
+    rng = np.random.default_rng(seed)
+    scene = scenes.sample_scene(rng, scenes.TRAINING)
+    geometry = sample_geometry(rng, (height, width), size, AugmentConfig(scale_min=0.7, scale_max=1.8))
+    rendering = scenes.render(scene, scene.camera, height, width)
+    camera = transformed(scene.camera, geometry)
+    target, maps = scenes.render(scene, camera, size, size), scenes.render(scene, camera, map_size, map_size)
+
+    valid, ones = np.ones((height, width), np.float32), np.ones(len(rendering.box_items), np.float32)
+    boxes = {"boxes_yxyx": rendering.boxes_yxyx, "classes": rendering.box_items, "scores": ones, "valid": ones}
+    labels = {
+        "ids": {"ids": rendering.surfaces},
+        "depth": {"depth": rendering.depth_m, "valid": valid},
+        "normals": {"normals": rendering.normals, "valid": valid},
+        "boxes": boxes,
+    }
+    labels = {task: label | {"present": PRESENT} for task, label in labels.items()}
+    kinds = {"ids": IDS, "depth": DEPTH, "normals": NORMALS, "boxes": BoxesLabel(20)}
+    image, out = apply(geometry, rendering.image, labels, kinds, map_size)
+
+    inside = out["depth"]["valid"] > 0
+    borders = cv2.morphologyEx(maps.surfaces, cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
+    flat = cv2.erode(inside.astype(np.uint8), np.ones((3, 3)), borderValue=0) > 0
+    smooth = flat & ~borders & (np.abs(cv2.Laplacian(maps.normals, cv2.CV_32F)).max(axis=-1) < 0.2)
+    assert smooth.mean() > 0.15
+    np.testing.assert_array_equal(out["ids"]["ids"][smooth], maps.surfaces[smooth])
+    np.testing.assert_allclose(out["depth"]["depth"][smooth], maps.depth_m[smooth], rtol=2e-3)
+    assert np.abs(out["normals"]["normals"] - maps.normals)[smooth].max() < 0.03
+
+    far = cv2.resize(smooth.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) > 0
+    difference = np.abs(image.astype(int) - target.image)[far]
+    assert np.median(difference) <= 2
+    assert difference.mean() < 5
+
+    expected = dict(zip(target.box_items, target.boxes_yxyx, strict=True))
+    for box, item in zip(out["boxes"]["boxes_yxyx"], out["boxes"]["classes"], strict=True):
+        if item in expected and (box > 0.02).all() and (box < 0.98).all() and inside.all():
+            pixel = max(
+                1 / size,
+                geometry.x.out_length / geometry.x.length / size,
+                geometry.y.out_length / geometry.y.length / size,
+            )
+            np.testing.assert_allclose(box, expected[item], atol=2 * pixel)

@@ -1,0 +1,226 @@
+"""Opening image sets, and decoding whatever a folder of photos may hold."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow_datasets as tfds
+
+from must_jax.data.image_sets import decode_image, decode_reduced, open_images
+from must_jax.data.kinds import BoxesLabel, VectorLabel
+from must_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """Smooth, and different in every corner and channel."""
+    y, x = np.mgrid[:height, :width]
+    return (
+        np.dstack([255 * x / width, 255 * y / height, 255 * (1 - x / width) * (1 - y / height)])
+        .round()
+        .astype(np.uint8)
+    )
+
+
+def encoded(image: np.ndarray, format: str, mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).convert(mode).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def jpeg(height: int, width: int) -> bytes:
+    return encoded(picture(height, width), "JPEG", quality=95, subsampling=0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_formats(format: str):
+    image = picture(40, 60)
+    out = decode_image(encoded(image, format))
+    assert out.dtype == np.uint8
+    assert np.abs(out.astype(int) - image).mean() < (12 if format == "GIF" else 4)
+
+
+@pytest.mark.parametrize(
+    "format, mode",
+    [("PNG", "L"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "1"), ("JPEG", "CMYK"), ("TIFF", "F")],
+)
+def test_modes(format: str, mode: str):
+    out = decode_image(encoded(picture(40, 60), format, mode))
+    assert out.shape == (40, 60, 3)
+    if mode == "CMYK":
+        assert np.abs(out.astype(int) - picture(40, 60)).mean() < 4
+    if mode == "L":
+        np.testing.assert_array_equal(out[..., 0], out[..., 2])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_become_eight(suffix: str):
+    grey = picture(20, 30)[..., 0]
+    _, data = cv2.imencode(suffix, grey.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(decode_image(data.tobytes())[..., 1], grey)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("longest", [0, 20])
+def test_exif_orientation(orientation: int, longest: int):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(40, 60), "JPEG", quality=95, exif=exif)
+    upright = np.array(PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data))))
+    out, _ = decode_reduced(data, longest)
+    assert max(out.shape) == (30 if longest else 60)
+    expected = cv2.resize(upright, out.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(out.astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("height, width", [(96, 128), (75, 101), (103, 64)])
+@pytest.mark.parametrize("longest", [1, 20, 40, 90])
+def test_reduced_decoding_keeps_the_geometry(height: int, width: int, longest: int):
+    """A pixel's value belongs to the place that `image_hw` gives it: on ramps both are the same number."""
+    pixels, (rows, columns) = decode_reduced(jpeg(height, width), longest)
+    assert max(pixels.shape) >= min(longest, max(height, width)) - 1
+    assert (rows - 1, columns - 1) < pixels.shape[:2] <= (rows, columns)
+    assert rows / columns == pytest.approx(height / width)
+    x = (np.arange(pixels.shape[1]) + 0.5) / columns * 255
+    y = (np.arange(pixels.shape[0]) + 0.5) / rows * 255
+    inner = slice(1, -1)
+    assert np.abs(pixels[..., 0].mean(axis=0) - x + 0.5 * 255 / width)[inner].max() < 1.5
+    assert np.abs(pixels[..., 1].mean(axis=1) - y + 0.5 * 255 / height)[inner].max() < 1.5
+
+
+def test_a_large_jpeg_is_read_at_an_eighth():
+    pixels, image_hw = decode_reduced(jpeg(400, 640), longest=80)
+    assert pixels.shape == (50, 80, 3)
+    assert image_hw == (50, 80)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_cut_off_files_are_unreadable(format: str):
+    data = encoded(picture(100, 100), format)
+    with pytest.raises(UserError, match="cannot be read"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x10", b"\x89PNG\r\n\x1a\n"])
+def test_other_bytes_are_unreadable(data: bytes):
+    with pytest.raises(UserError, match="cannot be read"):
+        decode_image(data)
+
+
+def test_folder(tmp_path: Path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.JPG").write_bytes(jpeg(30, 20))
+    (tmp_path / "a.png").write_bytes(encoded(picture(5, 4), "PNG"))
+    (tmp_path / "c.jpeg").write_bytes(jpeg(30, 20)[:300])
+    (tmp_path / "notes.txt").write_text("no image")
+    images = open_images(f"folder:{tmp_path}", "unused")
+    assert [images.record(i)["name"] for i in range(len(images))] == ["a.png", "b/2.JPG"]
+    assert decode_image(images.record(1)["image"]).shape == (30, 20, 3)
+    assert [Path(path).name for path, _ in images.skipped] == ["c.jpeg"]
+    assert "cut off" in images.skipped[0][1]
+    assert images.labels == {}
+
+    first = open_images(f"folder:{tmp_path}", "unused", take=1)
+    assert len(first) == 1
+    assert first.digest == images.digest
+    with pytest.raises(IndexError):
+        first.record(1)
+    (tmp_path / "d.bmp").write_bytes(encoded(picture(5, 4), "BMP"))
+    assert open_images(f"folder:{tmp_path}", "unused").digest != images.digest
+
+
+def test_scenes_hold_their_truth(data_dir: Path):
+    images = open_images("scenes/teacher_depth_tiny:validation", data_dir)
+    depth = images.labels["depth"]
+    assert len(depth) == len(images) == 16
+    label = depth[3]
+    assert label["depth"].shape == decode_image(images.record(3)["image"]).shape[:2]
+    assert label["valid"].all()
+    assert 0.1 < label["depth"].min() < label["depth"].max() < 20
+    other = open_images("scenes/teacher_depth_tiny:train", data_dir)
+    assert other.digest != images.digest
+    assert open_images("scenes/teacher_depth_tiny:train", data_dir, take=4).digest == other.digest
+
+
+class Pets(tfds.core.GeneratorBasedBuilder):
+    """A dataset of someone else, with TFDS's usual names."""
+
+    VERSION = tfds.core.Version("2.10.0")
+    code_path = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(),
+            "file_name": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            "objects": tfds.features.Sequence(
+                {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=["head", "tail", "paw"])}
+            ),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        for i in range(3):
+            box = tfds.features.BBox(ymin=0.1, xmin=0.2, ymax=0.3, xmax=0.4)
+            objects = [{"bbox": box, "label": 2}] * i
+            image = io.BytesIO(encoded(picture(8, 9), "PNG"))
+            yield i, {"image": image, "file_name": f"{i}.png", "label": i - 1, "objects": objects}
+
+    def _log_download_bytes(self) -> None:
+        pass
+
+    _log_download_done = _log_download_bytes
+
+
+def test_tfds_datasets_of_others(data_dir: Path):
+    tfds.disable_progress_bar()
+    Pets(data_dir=data_dir).download_and_prepare(file_format="array_record")
+    images = open_images("pets:train", data_dir)
+    assert images.record(2)["name"] == "2.png"
+    assert decode_image(images.record(0)["image"]).shape == (8, 9, 3)
+    classes, boxes = images.labels["classification"], images.labels["detection"]
+    assert (classes.kind, classes.classes) == (VectorLabel(2), ("cat", "dog"))
+    assert isinstance(boxes.kind, BoxesLabel)
+    assert boxes.classes == ("head", "tail", "paw")
+    assert [classes[i]["present"] for i in range(3)] == [0, 1, 1]  # -1 is TFDS's "not known"
+    np.testing.assert_array_equal(classes[2]["probs"], [0, 1])
+    assert boxes[0]["boxes_yxyx"].shape == (0, 4)
+    np.testing.assert_allclose(boxes[2]["boxes_yxyx"], [[0.1, 0.2, 0.3, 0.4]] * 2)
+    np.testing.assert_array_equal(boxes[2]["classes"], [2, 2])
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("folder:/does/not/exist", "/does/not/exist"),
+        ("coco", "NAME/CONFIG:SPLIT"),
+        ("coco:train", "coco; prepare it there"),
+        ("scenes:train", "VERSION"),
+        ("scenes/teacher_depht_tiny:train", "did you mean 'teacher_depth_tiny'"),
+        ("scenes/teacher_depth_tiny:trian", "did you mean 'train'"),
+    ],
+)
+def test_mistakes_get_one_sentence(data_dir: Path, spec: str, message: str):
+    open_images("scenes/teacher_depth_tiny:train", data_dir)
+    with pytest.raises(UserError, match=message):
+        open_images(spec, data_dir)
+
+
+def test_a_folder_without_images_is_a_mistake(tmp_path: Path):
+    with pytest.raises(UserError, match="no readable image"):
+        open_images(f"folder:{tmp_path}", "unused")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from must_jax.config import OptimizerConfig
+from must_jax.engine import checkpoint
+from must_jax.engine.checkpoint import Checkpoints, check_space, restore_variables
+from must_jax.engine.mesh import make_mesh
+from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.state import init_state
+from must_jax.errors import UserError
+
+DATA = {"train.0.images": "abc", "train.0.length": 64}
+
+
+@pytest.fixture
+def state(toy):
+    def state(seed=0, *, ema=True, devices=4, config=OptimizerConfig(name="adamw", clip_norm=1.0)):  # noqa: B008
+        return init_state(toy.variables(seed), build_optimizer(config), make_mesh(devices), ema=ema)
+
+    return state
+
+
+@pytest.fixture
+def saved(tmp_path, state):
+    with Checkpoints(tmp_path / "checkpoints", DATA) as checkpoints:
+        assert checkpoints.latest_step() is None
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), {"clock": {"seconds": 0.5, "steps": step}})
+    return tmp_path / "checkpoints"
+
+
+def test_comes_back_bit_for_bit_on_another_number_of_devices(saved, state, leaves):
+    with Checkpoints(saved, DATA) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        restored, meta = checkpoints.restore(3, state(devices=2))
+    assert meta == {"clock": {"seconds": 0.5, "steps": 3}}
+    expected, found = leaves(state(3)), leaves(restored)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert restored["params"]["layer"]["kernel"].sharding == state(devices=2)["params"]["layer"]["kernel"].sharding
+
+
+def test_the_last_two_are_kept(saved):
+    assert {folder.name for folder in saved.iterdir()} == {"2", "3"}
+
+
+def test_other_data_is_refused_by_name(saved, state):
+    with (
+        Checkpoints(saved, DATA | {"train.0.length": 65}) as checkpoints,
+        pytest.raises(UserError, match=r"was made with train.0.length = 64, which is 65 now"),
+    ):
+        checkpoints.restore(3, state())
+
+
+def test_another_model_or_optimizer_is_refused_by_name(saved, state):
+    with Checkpoints(saved, DATA) as checkpoints:
+        with pytest.raises(UserError, match=r"different: .*opt_state"):
+            checkpoints.restore(3, state(config=OptimizerConfig()))
+        other = state()
+        other["params"]["layer"]["bias"] = other["params"]["layer"]["bias"][:1]
+        with pytest.raises(UserError, match=r"different: params/layer/bias$"):
+            checkpoints.restore(3, other)
+
+
+def test_a_save_that_was_cut_off_does_not_count(saved):
+    (saved / "4.orbax-checkpoint-tmp-1").mkdir()
+    with Checkpoints(saved, DATA) as checkpoints:
+        assert checkpoints.latest_step() == 3
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_trained_variables_alone(tmp_path, state, leaves, ema):
+    with Checkpoints(tmp_path / "c", DATA) as checkpoints:
+        saved = state(ema=ema)
+        if ema:
+            saved["ema"]["params"]["layer"]["bias"] += 1
+        checkpoints.save(1, saved, {})
+    variables = restore_variables(tmp_path / "c")
+    assert leaves(variables).keys() == leaves({"params": saved["params"], "stats": saved["stats"]}).keys()
+    np.testing.assert_array_equal(variables["params"]["layer"]["bias"], np.full(2, 2.0 if ema else 1.0))
+
+
+def test_nothing_to_restore(tmp_path):
+    with pytest.raises(UserError, match="train the run again"):
+        restore_variables(tmp_path / "gone")
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        restore_variables(tmp_path)
+
+
+def test_too_little_disk(tmp_path, state, monkeypatch):
+    check_space(tmp_path, state())
+    usage = checkpoint.shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"has 0 MiB of disk left"):
+        check_space(tmp_path, state())

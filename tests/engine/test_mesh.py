@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from must_jax.engine.mesh import check_batch_size, make_mesh, put_batch, put_replicated
+from must_jax.errors import UserError
+
+
+def test_all_devices_or_the_first_few_on_one_automatic_axis():
+    assert make_mesh().size == 4
+    mesh = make_mesh(2)
+    assert list(mesh.devices) == jax.devices()[:2]
+    assert (mesh.axis_names, mesh.axis_types) == (("data",), (AxisType.Auto,))
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(UserError, match=r"config.devices is 9, but this machine has 4"):
+        make_mesh(9)
+
+
+def test_batch_size_must_divide():
+    check_batch_size(make_mesh(4), 8)
+    with pytest.raises(UserError, match=r"config.batch_size is 6, which 4 devices cannot share .* multiple of 4"):
+        check_batch_size(make_mesh(4), 6)
+
+
+def test_batches_are_split_and_states_are_copied():
+    mesh, x = make_mesh(4), np.arange(8, dtype=np.float32)
+    assert [shard.data.shape for shard in put_batch(mesh, x).addressable_shards] == [(2,)] * 4
+    assert [shard.data.shape for shard in put_replicated(mesh, x).addressable_shards] == [(8,)] * 4
+
+
+def test_a_copied_state_may_be_consumed():
+    mesh = make_mesh(2)
+    original = jax.numpy.ones(1000)  # on the first device of the mesh
+    copy = put_replicated(mesh, original)
+    jax.jit(lambda x: x + 1, donate_argnums=0)(copy)
+    assert copy.is_deleted()
+    np.testing.assert_array_equal(original, np.ones(1000))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.config import OptimizerConfig
+from must_jax.engine.optimizers import build_optimizer, decay_mask, learning_rates
+
+PARAMS = {"conv": {"kernel": jnp.full(2, 2.0)}, "norm": {"scale": jnp.full(2, 2.0), "bias": jnp.full(2, 2.0)}}
+GRADS = {"conv": {"kernel": jnp.full(2, 0.5)}, "norm": {"scale": jnp.full(2, 0.5), "bias": jnp.full(2, 0.5)}}
+
+
+def update(config: OptimizerConfig, times: int = 1) -> dict[str, dict[str, float]]:
+    optimizer = build_optimizer(config)
+    state = optimizer.init(PARAMS)
+    for _ in range(times):
+        updates, state = optimizer.update(GRADS, state, PARAMS)
+    return {part: {name: float(x[0]) for name, x in leaves.items()} for part, leaves in updates.items()}
+
+
+def test_only_kernels_decay():
+    assert decay_mask(PARAMS) == {"conv": {"kernel": True}, "norm": {"scale": False, "bias": False}}
+
+
+def test_sgd_adds_the_penalty_to_the_gradient_before_the_momentum():
+    updates = update(OptimizerConfig(momentum=0.9, weight_decay=0.1), times=2)
+    assert updates["conv"]["kernel"] == pytest.approx((0.5 + 0.1 * 2) * (1 + 0.9))
+    assert updates["norm"] == pytest.approx({"scale": 0.5 * 1.9, "bias": 0.5 * 1.9})
+
+
+def test_adamw_decays_apart_from_the_moments():
+    updates = update(OptimizerConfig(name="adamw", weight_decay=0.1), times=2)
+    assert updates["conv"]["kernel"] == pytest.approx(1 + 0.1 * 2, rel=1e-4)  # a constant gradient is normalised to 1
+    assert updates["norm"] == pytest.approx({"scale": 1.0, "bias": 1.0}, rel=1e-4)
+
+
+def test_clipping_is_by_the_norm_of_all_gradients_without_the_penalty():
+    config = OptimizerConfig(momentum=0.0, weight_decay=0.1, clip_norm=0.1)
+    norm = np.sqrt(6 * 0.5**2)
+    assert update(config)["norm"]["bias"] == pytest.approx(0.5 * 0.1 / norm)
+    assert update(config)["conv"]["kernel"] == pytest.approx(0.5 * 0.1 / norm + 0.1 * 2)
+    assert update(config.model_copy(update={"clip_norm": 10.0}))["norm"]["bias"] == pytest.approx(0.5)
+
+
+def test_warm_up_then_cosine():
+    rates = learning_rates(OptimizerConfig(learning_rate=0.4, warmup_steps=4), 12)
+    assert rates.shape == (12,)
+    assert rates.dtype == np.float32
+    np.testing.assert_allclose(rates[:5], [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    cosine = 0.4 * (1 + np.cos(np.pi * (np.arange(4, 12) - 4) / 8)) / 2
+    np.testing.assert_allclose(rates[4:], cosine, rtol=1e-5)
+
+
+def test_without_warm_up_the_first_rate_is_the_peak():
+    assert learning_rates(OptimizerConfig(learning_rate=0.4), 5)[0] == pytest.approx(0.4)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from must_jax.config import OptimizerConfig
+from must_jax.engine.evaluate import evaluate
+from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
+from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.state import count_parameters, digest, init_state, trained_variables
+from must_jax.engine.step import make_predict_step, make_train_step
+
+PLAIN = OptimizerConfig(momentum=0.0, weight_decay=0.0)
+
+
+@pytest.fixture
+def train(toy):
+    def train(batches, *, devices=1, rate=0.1, weight=1.0, ema_decay=0.0, config=PLAIN, seed=0):
+        mesh, optimizer = make_mesh(devices), build_optimizer(config)
+        state = init_state(toy.variables(seed), optimizer, mesh, ema=ema_decay > 0)
+        step = make_train_step(toy.forward, toy.tasks, {"toy": weight}, optimizer, mesh, ema_decay=ema_decay)
+        history = []
+        for batch in batches:
+            state, averages = step(state, put_batch(mesh, batch), put_replicated(mesh, np.float32(rate)))
+            history.append(jax.device_get(averages))
+        return jax.device_get(state), history
+
+    return train
+
+
+def test_one_update_is_the_gradient_step_computed_by_hand(toy, train):
+    batch, params = toy.batch(0), toy.variables()["params"]["layer"]
+    state, history = train([batch], weight=3.0)
+
+    present = batch["labels"]["toy"]["present"][:, None]
+    error = batch["x"] @ params["kernel"] + params["bias"] - batch["labels"]["toy"]["y"]
+    gradient = 2 * batch["x"].T @ (error * present) / present.sum()
+    np.testing.assert_allclose(
+        state["params"]["layer"]["kernel"], params["kernel"] - 0.1 * 3 * gradient, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(state["stats"]["mean"], 0.1 * batch["x"].mean(0), rtol=1e-5)
+    squared = (error**2 * present).sum()
+    assert history[0]["toy/squared"].total == pytest.approx(squared, rel=1e-5)
+    assert history[0]["toy/squared"].count == present.sum()
+    assert history[0]["loss"].total == pytest.approx(3 * squared / present.sum(), rel=1e-5)
+
+
+def test_a_batch_without_labels_changes_no_parameter(toy, train):
+    batch = toy.batch(0)
+    batch["labels"]["toy"]["present"][:] = 0
+    state, history = train([batch])
+    np.testing.assert_array_equal(state["params"]["layer"]["kernel"], toy.variables()["params"]["layer"]["kernel"])
+    assert history[0]["loss"].total == 0
+
+
+def test_four_devices_compute_what_one_does(toy, train, leaves):
+    batches, config = [toy.batch(k) for k in range(5)], OptimizerConfig(clip_norm=1.0)
+    one, history_1 = train(batches, devices=1, config=config, ema_decay=0.5)
+    four, history_4 = train(batches, devices=4, config=config, ema_decay=0.5)
+    for name, value in leaves(one).items():
+        np.testing.assert_allclose(leaves(four)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert [float(h["loss"].total) for h in history_4] == pytest.approx([float(h["loss"].total) for h in history_1])
+
+
+def test_moving_average_of_parameters_and_statistics(toy, train):
+    states = [train([toy.batch(k) for k in range(n)])[0] for n in (1, 2)]
+    averaged, _ = train([toy.batch(0), toy.batch(1)], ema_decay=0.75)
+    for get in (lambda tree: tree["params"]["layer"]["kernel"], lambda tree: tree["stats"]["mean"]):
+        expected = 0.75 * (0.75 * get(toy.variables()) + 0.25 * get(states[0])) + 0.25 * get(states[1])
+        np.testing.assert_allclose(get(averaged["ema"]), expected, rtol=1e-5, atol=1e-7)
+    assert trained_variables(averaged) is averaged["ema"]
+    assert trained_variables(states[0]).keys() == {"params", "stats"}
+
+
+def test_other_rates_seeds_and_data_do_not_compile_again(toy):
+    mesh, optimizer = make_mesh(2), build_optimizer(PLAIN)
+    traced = []
+
+    def forward(variables, batch, train):
+        traced.append(1)
+        return toy.forward(variables, batch, train)
+
+    step = make_train_step(forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
+    for seed in range(3):
+        state = init_state(toy.variables(seed), optimizer, mesh, ema=False)
+        for k in range(2):
+            rate = put_replicated(mesh, np.float32(0.1 * seed))
+            state, _ = step(state, put_batch(mesh, toy.batch(k)), rate)
+    assert len(traced) == 1
+
+
+def test_the_state_that_a_run_starts_from_survives_it(toy, train):
+    variables = jax.tree.map(jax.numpy.asarray, toy.variables())
+    mesh, optimizer = make_mesh(2), build_optimizer(PLAIN)
+    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
+    state = init_state(variables, optimizer, mesh, ema=False)
+    step(state, put_batch(mesh, toy.batch(0)), put_replicated(mesh, np.float32(0.1)))
+    np.testing.assert_array_equal(variables["params"]["layer"]["kernel"], toy.variables()["params"]["layer"]["kernel"])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_every_example_counts_once_in_a_metric(toy, devices):
+    mesh, variables = make_mesh(devices), toy.variables()
+    predict = make_predict_step(toy.forward, toy.tasks, 64, mesh)
+    batches = [toy.batch(k) for k in range(3)]
+    metrics = evaluate(predict, put_replicated(mesh, variables), batches, toy.tasks, mesh)
+    labels = [batch["labels"]["toy"] for batch in batches]
+    outputs = [toy.forward(variables, batch, False)[0]["toy"]["y"] for batch in batches]
+    errors = [np.abs(y - label["y"]).sum(-1) * label["present"] for y, label in zip(outputs, labels, strict=True)]
+    count = sum(label["present"].sum() for label in labels)
+    assert metrics["toy/count"] == count
+    assert metrics["toy/error"] == pytest.approx(np.sum(errors) / count, rel=1e-5)
+
+
+def test_the_digest_knows_values_and_names(toy):
+    params = toy.variables()["params"]
+    renamed = {"other": params["layer"]}
+    changed = toy.variables(seed=1)["params"]
+    assert digest(params) == digest(jax.tree.map(jax.numpy.asarray, params))
+    assert len({digest(params), digest(renamed), digest(changed)}) == 3
+    assert count_parameters(params) == 3 * 2 + 2

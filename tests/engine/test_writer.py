@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import math
+import struct
+
+import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+
+from must_jax.engine.clock import Clock
+from must_jax.engine.writer import METRICS_FILE, MetricWriter, write_json
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+
+
+def events(workdir):
+    """TensorBoard's record format: u64 length, u32 checksum, the message, u32 checksum."""
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def test_a_row_a_write_in_both_formats(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write(5, {"loss": 1.5, "detection/focal": 0.25})
+        writer.write(10, {"loss": math.nan})
+        assert len(rows(tmp_path)) == 2  # at once, not at the end
+    assert rows(tmp_path) == [{"step": 5, "loss": 1.5, "detection/focal": 0.25}, {"step": 10, "loss": None}]
+    written = {(e.step, value.tag): value.simple_value for e in events(tmp_path) for value in e.summary.value}
+    assert written[5, "detection/focal"] == 0.25
+    assert written[5, "loss"] == 1.5
+
+
+def test_rows_that_come_again_are_dropped(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        for step in (5, 10, 15):
+            writer.write(step, {"loss": 1.0})
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 20, "lo')  # a kill in the middle of a row
+    with MetricWriter(tmp_path, start=10) as writer:
+        writer.write(15, {"loss": 2.0})
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(5, 1.0), (10, 1.0), (15, 2.0)]
+
+
+def test_json_is_complete_or_as_before(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_clock_adds_up_over_restarts():
+    clock = Clock(seconds=8.0, waited=2.0, steps=4)
+    since = clock.state()
+    clock = Clock(**since)
+    clock.seconds, clock.waited, clock.steps = 10.0, 2.5, 6
+    assert clock.rates(32) == {"images_per_second": 6 * 32 / 10, "data_wait_share": 0.25}
+    assert clock.rates(32, since) == {"images_per_second": 2 * 32 / 2, "data_wait_share": 0.25}

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand_made import KINDS, Images, describe, label_of, write_column
+
+from must_jax.errors import UserError
+from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.labels.writer import ColumnWriter
+
+READ_WITHOUT_MUST_JAX = """
+import sys
+import tensorflow_datasets as tfds
+for folder in sys.argv[1:]:
+    labels = tfds.builder_from_directory(folder).as_data_source("train")
+    print(len(labels), labels[0]["present"], labels[4]["present"], *sorted(labels[0]))
+assert not {"must_jax", "tensorflow"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_labels_come_back(task: str, tmp_path: Path) -> None:
+    images = Images()
+    write_column(tmp_path / task, task, images)
+    column = open_column(tmp_path / task, images)
+    assert (column.task, column.kind, len(column)) == (task, KINDS[task], 10)
+    assert column.teacher["learning_rate"] == 0.1 and column.teacher["batch_size"] == 32
+    for index in (0, 3, 4, 9):
+        wanted, got = label_of(task, index), column[index]
+        assert got["present"] == (index % 5 != 4)
+        if not got["present"]:
+            continue
+        match task:
+            case "classification":
+                np.testing.assert_allclose(got["probs"], wanted["probs"], atol=1e-3)
+            case "detection":
+                np.testing.assert_array_equal(got["boxes_yxyx"], wanted["boxes_yxyx"][wanted["valid"] > 0])
+            case "segmentation":
+                np.testing.assert_array_equal(got["ids"], wanted["ids"])
+            case "depth":
+                np.testing.assert_array_equal(got["valid"], wanted["valid"])
+                np.testing.assert_allclose(got["depth"], wanted["depth"] * wanted["valid"], atol=1e-3)
+            case "normals":
+                assert np.all(np.sum(got["normals"] * wanted["normals"], -1) > np.cos(np.radians(1)))
+
+
+def test_columns_are_tfds_datasets_for_a_process_without_must_jax(tmp_path: Path) -> None:
+    for task in KINDS:
+        write_column(tmp_path / task, task, Images())
+    folders = [str(tmp_path / task) for task in KINDS]
+    run = subprocess.run(
+        [sys.executable, "-c", READ_WITHOUT_MUST_JAX, *folders], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == "10 1 0 present probs"
+    assert lines[3] == "10 1 0 depth offset present scale"
+    assert len(lines) == len(KINDS)
+
+
+def test_shards_are_named_as_tfds_names_them_and_listed_with_their_bytes(tmp_path: Path) -> None:
+    column = write_column(tmp_path / "c", "detection", Images())
+    shards = column.manifest.shards
+    assert [shard.file for shard in shards] == [f"labels-train.array_record-{i:05d}-of-00003" for i in range(3)]
+    assert [shard.count for shard in shards] == [4, 4, 2]
+    assert all((tmp_path / "c" / shard.file).stat().st_size == shard.bytes for shard in shards)
+    total = column.manifest.summary()
+    assert (total.images, total.absent, total.empty) == (10, 2, 4)  # even indices have no valid box
+    absent = [image for shard in shards for image in shard.absent]
+    assert [(image.name, image.reason) for image in absent] == [("4.jpg", "cut off"), ("9.jpg", "cut off")]
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (Images(11), "labels 10 images of photos, but photos has 11"),
+        (Images(10, "other"), "not photos as it is now"),
+    ],
+)
+def test_another_image_set_is_refused(images: Images, reason: str, tmp_path: Path) -> None:
+    write_column(tmp_path / "c", "classification", Images())
+    with pytest.raises(UserError, match=reason):
+        open_column(tmp_path / "c", images)
+
+
+def test_what_is_no_whole_column_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a label column, it has no manifest\.json"):
+        LabelColumn(tmp_path / "nothing")
+    folder = tmp_path / "c"
+    write_column(folder, "classification", Images(), shards=2)
+    with pytest.raises(UserError, match="is not finished, 2 of 3 shards are written; rerun the label stage"):
+        LabelColumn(folder)
+    write_column(folder, "classification", Images())
+    shard = folder / "labels-train.array_record-00001-of-00003"
+    whole = shard.read_bytes()
+    for damage in (lambda: shard.write_bytes(whole[:-1]), shard.unlink):
+        damage()
+        with pytest.raises(UserError, match=r"missing or truncated: labels-train\..*-00001-of-00003"):
+            LabelColumn(folder)
+    write_column(folder, "classification", Images())
+    assert shard.read_bytes() == whole
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["teacher"]["learning_rate"]
+    for text, reason in (
+        (json.dumps(manifest), r"is damaged at 'teacher\.learning_rate'"),
+        ('{"schema_ver', "is damaged"),
+        ("[]", "is damaged"),
+        ('{"schema_version": 9}', "has schema version 9"),
+    ):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=reason):
+            LabelColumn(folder)
+
+
+def test_a_column_is_not_continued_with_another_description(tmp_path: Path) -> None:
+    write_column(tmp_path / "c", "depth", Images(), shards=1)
+    with pytest.raises(UserError, match="made with another 'rule'"):
+        ColumnWriter(tmp_path / "c", describe("depth", Images(), rule={"threshold": 0.3}))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hand_made import KINDS
+
+from must_jax.labels.letterbox import cut_padding
+
+PRESENT = {"present": np.float32(1)}
+
+
+def test_boxes_in_the_padding_are_left_out_and_others_clipped() -> None:
+    boxes = np.array([[0.0, 0.0, 0.25, 0.5], [0.25, 0.0, 0.75, 1.0], [0.6, 0.0, 0.9, 1.0]], np.float32)
+    label = {"boxes_yxyx": boxes, "classes": np.zeros(3, np.int32), "scores": np.ones(3), "valid": np.ones(3)} | PRESENT
+    cut = cut_padding(KINDS["detection"], label, (32, 64), 64)
+    np.testing.assert_allclose(cut["boxes_yxyx"][:2], [[0, 0, 0.5, 0.5], [0.5, 0, 1, 1]])
+    assert cut["valid"].tolist() == [1, 1, 0]
+
+
+def test_maps_are_cropped_where_the_stride_divides_the_content() -> None:
+    ids = np.arange(256, dtype=np.int32).reshape(16, 16) % 5
+    cut = cut_padding(KINDS["segmentation"], {"ids": ids} | PRESENT, (64, 24), 64)
+    np.testing.assert_array_equal(cut["ids"], ids[:, :6])
+
+
+@pytest.mark.parametrize("content_hw", [(43, 64), (64, 29), (1, 64)])
+def test_maps_cover_the_image_exactly(content_hw: tuple[int, int]) -> None:
+    """A ramp from 0 at the image's top left corner to 1 at its bottom right one, padding far off."""
+    rows, columns = ((np.arange(16) + 0.5) * 4 / side for side in content_hw)
+    ramp = (rows[:, None] + columns[None]).astype(np.float32) / 2
+    label = {
+        "depth": np.where(ramp <= 1.2, ramp, 100).astype(np.float32),
+        "valid": np.ones((16, 16), np.float32),
+    } | PRESENT
+    cut = cut_padding(KINDS["depth"], label, content_hw, 64)
+    height, width = cut["depth"].shape
+    assert (height, width) == tuple(max(1, round(side / 4)) for side in content_hw)
+    wanted = ((np.arange(height) + 0.5)[:, None] / height + (np.arange(width) + 0.5)[None] / width) / 2
+    inner = (slice(0, -1), slice(0, -1)) if height > 1 else (slice(0, 0), slice(0, -1))
+    np.testing.assert_allclose(cut["depth"][inner], wanted[inner], atol=2e-3)
+
+
+def test_normals_stay_unit_vectors_and_invalid_ones_spread_not() -> None:
+    rng = np.random.default_rng(0)
+    normals = rng.normal(size=(16, 16, 3)).astype(np.float32) + np.array([0, 0, -4], np.float32)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    valid = np.ones((16, 16), np.float32)
+    valid[3, 5] = 0
+    cut = cut_padding(KINDS["normals"], {"normals": normals, "valid": valid} | PRESENT, (50, 64), 64)
+    np.testing.assert_allclose(np.linalg.norm(cut["normals"], axis=-1), 1, atol=1e-5)
+    assert cut["valid"].shape == (12, 16)  # 50 / 4 = 12.5, and halves round to even
+    assert cut["valid"].sum() in (16 * 12 - 1, 16 * 12 - 2)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hand_made
+import pytest
+from hand_made import Images, describe, label_of, write_column
+
+from must_jax.labels.files import committed
+from must_jax.labels.writer import ColumnWriter
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_finished_shards_are_not_written_again(tmp_path: Path) -> None:
+    write_column(tmp_path / "c", "segmentation", Images(), shards=1)
+    first = tmp_path / "c" / "labels-train.array_record-00000-of-00003"
+    written = first.stat().st_mtime_ns, first.stat().st_ino
+    assert ColumnWriter(tmp_path / "c", describe("segmentation", Images())).missing() == [1, 2]
+    write_column(tmp_path / "c", "segmentation", Images())
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == written
+    assert ColumnWriter(tmp_path / "c", describe("segmentation", Images())).missing() == []
+
+
+def test_a_shard_with_too_few_labels_leaves_nothing(tmp_path: Path) -> None:
+    writer = ColumnWriter(tmp_path, describe("depth", Images()))
+    with pytest.raises(ValueError, match="takes 4 labels, got 1"), writer.shard(0) as labels:
+        labels.add(label_of("depth", 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_an_interrupted_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    (tmp_path / "file.tmp-1").write_text("of a killed process")
+    with pytest.raises(RuntimeError), committed(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_killed_at_random_moments_the_column_ends_up_the_same(tmp_path: Path) -> None:
+    """kill -9 in real processes; the undisturbed column is written here, in a process with another hash seed."""
+    seconds = time.monotonic()
+    write_column(tmp_path / "undisturbed", "normals", Images(40), map_hw=(96, 96))
+    seconds = time.monotonic() - seconds
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, hand_made.__file__, str(tmp_path / "killed")]
+    killed, moments = 0, random.Random(0)
+    while True:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            if killed < 3:
+                time.sleep(moments.uniform(0.1, 0.5) * seconds)
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+        if process.returncode == 0:
+            break
+        killed += 1
+    assert killed == 3
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")

@@ -1,0 +1,176 @@
+"""The seam: init, apply, features, apply_heads, transfer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from must_jax.config import ModelConfig
+from must_jax.errors import UserError
+from must_jax.models.api import Model, Variables, build_model, transfer
+from must_jax.models.heads import DenseHead, DetectorHead, PooledLinearHead
+
+SMALL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
+
+
+def build(**changes: Any) -> Model:
+    heads = {
+        "classes": PooledLinearHead(5),
+        "boxes": DetectorHead(3, convs=1, channels=8),
+        "pixels": DenseHead(2, convs=1, channels=8),
+    }
+    return build_model(SMALL.model_copy(update=changes), heads)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def variables(model: Model) -> Variables:
+    """Initialised, then made irregular: running statistics and scales of 0 and 1 would hide mistakes."""
+    fresh = model.init(jax.random.key(0), 64)
+    leaves, tree = jax.tree.flatten(fresh)
+    rng = np.random.default_rng(0)
+    return tree.unflatten([leaf + 0.1 * rng.random(leaf.shape, np.float32) for leaf in leaves])
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (8, 64, 64, 3), np.uint8)
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
+
+
+def test_outputs_and_statistics(model: Model, variables: Variables, images: np.ndarray) -> None:
+    outputs, stats = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    assert jax.tree.map(lambda x: (x.shape, str(x.dtype)), outputs) == {
+        "classes": {"logits": ((8, 5), "float32")},
+        "boxes": {
+            "class_logits": ((8, 86, 3), "float32"),
+            "box_ltrb": ((8, 86, 4), "float32"),
+            "centerness": ((8, 86), "float32"),
+        },
+        "pixels": {"maps": ((8, 16, 16, 2), "float32")},
+    }
+    assert_close(stats, variables["stats"], 0)
+    _, stats = jax.jit(lambda v, x: model.apply(v, x, train=True))(variables, images)
+    assert jax.tree.structure(stats) == jax.tree.structure(variables["stats"])
+    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), stats, variables["stats"])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_only_plain_dicts_of_float32_cross_the_seam(variables: Variables) -> None:
+    def check(tree: Any) -> None:
+        if isinstance(tree, jax.Array):
+            assert tree.dtype == jnp.float32
+        else:
+            assert type(tree) is dict
+            for child in tree.values():
+                check(child)
+
+    check(variables)
+    assert set(variables) == {"params", "stats"}
+    for tree in variables.values():
+        assert set(tree) == {"backbone", "fpn", "heads"}
+        assert set(tree["heads"]) == {"classes", "boxes", "pixels"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_heads_on_features_are_exactly_the_whole_model(dtype: str, variables: Variables, images: np.ndarray) -> None:
+    model = build(dtype=dtype)
+    features = jax.jit(model.features)(variables, images)
+    assert set(features) == {"c5", "p3", "p4", "p5", "p6", "p7"}
+    assert {x.dtype for x in features.values()} == {jnp.dtype("float32")}
+    composed, _ = jax.jit(lambda v, f: model.apply_heads(v, f, train=False))(variables, features)
+    whole, _ = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    assert_close(composed, whole, 0)
+
+
+def test_training_heads_moves_only_their_statistics(model: Model, variables: Variables, images: np.ndarray) -> None:
+    features = jax.jit(model.features)(variables, images)
+    _, stats = jax.jit(lambda v, f: model.apply_heads(v, f, train=True))(variables, features)
+    assert_close([stats["backbone"], stats["fpn"]], [variables["stats"][part] for part in ("backbone", "fpn")], 0)
+    before, after = (s["heads"]["pixels"]["norm1"]["mean"] for s in (variables["stats"], stats))
+    assert np.any(np.asarray(before) != np.asarray(after))
+
+
+def test_bfloat16_is_close_to_float32(model: Model, variables: Variables, images: np.ndarray) -> None:
+    exact, _ = jax.jit(lambda v, x: model.apply(v, x, train=True))(variables, images)
+    rough, stats = jax.jit(lambda v, x: build(dtype="bfloat16").apply(v, x, train=True))(variables, images)
+    for a, b in zip(jax.tree.leaves(rough), jax.tree.leaves(exact), strict=True):
+        assert np.abs(a - b).max() < 0.05 * np.abs(b).max() + 0.02
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+
+
+def gradients(model: Model) -> Any:
+    """Compiled `(variables, images) -> (gradients, (outputs, new statistics))` of a loss that every output is part of."""
+
+    def loss(params: Any, stats: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        outputs, stats = model.apply({"params": params, "stats": stats}, x, train=True)
+        return sum(jnp.square(leaf - 1).mean() for leaf in jax.tree.leaves(outputs)), (outputs, stats)
+
+    return jax.jit(lambda v, x: jax.grad(loss, has_aux=True)(v["params"], v["stats"], x))
+
+
+def test_gradients_reach_every_parameter(model: Model, variables: Variables, images: np.ndarray) -> None:
+    grads, _ = gradients(model)(variables, images)
+    for path, leaf in jax.tree.leaves_with_path(grads):
+        assert np.any(leaf), jax.tree_util.keystr(path)
+
+
+def test_four_devices_compute_what_one_does(variables: Variables, images: np.ndarray) -> None:
+    step = gradients(build_model(SMALL, {"pixels": DenseHead(2, convs=1, channels=8)}))
+    single = step(variables, images)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    grads, (outputs, stats) = step(
+        jax.device_put(variables, NamedSharding(mesh, PartitionSpec())),
+        jax.device_put(images, NamedSharding(mesh, PartitionSpec("data"))),
+    )
+    assert_close(outputs, single[1][0], 1e-4)
+    assert_close(stats, single[1][1], 1e-5)  # of the whole batch, not of each device's share
+    assert_close(grads, single[0], 2e-3)
+
+
+def test_init_depends_on_the_seed_and_not_on_the_other_heads(model: Model) -> None:
+    first, again, other = (model.init(jax.random.key(seed), 64) for seed in (0, 0, 1))
+    assert_close(first, again, 0)
+    kernel = first["params"]["heads"]["pixels"]["conv1"]["kernel"]
+    assert np.any(np.asarray(kernel) != np.asarray(other["params"]["heads"]["pixels"]["conv1"]["kernel"]))
+    alone = build_model(SMALL, {"pixels": DenseHead(2, convs=1, channels=8)}).init(jax.random.key(0), 64)
+    assert_close(alone["params"]["heads"]["pixels"], first["params"]["heads"]["pixels"], 0)
+    stem = np.asarray(first["params"]["backbone"]["stage4_1"]["conv1"]["kernel"])
+    assert stem.std() == pytest.approx(np.sqrt(2 / (9 * stem.shape[-1])), rel=0.05)  # He, by fan-out
+
+
+def test_transfer_takes_the_trunk_and_keeps_the_heads(model: Model, variables: Variables) -> None:
+    fresh = model.init(jax.random.key(7), 64)
+    started = transfer(fresh, variables)
+    for kind in ("params", "stats"):
+        assert_close(
+            [started[kind][p] for p in ("backbone", "fpn")], [variables[kind][p] for p in ("backbone", "fpn")], 0
+        )
+        assert_close(started[kind]["heads"], fresh[kind]["heads"], 0)
+
+
+def test_transfer_between_different_networks_names_what_differs(variables: Variables) -> None:
+    wider = build(pyramid_channels=16).init(jax.random.key(0), 64)
+    with pytest.raises(UserError, match="params/fpn/conv3/kernel") as error:
+        transfer(wider, variables)
+    assert "backbone/" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, 48, 100])
+def test_sizes_that_do_not_fit_are_refused(model: Model, variables: Variables, size: int) -> None:
+    with pytest.raises(UserError, match="multiple of 32"):
+        model.init(jax.random.key(0), size)
+    with pytest.raises(UserError, match="multiple of 32"):
+        model.apply(variables, jnp.zeros((1, size, size, 3)), train=False)

@@ -1,0 +1,150 @@
+"""Backbone, pyramid, fusion and heads against known counts, shapes and reference arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.models.fpn import FPN, LEVELS, bilinear_matrix, fuse
+from must_jax.models.heads import DetectorHead, detector_points
+from must_jax.models.layers import BatchNorm, convolve
+from must_jax.models.resnet import DEPTHS, ResNet, Stem, _max_pool
+
+
+def reference_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(
+    ("depth", "millions"),  # backbone without its classifier, as in torchvision
+    [
+        ("resnet10", 4.905_792),
+        ("resnet18", 11.176_512),
+        ("resnet34", 21.284_672),
+        ("resnet50", 23.508_032),
+        ("resnet101", 42.500_160),
+        ("resnet152", 58.143_808),
+    ],
+)
+def test_resnet_has_the_published_number_of_parameters_and_strides(depth: str, millions: float) -> None:
+    module = ResNet(depth, width=1.0, momentum=0.9)
+    images = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
+    features, variables = jax.eval_shape(
+        lambda key, x: module.init_with_output(key, x, False), jax.random.key(0), images
+    )
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == round(millions * 1e6)
+    expansion = 4 if DEPTHS[depth][1] else 1
+    assert {name: x.shape for name, x in features.items()} == {
+        f"c{level}": (2, 96 // 2**level, 96 // 2**level, 64 * expansion * 2 ** (level - 2)) for level in (2, 3, 4, 5)
+    }
+
+
+def test_width_scales_channels_in_multiples_of_eight() -> None:
+    module = ResNet("resnet10", width=0.3, momentum=0.9)
+    variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 32, 32, 3)), False), jax.random.key(0))
+    assert variables["params"]["stem"]["kernel"].shape == (7, 7, 3, 16)
+    assert variables["params"]["stage4_1"]["conv2"]["kernel"].shape == (3, 3, 128, 128)
+
+
+def test_a_residual_block_starts_as_its_shortcut() -> None:
+    module = ResNet("resnet10", width=0.125, momentum=0.9)
+    x = normal(0, 1, 32, 32, 3)
+    variables = module.init(jax.random.key(0), x, False)
+    assert not np.any(variables["params"]["stage1_1"]["norm2"]["scale"])
+    features = module.apply(variables, x, False)
+    kernel = variables["params"]["stage2_1"]["shortcut"]["kernel"]
+    expected = nn.relu(reference_conv(features["c2"], kernel, 2) / np.sqrt(1 + 1e-5))
+    np.testing.assert_allclose(features["c3"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
+def test_convolve_is_the_same_function_on_maps_smaller_than_the_kernel(side: int, stride: int) -> None:
+    x, kernel = normal(0, 2, side, side, 4), normal(1, 3, 3, 4, 5)
+    actual, pull = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
+    expected, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, stride), x, kernel)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    for ours, theirs in zip(pull(expected), reference_pull(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_the_stem_is_a_7x7_convolution_with_stride_2() -> None:
+    x = normal(0, 2, 32, 32, 3)
+    variables = Stem(8).init(jax.random.key(1), x)
+    expected = reference_conv(x, variables["params"]["kernel"], 2)
+    np.testing.assert_allclose(Stem(8).apply(variables, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [2, 16])
+def test_max_pool_agrees_with_flax_in_value_and_gradient(side: int) -> None:
+    x = nn.relu(normal(0, 2, side, side, 3))
+    expected, reference_pull = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), x)
+    actual, pull = jax.vjp(lambda x: _max_pool(_max_pool(x, axis=1), axis=2), x)
+    np.testing.assert_array_equal(actual, expected)
+    positive = np.asarray(x) > 0  # at ties of zeros the gradients differ, and the ReLU before drops them
+    ours, theirs = pull(expected)[0], reference_pull(expected)[0]
+    np.testing.assert_allclose(np.where(positive, ours, 0), np.where(positive, theirs, 0), atol=1e-6)
+
+
+def test_batch_norm_normalises_and_tracks_with_momentum() -> None:
+    x = 3 + 2 * normal(0, 8, 4, 4, 5)
+    norm = BatchNorm(momentum=0.75)
+    variables = norm.init(jax.random.key(0), x, False)
+    y, updated = norm.apply(variables, x, True, mutable=["stats"])
+    mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
+    np.testing.assert_allclose(y, (np.asarray(x) - mean) / np.sqrt(var + 1e-5), atol=1e-4)
+    np.testing.assert_allclose(updated["stats"]["mean"], 0.25 * mean, rtol=1e-4)
+    np.testing.assert_allclose(updated["stats"]["var"], 0.75 + 0.25 * var, rtol=1e-4)
+    np.testing.assert_allclose(norm.apply(variables, x, False), np.asarray(x) / np.sqrt(1 + 1e-5), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "sides"), [(64, (8, 4, 2, 1, 1)), (96, (12, 6, 3, 2, 1)), (224, (28, 14, 7, 4, 2))])
+def test_pyramid_levels_agree_with_detector_points(size: int, sides: tuple[int, ...]) -> None:
+    stages = {f"c{level}": jnp.zeros((1, size // 2**level, size // 2**level, 8)) for level in (3, 4, 5)}
+    module = FPN(channels=8, momentum=0.9)
+    pyramid = jax.eval_shape(lambda key: module.init_with_output(key, stages, True)[0], jax.random.key(0))
+    assert [pyramid[level].shape for level in LEVELS] == [(1, side, side, 8) for side in sides]
+    centers_yx, strides = detector_points(size)
+    assert len(centers_yx) == len(strides) == sum(side**2 for side in sides)
+    np.testing.assert_array_equal(centers_yx[:2], [[4, 4], [4, 12]])  # rows by rows, y first
+    np.testing.assert_array_equal(np.unique(strides), [8, 16, 32, 64, 128])
+
+
+def test_fused_map_is_the_sum_of_levels_resized_by_opencv() -> None:
+    size = 96
+    pyramid = {level: normal(i, 2, n, n, 3) for i, (level, n) in enumerate(zip(LEVELS, (12, 6, 3, 2, 1), strict=True))}
+    for b, fused in enumerate(np.asarray(fuse(pyramid, size))):
+        resized = [cv2.resize(np.asarray(x[b]), (24, 24), interpolation=cv2.INTER_LINEAR) for x in pyramid.values()]
+        np.testing.assert_allclose(fused, sum(resized), atol=1e-4)
+
+
+def test_bilinear_matrix_keeps_constants() -> None:
+    np.testing.assert_allclose(bilinear_matrix(7, 56).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_detector_starts_sure_of_nothing_with_positive_distances() -> None:
+    features = {level: normal(0, 2, n, n, 16) for level, n in zip(LEVELS, (8, 4, 2, 1, 1), strict=True)}
+    outputs, variables = DetectorHead(classes=7, convs=1, channels=12).init_with_output(
+        jax.random.key(0), features, False
+    )
+    assert {name: x.shape for name, x in outputs.items()} == {
+        "class_logits": (2, 86, 7),
+        "box_ltrb": (2, 86, 4),
+        "centerness": (2, 86),
+    }
+    assert 0.005 < float(nn.sigmoid(outputs["class_logits"]).mean()) < 0.02
+    assert float(outputs["box_ltrb"].min()) > 0
+    assert variables["params"]["level_scales"].shape == (5,)

@@ -1,0 +1,242 @@
+"""The scorecard on a few dozen images: what is measured, what is compared, what is done again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from must_jax.config import EvaluateConfig, TrainConfig
+from must_jax.errors import UserError
+from must_jax.stages import evaluate, train, transfer
+
+MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
+ROW = ["init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps"]
+
+
+def splits(name: str) -> dict[str, Any]:
+    return {split: {"images": f"scenes/{name}:{split}"} for split in ("train", "validation", "test")}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def config(home: Path) -> EvaluateConfig:
+    """Scratch and a teacher of two steps on two sets."""
+    images = splits("teacher_depth_tiny")
+    teacher = {"train": [images["train"]], "tasks": {"depth": {}}, "model": MODEL, "steps": 2, "batch_size": 8}
+    train.run(TrainConfig(**teacher, data_dir=str(home / "data")), home / "teacher")
+    finetune = {
+        "mode": "finetune",
+        "inits": ["teacher"],
+        "steps": 2,
+        "batch_size": 8,
+        "learning_rates": [0.1],
+        "seeds": [0],
+    }
+    frozen = {"mode": "frozen", "steps": 3, "batch_size": 8, "learning_rates": [0.1, 0.01], "seeds": [0, 1]}
+    return EvaluateConfig(
+        data_dir=str(home / "data"),
+        inits={"scratch": "", "teacher": str(home / "teacher")},
+        downstream={
+            "shapes": {"task": "classification", **splits("downstream_classification_tiny")},
+            "range": {"task": "depth", **splits("downstream_depth_tiny")},
+        },
+        transfers=[frozen, finetune],
+        model=MODEL,
+    )
+
+
+@pytest.fixture(scope="module")
+def steps(config: EvaluateConfig, home: Path) -> list[Any]:
+    """The compiled updates of one whole run, in home/finished."""
+    made = []
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made.append(train.make_train_step(*args, **kwargs))
+        return made[-1]
+
+    threads = threading.active_count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "make_train_step", make)
+        evaluate.run(config, home / "finished")
+    assert threading.active_count() < threads + 20  # pipelines end with the runs that read them
+    return made
+
+
+@pytest.fixture
+def finished(steps: list[Any], home: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(home / "finished", tmp_path / "finished"))
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    return json.loads((workdir / "scorecard.json").read_text())
+
+
+def fake(measure: Any, patch: pytest.MonkeyPatch) -> list[tuple[str, str, int, float]]:
+    """Nothing is trained; the calls are listed as (mode, set, seed, learning rate)."""
+    calls: list[tuple[str, str, int, float]] = []
+
+    def fake_measure(self: Any, start: Any, seed: int, learning_rate: float) -> Mapping[str, float]:
+        calls.append((self._config.mode, self._downstream.name, seed, learning_rate))
+        return measure(seed, learning_rate)
+
+    patch.setattr(transfer.Transfer, "start", lambda self, trained: None)
+    patch.setattr(transfer.Transfer, "measure", fake_measure)
+    return calls
+
+
+def test_every_row_has_the_schema(finished: Path, config: EvaluateConfig):
+    found = rows(finished)
+    assert all(list(row) == ROW for row in found)
+    expected = {
+        *((init, name, "frozen", seed) for init in config.inits for name in config.downstream for seed in (0, 1)),
+        *(("teacher", name, "finetune", 0) for name in config.downstream),
+    }
+    assert {(row["init"], row["dataset"], row["mode"], row["seed"]) for row in found} == expected
+    assert len(found) == len(expected)
+    assert {(row["dataset"], row["task"], row["metric"]) for row in found} == {
+        ("shapes", "classification", "top1"),
+        ("range", "depth", "delta1"),
+    }
+    assert all(0 <= row["value"] <= 100 for row in found)
+    with (finished / "scorecard.csv").open() as file:
+        assert [{name: str(value) for name, value in row.items()} for row in found] == list(csv.DictReader(file))
+
+
+def test_one_program_serves_all_starts_seeds_and_rates(steps: list[Any], config: EvaluateConfig):
+    assert [step._cache_size() for step in steps] == [1] * len(config.downstream) * len(config.transfers)
+
+
+def test_every_start_gets_the_same_steps_and_rates(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
+    evaluate.run(config, tmp_path / "run")
+    each = [("frozen", name, *call) for name in config.downstream for call in ((0, 0.1), (0, 0.01), (1, 0.1))]
+    assert sorted(calls) == sorted([*each, *each, *(("finetune", name, 0, 0.1) for name in config.downstream)])
+    assert {(row["mode"], row["steps"]) for row in rows(tmp_path / "run")} == {("frozen", 3), ("finetune", 2)}
+
+
+def test_training_takes_the_steps_that_are_said(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    taken = []
+
+    def fit(step: Any, state: Any, batches: Any, optimizer: Any, steps: int, **kwargs: Any) -> Any:
+        taken.append((optimizer.learning_rate, steps, next(batches)["labels"].keys()))
+        return state
+
+    monkeypatch.setattr(transfer, "fit", fit)
+    one = config.model_copy(
+        update={"downstream": {"shapes": config.downstream["shapes"]}, "transfers": config.transfers[:1]}
+    )
+    evaluate.run(one, tmp_path / "run")
+    assert [(rate, steps) for rate, steps, _ in taken[:2]] == [(0.1, 3), (0.01, 3)]
+    assert [steps for _, steps, _ in taken] == [3] * 6
+    assert all(labels == {"classification"} for *_, labels in taken)
+
+
+def test_the_learning_rate_is_chosen_on_validation(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The rate that is worse on validation is better on test: it must not be taken."""
+    fake(lambda seed, rate: {"validation": 50 - rate, "test": 100 * rate + seed}, monkeypatch)
+    evaluate.run(config, tmp_path / "run")
+    frozen = [row for row in rows(tmp_path / "run") if row["mode"] == "frozen"]
+    assert {row["learning_rate"] for row in frozen} == {0.01}
+    assert {(row["seed"], row["value"]) for row in frozen} == {(0, 1.0), (1, 2.0)}
+
+
+def test_of_equal_learning_rates_the_first_is_chosen():
+    assert evaluate.choose({0.3: 50.0, 0.1: 50.0, 0.01: 40.0}) == 0.3
+
+
+def test_a_run_that_was_killed_goes_on_with_what_is_missing(
+    finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+):
+    before, lines = rows(finished), (finished / "runs.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 2 * 2 * 3 + 2
+    for name in ("result.json", "scorecard.json", "scorecard.csv"):
+        (finished / name).unlink()
+    (finished / "runs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:10])
+    done, measure = [], transfer.Transfer.measure
+
+    def counted(self: Any, *args: Any) -> Any:
+        done.append(args)
+        return measure(self, *args)
+
+    monkeypatch.setattr(transfer.Transfer, "measure", counted)
+    evaluate.run(config, finished)
+    assert len(done) == 1
+    assert rows(finished) == before  # the same training comes to the same value
+
+
+def test_a_start_that_was_trained_anew_is_measured_anew(
+    finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
+):
+    (finished / "result.json").unlink()
+    load = evaluate.trained.load
+    monkeypatch.setattr(evaluate.trained, "load", lambda folder: vars_replaced(load(folder)))
+    calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
+    evaluate.run(config, finished)
+    assert len(calls) == 2 * 3 + 2  # all of the teacher, none of scratch
+
+
+def vars_replaced(trained: Any) -> Any:
+    object.__setattr__(trained, "digest", "another")
+    return trained
+
+
+def test_a_finished_run_says_so(
+    finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(evaluate.trained, "load", lambda folder: 1 / 0)
+    evaluate.run(config, finished)
+    assert f"{finished} is finished" in capsys.readouterr().err
+
+
+def test_the_result_says_what_the_starts_were_trained_with(finished: Path):
+    starts = json.loads((finished / "result.json").read_text())["starts"]
+    assert starts == {"scratch": {"tasks": [], "image_steps": 0}, "teacher": {"tasks": ["depth"], "image_steps": 16}}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"inits": {"a": "nowhere"}, "transfers": []}, "there is no run nowhere"),
+        ({"model": {**MODEL, "head_convs": 2}}, "config.model.head_convs is 2, but config.inits.teacher"),
+        ({"downstream": {"x": {"task": "depth", **splits("downstream_normals_tiny")}}}, "depth"),
+        ({"downstream": {"x": {"task": "depht", **splits("downstream_depth_tiny")}}}, "did you mean 'depth'"),
+        ({"downstream": {"x": {"task": "depth", **splits("downstream_dept_tiny")}}}, "did you mean"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], sentence: str
+):
+    calls = fake(lambda seed, rate: {}, monkeypatch)
+    values = config.model_dump() | change
+    values["transfers"] = [t | {"inits": ()} for t in config.model_dump()["transfers"]]
+    with pytest.raises(UserError, match=sentence):
+        evaluate.run(EvaluateConfig(**values), tmp_path / "run")
+    assert calls == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_without_labels_is_found_before_any_work(config: EvaluateConfig, tmp_path: Path):
+    sets = config.model_dump()["downstream"]
+    sets["range"]["validation"]["images"] = "scenes/downstream_normals_tiny:validation"
+    changed = EvaluateConfig(**config.model_dump() | {"downstream": sets})
+    with pytest.raises(UserError, match=r"config.downstream.range.validation .* has no labels of task 'depth'"):
+        evaluate.run(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

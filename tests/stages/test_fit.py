@@ -1,0 +1,173 @@
+"""The loop, on a network that compiles in no time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from must_jax.config import OptimizerConfig
+from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.clock import Clock
+from must_jax.engine.mesh import make_mesh
+from must_jax.engine.optimizers import build_optimizer, learning_rates
+from must_jax.engine.state import init_state
+from must_jax.engine.step import make_train_step
+from must_jax.engine.writer import METRICS_FILE, MetricWriter
+from must_jax.errors import UserError
+from must_jax.stages.train import fit
+
+STEPS, BATCH = 8, 8
+CONFIG = OptimizerConfig(learning_rate=0.05, warmup_steps=2, clip_norm=5.0, ema_decay=0.9)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def mesh():
+    return make_mesh(2)
+
+
+@pytest.fixture
+def step(toy, mesh):
+    return make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh, ema_decay=0.9)
+
+
+@pytest.fixture
+def fresh(toy, mesh):
+    return lambda: init_state(toy.variables(), build_optimizer(CONFIG), mesh, ema=True)
+
+
+@pytest.fixture
+def train(toy, mesh, step, fresh, tmp_path):
+    """Continues the run in `tmp_path` until its batches end."""
+
+    def train(kill_at: int | None = None, checkpoint_every: int = 1, **options):
+        state, start = fresh(), 0
+        with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+            if (latest := checkpoints.latest_step()) is not None:
+                (state, _), start = checkpoints.restore(latest, state), latest
+
+            def batches():
+                for k in itertools.count(start):
+                    if k == kill_at:
+                        raise Killed
+                    yield toy.batch(k)
+
+            options |= {"checkpoints": checkpoints, "checkpoint_every": checkpoint_every}
+            return fit(step, state, batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, start=start, **options)
+
+    return train
+
+
+@pytest.fixture
+def undisturbed(toy, mesh, step, fresh, leaves):
+    return leaves(fit(step, fresh(), toy.batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH))
+
+
+def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit_the_same(train, undisturbed, leaves, tmp_path):
+    for kill_at in range(1, STEPS):
+        with pytest.raises(Killed):
+            train(kill_at)
+        with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+            assert checkpoints.latest_step() == kill_at
+    found = leaves(train())
+    assert found.keys() == undisturbed.keys()
+    for name, value in undisturbed.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_updates_after_the_last_checkpoint_are_done_again(train, undisturbed, leaves):
+    with pytest.raises(Killed):
+        train(kill_at=5, checkpoint_every=3)
+    for name, value in leaves(train(checkpoint_every=3)).items():
+        np.testing.assert_array_equal(value, undisturbed[name], err_msg=name)
+
+
+def test_exactly_n_updates_on_n_batches_in_order_with_their_learning_rates(toy, mesh):
+    drawn, rates = [], []
+
+    def batches():
+        for k in itertools.count():
+            drawn.append(k)
+            yield toy.batch(k)
+
+    def step(state, batch, rate):
+        rates.append(float(rate))
+        np.testing.assert_array_equal(batch["x"], toy.batch(drawn[-1])["x"])
+        return step_of_toy(state, batch, rate)
+
+    step_of_toy = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
+    state = init_state(toy.variables(), build_optimizer(CONFIG), mesh, ema=False)
+    fit(step, state, batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH)
+    assert drawn == list(range(STEPS))
+    assert rates == pytest.approx(learning_rates(CONFIG, STEPS).tolist())
+
+
+def test_a_finished_run_draws_no_batch(train, undisturbed, leaves):
+    train()
+    for name, value in leaves(train(kill_at=STEPS)).items():
+        np.testing.assert_array_equal(value, undisturbed[name], err_msg=name)
+
+
+def test_rows_are_means_over_their_window(toy, mesh, step, fresh, tmp_path):
+    with MetricWriter(tmp_path / ".") as writer:
+        options = {"mesh": mesh, "batch_size": BATCH, "writer": writer}
+        fit(step, fresh(), toy.batches(), CONFIG, STEPS, log_every=3, **options)
+        fit(step, fresh(), toy.batches(), CONFIG, STEPS, log_every=1, **options)
+    rows = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    windows, single = rows[:3], rows[3:]
+    assert [row["step"] for row in windows] == [3, 6, 8]
+    assert [row["step"] for row in single] == list(range(1, STEPS + 1))
+    for row, steps in zip(windows, ([0, 1, 2], [3, 4, 5], [6, 7]), strict=True):
+        present = np.array([toy.batch(k)["labels"]["toy"]["present"].sum() for k in steps])
+        squared = np.array([single[k]["toy/squared"] for k in steps])
+        assert row["toy/squared"] == pytest.approx((squared * present).sum() / present.sum(), rel=1e-5)
+        assert row["loss"] == pytest.approx(np.mean([single[k]["loss"] for k in steps]), rel=1e-5)
+        assert row["learning_rate"] == pytest.approx(learning_rates(CONFIG, STEPS)[steps[-1]])
+        assert row["images_per_second"] > 0
+    assert [("compile_seconds" in row) for row in windows] == [True, False, False]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(toy, mesh, step, fresh):
+    def batches():
+        for batch in toy.batches():
+            batch["x"][:] = np.inf
+            yield batch
+
+    with pytest.raises(UserError, match=r"loss is nan at step 2; lower config.optimizer.learning_rate"):
+        fit(step, fresh(), batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, log_every=2)
+
+
+def test_waiting_for_a_slow_source_is_measured(toy, mesh, step, fresh):
+    def slow():
+        for batch in toy.batches():
+            time.sleep(0.03)
+            yield batch
+
+    clock = Clock()
+    fit(step, fresh(), slow(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, clock=clock)
+    assert clock.steps == STEPS - 1  # the one that compiles does not count
+    assert clock.rates(BATCH)["data_wait_share"] > 0.5
+
+
+def test_a_fast_source_is_hardly_waited_for(toy, mesh, fresh):
+    batches = [toy.batch(k) for k in range(STEPS)]
+
+    def forward(variables, batch, train):  # busy for milliseconds
+        big = jax.numpy.full((256, 256), 1e-3) + jax.numpy.sum(variables["params"]["layer"]["bias"])
+        for _ in range(8):
+            big = big @ big * 1e-3
+        outputs, stats = toy.forward(variables, batch, train)
+        return {"toy": {"y": outputs["toy"]["y"] + 1e-9 * big[0, 0]}}, stats
+
+    step = make_train_step(forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh, ema_decay=0.9)
+    clock = Clock()
+    fit(step, fresh(), iter(batches), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, clock=clock)
+    assert clock.rates(BATCH)["data_wait_share"] < 0.5

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+from must_jax import trained
+from must_jax.config import LabelConfig, ModelConfig, OptimizerConfig, TrainConfig
+from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry
+from must_jax.data.image_sets import decode_image, open_images
+from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.mesh import make_mesh
+from must_jax.engine.state import digest
+from must_jax.errors import UserError
+from must_jax.labels import files
+from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.models.api import build_model
+from must_jax.stages import label, labelling
+from must_jax.tasks import build_task
+
+CLASSES = {name: ("red", "green", "blue") for name in ("classification", "detection", "segmentation")}
+HEADLINES = {
+    "classification/top1": 80.0,
+    "detection/ap50": 60.0,
+    "segmentation/miou": 70.0,
+    "depth/delta1": 90.0,
+    "normals/within_11_25": 60.0,
+}
+SMALL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
+
+
+def make_teacher(folder: Path, tasks: tuple[str, ...], image_size: int, metrics: dict[str, float]) -> Path:
+    """A run as the train stage leaves it, with untrained parameters."""
+    source = {"images": "scenes/teacher_depth_tiny:train"}
+    config = TrainConfig(
+        train=(source,), tasks={task: {} for task in tasks}, image_size=image_size, model=SMALL, batch_size=16, steps=5
+    )
+    built = {task: build_task(task, CLASSES.get(task, ()), {"max_boxes": 4}) for task in tasks}
+    model = build_model(SMALL, {name: task.head(SMALL) for name, task in built.items()})
+    rng = np.random.default_rng(0)  # shapes alone from the model: its initialisation would have to be compiled
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image_size))
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), variables["params"])
+    stats = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), variables["stats"])
+    folder.mkdir(parents=True)
+    with Checkpoints(folder / trained.CHECKPOINTS, {}) as checkpoints:
+        checkpoints.save(5, {"params": params, "stats": stats, "opt_state": {}, "ema": {}}, {})
+    trained.describe(folder, config, built, metrics, digest=digest(params), training={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """One of all five tasks at 64 pixels, one of depth alone at 32."""
+    folder = tmp_path_factory.mktemp("teachers")
+    everything = make_teacher(folder / "everything", tuple(key.split("/")[0] for key in HEADLINES), 64, HEADLINES)
+    return str(everything), str(make_teacher(folder / "small", ("depth",), 32, HEADLINES))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs as people have them; the last three cannot be read."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    colour = cv2.resize(rng.integers(0, 255, (8, 12, 3), np.uint8), (150, 100), interpolation=cv2.INTER_CUBIC)
+    picture = PIL.Image.fromarray(colour)
+    picture.save(folder / "a wide.jpg")
+    picture.rotate(90, expand=True).save(folder / "b tall.png")
+    picture.convert("L").save(folder / "c grey.jpg")
+    picture.convert("RGBA").save(folder / "d alpha.png")
+    picture.convert("CMYK").save(folder / "e cmyk.jpg")
+    picture.resize((301, 7)).save(folder / "f thin.webp")
+    PIL.Image.fromarray(rng.integers(0, 65535, (40, 40), np.uint16)).save(folder / "g sixteen bits.tif")
+    (folder / "ünter").mkdir()
+    picture.resize((3, 2)).save(folder / "ünter" / "größe.png")
+    (folder / "x text.jpg").write_text("no image")
+    (folder / "y empty.png").touch()
+    (folder / "z cut off.jpg").write_bytes((folder / "a wide.jpg").read_bytes()[:900])
+    return folder
+
+
+def config_of(images: str, teachers: tuple[str, ...], **changes: object) -> LabelConfig:
+    values = {"batch_size": 4, "shard_images": 6, "gallery_images": 2, "data_dir": "/nowhere"}
+    return LabelConfig(images=images, teachers=teachers, **{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def labelled(photos: Path, teachers: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("labelled")
+    label.run(config_of(f"folder:{photos}", teachers), workdir)
+    return workdir
+
+
+def test_own_photos_are_labelled_to_the_end_and_all_accounted_for(labelled: Path, photos: Path) -> None:
+    result = json.loads((labelled / "result.json").read_text())
+    assert result["images"] == 8
+    assert [Path(file["name"]).name for file in result["bad"]] == ["x text.jpg", "y empty.png", "z cut off.jpg"]
+    assert set(result["columns"]) == {*(f"everything-{key.split('/')[0]}" for key in HEADLINES), "small-depth"}
+    for name, told in result["columns"].items():
+        column = open_column(labelled / "columns" / name, open_images(f"folder:{photos}", ""))
+        assert (told["images"], told["absent"], len(column)) == (8, 0, 8)
+        assert all(column[i]["present"] == 1 for i in range(8))
+        assert told["bytes_per_image"] == sum(f.stat().st_size for f in column.folder.glob("*.array_record-*")) / 8
+        assert column.teacher["learning_rate"] == OptimizerConfig().learning_rate
+        assert column.teacher["batch_size"] == 16
+
+
+def test_maps_cover_the_photo_without_the_padding(labelled: Path) -> None:
+    for name, side in (("everything-depth", 16), ("small-depth", 8)):
+        column = LabelColumn(labelled / "columns" / name)
+        wide, tall, thin = (column[i]["depth"].shape for i in (0, 1, 5))
+        assert wide == tall[::-1] == (round(side * 100 / 150), side)
+        assert thin == (1, side)
+    ids = LabelColumn(labelled / "columns" / "everything-segmentation")[0]["ids"]
+    assert ids.shape == (11, 16) and set(np.unique(ids)) <= {0, 1, 2, 255}
+
+
+def test_labels_are_what_the_teacher_predicts(labelled: Path, teachers: tuple[str, ...], photos: Path) -> None:
+    image = decode_image((photos / "b tall.png").read_bytes())
+    fitted, _ = place(letterbox_geometry(image.shape[:2], 64), image, {}, {}, 0)
+    predicted = trained.load(teachers[0], make_mesh()).predict_batch(np.stack([fitted] * 4))
+    stored = LabelColumn(labelled / "columns" / "everything-classification")[1]["probs"]
+    np.testing.assert_allclose(stored, predicted["classification"]["probs"][0], atol=2e-3)
+
+
+def test_the_gallery_is_one_file_with_pictures(labelled: Path) -> None:
+    text = (labelled / "gallery.html").read_text()
+    assert text.count("<img ") == 2 * (1 + 6) and "http" not in text
+    assert "a wide.jpg" in text and "größe.png" in text
+    assert all(name in text for name in ("x text.jpg", "y empty.png", "z cut off.jpg"))
+
+
+def test_a_finished_run_says_so_at_once(
+    labelled: Path, photos: Path, teachers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in labelled.rglob("*") if path.name != "config.json"}
+    began = time.monotonic()
+    label.run(config_of(f"folder:{photos}", teachers), labelled)
+    assert time.monotonic() - began < 2
+    assert "is finished" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_columns(
+    labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped twice while shards are committed, some columns having one that others lack."""
+    config, whole = config_of(f"folder:{photos}", teachers), files.sha256
+
+    def stop_after(count: int) -> Callable[[Path], str]:
+        left = iter(range(count))
+
+        def sha256(path: Path) -> str:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return whole(path)
+
+        return sha256
+
+    for count in (2, 5):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(files, "sha256", stop_after(count))
+            label.run(config, tmp_path)
+    label.run(config, tmp_path)
+    wanted = {path.relative_to(labelled): path for path in (labelled / "columns").rglob("*") if path.is_file()}
+    assert set(wanted) == {path.relative_to(tmp_path) for path in (tmp_path / "columns").rglob("*") if path.is_file()}
+    for relative, path in wanted.items():
+        if path.name != "manifest.json":  # has the time in it
+            assert (tmp_path / relative).read_bytes() == path.read_bytes()
+
+
+def test_an_image_that_breaks_while_labelling_is_absent_in_every_column(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(f"folder:{photos}", "")
+    read = images.record
+    monkeypatch.setattr(images, "record", lambda i: read(i) | {"image": b"gone"} if i == 2 else read(i))
+    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    label.run(config_of(images.name, teachers, gallery_images=8), tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [Path(file["name"]).name for file in result["bad"][3:]] == ["c grey.jpg"]
+    for name, told in result["columns"].items():
+        assert told["absent"] == 1
+        column = LabelColumn(tmp_path / "columns" / name)
+        assert [float(column[i]["present"]) for i in range(8)] == [1, 1, 0, 1, 1, 1, 1, 1]
+
+
+def test_too_many_unreadable_images_end_the_run(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(f"folder:{photos}", "")
+    monkeypatch.setattr(images, "record", lambda i: {"image": b"gone", "name": f"image {i}"})
+    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(labelling, "MAX_BAD", 3)
+    with pytest.raises(UserError, match=r"4 images of folder:.* cannot be read, e\.g\. image 3: "):
+        label.run(config_of(images.name, teachers[1:]), tmp_path)
+    assert not list((tmp_path / "columns").rglob("*array_record*"))
+
+
+def test_a_lost_shard_of_a_finished_run_is_made_again(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
+    config = config_of(f"folder:{photos}", teachers[1:], gallery_images=0)
+    label.run(config, tmp_path)
+    shard = tmp_path / "columns" / "small-depth" / "labels-train.array_record-00001-of-00002"
+    whole = shard.read_bytes()
+    shard.unlink()
+    label.run(config, tmp_path)
+    assert shard.read_bytes() == whole
+
+
+def refused(match: str, config: LabelConfig, workdir: Path) -> None:
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(UserError, match=match):
+        label.run(config, workdir)
+    assert sorted(workdir.rglob("*")) == before  # before any work
+
+
+def test_what_cannot_work_is_refused_before_any_work(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, workdir = f"folder:{photos}", tmp_path / "run"
+    workdir.mkdir()
+    refused("no run", config_of(images, (str(tmp_path / "nobody"),)), workdir)
+    refused("two teachers are called 'small'", config_of(images, (teachers[1], teachers[1])), workdir)
+    weak = make_teacher(tmp_path / "weak", ("depth",), 32, {"depth/delta1": 1.0})
+    refused(r"hardly learnt depth: its delta1 on validation images is 1\.0", config_of(images, (str(weak),)), workdir)
+    rules = {"tasks": {"segmentation": {"confidence_treshold": 0.3}}}
+    refused("did you mean 'confidence_threshold'", config_of(images, teachers, **rules), workdir)
+    refused("did you mean 'depth'", config_of(images, teachers, tasks={"dept": {}}), workdir)
+    refused("there is no folder", config_of("folder:/nowhere", teachers), workdir)
+    monkeypatch.setattr(label.shutil, "disk_usage", lambda path: type("", (), {"free": 100})())
+    refused("need about 0 MiB.* 0 MiB free", config_of(images, teachers), workdir)
+
+
+def test_a_workdir_of_another_config_is_refused(labelled: Path, photos: Path, teachers: tuple[str, ...]) -> None:
+    refused(
+        r"config\.shard_images is 6 there and 7 here", config_of(f"folder:{photos}", teachers, shard_images=7), labelled
+    )
+
+
+def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
+    rules = {"segmentation": {"confidence_threshold": 1.0}}
+    label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path)
+    column = LabelColumn(tmp_path / "columns" / "everything-segmentation")
+    assert column.manifest.rule == {"confidence_threshold": 1.0}
+    assert np.all(column[0]["ids"] == 255)
+    assert (
+        json.loads((tmp_path / "result.json").read_text())["columns"]["everything-segmentation"]["empty_share"] == 100
+    )

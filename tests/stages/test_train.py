@@ -1,0 +1,262 @@
+"""The stage on tiny rendered scenes, through the same function that `main` calls."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from must_jax import trained
+from must_jax.config import TrainConfig, parse
+from must_jax.engine.checkpoint import restore_variables
+from must_jax.errors import UserError
+from must_jax.stages import inputs, train
+from must_jax.stages.train import run
+
+MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
+OPTIMIZER = {"learning_rate": 0.02, "warmup_steps": 2, "clip_norm": 1.0, "ema_decay": 0.5}
+SCENES = "scenes/teacher_classification_tiny"
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def config(data_dir):
+    def config(**changes) -> TrainConfig:
+        values = {
+            "stage": "train",
+            "data_dir": str(data_dir),
+            "devices": 2,
+            "train": [{"images": f"{SCENES}:train"}],
+            "validation": {"images": f"{SCENES}:validation"},
+            "tasks": {"classification": {}},
+            "image_size": 32,
+            "model": MODEL,
+            "optimizer": OPTIMIZER,
+            "batch_size": 8,
+            "steps": STEPS,
+            "log_every": 4,
+            "checkpoint_every": 3,
+        }
+        return parse(values | changes)
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    run(config(), workdir)
+    return workdir
+
+
+def read(workdir, name):
+    return json.loads((workdir / name).read_text())
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_finished_run_leaves_behind(finished):
+    result = read(finished, "result.json")
+    assert result["steps"] == STEPS
+    assert set(result) >= {"metrics", "seconds", "images_per_second", "data_wait_share", "parameters"}
+    assert set(result["metrics"]) == {"classification/top1"}
+    assert {row["step"] for row in rows(finished)} == {4, 8}
+    assert rows(finished)[-1] == {
+        "step": STEPS,
+        "validation/classification/top1": result["metrics"]["classification/top1"],
+    }
+    assert {"loss", "classification/cross_entropy", "learning_rate", "images_per_second", "data_wait_share"} <= set(
+        rows(finished)[1]
+    )
+    assert list(finished.glob("events.out.tfevents.*"))
+    assert {folder.name for folder in (finished / "checkpoints").iterdir()} == {"6", "8"}
+
+
+def test_a_finished_run_returns_at_once(finished, config, capsys, monkeypatch):
+    monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trains again"))
+    run(config(log_every=1, devices=4), finished)  # these may change
+    assert "8 steps, classification/top1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 1}, "config.seed is 0 there and 1 here"),
+        ({"optimizer": OPTIMIZER | {"learning_rate": 0.5}}, r"config.optimizer.learning_rate is 0.02 there and 0.5"),
+        ({"validation": None}, "config.validation is 'not set' there and None here"),
+    ],
+)
+def test_the_workdir_of_another_config_is_refused(finished, config, changes, key):
+    with pytest.raises(UserError, match=key):
+        run(config(**changes), finished)
+
+
+def test_killed_and_resumed_it_ends_bit_for_bit_the_same(finished, config, tmp_path, leaves, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed_at(k):
+        def batches(*args, start_step, **options):
+            for step, batch in enumerate(original(*args, start_step=start_step, **options), start_step):
+                if step == k:
+                    raise Killed
+                yield batch
+
+        return batches
+
+    original = train.train_batches
+    for k in (2, 4, 7):  # before the first checkpoint, between two, after the last
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(train, "train_batches", killed_at(k))
+            run(config(), tmp_path / "run")
+        assert not (tmp_path / "run" / "result.json").exists()
+        with pytest.raises(UserError, match="no finished training run"):
+            trained.load(tmp_path / "run")
+    run(config(), tmp_path / "run")
+
+    expected, found = (leaves(restore_variables(w / "checkpoints")) for w in (finished, tmp_path / "run"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    ours, theirs = read(tmp_path / "run", "model.json"), read(finished, "model.json")
+    assert (ours["digest"], ours["metrics"]) == (theirs["digest"], theirs["metrics"])
+    assert [row["step"] for row in rows(tmp_path / "run")] == [4, 8, 8]
+
+
+def test_other_devices_train_alike(finished, config, tmp_path):
+    run(config(devices=4), tmp_path / "run")
+    four, two = ([row["loss"] for row in rows(workdir) if "loss" in row] for workdir in (tmp_path / "run", finished))
+    assert len(two) == 2
+    np.testing.assert_allclose(four, two, rtol=1e-4)
+
+
+def test_other_data_under_a_checkpoint_is_refused(finished, config, monkeypatch):
+    (finished / "model.json").rename(finished / "kept")
+    try:
+        monkeypatch.setattr(train.inputs, "fingerprint", lambda sources: {"train.0.images": "other"})
+        with pytest.raises(UserError, match=r"was made with train.0.images = \w+, which is other now"):
+            run(config(), finished)
+    finally:
+        (finished / "kept").rename(finished / "model.json")
+
+
+def test_a_model_under_the_minimum_is_kept_but_not_finished(finished, config, tmp_path, monkeypatch):
+    demanding = config(minimum={"classification/top1": 101.0})
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"reached classification/top1 = .*, under config.minimum = 101"):
+            run(demanding, tmp_path / "run")
+        monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trains again"))
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert trained.load(tmp_path / "run").digest == trained.load(finished).digest
+    run(config(), tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_minimum_that_is_not_measured(finished, config):
+    with pytest.raises(UserError, match=r"'classification/top5', which is not measured; .*classification/top1"):
+        run(config(minimum={"classification/top5": 50.0}), finished)
+
+
+def test_starts_from_the_backbone_of_a_finished_run(finished, config, tmp_path, monkeypatch):
+    started = []
+
+    def remember(variables, *args, **options):
+        started.append(jax.device_get(variables))
+        raise UserError("far enough")
+
+    monkeypatch.setattr(train, "init_state", remember)
+    with pytest.raises(UserError, match="far enough"):
+        run(config(init=str(finished), seed=7), tmp_path / "run")
+    teacher = trained.load(finished).variables
+    jax.tree.map(np.testing.assert_array_equal, started[0]["params"]["backbone"], teacher["params"]["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, started[0]["stats"]["fpn"], teacher["stats"]["fpn"])
+    fresh = started[0]["params"]["heads"]["classification"]
+    assert not np.array_equal(jax.tree.leaves(fresh)[-1], jax.tree.leaves(teacher["params"]["heads"])[-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"devices": 9}, "this machine has 4"),
+        ({"batch_size": 7}, "batch_size is 7, which 2 devices cannot share"),
+        ({"init": "runs/nowhere"}, "there is no run runs/nowhere"),
+        ({"train": [{"images": f"{SCENES}:train", "labels": ["runs/no-column"]}]}, "no label column runs/no-column"),
+        ({"tasks": {"clasification": {}}}, "there is no task 'clasification'; did you mean 'classification'"),
+        ({"tasks": {"depth": {}}}, "no images are labelled for task 'depth'; labelled are: classification"),
+        ({"tasks": {"classification": {"lable_smoothing": 0.1}}}, "did you mean 'label_smoothing'"),
+        ({"validation": {"images": "folder:nowhere"}}, "nowhere"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(config, tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        run(config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Column:
+    def __init__(self, task="classification", classes=("a", "b"), teacher=None, unit=""):
+        from must_jax.data.kinds import MapLabel, VectorLabel
+
+        self.task, self.classes, self.teacher = task, classes, teacher
+        self.kind = MapLabel("depth", "scalar", unit) if unit else VectorLabel(len(classes))
+
+
+class Images:
+    name, labels, digest = "photos", {}, "d"
+
+    def __len__(self):
+        return 200
+
+
+def source(*columns):
+    return inputs.Source(Images(), columns)
+
+
+def test_class_lists_must_agree_in_training_and_validation():
+    two = source(Column(classes=("a", "b")))
+    assert inputs.build_tasks({"classification": {}}, [two, two], 20)["classification"].classes == ("a", "b")
+    for other in ({"also": [source(Column(classes=("b", "a")))]}, {"also": [source(Column(classes=("a",)))]}):
+        with pytest.raises(UserError, match=r"have the classes .*, others have a, b; use labels with one class list"):
+            inputs.build_tasks({"classification": {}}, [two], 20, **other)
+
+
+def test_units_must_agree():
+    depth = source(Column("depth", (), unit="m"))
+    assert inputs.build_tasks({"depth": {}}, [depth], 20)["depth"].label.unit == "m"
+    with pytest.raises(UserError, match=r"have the unit 'm', but with config.tasks.depth it is 'relative'"):
+        inputs.build_tasks({"depth": {"kind": "relative"}}, [depth], 20)
+
+
+def test_loss_weights_by_the_rule_of_the_paper():
+    teacher = {"learning_rate": 0.8, "batch_size": 2048, "digest": "x"}
+    sources = [source(Column(teacher=teacher), Column("depth", (), teacher, unit="m")), source(Column())]
+    tasks = inputs.build_tasks({"classification": {}, "depth": {"weight": 0.5}}, sources, 20)
+    weights = inputs.loss_weights(tasks, sources, batch_size=256, learning_rate=0.32)
+    assert weights == pytest.approx({"classification": 0.3125, "depth": 0.5})
+    assert inputs.loss_weights(tasks, [source(Column())], 256, 0.32)["classification"] == 1.0
+
+
+def test_the_fingerprint_names_images_and_teachers():
+    teacher = {"learning_rate": 0.8, "batch_size": 2048, "digest": "abc"}
+    assert inputs.fingerprint([source(Column(teacher=teacher), Column("depth", unit="m"))]) == {
+        "train.0.images": "d",
+        "train.0.length": 200,
+        "train.0.labels.0": "classification by abc",
+        "train.0.labels.1": "depth by truth",
+    }
+
+
+def test_a_few_unreadable_images_are_named_many_end_the_run(capsys):
+    unreadable = inputs.Unreadable(200)
+    batches = unreadable.guard(iter([{}, {}, {}]))
+    for name in ("a", "b", "a"):
+        unreadable.add(name, "cut off")
+    assert next(batches) == {}
+    assert capsys.readouterr().err.splitlines() == ["left out: a, cut off", "left out: b, cut off"]
+    unreadable.add("c", "cut off")
+    with pytest.raises(UserError, match="3 images cannot be read"):
+        next(batches)

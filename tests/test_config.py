@@ -1,0 +1,136 @@
+"""Configs: what is accepted, and the sentence for everything that is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+import pytest
+
+from must_jax.config import EvaluateConfig, LabelConfig, PipelineConfig, TrainConfig, digest, override, parse
+from must_jax.errors import UserError
+
+SOURCE = {"images": "scenes/teacher_depth:train"}
+
+
+def train(**values: Any) -> dict[str, Any]:
+    return {"stage": "train", "train": (SOURCE,), "validation": SOURCE, "tasks": {"depth": {}}, **values}
+
+
+def evaluate(**values: Any) -> dict[str, Any]:
+    downstream = {"depth": {"task": "depth", "train": SOURCE, "validation": SOURCE, "test": SOURCE}}
+    transfers = ({"mode": "frozen", "steps": 10, "learning_rates": (0.1,)},)
+    return {"stage": "evaluate", "inits": {"a": ""}, "downstream": downstream, "transfers": transfers, **values}
+
+
+def pipeline(**values: Any) -> dict[str, Any]:
+    return {"stage": "pipeline", "stages": {"teacher": train(**values)}}
+
+
+def changed(values: dict[str, Any], *overrides: str) -> Any:
+    for item in overrides:
+        values = override(values, *item.split("=", 1))
+    return parse(values)
+
+
+def test_stages_become_their_own_types():
+    assert isinstance(parse(train()), TrainConfig)
+    assert isinstance(parse({"stage": "label", "images": "folder:x", "teachers": ("a",)}), LabelConfig)
+    assert isinstance(parse(evaluate()), EvaluateConfig)
+    assert isinstance(parse(pipeline()), PipelineConfig)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        parse(train()).steps = 3
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "sentence"),
+    [
+        (
+            train(),
+            "optimizer.lerning_rate=1",
+            "config.optimizer.lerning_rate is unknown; did you mean 'learning_rate'?",
+        ),
+        (train(), "train.0.image=x", "config.train.0.image is unknown; did you mean 'images'?"),
+        (train(), "optimiser.name=adamw", "config.optimiser is unknown; did you mean 'optimizer'?"),
+        (train(), "batch_size=many", "config.batch_size is 'many', but should be a valid integer"),
+        (train(), "batch_size=0", "config.batch_size is 0, but should be greater than 0"),
+        (train(), "model.width=None", "config.model.width is None, but should be a valid number"),
+        (train(), "optimizer.name=sdg", "config.optimizer.name is 'sdg', but should be 'sgd' or 'adamw'"),
+        (train(), "image_size=50", "config.image_size is 50, but should be a multiple of 32"),
+        (train(), "train=()", "config.train is empty, but needs at least one entry"),
+        (train(), "tasks.depth=3", "config.tasks.depth is 3, but should be a valid dictionary"),
+        (train(), "optimizer.warmup_steps=1000", "config: optimizer.warmup_steps 1000 must be below steps 1000"),
+        (train(), "augment.scale_min=2", "config.augment: scale_min 2.0 must not be above scale_max 1.0"),
+        (train(), "minimum.deph/delta1=50", "config: minimum names 'deph/delta1', which is of no task here; did you "),
+        (train(), "validation=None,", "config.validation is (None,), but should be a valid dictionary"),
+        (train(), "stage=trian", "config.stage is trian, which is no stage; did you mean 'train'?"),
+        (train(validation=None), "minimum.depth/delta1=50", "config: minimum needs a validation source"),
+        ({"stage": "label", "images": "folder:x"}, "take=1", "config.teachers is missing; set it in the config file"),
+        (evaluate(), "inits={}", "config.inits is empty, but needs at least one entry"),
+        (evaluate(), "transfers.0.inits=a,b", "config: a transfer starts from 'b', which is not in inits"),
+        (evaluate(), "transfers.0.learning_rates=fast", "config.transfers.0.learning_rates.0 is 'fast', but should be"),
+        (
+            pipeline(),
+            "stages.teacher.optimizer.lerning_rate=1",
+            "config.stages.teacher.optimizer.lerning_rate is unkno",
+        ),
+        (pipeline(), "stages.teacher.stage=trian", "config.stages.teacher.stage is trian, which is no stage; did you "),
+        (
+            pipeline(),
+            "stages.student.steps=1",
+            "config.stages.student.stage is None, which is no stage; known: evaluate",
+        ),
+    ],
+)
+def test_a_mistake_is_answered_with_a_sentence(values: dict[str, Any], text: str, sentence: str):
+    with pytest.raises(UserError) as raised:
+        changed(values, text)
+    assert str(raised.value).startswith(sentence)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("path", ["train.1.take", "train.first.take", "steps.x"])
+def test_an_override_through_nothing_is_answered(path: str):
+    with pytest.raises(UserError, match=f"--config.{path} leads through"):
+        changed(train(steps=10), f"{path}=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("seed=3", lambda c: c.seed == 3),
+        ("optimizer.learning_rate=3e-2", lambda c: c.optimizer.learning_rate == 0.03),
+        ("augment.flip=false", lambda c: c.augment.flip is False),
+        ("train.0.labels=runs/a,runs/b", lambda c: c.train[0].labels == ("runs/a", "runs/b")),
+        ("train.0.labels=('runs/a',)", lambda c: c.train[0].labels == ("runs/a",)),
+        ("train.0.images=folder:a=b,c", lambda c: c.train[0].images == "folder:a=b,c"),
+        ("init=007", lambda c: c.init == "007"),
+        ("init=7", lambda c: c.init == "7"),
+        ("validation=None", lambda c: c.validation is None),
+        ("tasks.detection.score_threshold=0.3", lambda c: c.tasks["detection"] == {"score_threshold": 0.3}),
+        ("minimum.depth/delta1=50", lambda c: c.minimum == {"depth/delta1": 50.0}),
+    ],
+)
+def test_an_override_reaches_every_key_of_the_schema(text: str, read: Any):
+    assert read(changed(train(), text))
+
+
+def test_an_override_leaves_values_alone_that_are_the_same_object():
+    shared = {"flip": True}
+    values = override({"a": shared, "b": shared}, "a.flip", "False")
+    assert values == {"a": {"flip": False}, "b": {"flip": True}}
+
+
+def test_learning_rates_are_a_comma_list():
+    config = changed(evaluate(), "transfers.0.learning_rates=0.1,0.2", "transfers.0.seeds=4")
+    assert config.transfers[0].learning_rates == (0.1, 0.2)
+    assert config.transfers[0].seeds == (4,)
+
+
+def test_digest_changes_with_any_value_and_only_then():
+    one, same, other = parse(train()), parse(train(seed=0)), parse(train(optimizer={"momentum": 0.8}))
+    assert digest(one) == digest(same) != digest(other)
+    assert len(digest(one)) == 16

@@ -1,0 +1,120 @@
+"""Every config through the real command, for two steps on tiny data."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from command_line import CONFIGS, call, config
+
+from must_jax.main import read_config
+
+TASKS = ("classification", "detection", "segmentation", "depth", "normals")
+TWO_STEPS = ("--config.steps=2", "--config.batch_size=8", "--config.optimizer.warmup_steps=1", "--config.minimum={}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory):
+    """The working directory, so that `data/` and `runs/` are the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("home"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def smoke(home: Path) -> Path:
+    run("smoke")
+    return home / "runs/smoke"
+
+
+def run(name: str, *overrides: str) -> Path:
+    assert call(config(name), *overrides) == 0
+    return Path("runs") / name
+
+
+def result(workdir: Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+def test_smoke_goes_all_the_way(smoke: Path):
+    assert (smoke / "report/index.html").stat().st_size > 10_000
+    assert (smoke / "label/gallery.html").exists()
+    assert {path.name for path in (smoke / "label/columns").iterdir()} == {f"teacher_{task}-{task}" for task in TASKS}
+    rows = json.loads((smoke / "evaluate/scorecard.json").read_text())
+    assert {(row["init"], row["mode"]) for row in rows} == {
+        (init, mode) for init in ("scratch", "student") for mode in ("frozen", "finetune")
+    }
+    assert {row["dataset"] for row in rows} == {*TASKS, "materials"}
+    assert set(rows[0]) == {"init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps"}
+
+
+def test_a_finished_pipeline_says_so_at_once(smoke: Path, capsys: pytest.CaptureFixture[str]):
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json") if "config" not in path.name}
+    started = time.monotonic()
+    run("smoke")
+    assert time.monotonic() - started < 15
+    assert "runs/smoke" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_teacher(task: str):
+    images = f"scenes/teacher_{task}_tiny"
+    workdir = run(
+        f"teacher_{task}",
+        *(f"--config.train.0.images={images}:train", f"--config.validation.images={images}:validation", *TWO_STEPS),
+    )
+    told = result(workdir)
+    (minimum,) = read_config(CONFIGS / f"teacher_{task}.py")["minimum"]
+    assert told["steps"] == 2
+    assert 0 <= told["metrics"][minimum] <= 100
+
+
+def test_label(smoke: Path):
+    teachers = ",".join(str(smoke / f"teacher_{task}") for task in TASKS)
+    workdir = run("label", "--config.images=scenes/unlabelled_tiny:train", f"--config.teachers={teachers}")
+    assert len(list((workdir / "columns").iterdir())) == 5
+    assert (workdir / "gallery.html").exists()
+
+
+def test_student(smoke: Path):
+    columns = ",".join(str(smoke / f"label/columns/teacher_{task}-{task}") for task in TASKS)
+    overrides = ("--config.train.0.images=scenes/unlabelled_tiny:train", f"--config.train.0.labels={columns}")
+    assert result(run("student", *overrides, *TWO_STEPS))["steps"] == 2
+
+
+def test_evaluate(smoke: Path):
+    values = read_config(CONFIGS / "evaluate.py")
+    tiny = {
+        name: value
+        | {split: {"images": f"scenes/downstream_{name}_tiny:{split}"} for split in ("train", "validation", "test")}
+        for name, value in values["downstream"].items()
+        if name in ("classification", "depth")
+    }
+    transfers = tuple(
+        transfer | {"steps": 2, "batch_size": 8, "learning_rates": (0.1,), "seeds": (0,)}
+        for transfer in values["transfers"]
+    )
+    for transfer in transfers:
+        transfer["optimizer"] = transfer["optimizer"] | {"warmup_steps": 1}
+    workdir = run(
+        "evaluate",
+        f"--config.downstream={tiny}",
+        f"--config.transfers={transfers}",
+        f"--config.inits={ {'scratch': '', 'student': str(smoke / 'student')} }",
+    )
+    assert len(json.loads((workdir / "scorecard.json").read_text())) == 2 * 2 * 2
+
+
+def test_quickstart(smoke: Path):
+    """With everything that makes smoke small as an override, it is the run that smoke has been."""
+    small = read_config(CONFIGS / "smoke.py")
+    assert run("quickstart", f"--config.stages={small['stages']}") == Path("runs/quickstart")
+    assert (Path("runs/quickstart") / "report/index.html").exists()
+
+
+def test_every_config_is_run_here():
+    tested = {f"teacher_{task}" for task in TASKS} | {"quickstart", "smoke", "label", "student", "evaluate"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -1,0 +1,203 @@
+"""Bad input through the real command: one sentence, exit code 2, no traceback, and nothing is begun."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import CONFIGS, ROOT, call, config
+
+from must_jax.stages import train
+
+TEACHER, LABEL, STUDENT, EVALUATE = map(config, ("teacher_depth", "label", "student", "evaluate"))
+TINY = (
+    "--config.train.0.images=scenes/teacher_depth_tiny:train",
+    "--config.validation.images=scenes/teacher_depth_tiny:validation",
+    *("--config.steps=2", "--config.batch_size=8", "--config.optimizer.warmup_steps=1", "--config.minimum={}"),
+)
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory):
+    """The working directory, so that `data/` and `runs/` are the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("home"))
+        yield folder
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process -> its exit code and what it wrote to stderr."""
+
+    return lambda *arguments: (call(*arguments), capsys.readouterr().err)
+
+
+@pytest.fixture(scope="module")
+def teacher(home: Path) -> Path:
+    """A finished run of two steps."""
+    assert call(TEACHER, *TINY, "--workdir=runs/teacher_depth") == 0
+    return home / "runs/teacher_depth"
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "--config=FILE is missing; configs/quickstart.py is the one to start with"),
+        (("--confg=x",), "Unknown command line flag 'confg'. Did you mean: config ?"),
+        ((TEACHER, "now"), "now is no flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE"),
+        ((TEACHER, "--config.steps", "3"), "--config.steps has no value; write --config.steps=VALUE"),
+        ((f"--config={CONFIGS}/teacher_dept.py",), f"is no file; did you mean '{CONFIGS}/teacher_depth.py'?"),
+        ((TEACHER, "--config.optimizer.lerning_rate=1"), "rning_rate is unknown; did you mean 'learning_rate'?"),
+        ((TEACHER, "--config.batch_size=many"), "config.batch_size is 'many', but should be a valid integer"),
+        ((TEACHER, "--config.image_size=50"), "config.image_size is 50, but should be a multiple of 32"),
+        ((TEACHER, "--config.tasks.depth.knd=relative"), "task 'depth' has no option 'knd'; did you mean 'kind'?"),
+        ((TEACHER, "--config.tasks.dept={}", "--config.minimum={}"), "there is no task 'dept'; did you mean 'depth'?"),
+        ((TEACHER, "--config.train.0.images=scenes/teacher_dept:train"), "did you mean 'teacher_depth'?"),
+        ((TEACHER, "--config.train.0.images=scenes/teacher_depth_tiny:trian"), "trian"),
+        ((TEACHER, "--config.train.0.images=nowhere/at_all:train"), "nowhere"),
+        ((TEACHER, *TINY, "--config.init=runs/nothing"), "runs/nothing"),
+        ((LABEL, "--config.images=scenes/unlabelled_tiny:train"), "runs/teacher_classification"),
+        ((LABEL, "--config.images=folder:missing"), "missing"),
+        ((STUDENT, "--config.train.0.images=scenes/unlabelled_tiny:train"), "runs/label/columns"),
+        ((EVALUATE,), "runs/teacher_classification"),
+    ],
+)
+def test_a_mistake_is_answered_before_any_work(command: Command, arguments: tuple[str, ...], sentence: str):
+    code, said = command(*arguments, *["--workdir=runs/never"] * any("--config=" in item for item in arguments))
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert not Path("runs/never").exists()
+
+
+def test_labelling_a_folder_without_images(command: Command, teacher: Path, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("no image")
+    code, said = command(
+        LABEL, f"--config.images=folder:{tmp_path}", f"--config.teachers={teacher}", "--workdir=runs/l"
+    )
+    assert (code, said.count("\n")) == (2, 1), said
+    assert str(tmp_path) in said
+    assert not Path("runs/l").exists()
+
+
+def test_a_workdir_of_another_config_is_left_alone(command: Command, teacher: Path):
+    before = files(teacher)
+    code, said = command(TEACHER, *TINY, "--config.optimizer.learning_rate=0.2", f"--workdir={teacher}")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "learning_rate" in said
+    assert files(teacher) == before
+
+
+def test_a_finished_run_says_so_and_does_nothing(command: Command, teacher: Path):
+    before = files(teacher)
+    code, said = command(TEACHER, *TINY, f"--workdir={teacher}")
+    assert code == 0
+    assert str(teacher) in said
+    assert files(teacher) == before
+
+
+def test_data_without_labels_of_the_task(command: Command, teacher: Path):
+    code, said = command(TEACHER, *TINY, "--config.tasks={'normals': {}}", "--workdir=runs/never")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "normals" in said
+    assert not Path("runs/never").exists()
+
+
+def test_data_with_two_class_lists(command: Command):
+    """A column of a teacher with other classes is read like this, too: first come, first served, but one class list."""
+    code, said = command(
+        f"--config={CONFIGS}/teacher_segmentation.py",
+        "--config.train=({'images': 'scenes/downstream_segmentation_tiny:train'},"
+        "{'images': 'scenes/downstream_materials_tiny:train'})",
+        "--config.validation.images=scenes/downstream_segmentation_tiny:validation",
+        "--workdir=runs/never",
+    )
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "classes" in said
+    assert not Path("runs/never").exists()
+
+
+def test_too_little_disk(command: Command, monkeypatch: pytest.MonkeyPatch):
+    usage = shutil.disk_usage(".")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    code, said = command(TEACHER, *TINY, "--config.seed=5", "--workdir=runs/full")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "free" in said
+
+
+def test_a_workdir_that_is_a_file(command: Command, tmp_path: Path):
+    (tmp_path / "run").write_text("")
+    code, said = command(TEACHER, *TINY, f"--workdir={tmp_path}/run")
+    assert (code, said) == (2, f"error: --workdir={tmp_path}/run is a file; name a folder\n")
+
+
+@pytest.mark.parametrize("text", ["get_config = 1 / 0", "def get_config(:", "x = 3"])
+def test_a_config_file_with_a_bug(command: Command, tmp_path: Path, text: str):
+    (tmp_path / "mine.py").write_text(text)
+    code, said = command(f"--config={tmp_path}/mine.py")
+    assert (code, said.count("\n")) == (2, 1), said
+    assert said.startswith(f"error: config file {tmp_path}/mine.py fails with ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command continues\n"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "f"),
+            2,
+            "free some space, then the same command continues\n",
+        ),
+        (
+            RuntimeError("write: No space left on device\nat g.cc"),
+            2,
+            "free some space, then the same command continues\n",
+        ),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "f"), 2, "a folder that you may read and write\n"),
+    ],
+)
+def test_what_ends_a_run_from_outside(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
+):
+    def fail(config: object, workdir: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "run", fail)
+    ended, said = command(TEACHER, *TINY)
+    assert (ended, said.count("\n")) == (code, 1)
+    assert said.endswith(sentence)
+
+
+def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "run", lambda config, workdir: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--config=configs/teacher_depth.py", "--config.optimizer.lerning_rate=1"),
+            "error: config.optimizer.lerning_rate is unknown; did you mean 'learning_rate'?\n",
+        ),
+        (
+            ("--config=configs/quickstrat.py",),
+            "error: --config=configs/quickstrat.py is no file; did you mean 'configs/quickstart.py'?\n",
+        ),
+    ],
+)
+def test_as_typed_in_a_shell(arguments: tuple[str, ...], said: str):
+    done = subprocess.run([sys.executable, "-m", "must_jax.main", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

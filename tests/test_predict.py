@@ -1,0 +1,107 @@
+"""The command that looks at photographs, on those inside scikit-image's wheel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from command_line import call, config
+from PIL import Image
+
+from must_jax import predict
+
+ROOT = Path(__file__).parents[1]
+PHOTOS = Path(skimage.__file__).parent / "data"
+TASKS = ("classification", "detection", "segmentation", "depth", "normals")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of all five tasks, trained for two steps on five image sets with one task each."""
+    folder = tmp_path_factory.mktemp("model")
+    sources = tuple({"images": f"scenes/teacher_{task}_tiny:train"} for task in TASKS)
+    overrides = {
+        "train": sources,
+        "validation": None,
+        "tasks": {task: {} for task in TASKS},
+        "minimum": {},
+        "steps": 2,
+        "batch_size": 8,
+        "optimizer.warmup_steps": 1,
+        "data_dir": str(folder / "data"),
+    }
+    flags = [f"--config.{key}={value!r}" for key, value in overrides.items()]
+    assert call(config("teacher_depth"), f"--workdir={folder}/run", *flags) == 0
+    return folder / "run"
+
+
+def look(*arguments: object) -> int:
+    return predict.main(["must_jax.predict", *map(str, arguments)])
+
+
+def test_every_photo_gets_a_picture_and_json_of_all_tasks(model: Path, tmp_path: Path):
+    grey = tmp_path / "grey.tif"
+    Image.fromarray(np.full((40, 90), 7, np.uint8)).save(grey)
+    assert look(f"--model={model}", f"--out={tmp_path}/out", PHOTOS / "astronaut.png", grey) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{s}.{e}" for s in ("astronaut", "grey") for e in ("png", "json")
+    }
+
+    answer = json.loads((tmp_path / "out/astronaut.json").read_text())
+    assert set(answer["predictions"]) == set(TASKS)
+    assert answer["image_hw"] == [512, 512]
+    assert answer["photo"].endswith("astronaut.png")
+    with Image.open(tmp_path / "out/astronaut.png") as picture:
+        pixels = np.asarray(picture)
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 3  # the photo and five tasks, in two rows of three
+    panels = [pixels[y * height :, x * width :][:height, :width] for y in range(2) for x in range(3)]
+    assert all(panel.std() > 5 for panel in panels)
+    assert len({panel.tobytes() for panel in panels}) == 6
+
+
+def test_titled_pictures_of_different_sizes_fit_on_a_sheet():
+    sheet = predict.side_by_side({"a": np.zeros((20, 30, 3), np.uint8), "b": np.full((50, 10, 3), 9, np.uint8)})
+    assert (sheet == 0).all(-1).sum() >= 20 * 30
+    assert (sheet == 9).all(-1).sum() == 50 * 10
+
+
+@pytest.mark.parametrize(
+    ("photos", "sentence"),
+    [
+        (["missing.jpg"], "there is no photo missing.jpg; check its path"),
+        (["good.png", "text.jpg"], "text.jpg: an image cannot be read"),
+        (["good.png", "other/good.png"], "two photos would both become out/good.png"),
+        (["out/good.png"], "the result would overwrite out/good.png; choose another folder with --out"),
+        (["good.png"], "nothing"),  # the model
+    ],
+)
+def test_a_mistake_is_answered_before_any_work(
+    photos: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "other", "out"):
+        Path(folder).mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"{folder}/good.png")
+    Path("text.jpg").write_text("no image")
+    before = sorted(Path().rglob("*"))
+    assert look("--model=runs/nothing", "--out=out", *photos) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_as_typed_in_a_shell(tmp_path: Path):
+    command = [sys.executable, "-m", "must_jax.predict", "--model=runs/none", f"{tmp_path}/none.jpg"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"error: there is no photo {tmp_path}/none.jpg; check its path\n")

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import must_jax
+from must_jax import trained
+from must_jax.config import TrainConfig
+from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.mesh import make_mesh
+from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.state import digest, init_state
+from must_jax.errors import UserError
+from must_jax.models.api import build_model
+from must_jax.tasks import build_task
+
+SIZE = 32
+CONFIG = TrainConfig.model_validate(
+    {
+        "train": [{"images": "scenes/x:train"}],
+        "tasks": {name: {} for name in ("classification", "detection", "segmentation", "depth", "normals")},
+        "image_size": SIZE,
+        "model": {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1},
+        "batch_size": 16,
+        "steps": 3,
+    }
+)
+CLASSES = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run as the train stage leaves it, without having trained."""
+    workdir = tmp_path_factory.mktemp("runs") / "student"
+    workdir.mkdir()
+    options = {"detection": {"min_score": 0.0, "score_threshold": 0.0}, "segmentation": {"confidence_threshold": 0.0}}
+    tasks = {}
+    for name in CONFIG.tasks:
+        classes = CLASSES if name in ("classification", "detection", "segmentation") else ()
+        tasks[name] = build_task(name, classes, {"max_boxes": 6, **options.get(name, {})})
+    model = build_model(CONFIG.model, {name: task.head(CONFIG.model) for name, task in tasks.items()})
+    variables = model.init(jax.random.key(0), SIZE)
+    state = init_state(variables, build_optimizer(CONFIG.optimizer), make_mesh(1), ema=False)
+    with Checkpoints(workdir / trained.CHECKPOINTS, {}) as checkpoints:
+        checkpoints.save(3, state, {})
+    trained.describe(
+        workdir, CONFIG, tasks, {"depth/delta1": 50.0}, digest=digest(variables["params"]), training={"seconds": 1.0}
+    )
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return must_jax.load(run)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8), (96, 64))
+
+
+def test_a_run_comes_back_with_all_it_needs(model, run):
+    assert list(model.tasks) == list(CONFIG.tasks)
+    assert model.tasks["segmentation"].classes == CLASSES
+    assert model.tasks["detection"].max_boxes == 6
+    assert model.image_size == SIZE
+    assert model.settings == {"learning_rate": 0.1, "batch_size": 16, "steps": 3}
+    assert model.metrics == {"depth/delta1": 50.0}
+    assert model.digest == digest(model.variables["params"])
+    assert repr(model).startswith(f"Trained('{run}': resnet10, ")
+    assert "32 px, classification (3 classes), detection (3 classes), segmentation (3 classes), depth" in repr(model)
+
+
+def test_labels_cover_the_whole_original_image(model, photo):
+    labels = model.predict(photo)
+    assert list(labels) == list(CONFIG.tasks)
+    assert labels["classification"]["probs"].sum() == pytest.approx(1)
+    assert labels["segmentation"]["ids"].shape == (64, 96)
+    assert labels["segmentation"]["ids"].dtype == np.int32
+    assert set(np.unique(labels["segmentation"]["ids"])) <= {0, 1, 2}
+    assert labels["depth"]["depth"].shape == labels["depth"]["valid"].shape == (64, 96)
+    assert labels["normals"]["normals"].shape == (64, 96, 3)
+    np.testing.assert_allclose(np.linalg.norm(labels["normals"]["normals"], axis=-1), 1, atol=1e-4)
+    boxes = labels["detection"]["boxes_yxyx"]
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1
+
+
+def test_what_is_in_the_padding_does_not_reach_the_labels(model, photo, monkeypatch):
+    """A network that reports the position of each cell: its map must come out as positions in the photo."""
+
+    def positions(self, images):
+        at = (np.arange(SIZE // 4, dtype=np.float32) + 0.5) * 4 / SIZE
+        depth = np.broadcast_to(at[:, None], (SIZE // 4, SIZE // 4))[None].copy()
+        box = np.array([[[0.0, 0.25, 1 / 3, 0.5]]], np.float32)  # the upper half of the photo's rows
+        one = np.ones((1, 1), np.float32)
+        boxes = {"boxes_yxyx": box, "classes": np.zeros((1, 1), np.int32), "scores": one, "valid": one}
+        return {"depth": {"depth": depth, "valid": np.ones_like(depth)}, "detection": boxes}
+
+    monkeypatch.setattr(trained.Trained, "predict_batch", positions)
+    labels = model.predict(photo)  # 64 x 96: two thirds of the rows of the input (21 of 32 pixels)
+    rows = labels["depth"]["depth"]
+    np.testing.assert_allclose(rows, np.broadcast_to(rows[:, :1], rows.shape), atol=1e-6)
+    expected = (np.arange(64) + 0.5) / 64 * 21 / 32
+    np.testing.assert_allclose(rows[8:-8, 0], expected[8:-8], atol=0.01)
+    np.testing.assert_allclose(labels["detection"]["boxes_yxyx"], [[0, 0.25, 32 / 3 / 21, 0.5]], atol=1e-5)
+
+
+def test_array_bytes_and_path_are_the_same_image(model, photo, tmp_path, leaves):
+    png = cv2.imencode(".png", photo[..., ::-1])[1].tobytes()
+    (tmp_path / "photo.png").write_bytes(png)
+    expected = leaves(model.predict(photo))
+    for image in (png, tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        for name, value in leaves(model.predict(image)).items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_a_batch_of_any_size_on_any_mesh(run, model, photo, leaves):
+    images = np.stack([np.roll(cv2.resize(photo, (SIZE, SIZE)), shift, 0) for shift in range(3)])
+    one, two = model.predict_batch(images), trained.load(run, mesh=make_mesh(2)).predict_batch(images)
+    assert one["segmentation"]["probs"].shape == (3, SIZE // 4, SIZE // 4, 3)
+    for name, value in leaves(one).items():
+        if "detection" not in name:  # the order of equal scores may change
+            np.testing.assert_allclose(leaves(two)[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_what_is_no_finished_run_or_no_image(model, run, tmp_path):
+    with pytest.raises(UserError, match="there is no run"):
+        must_jax.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no finished training run"):
+        must_jax.load(tmp_path)
+    description = json.loads((run / trained.MODEL_FILE).read_text())
+    (tmp_path / trained.MODEL_FILE).write_text(json.dumps(description))
+    with pytest.raises(UserError, match="train the run again"):
+        must_jax.load(tmp_path)
+    (tmp_path / trained.MODEL_FILE).write_text(json.dumps(description | {"schema_version": 99}))
+    with pytest.raises(UserError, match="another version"):
+        must_jax.load(tmp_path)
+    with pytest.raises(UserError, match="there is no image"):
+        model.predict(tmp_path / "nowhere.jpg")
+    with pytest.raises(UserError, match=r"this array is float64\[4, 4\]"):
+        model.predict(np.zeros((4, 4)))
