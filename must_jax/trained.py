@@ -85,10 +85,9 @@ class Trained:
         geometry = letterbox_geometry(pixels.shape[:2], self.image_size)
         fitted, _ = place(geometry, pixels, {}, {}, self.image_size)
         content_hw = geometry.y.out_length, geometry.x.out_length
-        labels = {}
-        for name, batch in self.predict_batch(fitted[None]).items():
-            task = self.tasks[name]
-            prediction = {key: value[0] for key, value in batch.items()}
+        predictions, labels = self.predict_batch(fitted[None]), {}
+        for name, task in self.tasks.items():
+            prediction = {key: value[0] for key, value in predictions[name].items()}
             if isinstance(task.label, MapLabel):  # to one cell a pixel, so that the padding ends between two cells
                 side = (self.image_size, self.image_size)
                 prediction = {key: _resize(map_, side) for key, map_ in prediction.items()}

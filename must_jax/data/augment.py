@@ -129,17 +129,13 @@ def _image(geometry: Geometry, image: np.ndarray) -> np.ndarray:
 
 
 def _boxes(geometry: Geometry, label: Label, kind: BoxesLabel) -> Label:
-    sides = []  # low and high end along y, then along x
-    for span, ends in zip(geometry, (label["boxes_yxyx"][:, 0::2], label["boxes_yxyx"][:, 1::2]), strict=True):
-        shares = (ends * span.image - span.start) / span.length
-        shares = 1 - shares[:, ::-1] if span.flip else shares
-        sides.append((span.out_start + shares * span.out_length) / span.out)
-    whole = np.stack(sides, axis=-1).reshape(-1, 4)
+    (y0, y1), (x0, x1) = (_moved(span, label["boxes_yxyx"][:, axis::2].T) for axis, span in enumerate(geometry))
+    whole = np.stack([y0, x0, y1, x1], axis=-1)
     clipped = np.clip(whole, 0, 1)
-    (height, width), (whole_height, whole_width) = ((boxes[:, 2:] - boxes[:, :2]).T for boxes in (clipped, whole))
+    height, width = (clipped[:, 2:] - clipped[:, :2]).T
     area = height * width
     thick = np.minimum(height * geometry.y.out, width * geometry.x.out) >= 1
-    kept = np.flatnonzero(thick & (area >= _MIN_VISIBLE * whole_height * whole_width))
+    kept = np.flatnonzero(thick & (area >= _MIN_VISIBLE * (y1 - y0) * (x1 - x0)))
     if len(kept) > kind.max_boxes:
         kept = np.sort(kept[np.argsort(-area[kept], kind="stable")[: kind.max_boxes]])
 
@@ -148,6 +144,14 @@ def _boxes(geometry: Geometry, label: Label, kind: BoxesLabel) -> Label:
     for name, value in values.items():
         out[name][: len(kept)] = value[kept]
     return out
+
+
+def _moved(span: Span, ends: np.ndarray) -> np.ndarray:
+    """Fractions of the image, [low | high, n], -> fractions of the input."""
+    scale = span.image / span.length * span.out_length / span.out
+    shift = (span.out_start - span.start / span.length * span.out_length) / span.out
+    moved = ends * scale + shift
+    return (2 * span.out_start + span.out_length) / span.out - moved[::-1] if span.flip else moved
 
 
 def _ids(geometry: Geometry, ids: np.ndarray, map_size: int) -> np.ndarray:

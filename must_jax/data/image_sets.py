@@ -58,7 +58,8 @@ class Truth(NamedTuple):
 
     kind: LabelKind
     classes: tuple[str, ...]
-    read: Callable[[Mapping[str, Any]], Label]
+    feature: str
+    read: Callable[[Any], Label]  # from the feature's value
 
 
 class TruthColumn:
@@ -66,13 +67,13 @@ class TruthColumn:
 
     def __init__(self, images: ImageSet, task: str, truth: Truth) -> None:
         self.task, self.kind, self.classes = task, truth.kind, truth.classes
-        self._images, self._read = images, truth.read
+        self._images, self._truth = images, truth
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Label:
-        return self._read(self._images.record(index))
+        return self._truth.read(self._images.record(index)[self._truth.feature])
 
 
 class ImageSet:
@@ -248,30 +249,21 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
         raise UserError(f"{folder} is stored as {info.file_format.value}; prepare it with --file_format=array_record")
     if not isinstance(features.get("image"), tfds.features.Image):
         raise UserError(f"images='{spec}': the dataset has no feature 'image'; known: {', '.join(features)}")
-    source = builder.as_data_source(split=split, decoders=_keep_encoded(features))
-    name_key = next((key for key in ("name", "file_name", "id") if key in features), None)
+    truth = _stored_truth(info)
+    named_by = next((key for key in ("name", "file_name", "id") if key in features), None)
+    needed = {"image", named_by, *(each.feature for each in truth.values())}
+    records = encodings.Records(builder, split, [key for key in features if key in needed])
 
     def read(index: int) -> dict[str, Any]:
-        record = source[index]
-        name = record[name_key] if name_key else f"{index:08d}"
+        record = records[index]
+        name = record[named_by] if named_by else f"{index:08d}"
         return record | {"name": name.decode() if isinstance(name, bytes) else str(name)}
 
-    ends = [source.data_source[index] for index in (0, len(source) - 1)]  # the stored bytes
-    identity = [info.full_name, split, len(source), info.features.to_json()]
+    identity = [info.full_name, split, len(records), info.features.to_json()]
+    ends = [records.raw(index) for index in (0, len(records) - 1)]
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
-    length = min(take or len(source), len(source))
-    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth=_stored_truth(info))
-
-
-def _keep_encoded(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Decoders that leave every image as the bytes it is stored as."""
-    decoders: dict[str, Any] = {}
-    for key, feature in features.items():
-        if isinstance(feature, tfds.features.Image):
-            decoders[key] = tfds.decode.SkipDecoding()
-        elif isinstance(feature, tfds.features.FeaturesDict) and (inner := _keep_encoded(dict(feature.items()))):
-            decoders[key] = inner
-    return decoders
+    length = min(take or len(records), len(records))
+    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth)
 
 
 def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:
@@ -284,26 +276,26 @@ def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:
         truth["classification"] = Truth(
             VectorLabel(label.num_classes),
             tuple(label.names),
-            lambda record: _one_hot(record["label"], label.num_classes),
+            "label",
+            functools.partial(_one_hot, label.num_classes),
         )
     objects = getattr(features.get("objects"), "feature", None)  # of a sequence
     if isinstance(objects, tfds.features.FeaturesDict) and {"bbox", "label"} <= set(objects.keys()):
-        truth["detection"] = Truth(BoxesLabel(max_boxes=100), tuple(objects["label"].names), _read_objects)
+        truth["detection"] = Truth(BoxesLabel(max_boxes=100), tuple(objects["label"].names), "objects", _read_objects)
     return truth
 
 
 def _own_truth(task: str, about: Mapping[str, Any]) -> Truth:
     kind = encodings.kind_from_dict(about["kind"])
-    return Truth(kind, tuple(about["classes"]), lambda record: encodings.decode(kind, record[task]))
+    return Truth(kind, tuple(about["classes"]), task, functools.partial(encodings.decode, kind))
 
 
-def _one_hot(index: int, classes: int) -> Label:
+def _one_hot(classes: int, index: int) -> Label:
     """TFDS marks a hidden class with -1."""
     return {"probs": np.eye(classes, dtype=np.float32)[index], "present": np.float32(index >= 0)}
 
 
-def _read_objects(record: Mapping[str, Any]) -> Label:
-    objects = record["objects"]
+def _read_objects(objects: Mapping[str, Any]) -> Label:
     classes = np.asarray(objects["label"], np.int32)
     ones = np.ones(classes.shape, np.float32)
     boxes_yxyx = np.asarray(objects["bbox"], np.float32).reshape(-1, 4)

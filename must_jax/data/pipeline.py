@@ -11,8 +11,10 @@ Training batch k depends on (sources, seed, k) alone, so the position of a run i
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,11 +76,17 @@ def train_batches(
     starts = np.cumsum([0, *(len(source.images) for source in sources)])
     longest = math.ceil(image_size * augment.scale_max)
 
+    @functools.lru_cache(2)  # grain's own shuffle takes longer than decoding where there are few images
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([order_seed, epoch]).permutation(starts[-1])
+
     def example(position: int, rng: np.random.Generator) -> Example:
-        which = int(np.searchsorted(starts, position, side="right")) - 1
+        epoch, place = divmod(position, int(starts[-1]))
+        image = order(epoch)[place]
+        which = int(np.searchsorted(starts, image, side="right")) - 1
         return _example(
             sources[which],
-            position - int(starts[which]),
+            int(image - starts[which]),
             kinds,
             lambda data: decode_reduced(data, longest),
             lambda image_hw: sample_geometry(rng, image_hw, image_size, augment),
@@ -87,9 +95,8 @@ def train_batches(
             on_bad,
         )
 
-    dataset = grain.MapDataset.range(int(starts[-1])).shuffle(seed=order_seed).repeat()
-    dataset = dataset.random_map(example, seed=augment_seed)
-    return _iterate(dataset.batch(batch_size, drop_remainder=True, batch_fn=_stack)[start_step:], threads)
+    endless = grain.MapDataset.range(sys.maxsize).random_map(example, seed=augment_seed)
+    return _iterate(endless.batch(batch_size, drop_remainder=True, batch_fn=_stack)[start_step:], threads)
 
 
 def eval_batches(

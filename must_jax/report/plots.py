@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ INK = "#123456"  # stands for the page's text colour until the SVG is written
 PALETTE = ("#e4572e", "#2e86ab", "#3fa34d", "#8e6bbf", "#d99a2b", "#c2528b", "#3aa6a0")
 STYLE: Any = {
     "svg.fonttype": "none",  # real text: selectable and in the page's font
+    "text.parse_math": False,  # a name may hold a dollar
     "font.size": 9,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -81,7 +83,8 @@ def _svg(figure: Figure, title: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<svg [^>]*(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{title}" \1>', svg, count=1)
+    view = re.search(r'viewBox="[^"]*"', svg).group()  # type: ignore[union-attr]
+    svg = re.sub(r"<svg [^>]*>", lambda _: f'<svg role="img" aria-label="{html.escape(title)}" {view}>', svg, count=1)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
     return svg.replace(INK, "currentColor")

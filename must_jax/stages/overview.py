@@ -95,9 +95,9 @@ def _facts(config: PipelineConfig, workdir: Path) -> dict[str, str]:
 def _stage(entry: Entry) -> Stage:
     result = entry.result or {}
     known = {name: result.get(name) for name in ("steps", "images_per_second", "data_wait_share", "parameters")}
-    tasks = list(getattr(entry.config, "tasks", ())) or [
-        column["task"] for column in result.get("columns", {}).values()
-    ]
+    tasks = [column["task"] for column in result.get("columns", {}).values()]
+    if isinstance(entry.config, TrainConfig):
+        tasks = list(entry.config.tasks)
     return Stage(
         name=entry.name,
         kind=entry.config.stage,
@@ -117,12 +117,13 @@ def _curve(entry: Entry) -> Curve | None:
     losses = []
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         if "loss" in row:
+            row = {name: np.nan if value is None else value for name, value in row.items()}
             values = {"loss": row["loss"]}
             for name, value in row.items():
                 task, _, term = name.partition("/")
                 if task in tasks:
                     name = task if len(tasks) > 1 else term
-                    values[name] = values.get(name, 0.0) + (value if value is not None else np.nan)
+                    values[name] = values.get(name, 0.0) + value
             losses.append((row["step"], values))
     names = dict.fromkeys(name for _, values in losses for name in values)
     if len(names) == 2:  # the only term is the loss
@@ -175,14 +176,14 @@ def _galleries(training: list[Entry]) -> list[Gallery]:
 
 def _truth(config: TrainConfig, task: str) -> tuple[str, Source] | None:
     """Images with ground truth, held-out ones if there are any, and a sentence on what they are."""
-    choices: list[tuple[str, SourceConfig]] = [("Trained on these images", source) for source in config.train]
+    choices: list[tuple[str, SourceConfig]] = [("Training images", source) for source in config.train]
     if config.validation:
         choices.insert(0, ("Held-out images", config.validation))
     for what, chosen in choices:
         if TRUTH in chosen.labels:
             source = open_source(chosen.model_copy(update={"labels": (TRUTH,)}), config.data_dir, [task])
             if source.columns:
-                return f"{what} of {chosen.images}; pseudo labels as each model would write them.", source
+                return f"{what} of {chosen.images}, labelled by the rules for pseudo labels.", source
     return None
 
 

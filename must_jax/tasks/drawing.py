@@ -56,7 +56,7 @@ def rectangles(picture: np.ndarray, boxes_yxyx: np.ndarray, classes: np.ndarray,
         width, height = _text_size(caption, picture)
         y, x = np.clip(low, 0, np.maximum(size_yx - (height, width), 0)).tolist()
         cv2.rectangle(picture, (x, y), (x + width, y + height), colours[index], -1)
-        _text(picture, caption, (x + 2, y), picture, PAPER)
+        _text(picture, caption, (x + 2, y), picture, PAPER if sum(colours[index]) > 300 else INK)
     return picture
 
 
@@ -116,7 +116,7 @@ def _turbo(levels: np.ndarray) -> np.ndarray:
 
 
 def _font_scale(picture: np.ndarray) -> float:
-    return max(picture.shape[1], SMALLEST_PX) / SMALLEST_PX * 0.4
+    return 0.4 * max(1.0, picture.shape[1] / 384)
 
 
 def _line_height(picture: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,6 @@ KINDS = {"size": VectorLabel(2), "things": BoxesLabel(3), "range": MapLabel("dep
 AUGMENT = AugmentConfig(scale_min=0.7, scale_max=1.4)
 
 
-def column_of(records: list[dict[str, Any]], task: str) -> Truth:
-    return Truth(KINDS[task], (), lambda record: encodings.decode(KINDS[task], record[task]))
-
-
 def image_set(name: str, count: int, tasks: tuple[str, ...], broken: tuple[int, ...] = ()) -> ImageSet:
     """Images of one grey each, 10 * index; sizes differ from image to image."""
     records: list[dict[str, Any]] = []
@@ -43,7 +40,8 @@ def image_set(name: str, count: int, tasks: tuple[str, ...], broken: tuple[int, 
         }
         encoded = {task: encodings.encode(KINDS[task], labels[task]) for task in tasks}
         records.append({"image": b"broken" if i in broken else png, "name": f"{i}", **encoded})
-    return ImageSet(name, count, records.__getitem__, name, {task: column_of(records, task) for task in tasks})
+    truth = {task: Truth(KINDS[task], (), task, functools.partial(encodings.decode, KINDS[task])) for task in tasks}
+    return ImageSet(name, count, records.__getitem__, name, truth)
 
 
 def source(*args: Any, **options: Any) -> Source:

@@ -1,6 +1,7 @@
 """Twenty losses of a student of five tasks, committed: an unchanged computation gives an unchanged curve.
 
-A change that is meant to alter them rewrites the file: UPDATE_GOLDEN=1 python -m pytest -n 0 tests/golden
+The learning rate is low enough for rounding (other devices, other machines) to stay under 1e-6. A change that is meant to
+alter the losses rewrites the file: UPDATE_GOLDEN=1 python -m pytest -n 0 tests/golden
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def test_losses_of_twenty_steps(data_dir, tmp_path):
         "image_size": 64,
         "augment": {"flip": True, "scale_min": 0.8, "scale_max": 1.25},
         "model": {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1},
-        "optimizer": {"learning_rate": 0.02, "warmup_steps": 4, "clip_norm": 1.0},
+        "optimizer": {"learning_rate": 0.005, "warmup_steps": 4, "clip_norm": 1.0},
         "batch_size": 16,
         "steps": 20,
         "log_every": 1,

@@ -62,16 +62,16 @@ def test_width_scales_channels_in_multiples_of_eight() -> None:
 def test_a_residual_block_starts_as_its_shortcut() -> None:
     module = ResNet("resnet10", width=0.125, momentum=0.9)
     x = normal(0, 1, 32, 32, 3)
-    variables = module.init(jax.random.key(0), x, False)
+    variables = jax.jit(lambda key: module.init(key, x, False))(jax.random.key(0))
     assert not np.any(variables["params"]["stage1_1"]["norm2"]["scale"])
-    features = module.apply(variables, x, False)
+    features = jax.jit(lambda v: module.apply(v, x, False))(variables)
     kernel = variables["params"]["stage2_1"]["shortcut"]["kernel"]
     expected = nn.relu(reference_conv(features["c2"], kernel, 2) / np.sqrt(1 + 1e-5))
     np.testing.assert_allclose(features["c3"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("side", [1, 2, 5])
 def test_convolve_is_the_same_function_on_maps_smaller_than_the_kernel(side: int, stride: int) -> None:
     x, kernel = normal(0, 2, side, side, 4), normal(1, 3, 3, 4, 5)
     actual, pull = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
@@ -100,15 +100,15 @@ def test_max_pool_agrees_with_flax_in_value_and_gradient(side: int) -> None:
 
 
 def test_batch_norm_normalises_and_tracks_with_momentum() -> None:
-    x = 3 + 2 * normal(0, 8, 4, 4, 5)
+    x = np.asarray(3 + 2 * normal(0, 8, 4, 4, 5))
     norm = BatchNorm(momentum=0.75)
     variables = norm.init(jax.random.key(0), x, False)
     y, updated = norm.apply(variables, x, True, mutable=["stats"])
     mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
-    np.testing.assert_allclose(y, (np.asarray(x) - mean) / np.sqrt(var + 1e-5), atol=1e-4)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
     np.testing.assert_allclose(updated["stats"]["mean"], 0.25 * mean, rtol=1e-4)
     np.testing.assert_allclose(updated["stats"]["var"], 0.75 + 0.25 * var, rtol=1e-4)
-    np.testing.assert_allclose(norm.apply(variables, x, False), np.asarray(x) / np.sqrt(1 + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(norm.apply(variables, x, False), x / np.sqrt(1 + 1e-5), atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "sides"), [(64, (8, 4, 2, 1, 1)), (96, (12, 6, 3, 2, 1)), (224, (28, 14, 7, 4, 2))])
@@ -126,7 +126,7 @@ def test_pyramid_levels_agree_with_detector_points(size: int, sides: tuple[int, 
 def test_fused_map_is_the_sum_of_levels_resized_by_opencv() -> None:
     size = 96
     pyramid = {level: normal(i, 2, n, n, 3) for i, (level, n) in enumerate(zip(LEVELS, (12, 6, 3, 2, 1), strict=True))}
-    for b, fused in enumerate(np.asarray(fuse(pyramid, size))):
+    for b, fused in enumerate(np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, size))):
         resized = [cv2.resize(np.asarray(x[b]), (24, 24), interpolation=cv2.INTER_LINEAR) for x in pyramid.values()]
         np.testing.assert_allclose(fused, sum(resized), atol=1e-4)
 
@@ -137,9 +137,8 @@ def test_bilinear_matrix_keeps_constants() -> None:
 
 def test_detector_starts_sure_of_nothing_with_positive_distances() -> None:
     features = {level: normal(0, 2, n, n, 16) for level, n in zip(LEVELS, (8, 4, 2, 1, 1), strict=True)}
-    outputs, variables = DetectorHead(classes=7, convs=1, channels=12).init_with_output(
-        jax.random.key(0), features, False
-    )
+    head = DetectorHead(classes=7, convs=1, channels=12)
+    outputs, variables = jax.jit(lambda key: head.init_with_output(key, features, False))(jax.random.key(0))
     assert {name: x.shape for name, x in outputs.items()} == {
         "class_logits": (2, 86, 7),
         "box_ltrb": (2, 86, 4),

@@ -47,7 +47,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class Domain:
-    """A distribution of scenes. Lengths are in metres, angles in degrees, `share` (an object's size) in image heights."""
+    """A distribution of scenes: lengths in metres, angles in degrees, an object's size (`share`) in image heights."""
 
     shapes: tuple[str, ...]
     floor: Paint

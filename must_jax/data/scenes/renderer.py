@@ -47,7 +47,8 @@ class Body:
         return intervals(self.solid, self.to_solid @ (origin - self._center), self.to_solid @ directions)
 
     def surface(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """World points on the surface -> (points in metres, outward unit normals) in the body's frame, touched half-space."""
+        """World points on the surface -> points (metres) and outward unit normals, f32[3, n] in the body's frame,
+        and the half-spaces touched, i32[n]."""
         local = self.axes @ (points - self._center[:, None])
         normals, face = surface_normals(self.solid, local / self._half_extents[:, None])
         normals = normals / self._half_extents[:, None]

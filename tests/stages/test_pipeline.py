@@ -1,0 +1,186 @@
+"""The pipeline: stages in order, in their folders, once; and a report of whatever is finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from must_jax.config import PipelineConfig, TrainConfig
+from must_jax.errors import UserError
+from must_jax.stages import overview, pipeline
+
+MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
+TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
+
+
+def training(**values: Any) -> dict[str, Any]:
+    return {"stage": "train", "train": [TRUTH], "tasks": {"depth": {}}, "model": MODEL, "steps": 2} | values
+
+
+def named(**stages: dict[str, Any]) -> PipelineConfig:
+    return PipelineConfig(title="mine", data_dir="somewhere", devices=2, stages=stages)
+
+
+THREE = named(
+    first=training(train=[{**TRUTH, "labels": ["{workdir}/third/columns/a"]}]),
+    second=training(init="{workdir}/first"),
+    third={"stage": "label", "images": "scenes/unlabelled_tiny:train", "teachers": ["elsewhere/second"]},
+)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Any]]:
+    """Stages and report do nothing but list their calls (folder, config)."""
+    calls: list[tuple[Path, Any]] = []
+    stage = lambda config, workdir: calls.append((workdir, config))  # noqa: E731
+    monkeypatch.setattr(pipeline, "STAGES", {"train": stage, "label": stage})
+    monkeypatch.setattr(pipeline, "_write_report", lambda *args: calls.append((Path("report"), None)) or ((), {}))
+    return calls
+
+
+def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp_path: Path):
+    pipeline.run(THREE, tmp_path / "run")
+    assert [folder.name for folder, _ in ran] == ["third", "first", "second", "report"]
+    assert ran[0][0].parent == tmp_path / "run"
+
+
+def test_the_order_of_the_config_is_kept_where_nothing_is_read():
+    assert pipeline.ordered(named(b=training(), a=training(init="{workdir}/bc"), c=training(init="b"))) == [
+        "b",
+        "a",
+        "c",
+    ]
+
+
+def test_two_stages_cannot_wait_for_each_other(tmp_path: Path):
+    config = named(a=training(init="{workdir}/b"), b=training(init="{workdir}/a"))
+    with pytest.raises(UserError, match=r"config\.stages: \w waits for \w waits for \w"):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_gets_folder_data_and_devices_of_the_pipeline():
+    stage = pipeline.placed(THREE.stages["first"], THREE, Path("runs/x"))
+    assert stage.train[0].labels == ("runs/x/third/columns/a",)
+    assert (stage.data_dir, stage.devices, stage.steps) == ("somewhere", 2, 2)
+    assert isinstance(stage, TrainConfig)
+
+
+def test_a_finished_pipeline_says_so_and_runs_nothing(
+    ran: list[tuple[Path, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pipeline.run(THREE, tmp_path)
+    del ran[:]
+    pipeline.run(THREE, tmp_path)
+    assert ran == []
+    assert f"{tmp_path} is finished; nothing to do" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
+    ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(config: Any, workdir: Path) -> None:
+        raise UserError("near chance")
+
+    stages = dict(pipeline.STAGES)
+    monkeypatch.setitem(pipeline.STAGES, "train", fail)
+    with pytest.raises(UserError, match="near chance"):
+        pipeline.run(THREE, tmp_path)
+    assert [folder.name for folder, _ in ran] == ["third", "report"]
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    pipeline.run(THREE, tmp_path)
+    assert [folder.name for folder, _ in ran[2:]] == ["third", "first", "second", "report"]
+    assert set(json.loads((tmp_path / "result.json").read_text())["stages"]) == {"first", "second", "third"}
+
+
+def test_times_add_up_over_restarts(ran: list[tuple[Path, Any]], tmp_path: Path):
+    (tmp_path / "times.json").write_text('{"third": 100.0}')
+    pipeline.run(THREE, tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 100 < result["stages"]["third"] < 110
+    assert result["seconds"] >= sum(result["stages"].values())
+
+
+def test_a_folder_of_another_pipeline_is_refused(ran: list[tuple[Path, Any]], tmp_path: Path):
+    pipeline.run(THREE, tmp_path)
+    with pytest.raises(UserError, match="title"):
+        pipeline.run(THREE.model_copy(update={"title": "other"}), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real pipeline of a teacher of depth, a model of two tasks, and a scorecard."""
+    home = tmp_path_factory.mktemp("pipeline")
+    splits = {split: {"images": f"scenes/downstream_depth_tiny:{split}"} for split in ("train", "validation", "test")}
+    validation = {"images": "scenes/teacher_depth_tiny:validation"}
+    both = [TRUTH, {"images": "scenes/teacher_normals_tiny:train"}]
+    frozen = {"mode": "frozen", "steps": 2, "batch_size": 8, "learning_rates": [0.1], "seeds": [0, 1]}
+    stages = {
+        "teacher": training(batch_size=8, log_every=1, validation=validation, minimum={"depth/delta1": 0.0}),
+        "student": training(batch_size=8, log_every=1, train=both, tasks={"depth": {}, "normals": {}}),
+        "evaluate": {
+            "stage": "evaluate",
+            "inits": {"scratch": "", "teacher": "{workdir}/teacher", "student": "{workdir}/student"},
+            "downstream": {"range": {"task": "depth", **splits}},
+            "transfers": [frozen],
+            "model": MODEL,
+        },
+    }
+    pipeline.run(PipelineConfig(title="mine", data_dir=str(home / "data"), stages=stages), home / "run")
+    return home / "run"
+
+
+def contents(workdir: Path) -> Any:
+    config = PipelineConfig.model_validate_json((workdir / "config.json").read_text())
+    stages = {name: pipeline.placed(stage, config, workdir) for name, stage in config.stages.items()}
+    return overview.collect(config, stages, {"teacher": 61.0}, workdir)
+
+
+def test_the_report_of_a_real_pipeline(finished: Path):
+    text = (finished / "report/index.html").read_text()
+    assert "student beats scratch on" in text
+    report = contents(finished)
+    assert [(stage.name, stage.finished, stage.steps, stage.image_steps) for stage in report.stages] == [
+        ("teacher", True, 2, 16),
+        ("student", True, 2, 16),
+        ("evaluate", True, None, None),
+    ]
+    assert report.stages[0].seconds == 61.0
+    assert report.stages[0].parameters and report.stages[0].images_per_second
+    assert {check.metric: check.minimum for check in report.checks} == {"depth/delta1": 0.0, "depth/abs_rel": None}
+    assert {curve.title: list(curve.series) for curve in report.curves} == {
+        "teacher": ["loss"],
+        "student": ["loss", "depth", "normals"],
+    }
+    assert report.curves[0].series["loss"][0] == [1, 2]
+    assert report.starts["student"].tasks == ("depth", "normals") or report.starts["student"].tasks == [
+        "depth",
+        "normals",
+    ]
+    assert len(report.rows) == 3 * 2
+
+
+def test_pictures_show_the_truth_beside_every_model(finished: Path):
+    together, depth, normals = contents(finished).galleries
+    assert list(together.rows) == ["image", "depth", "normals"]
+    assert list(depth.rows) == ["image", "ground truth", "teacher", "student"]
+    assert list(normals.rows) == ["image", "ground truth", "student"]
+    assert "Held-out images of scenes/teacher_depth_tiny:validation" in depth.note
+    assert "Training images of scenes/teacher_normals_tiny:train" in normals.note
+    assert {len(images) for gallery in (together, depth, normals) for images in gallery.rows.values()} == {6}
+
+
+def test_a_report_of_a_pipeline_that_is_half_done(finished: Path, tmp_path: Path):
+    """Only the teacher is there."""
+    half = tmp_path / "half"
+    half.mkdir()
+    for name in ("config.json", "teacher"):
+        (half / name).symlink_to(finished / name)
+    report = contents(half)
+    assert [stage.finished for stage in report.stages] == [True, False, False]
+    assert [gallery.title for gallery in report.galleries] == ["depth"]
+    assert (report.rows, report.starts) == ([], {})

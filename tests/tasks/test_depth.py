@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.tasks import build_task
+
+HW = (16, 24)
+
+
+@pytest.fixture
+def scene():
+    """Truth with a fifth of the pixels invalid, and a prediction that has little to do with it."""
+    rng = np.random.default_rng(0)
+    valid = (rng.random((2, *HW)) > 0.2).astype(np.float32)
+    labels = {
+        "depth": rng.uniform(1, 5, (2, *HW)).astype(np.float32),
+        "valid": valid,
+        "present": np.ones(2, np.float32),
+    }
+    return labels, jnp.asarray(rng.normal(size=(2, *HW, 1)), jnp.float32)
+
+
+def loss(task, labels, maps):
+    return {key: float(total / weight) for key, (total, weight) in task.loss({"maps": maps}, labels).items()}
+
+
+def test_an_output_of_zero_stands_for_three_metres():
+    task = build_task("depth")
+    labels = {"depth": np.full((1, 2, 2), 6, np.float32), "valid": np.ones((1, 2, 2), np.float32)}
+    labels["present"] = np.ones(1, np.float32)
+    zeros = jnp.zeros((1, 2, 2, 1))
+    assert loss(task, labels, zeros) == {"log_l1": pytest.approx(math.log(2))}
+    assert loss(task, labels, zeros + math.log(2)) == {"log_l1": pytest.approx(0, abs=1e-6)}
+    np.testing.assert_allclose(task.predict({"maps": zeros}, 8)["depth"], 3, rtol=1e-6)
+
+
+def test_predicted_depth_is_finite_whatever_the_output():
+    task = build_task("depth")
+    depth = task.predict({"maps": jnp.array([-1e6, 1e6]).reshape(1, 1, 2, 1)}, 8)["depth"]
+    np.testing.assert_allclose(depth[0, 0], [0.01, 1000], rtol=1e-4)
+
+
+def test_relative_loss_does_not_see_scale_and_shift(scene):
+    task, (labels, maps) = build_task("depth", (), {"kind": "relative"}), scene
+    before = loss(task, labels, maps)
+    assert sum(before.values()) > 0.1
+    assert loss(task, labels, 7 * maps - 3) == pytest.approx(before, rel=1e-3)
+    changed = labels | {"depth": 0.01 * labels["depth"] + 100}
+    assert loss(task, changed, maps) == pytest.approx(before, rel=1e-2)
+    assert loss(task, labels, 3 * jnp.asarray(labels["depth"])[..., None] + 5) == pytest.approx(
+        {"affine_invariant": 0, "gradient": 0}, abs=1e-5
+    )
+    assert sum(loss(task, labels, -jnp.asarray(labels["depth"])[..., None]).values()) > 1
+
+
+def test_relative_loss_is_the_one_of_midas(scene):
+    task, (labels, maps) = build_task("depth", (), {"kind": "relative"}), scene
+    trimmed = gradient = pixels = 0.0
+    for predicted, truth, valid in zip(np.asarray(maps[..., 0]), labels["depth"], labels["valid"] > 0, strict=True):
+        size = valid.sum()
+
+        def normalised(values, valid=valid, size=size):
+            values = values - np.sort(values[valid])[-1 - size // 2]
+            return np.where(valid, values / np.abs(values[valid]).mean(), 0)
+
+        residual = normalised(predicted) - normalised(truth)
+        trimmed += np.sort(np.abs(residual[valid]))[: size - int(0.2 * size)].sum() / 2
+        for stride in (1, 2, 4, 8):
+            r, v = residual[::stride, ::stride], valid[::stride, ::stride]
+            gradient += (np.abs(r[1:] - r[:-1]) * (v[1:] & v[:-1])).sum() / 2
+            gradient += (np.abs(r[:, 1:] - r[:, :-1]) * (v[:, 1:] & v[:, :-1])).sum() / 2
+        pixels += size
+    expected = {"affine_invariant": trimmed / pixels, "gradient": gradient / pixels}
+    assert loss(task, labels, maps) == pytest.approx(expected, rel=1e-4)
+
+
+def test_relative_loss_leaves_the_largest_residuals_out(scene):
+    task, (labels, _) = build_task("depth", (), {"kind": "relative"}), scene
+    maps = np.array(labels["depth"])[..., None]
+    maps[:, ::4, ::4] += 100  # a sixteenth of the pixels
+
+    def trimmed_term(maps):
+        return task.loss({"maps": maps}, labels)["affine_invariant"][0]
+
+    gradient = np.asarray(jax.grad(trimmed_term)(jnp.asarray(maps)))
+    assert np.all(np.isfinite(gradient))
+    clean = float(trimmed_term(jnp.asarray(labels["depth"])[..., None]))
+    assert clean == pytest.approx(0, abs=1e-3)
+
+
+def test_metrics_by_hand_and_the_truth_of_zero_never_counts():
+    metrics = build_task("depth").metrics()
+    truth = np.array([[[2, 2], [4, 0]]], np.float32)
+    labels = {"depth": truth, "valid": np.ones_like(truth), "present": np.ones(1, np.float32)}
+    metrics.update({"depth": np.array([[[2.4, 2.6], [4, 9]]], np.float32)}, labels)
+    assert metrics.result() == pytest.approx({"delta1": 200 / 3, "abs_rel": (0.2 + 0.3) / 3}, rel=1e-5)
+
+
+def test_relative_depth_is_fitted_before_it_is_measured(scene):
+    labels, _ = scene
+    predictions = {"depth": 0.1 * labels["depth"] + 40}
+    for kind, expected in (("relative", 100), ("metric_m", 0)):
+        metrics = build_task("depth", (), {"kind": kind}).metrics()
+        metrics.update(predictions, labels)
+        assert metrics.result()["delta1"] == pytest.approx(expected)
+
+
+def test_units():
+    assert build_task("depth").label.unit == "m"
+    assert build_task("depth", (), {"kind": "relative"}).label.unit == "relative"

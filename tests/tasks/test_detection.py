@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.models.heads import detector_points
+from must_jax.tasks import build_task
+
+CENTERS, STRIDES = detector_points(64)
+CELLS = len(STRIDES)
+BOX = [18 / 64, 18 / 64, 46 / 64, 46 / 64]  # centre (32, 32), 16 cells of P3
+
+
+def outputs(logit: float, ltrb: np.ndarray | float = 1.0, classes: int = 1):
+    return {
+        "class_logits": jnp.full((1, CELLS, classes), logit),
+        "box_ltrb": jnp.broadcast_to(jnp.asarray(ltrb, jnp.float32), (1, CELLS, 4)),
+        "centerness": jnp.zeros((1, CELLS)),
+    }
+
+
+def label(*boxes, classes=None, slots=4):
+    padded, valid = np.zeros((1, slots, 4), np.float32), np.zeros((1, slots), np.float32)
+    padded[0, : len(boxes)], valid[0, : len(boxes)] = np.reshape(boxes, (-1, 4)), 1
+    ids = np.zeros((1, slots), np.int32)
+    ids[0, : len(boxes)] = classes or 0
+    return {"boxes_yxyx": padded, "classes": ids, "scores": valid, "valid": valid, "present": np.ones(1, np.float32)}
+
+
+def exact_ltrb(box):
+    """What every cell must say for `box` (fractions)."""
+    low, high = np.array(box[:2]) * 64, np.array(box[2:]) * 64
+    before, after = (CENTERS - low) / STRIDES[:, None], (high - CENTERS) / STRIDES[:, None]
+    return np.stack([before[:, 1], before[:, 0], after[:, 1], after[:, 0]], -1)[None].clip(0.01)
+
+
+def test_an_image_without_boxes_teaches_that_there_are_none():
+    task = build_task("detection", ["thing"])
+    terms = task.loss(outputs(logit=0.0), label())
+    # Focal loss of a probability of 1/2 for a negative: (1 - alpha) * 2^-gamma * log 2, over one image.
+    assert float(terms["focal"][0]) == pytest.approx(CELLS * 0.75 * 0.5**1.5 * math.log(2), rel=1e-5)
+    assert {key: float(weight) for key, (_, weight) in terms.items()} == {"focal": 1, "giou": 1, "centerness": 1}
+    assert float(terms["giou"][0]) == float(terms["centerness"][0]) == 0
+
+
+def test_terms_of_one_box():
+    task = build_task("detection", ["thing"], {"focal_alpha": 0.5, "focal_gamma": 0})
+    terms = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX))
+    assert {float(weight) for _, weight in terms.values()} == {16}
+    assert float(terms["focal"][0]) == pytest.approx(CELLS * 0.5 * math.log(2), rel=1e-5)
+    assert float(terms["giou"][0]) == pytest.approx(0, abs=1e-4)
+    assert float(terms["centerness"][0]) == pytest.approx(16 * math.log(2), rel=1e-5)
+
+
+def test_giou_term_of_a_prediction_that_is_too_large():
+    task = build_task("detection", ["thing"])
+    terms = task.loss(outputs(0.0, exact_ltrb([14 / 64, 14 / 64, 50 / 64, 50 / 64])), label(BOX))
+    assert float(terms["giou"][0]) == pytest.approx(16 * (1 - 28**2 / 36**2), rel=1e-5)
+
+
+def test_extreme_logits_have_finite_losses_and_gradients():
+    task = build_task("detection", ["thing"])
+    for logit in (-200.0, 200.0):
+
+        def total(raw, truth=label(BOX)):
+            return sum(sums[0] for sums in task.loss(raw, truth).values())
+
+        value, gradient = jax.value_and_grad(total)(outputs(logit))
+        assert np.isfinite(value)
+        assert all(np.all(np.isfinite(leaf)) for leaf in gradient.values())
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 160, 640])
+def test_the_input_size_is_found_from_the_number_of_cells(image_size):
+    task, cells = build_task("detection", ["thing"]), len(detector_points(image_size)[1])
+    raw = {"class_logits": (1, cells, 1), "box_ltrb": (1, cells, 4), "centerness": (1, cells)}
+    shapes = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in raw.items()}
+    terms = jax.eval_shape(task.loss, shapes, label())
+    assert all(value.shape == () for pair in terms.values() for value in pair)
+
+
+def predict(task, raw):
+    return {key: np.asarray(value[0]) for key, value in jax.jit(task.predict, static_argnums=1)(raw, 64).items()}
+
+
+def test_prediction_decodes_scores_suppresses_and_pads():
+    task = build_task("detection", ["cat", "dog"], {"max_boxes": 5, "min_score": 0.3})
+    raw = outputs(-20.0, exact_ltrb(BOX), classes=2)
+    cells = [i for i in range(CELLS) if STRIDES[i] == 8 and abs(CENTERS[i] - 32).max() < 5]
+    logits, centerness = np.array(raw["class_logits"]), np.array(raw["centerness"])
+    logits[0, cells, 0] = [2, 1, 0, 0]  # four times the same cat
+    logits[0, cells[0], 1] = 1  # and a dog in the same place
+    centerness[0, cells[0]] = 20
+    found = predict(task, raw | {"class_logits": jnp.asarray(logits), "centerness": jnp.asarray(centerness)})
+    assert found["valid"].tolist() == [1, 1, 0, 0, 0]
+    assert found["classes"][:2].tolist() == [0, 1]
+    sigmoid = 1 / (1 + np.exp(-np.array([2.0, 1.0])))
+    np.testing.assert_allclose(found["scores"][:2], np.sqrt(sigmoid), rtol=1e-5)
+    np.testing.assert_allclose(found["boxes_yxyx"][:2], [BOX, BOX], atol=1e-5)
+    for key in ("boxes_yxyx", "classes", "scores"):
+        assert not found[key][2:].any()
+
+
+def test_more_slots_than_candidates():
+    found = predict(build_task("detection", ["cat"], {"max_boxes": 150}), outputs(-20.0))
+    assert found["boxes_yxyx"].shape == (150, 4)
+    assert not found["valid"].any()
+
+
+def test_boxes_stay_inside_the_image():
+    found = predict(build_task("detection", ["cat"]), outputs(3.0, 50.0))
+    assert found["valid"].any()
+    assert found["boxes_yxyx"].min() == 0 and found["boxes_yxyx"].max() == 1
+
+
+def test_pseudo_labels_are_the_boxes_above_the_threshold_with_their_scores():
+    task = build_task("detection", ["cat"], {"max_boxes": 3, "score_threshold": 0.5})
+    prediction = {
+        "boxes_yxyx": np.array([BOX, BOX, [0, 0, 0, 0]], np.float32),
+        "classes": np.zeros(3, np.int32),
+        "scores": np.array([0.5, 0.49, 0], np.float32),
+        "valid": np.array([1, 1, 0], np.float32),
+    }
+    found = task.pseudo_label(prediction)
+    assert found["valid"].tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(found["scores"], np.array([0.5, 0, 0], np.float32))
+    assert not found["boxes_yxyx"][1:].any()
+
+
+def average_precision(prediction, truth, classes=("cat", "dog")):
+    metrics = build_task("detection", classes).metrics()
+    metrics.update(prediction, truth)
+    return metrics.result()
+
+
+def test_average_precision_of_perfect_missing_and_half_right():
+    other = [0.1, 0.1, 0.2, 0.3]
+    truth = label(BOX, other, classes=[0, 1])
+    assert average_precision(truth, truth) == {"ap50": pytest.approx(100), "ap": pytest.approx(100)}
+    assert average_precision(label(), truth) == {"ap50": 0, "ap": 0}
+    assert average_precision(truth, label()) == {"ap50": 0, "ap": 0}
+    assert average_precision(label(BOX), truth)["ap50"] == pytest.approx(50)  # one of two classes
+    swapped = label(BOX, other, classes=[1, 0])
+    assert average_precision(swapped, truth)["ap50"] == 0
+    # Shrunk to IoU 0.81: right at thresholds up to 0.8, seven of ten.
+    small = np.array(BOX) + np.array([1, 1, -1, -1]) * 0.05 * (BOX[2] - BOX[0])
+    assert average_precision(label(small), label(BOX))["ap"] == pytest.approx(70)
+
+
+def test_a_confident_false_box_on_an_image_without_boxes_lowers_the_precision():
+    truth, false = label(BOX), label(BOX)
+    false["scores"] = 2 * false["scores"]
+    metrics = build_task("detection", ["cat"]).metrics()
+    metrics.update(truth, truth)
+    metrics.update(false, label())
+    assert metrics.result()["ap50"] == pytest.approx(50)
+
+
+def test_measuring_prints_nothing(capfd):
+    average_precision(label(BOX), label(BOX))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from must_jax.tasks import build_task, drawing
+
+CLASSES = tuple(f"class {i}" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 64), (256, 256)), ((48, 100), (144, 300)), ((2048, 1024), (1024, 512)), ((300, 400),) * 2],
+)
+def test_canvas_is_readable_and_not_huge(size, expected):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    assert drawing.canvas(image).shape[:2] == expected
+
+
+def test_small_photos_are_enlarged_by_whole_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(drawing.canvas(image)[::4, ::4], image)
+    np.testing.assert_array_equal(drawing.canvas(image)[3::4, 3::4], image)
+
+
+def test_colours_of_a_palette_are_apart_and_do_not_depend_on_its_length():
+    colours = np.array(drawing.palette(24))
+    distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(24)
+    assert distance.min() > 25
+    assert drawing.palette(5) == drawing.palette(24)[:5]
+
+
+def test_drawing_leaves_the_photo_as_it_was():
+    image = np.zeros((300, 300, 3), np.uint8)
+    label = {
+        "boxes_yxyx": np.array([[0.1, 0.1, 0.9, 0.9]]),
+        "classes": np.array([19]),
+        "scores": np.ones(1),
+        "valid": np.ones(1),
+    }
+    assert build_task("detection", CLASSES).draw(image, label).any()
+    assert not image.any()
+
+
+def test_a_label_with_nothing_in_it_is_drawn_too():
+    image = np.full((64, 64, 3), 9, np.uint8)
+    maps = np.zeros((16, 16), np.float32)
+    nothing = {"boxes_yxyx": np.zeros((2, 4)), "classes": np.zeros(2, int), "scores": np.zeros(2), "valid": np.zeros(2)}
+    np.testing.assert_array_equal(build_task("detection", CLASSES).draw(image, nothing), drawing.canvas(image))
+    unsure = build_task("segmentation", CLASSES).draw(image, {"ids": np.full((16, 16), 255)})
+    assert len(np.unique(unsure[:256].reshape(-1, 3), axis=0)) == 1
+    for name, empty in (("depth", {"depth": maps}), ("normals", {"normals": np.zeros((16, 16, 3), np.float32)})):
+        picture = build_task(name).draw(image, empty | {"valid": maps})
+        assert np.all(picture[:256] == drawing.UNKNOWN)
+
+
+def test_boxes_are_where_the_label_says():
+    image = np.zeros((400, 200, 3), np.uint8)
+    label = {
+        "boxes_yxyx": np.array([[0.25, 0.5, 0.75, 1.0]]),
+        "classes": np.zeros(1, int),
+        "scores": np.ones(1),
+        "valid": np.ones(1),
+    }
+    picture = build_task("detection", ["x"]).draw(image, label).any(-1)
+    assert picture[200, 98:102].any() and picture[298:302, 150].any() and picture[:95].sum() == 0
+    assert not picture[250, 110:190].any()

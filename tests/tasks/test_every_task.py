@@ -1,0 +1,205 @@
+"""What holds for each task."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from must_jax.config import ModelConfig
+from must_jax.errors import UserError
+from must_jax.tasks import TASKS, build_task
+
+
+def loss_and_gradient(case, labels):
+    value, gradient = jax.value_and_grad(lambda outputs: case.loss(outputs, labels))(case.outputs)
+    return float(value), gradient
+
+
+def spoilt(labels: dict[str, np.ndarray], where: np.ndarray) -> dict[str, np.ndarray]:
+    """Other values where a mask says that nothing counts."""
+    other = {}
+    for key, value in labels.items():
+        chosen = where.reshape(where.shape + (1,) * (value.ndim - where.ndim)) if value.ndim >= where.ndim else False
+        garbage = (value + 1) % 3 if value.dtype == np.int32 else np.float32(np.nan)
+        other[key] = value if key == "present" else np.where(chosen, garbage, value)
+    return other
+
+
+def test_what_an_image_without_a_label_holds_changes_neither_loss_nor_gradient(case):
+    value, gradient = loss_and_gradient(case, case.labels)
+    for labels in (case.labels, spoilt(case.labels, case.labels["present"] == 0)):
+        found, found_gradient = loss_and_gradient(case, labels)
+        assert found == pytest.approx(value, rel=1e-6)
+        for key, leaf in found_gradient.items():
+            np.testing.assert_allclose(leaf, gradient[key], rtol=1e-5, atol=1e-8)
+            assert np.all(np.asarray(leaf)[case.labels["present"] == 0] == 0)
+            assert np.any(np.asarray(leaf)[0] != 0)
+
+
+def test_what_an_invalid_pixel_or_an_empty_slot_holds_changes_nothing(case):
+    if "valid" not in case.labels:
+        pytest.skip("labels without a mask of their own")
+    value, gradient = loss_and_gradient(case, case.labels)
+    labels = spoilt(case.labels, case.labels["valid"] == 0) | {"valid": case.labels["valid"]}
+    found, found_gradient = loss_and_gradient(case, labels)
+    assert found == pytest.approx(value, rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), found_gradient, gradient)
+
+
+def test_without_any_label_loss_and_gradient_are_zero(case):
+    value, gradient = loss_and_gradient(case, case.labels | {"present": np.zeros(4, np.float32)})
+    assert value == 0
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in gradient.values())
+
+
+def test_sums_of_parts_are_the_sums_of_the_whole(case):
+    if case.task.name == "detection":
+        pytest.skip("its weight is a maximum over the whole batch")
+    whole = case.task.loss(case.outputs, case.labels)
+    parts = [
+        case.task.loss(*({key: value[part] for key, value in tree.items()} for tree in (case.outputs, case.labels)))
+        for part in (slice(0, 1), slice(1, 4))
+    ]
+    for term, sums in whole.items():
+        np.testing.assert_allclose(sums, np.sum([part[term] for part in parts], 0), rtol=1e-5)
+
+
+def test_maps_of_another_size_are_met_by_resizing_the_outputs(make_case):
+    for name, field in (("segmentation", "maps"), ("depth", "maps"), ("normals", "maps")):
+        case = make_case(name, map_hw=(64, 64))
+        resized = {field: jax.image.resize(case.outputs[field], (4, 64, 64, case.outputs[field].shape[3]), "bilinear")}
+        assert float(case.loss()) == pytest.approx(float(case.loss(resized)), rel=1e-5)
+
+
+def test_metrics_count_each_labelled_example_once_however_it_is_batched(case):
+    predictions, labels = case.predict(), case.labels
+    whole, split = case.task.metrics(), case.task.metrics()
+    whole.update(predictions, labels)
+    for part in ([0], [1, 2, 3]):
+        # Padded to a full batch with copies of real examples that are not there.
+        index = [*part, *[0] * (4 - len(part))]
+        padded = {key: value[index] for key, value in labels.items()}
+        padded["present"] = padded["present"] * (np.arange(4) < len(part)).astype(np.float32)
+        split.update({key: value[index] for key, value in predictions.items()}, padded)
+    assert whole.result() == pytest.approx(split.result(), rel=1e-6)
+    assert case.task.metric in whole.result()
+
+    labelled = [0, 1, 3]
+    alone = case.task.metrics()
+    alone.update(*({key: value[labelled] for key, value in tree.items()} for tree in (predictions, labels)))
+    assert alone.result() == pytest.approx(whole.result(), rel=1e-6)
+
+
+def test_metrics_of_nothing_are_zero(case):
+    assert set(case.task.metrics().result().values()) == {0.0}
+    metrics = case.task.metrics()
+    metrics.update(case.predict(), case.labels | {"present": np.zeros(4, np.float32)})
+    assert set(metrics.result().values()) == {0.0}
+
+
+def test_random_outputs_are_near_chance(case):
+    if case.task.name == "depth" and case.task.kind == "relative":
+        pytest.skip("fitted to the truth before it is measured")
+    metrics = case.task.metrics()
+    metrics.update(case.predict(), case.labels)
+    chance = case.task.near_chance
+    assert 0 < chance < 100
+    assert metrics.result()[case.task.metric] <= chance + (40 if case.task.name == "classification" else 0)
+
+
+def smooth(case):
+    """Labels that a head at stride 4 can express: the depth of a slope, normals of two walls."""
+    slope = np.linspace(1, 4, 16, dtype=np.float32)[None, :, None] + np.zeros((4, 16, 16), np.float32)
+    walls = np.where(np.arange(16)[:, None] < 8, np.array([[0, 0, -1]]), np.array([[0.6, 0, -0.8]]))
+    maps = {
+        "depth": slope,
+        "normals": np.broadcast_to(walls[:, None], (16, 16, 3)).astype(np.float32)[None].repeat(4, 0),
+    }
+    one_hot = {"probs": np.eye(3, dtype=np.float32)[[0, 1, 2, 1]]}
+    chosen = {key: value for key, value in (maps | one_hot).items() if key in case.labels}
+    return case.labels | chosen
+
+
+def test_outputs_that_minimise_the_loss_maximise_the_metric(case):
+    labels = smooth(case)
+
+    def heads(raw):
+        return raw | ({"box_ltrb": jax.nn.softplus(raw["box_ltrb"])} if "box_ltrb" in raw else {})
+
+    optimizer = optax.adam(0.1)
+
+    @jax.jit
+    def optimise(raw):
+        def step(_, carry):
+            raw, state = carry
+            gradient = jax.grad(lambda raw: case.loss(heads(raw), labels))(raw)
+            updates, state = optimizer.update(gradient, state)
+            return optax.apply_updates(raw, updates), state
+
+        return jax.lax.fori_loop(0, 400, step, (raw, optimizer.init(raw)))[0]
+
+    outputs = heads(optimise(case.outputs))
+    terms = {key: float(s / jnp.maximum(w, 1)) for key, (s, w) in case.task.loss(outputs, labels).items()}
+    terms.pop("centerness", None)  # cross-entropy against a soft target: its minimum is not 0
+    assert sum(terms.values()) < 0.05
+    metrics = case.task.metrics()
+    metrics.update(case.predict(outputs), labels)
+    assert metrics.result()[case.task.metric] > 99
+
+
+def test_a_prediction_becomes_a_label_that_can_be_read_and_drawn(case):
+    prediction = {key: value[0] for key, value in case.predict().items()}
+    label = case.task.pseudo_label(prediction)
+    assert label["present"] == 1
+    assert {"present", *(key for key in case.labels if key in label)} >= set(case.labels)
+    for key, value in label.items():
+        if key in case.labels:
+            assert value.dtype == case.labels[key].dtype, key
+            assert value.shape == case.labels[key][0].shape, key
+    assert json.loads(json.dumps(case.task.describe(label)))
+    for height, width in ((64, 64), (48, 64), (700, 1500)):
+        picture = case.task.draw(np.full((height, width, 3), 90, np.uint8), label)
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        assert 256 <= picture.shape[1] <= 1024
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
+
+
+def test_predictions_cover_the_fields_of_labels(case):
+    predictions = case.predict()
+    assert set(case.labels) - {"present"} <= set(predictions)
+    assert all(len(value) == 4 for value in predictions.values())
+
+
+def test_a_task_survives_its_own_description(case):
+    described = json.loads(case.task.model_dump_json(exclude={"classes"}))
+    assert build_task(case.task.name, case.task.classes, described) == case.task
+    assert case.task.head(ModelConfig()) == case.task.head(ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "options", "message"),
+    [
+        ("detektion", ("a",), {}, "did you mean 'detection'?"),
+        ("detection", ("a",), {"score_treshold": 0.5}, "did you mean 'score_threshold'?"),
+        ("detection", ("a",), {"score_threshold": 2}, "score_threshold: Input should be less than or equal to 1"),
+        ("depth", (), {"kind": "feet"}, "option kind"),
+        ("detection", (), {}, "needs class names"),
+        ("normals", ("a",), {}, "has no classes"),
+        ("segmentation", [f"c{i}" for i in range(256)], {}, "at most 255"),
+        ("classification", ("a",), {"classes": ("b",)}, "no option 'classes'"),
+    ],
+)
+def test_mistakes_are_named(name, classes, options, message):
+    with pytest.raises(UserError) as error:
+        build_task(name, classes, options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_registry_knows_each_task_by_its_name():
+    assert all(task.name == name for name, task in TASKS.items())

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.tasks import build_task
+
+CLASSES = ("floor", "wall", "ball")
+PRESENT = np.ones(1, np.float32)
+
+
+def test_cross_entropy_leaves_ignored_pixels_out():
+    task = build_task("segmentation", CLASSES)
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.2])), (1, 2, 2, 3))
+    labels = {"ids": np.array([[[0, 1], [2, 255]]], np.int32), "present": PRESENT}
+    total, weight = task.loss({"maps": logits}, labels)["cross_entropy"]
+    assert float(total) == pytest.approx(-math.log(0.5 * 0.3 * 0.2), rel=1e-5)
+    assert weight == 3
+
+
+def test_unsure_pixels_become_the_ignore_id_and_confidence_is_kept():
+    probs = np.array([[[0.5, 0.3, 0.2], [0.49, 0.3, 0.21]], [[0, 0, 1], [0.1, 0.9, 0]]], np.float32)
+    label = build_task("segmentation", CLASSES).pseudo_label({"probs": probs})
+    assert label["ids"].tolist() == [[0, 255], [2, 1]]
+    assert label["confidence"].dtype == np.uint8
+    assert label["confidence"].tolist() == [[128, 125], [255, 230]]
+    bold = build_task("segmentation", CLASSES, {"confidence_threshold": 0}).pseudo_label({"probs": probs})
+    assert bold["ids"].tolist() == [[0, 0], [2, 1]]
+
+
+def miou(predicted, truth, classes=CLASSES):
+    metrics = build_task("segmentation", classes).metrics()
+    probs = np.eye(len(classes), dtype=np.float32)[np.array([predicted])]
+    metrics.update({"probs": probs}, {"ids": np.array([truth], np.int32), "present": PRESENT})
+    return metrics.result()["miou"]
+
+
+def test_miou_is_over_classes_that_occur_in_the_truth():
+    assert miou([[0, 1], [0, 1]], [[0, 1], [0, 1]]) == 100
+    assert miou([[0, 0], [0, 0]], [[0, 0], [1, 1]]) == pytest.approx(100 * (0.5 + 0) / 2)
+    # A class that is only predicted is no class of its own, but its pixels are missing elsewhere.
+    assert miou([[0, 2], [0, 1]], [[0, 1], [0, 1]]) == pytest.approx(100 * (1 + 0.5) / 2)
+    assert miou([[0, 2], [1, 1]], [[0, 255], [1, 1]]) == 100
+
+
+def test_a_constant_guess_is_near_chance():
+    truth = [[0, 0, 0, 1], [0, 0, 0, 2]]
+    assert miou([[0] * 4] * 2, truth) < build_task("segmentation", CLASSES).near_chance
+
+
+def test_predictions_at_stride_four_are_measured_at_full_size():
+    coarse = np.repeat(np.repeat([[0, 1], [2, 0]], 4, 0), 4, 1)
+    probs = np.eye(3, dtype=np.float32)[np.array([[[0, 1], [2, 0]]])]
+    metrics = build_task("segmentation", CLASSES).metrics()
+    metrics.update({"probs": probs}, {"ids": coarse[None].astype(np.int32), "present": PRESENT})
+    assert metrics.result()["miou"] == 100
+
+
+def test_description_gives_shares():
+    label = {"ids": np.array([[0, 0], [1, 255]], np.int32)}
+    assert build_task("segmentation", CLASSES).describe(label) == {"floor": 0.5, "wall": 0.25, "unsure": 0.25}

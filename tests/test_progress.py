@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from must_jax import progress
+from must_jax.progress import Progress
+
+
+@pytest.fixture
+def now(monkeypatch):
+    clock = {"s": 0.0}
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock["s"])
+    return clock
+
+
+def test_plain_lines_every_ten_seconds_and_at_the_end(now, capsys):
+    with Progress("training student", 100, start=20, scale=32) as bar:
+        for _ in range(79):  # the first second is compilation
+            now["s"] += 1
+            bar.note(f"loss {bar._done}")
+            bar.advance()
+        now["s"] += 1
+        bar.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training student 30/100 (30 %) 32 images/s, 1:10 left, loss 29"
+    assert len(lines) == 9  # eight in 80 s, and the end
+    assert lines[-1] == "training student 100/100 (100 %) 32 images/s, loss 98"
+
+
+def test_a_bar_on_a_terminal(now, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(progress.sys, "stderr", Terminal())
+    with Progress("rendering", 4, unit="images") as bar:
+        for _ in range(4):
+            now["s"] += 0.5
+            bar.advance()
+    shown = progress.sys.stderr.getvalue()
+    assert "rendering" in shown
+    assert "4/4" in shown
+    assert "2 images/s" in shown
