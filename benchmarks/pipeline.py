@@ -76,6 +76,11 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
         size = next(size for size in SIZES if size.name == self.builder_config.name)
         return ((index, example(index, size)) for index in range(IMAGES))
 
+    def _log_download_bytes(self) -> None:
+        """Replaces a message about downloading."""
+
+    _log_download_done = _log_download_bytes
+
 
 def example(index: int, size: Size) -> dict[str, Any]:
     rng = np.random.default_rng(index)

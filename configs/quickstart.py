@@ -64,7 +64,6 @@ def label(runs: str) -> ConfigDict:
             "data_dir": "data",
             "images": "scenes/unlabelled:train",
             "teachers": tuple(f"{runs}/teacher_{task}" for task in TASKS),
-            "tasks": {"detection": {"score_threshold": 0.5}, "segmentation": {"confidence_threshold": 0.5}},
             "batch_size": 64,
             "shard_images": 1024,
             "gallery_images": 32,

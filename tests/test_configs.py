@@ -60,7 +60,7 @@ def test_a_finished_pipeline_says_so_at_once(smoke: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_teacher(task: str):
+def test_teacher(task: str, capsys: pytest.CaptureFixture[str]):
     images = f"scenes/teacher_{task}_tiny"
     workdir = run(
         f"teacher_{task}",
@@ -70,6 +70,10 @@ def test_teacher(task: str):
     (minimum,) = read_config(CONFIGS / f"teacher_{task}.py")["minimum"]
     assert told["steps"] == 2
     assert 0 <= told["metrics"][minimum] <= 100
+
+    # Two steps teach nothing, so it is refused as a teacher.
+    assert call(config("label"), f"--config.teachers={workdir}", "--config.images=scenes/unlabelled_tiny:train") == 2
+    assert f"{workdir} has hardly learnt {task}" in capsys.readouterr().err
 
 
 def test_label(smoke: Path):

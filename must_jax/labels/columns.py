@@ -35,9 +35,7 @@ class LabelColumn:
         self.teacher: dict[str, Any] = self.manifest.teacher.model_dump()
         _check_whole(self.folder, self.manifest)
         builder = tfds.builder_from_directory(self.folder)
-        images = (name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image))
-        decoders = {name: tfds.decode.SkipDecoding() for name in images}
-        self._records = builder.as_data_source("train", decoders=decoders)
+        self._records = encodings.Records(builder, "train", list(encodings.features(self.kind)))
 
     def __len__(self) -> int:
         return self.manifest.images.length

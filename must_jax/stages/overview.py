@@ -77,7 +77,10 @@ def results(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str, sc
     for entry in entries:
         if isinstance(entry.config, EvaluateConfig) and (result := entry.result):
             rows += scorecard.read(entry.workdir)
-            starts |= {name: scorecard.Start(**values) for name, values in result["starts"].items()}
+            starts |= {
+                name: scorecard.Start(tuple(start["tasks"]), start["image_steps"])
+                for name, start in result["starts"].items()
+            }
     return rows, starts
 
 

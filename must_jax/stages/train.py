@@ -85,7 +85,8 @@ def fit(
             jax.block_until_ready(running)  # at most one update waits behind the running one
             clock.tick()
         running = averages
-        window.append(averages)
+        if log_every:
+            window.append(averages)
         if progress:
             progress.advance()
 

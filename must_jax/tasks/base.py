@@ -55,7 +55,7 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def head(self, model: ModelConfig) -> nn.Module:
-        """A module `(features, train) -> outputs`; see `models/multitask.py` for the features."""
+        """A module `(features, train) -> outputs`; see `models/heads.py` for the features."""
 
     @abc.abstractmethod
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:

@@ -27,8 +27,9 @@ def canvas(image: np.ndarray) -> np.ndarray:
 
 
 def palette(count: int) -> list[Colour]:
-    """Distinct colours: hues a golden angle apart, in three alternating tones."""
-    tones = ((0.75, 1.0), (0.9, 0.75), (0.45, 1.0))
+    """Distinct colours: hues a golden angle apart, in five alternating tones."""
+    # Five tones: hues that come close again after 8, 13, 21 ... steps then differ in tone.
+    tones = ((0.75, 1.0), (0.9, 0.7), (0.4, 1.0), (0.9, 0.45), (0.4, 0.7))  # saturation, value
     colours = [colorsys.hsv_to_rgb(i * 0.61803399 % 1, *tones[i % len(tones)]) for i in range(count)]
     return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
 

@@ -15,7 +15,7 @@ _Array = TypeVar("_Array", jax.Array, np.ndarray)
 
 
 def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(sum of `values` where `mask` is 1, sum of `mask`); a masked NaN or infinity neither counts nor spreads."""
+    """(sum of `values` where `mask` is 1, sum of `mask`); a masked infinity does not count."""
     return jnp.sum(jnp.where(mask > 0, values, 0.0)), jnp.sum(mask)
 
 

@@ -1,7 +1,7 @@
 """Twenty losses of a student of five tasks, committed: an unchanged computation gives an unchanged curve.
 
-The learning rate is low enough for rounding (other devices, other machines) to stay under 1e-6. A change that is meant to
-alter the losses rewrites the file: UPDATE_GOLDEN=1 python -m pytest -n 0 tests/golden
+The learning rate is low enough for rounding (other devices, other machines) to stay under 1e-6. A change that is
+meant to alter the losses rewrites the file: UPDATE_GOLDEN=1 python -m pytest -n 0 tests/golden
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def test_a_constant_guess_is_near_chance():
 
 
 def test_predictions_at_stride_four_are_measured_at_full_size():
-    coarse = np.repeat(np.repeat([[0, 1], [2, 0]], 4, 0), 4, 1)
-    probs = np.eye(3, dtype=np.float32)[np.array([[[0, 1], [2, 0]]])]
+    coarse = np.repeat(np.repeat([[0, 1, 2]] * 2, 4, 0), 4, 1)
+    probs = np.eye(3, dtype=np.float32)[np.array([[[0, 1, 2]] * 2])]
     metrics = build_task("segmentation", CLASSES).metrics()
     metrics.update({"probs": probs}, {"ids": coarse[None].astype(np.int32), "present": PRESENT})
     assert metrics.result()["miou"] == 100

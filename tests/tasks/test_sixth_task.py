@@ -1,4 +1,4 @@
-"""A task of one's own: this class and one line in the registry, then it trains, is evaluated and predicts like the others."""
+"""A task of one's own: this class and one line in the registry, then it trains, is measured and predicts."""
 
 from __future__ import annotations
 
