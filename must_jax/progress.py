@@ -39,7 +39,7 @@ class Progress:
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        self._printed = time.monotonic()
+        self._printed, self._printed_done = time.monotonic(), -1
         if sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"),
@@ -58,7 +58,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done, numbers=self._numbers())
             self._bar.stop()
-        else:
+        elif self._printed_done != self._done:
             self._print()
 
     def advance(self, count: int = 1) -> None:
@@ -77,7 +77,7 @@ class Progress:
         self._note = text
 
     def _print(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._printed_done = time.monotonic(), self._done
         share = 100 * self._done // max(self._total, 1)
         say(f"{self._title} {self._done}/{self._total} ({share} %) {self._numbers()}".rstrip())
 
@@ -85,7 +85,8 @@ class Progress:
         parts = []
         if self._first_s is not None and self._timed:
             rate = self._timed / max(time.monotonic() - self._first_s, 1e-9)
-            parts.append(f"{rate * self._scale:,.0f} {self._unit}/s")
+            shown = rate * self._scale
+            parts.append(f"{shown:,.{0 if shown >= 10 else 1}f} {self._unit}/s")
             if self._done < self._total:
                 minutes, seconds = divmod(round((self._total - self._done) / rate), 60)
                 parts.append(f"{minutes}:{seconds:02d} left")

@@ -94,7 +94,7 @@ def test_the_scorecard_says_what_was_found(text: str):
     assert '<td class="best">56.0<small>± 1.0</small></td>' in text
     assert "student beats scratch on 1/1; student beats the mean over single teachers on 0/1." in text
     assert ">+10.0<" in text
-    assert ">−5.0<" in text  # noqa: RUF001
+    assert ">−5.0<" in text
     assert "<td>0.03</td>" in text  # the learning rate
     assert "6,400" in text  # image-steps of the student
 
