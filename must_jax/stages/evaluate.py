@@ -45,6 +45,7 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     if (workdir / RESULT_FILE).exists():
         say(f"{workdir} is finished; nothing to do")
         return
+    inputs.check_task_options(config)
     setup_devices(config.devices)
     mesh = make_mesh(config.devices)
     for transfer in config.transfers:

@@ -6,17 +6,31 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from must_jax.config import SourceConfig
+from must_jax.config import EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.pipeline import Batch, Source
 from must_jax.errors import UserError
 from must_jax.labels.columns import open_column
 from must_jax.progress import say
-from must_jax.tasks import TASKS, build_task
+from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
 TRUTH = "truth"
 MAX_UNREADABLE = 0.01  # share of the images; with more the data is not what the user thinks it is
+
+
+def check_task_options(config: TrainConfig | LabelConfig | EvaluateConfig) -> None:
+    """Of all tasks that a stage's config sets; before any data is rendered or opened.
+
+    Raises:
+      UserError: an unknown task or option, a value out of range.
+    """
+    if isinstance(config, EvaluateConfig):
+        chosen = [(downstream.task, downstream.options) for downstream in config.downstream.values()]
+    else:
+        chosen = list(config.tasks.items())
+    for name, options in chosen:
+        check_options(name, options)
 
 
 def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:

@@ -27,6 +27,7 @@ from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 from must_jax.progress import say
+from must_jax.stages import inputs
 from must_jax.stages.labelling import Column, Teacher, label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.tasks import build_task
@@ -53,6 +54,7 @@ def run(config: LabelConfig, workdir: Path) -> None:
         return
 
     # What can be wrong is found out first.
+    inputs.check_task_options(config)
     setup_devices(config.devices)
     models = _load_teachers(config)
     tasks = {name: _with_rules(model.tasks, config.tasks) for name, model in models.items()}

@@ -40,7 +40,11 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     if (workdir / RESULT_FILE).exists():
         say(f"{workdir} is finished; nothing to do, see {report}")
         return
+    from must_jax.stages import inputs
+
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
+    for stage in stages.values():
+        inputs.check_task_options(stage)
     claim(workdir, config)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")

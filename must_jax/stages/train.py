@@ -116,6 +116,7 @@ def run(config: TrainConfig, workdir: Path) -> None:
         model that does not reach `config.minimum` (it stays loadable).
     """
     check(workdir, config)
+    inputs.check_task_options(config)
     finished = (workdir / trained.MODEL_FILE).exists()
     if not finished:
         _train(config, workdir)

@@ -30,21 +30,34 @@ def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any
     Raises:
       UserError: an unknown task or option (names the nearest), a value out of range, missing or superfluous classes.
     """
-    if name not in TASKS:
-        raise UserError(f"there is no task '{name}'; {nearest(name, TASKS)}")
-    task, options = TASKS[name], dict(options or {})
-    known = task.model_fields.keys() - {"classes"}
-    for key in options:
-        if key not in known:
-            raise UserError(f"task '{name}' has no option '{key}'; {nearest(key, known)}")
+    task = _checked(name, options or {})
     if task.has_classes != bool(classes):
         raise UserError(
             f"task '{name}' needs class names, but its labels carry none; use data that lists its classes"
             if task.has_classes
             else f"task '{name}' has no classes, but its labels list {len(classes)}; use data labelled for this task"
         )
+    return _built(task, {"classes": tuple(classes), **(options or {})})
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """What can be said about a task's options before any data is opened; errors as of `build_task`."""
+    _built(_checked(name, options), options)
+
+
+def _checked(name: str, options: Mapping[str, Any]) -> type[Task]:
+    if name not in TASKS:
+        raise UserError(f"there is no task '{name}'; {nearest(name, TASKS)}")
+    known = TASKS[name].model_fields.keys() - {"classes"}
+    for key in options:
+        if key not in known:
+            raise UserError(f"task '{name}' has no option '{key}'; {nearest(key, known)}")
+    return TASKS[name]
+
+
+def _built(task: type[Task], fields: Mapping[str, Any]) -> Task:
     try:
-        return task(classes=tuple(classes), **options)
+        return task(**fields)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"task '{name}', option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"task '{task.name}', option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
