@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +35,28 @@ def setup_devices(count: int = 0) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def make_mesh(count: int = 0) -> Mesh:
-    """The first `count` devices (0 = all) along the axis "data". The only caller of `jax.make_mesh`.
+def make_mesh(count: int = 0, batch_sizes: Sequence[int] = ()) -> Mesh:
+    """The first `count` devices along the axis "data". The only caller of `jax.make_mesh`.
+
+    Args:
+      count: 0 = as many as can share batches of all `batch_sizes` evenly.
 
     Raises:
-      UserError: more devices wanted than there are.
+      UserError: more devices wanted than there are, or a batch that they cannot share evenly.
     """
     devices = jax.devices()
     if count > len(devices):
         raise UserError(f"config.devices is {count}, but this machine has {len(devices)}; lower it, or use 0 for all")
-    count = count or len(devices)
+    if not count:
+        count = max(n for n in range(1, len(devices) + 1) if all(size % n == 0 for size in batch_sizes))
+    for size in batch_sizes:
+        if size % count:
+            raise UserError(
+                f"config.batch_size is {size}, which {count} devices cannot share evenly; "
+                f"use a multiple of {count}, or set config.devices to a divisor of it, or to 0"
+            )
     # Explicit axes, the default of newer jax, have no gradient for convolutions.
     return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
-
-
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Raises UserError if a batch cannot be split evenly."""
-    if batch_size % mesh.size:
-        raise UserError(
-            f"config.batch_size is {batch_size}, which {mesh.size} devices cannot share evenly; "
-            f"use a multiple of {mesh.size}, or set config.devices to a divisor of it"
-        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
-from must_jax.engine.mesh import check_batch_size, make_mesh, setup_devices
+from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.engine.writer import write_json, write_text
 from must_jax.errors import UserError
 from must_jax.models.api import build_model
@@ -47,9 +47,7 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
         return
     inputs.check_task_options(config)
     setup_devices(config.devices)
-    mesh = make_mesh(config.devices)
-    for transfer in config.transfers:
-        check_batch_size(mesh, transfer.batch_size)
+    mesh = make_mesh(config.devices, [transfer.batch_size for transfer in config.transfers])
     starts = {name: _load(name, folder, config.model) for name, folder in config.inits.items()}
     downstream = [_open(name, values, config) for name, values in config.downstream.items()]
     claim(workdir, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -57,13 +58,12 @@ def run(config: LabelConfig, workdir: Path) -> None:
     inputs.check_task_options(config)
     setup_devices(config.devices)
     models = _load_teachers(config)
-    tasks = {name: _with_rules(model.tasks, config.tasks) for name, model in models.items()}
     images = open_images(config.images, config.data_dir, config.take)
-    _check_space(workdir, images, [(models[name], task) for name in models for task in tasks[name]])
+    _check_space(workdir, images, [(model, task) for model in models.values() for task in model.tasks.values()])
     claim(workdir, config)
 
     teachers = {
-        name: Teacher(model, [_column(workdir, name, model, task, images, config) for task in tasks[name]])
+        name: Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
         for name, model in models.items()
     }
     compile_seconds = warm_up(list(teachers.values()), config.batch_size)
@@ -110,6 +110,7 @@ def _load_teachers(config: LabelConfig) -> dict[str, Trained]:
         models[name] = trained.load(path, mesh)
         for task in models[name].tasks.values():
             _check_learnt(path, task, models[name].metrics)
+        models[name] = _with_rules(models[name], config.tasks)
     known = {task for model in models.values() for task in model.tasks}
     for name in config.tasks:
         if name not in known:
@@ -128,12 +129,22 @@ def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
         )
 
 
-def _with_rules(tasks: Mapping[str, Task], overrides: Mapping[str, Mapping[str, Any]]) -> list[Task]:
-    """The teacher's tasks with the pseudo-label options of this run."""
-    options = {
-        name: {**task.model_dump(exclude={"classes"}), **overrides.get(name, {})} for name, task in tasks.items()
-    }
-    return [build_task(name, task.classes, options[name]) for name, task in tasks.items()]
+def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> Trained:
+    """The teacher, with the pseudo-label options of this run.
+
+    Raises:
+      UserError: an option that would change what the teacher's outputs mean.
+    """
+    tasks = {}
+    for name, task in model.tasks.items():
+        options = {**task.model_dump(exclude={"classes"}), **overrides.get(name, {})}
+        tasks[name] = build_task(name, task.classes, options)
+        if tasks[name].model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
+            raise UserError(
+                f"config.tasks.{name} would turn the labels of {model.workdir} from {task.label} into "
+                f"{tasks[name].label}; a teacher's labels are what it was trained on, set only thresholds"
+            )
+    return dataclasses.replace(model, tasks=tasks)
 
 
 def _check_space(workdir: Path, images: ImageSet, columns: Collection[tuple[Trained, Task]]) -> None:

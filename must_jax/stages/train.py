@@ -18,7 +18,7 @@ from must_jax.data.pipeline import eval_batches, train_batches
 from must_jax.engine.checkpoint import Checkpoints, check_space
 from must_jax.engine.clock import Clock
 from must_jax.engine.evaluate import evaluate
-from must_jax.engine.mesh import check_batch_size, make_mesh, put_batch, put_replicated, setup_devices
+from must_jax.engine.mesh import make_mesh, put_batch, put_replicated, setup_devices
 from must_jax.engine.optimizers import build_optimizer, learning_rates
 from must_jax.engine.state import State, count_parameters, digest, init_state, trained_variables
 from must_jax.engine.step import Averages, Batch, TrainStep, make_predict_step, make_train_step
@@ -129,8 +129,7 @@ def run(config: TrainConfig, workdir: Path) -> None:
 def _train(config: TrainConfig, workdir: Path) -> None:
     # What can be wrong is found out first.
     setup_devices(config.devices)
-    mesh = make_mesh(config.devices)
-    check_batch_size(mesh, config.batch_size)
+    mesh = make_mesh(config.devices, [config.batch_size])
     start_from = trained.load(config.init) if config.init else None
     sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
     checked = [inputs.open_source(config.validation, config.data_dir, config.tasks)] if config.validation else []

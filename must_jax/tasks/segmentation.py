@@ -57,8 +57,12 @@ class Segmentation(Task):
 
     @property
     def near_chance(self) -> float:
-        """One class everywhere gets at most 100 / K; half as much again also covers a lucky second class."""
-        return 150 / len(self.classes)
+        """One class everywhere gets at most 100 / K; half as much again also covers a lucky second class.
+
+        Half-way to perfect where classes are few.
+        """
+        chance = 100 / len(self.classes)
+        return min(1.5 * chance, (100 + chance) / 2)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         """Also `confidence` u8[h, w]: the largest probability, 255 = certain, to apply another threshold later."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from must_jax.engine.mesh import check_batch_size, make_mesh, put_batch, put_replicated
+from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
 from must_jax.errors import UserError
 
 
@@ -21,10 +21,15 @@ def test_more_devices_than_there_are():
         make_mesh(9)
 
 
-def test_batch_size_must_divide():
-    check_batch_size(make_mesh(4), 8)
+def test_batches_must_divide():
+    assert make_mesh(4, [8, 4]).size == 4
     with pytest.raises(UserError, match=r"config.batch_size is 6, which 4 devices cannot share .* multiple of 4"):
-        check_batch_size(make_mesh(4), 6)
+        make_mesh(4, [8, 6])
+
+
+@pytest.mark.parametrize(("batch_sizes", "devices"), [([8], 4), ([6], 3), ([8, 6], 2), ([7], 1)])
+def test_as_many_devices_as_can_share_the_batches(batch_sizes, devices):
+    assert make_mesh(0, batch_sizes).size == devices
 
 
 def test_batches_are_split_and_states_are_copied():

@@ -253,3 +253,18 @@ def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp
     assert (
         json.loads((tmp_path / "result.json").read_text())["columns"]["everything-segmentation"]["empty_share"] == 100
     )
+
+
+@pytest.mark.parametrize(("min_score", "boxes"), [(0.0, True), (1.0, False)])
+def test_rules_reach_the_prediction_too(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, min_score: float, boxes: bool
+) -> None:
+    rules = {"detection": {"score_threshold": 0.0, "min_score": min_score}}
+    label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path)
+    assert bool(len(LabelColumn(tmp_path / "columns" / "everything-detection")[0]["classes"])) == boxes
+
+
+def test_a_rule_does_not_change_what_labels_mean(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="config.tasks.depth would turn the labels"):
+        label.run(config_of(f"folder:{photos}", teachers[:1], tasks={"depth": {"kind": "relative"}}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
