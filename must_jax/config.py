@@ -33,7 +33,7 @@ ImageSize = Annotated[int, Field(gt=0, multiple_of=32)]  # input height = width 
 
 
 class _Config(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -252,6 +252,8 @@ def _changed(node: Any, keys: list[str], value: Any) -> Any:
         return value
     key, *rest = keys
     if isinstance(node, list | tuple):
+        if not key.isdecimal():
+            raise ValueError(key)
         return [*node[: int(key)], _changed(node[int(key)], rest, value), *node[int(key) + 1 :]]
     return {**node, key: _changed(node.get(key, {}), rest, value)}
 

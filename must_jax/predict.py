@@ -39,18 +39,18 @@ def run(photos: Sequence[Path], model: Path, out: Path) -> None:
         raise UserError(f"two photos would both become {_twice(targets)}; rename one or give them one by one")
 
     from must_jax import trained
-    from must_jax.data.image_sets import decode_image
+    from must_jax.data.image_sets import decode_image, decode_reduced
     from must_jax.tasks.drawing import canvas
 
-    images = []
-    for photo in photos:
+    for photo in photos:  # all of them before any work; not kept, photos are large
         try:
-            images.append(decode_image(photo.read_bytes()))
+            decode_reduced(photo.read_bytes(), 1)
         except UserError as error:
             raise UserError(f"{photo}: {error}") from None
     loaded = trained.load(model)
     out.mkdir(parents=True, exist_ok=True)
-    for photo, image, target in zip(photos, images, targets, strict=True):
+    for photo, target in zip(photos, targets, strict=True):
+        image = decode_image(photo.read_bytes())
         labels = loaded.predict(image)
         panels = {photo.name: canvas(image)} | {
             name: loaded.tasks[name].draw(image, label) for name, label in labels.items()

@@ -21,7 +21,7 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import decode_image
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.engine.checkpoint import restore_variables
-from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
+from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
 from must_jax.engine.state import Variables, count_parameters
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
 from must_jax.engine.writer import write_json
@@ -138,6 +138,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
     values = json.loads(file.read_text(encoding="utf-8"))
     if values["schema_version"] != SCHEMA_VERSION:
         raise UserError(f"{file} was written by another version of must_jax; load it with that one")
+    keep_programs()
     config = ModelConfig.model_validate(values["model"])
     tasks = {name: build_task(name, options.pop("classes"), options) for name, options in values["tasks"].items()}
     known = {name: values[name] for name in ("image_size", "settings", "metrics", "digest")}

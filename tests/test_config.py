@@ -134,3 +134,14 @@ def test_digest_changes_with_any_value_and_only_then():
     one, same, other = parse(train()), parse(train(seed=0)), parse(train(optimizer={"momentum": 0.8}))
     assert digest(one) == digest(same) != digest(other)
     assert len(digest(one)) == 16
+
+
+@pytest.mark.parametrize("path", ["train.-1.take", "train.1.take"])
+def test_an_override_past_a_list(path: str) -> None:
+    with pytest.raises(UserError, match="past the end of a list"):
+        override({"train": [{"images": "scenes/a:train"}]}, path, "5")
+
+
+def test_infinite_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"config.optimizer.learning_rate is inf, but should be a finite number"):
+        parse(train(optimizer={"learning_rate": float("inf")}))

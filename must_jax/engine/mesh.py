@@ -30,6 +30,11 @@ def setup_devices(count: int = 0) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # jax is in use already: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", count or cores)
+    keep_programs()
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept on disk and found again: in JAX_COMPILATION_CACHE_DIR, or COMPILATION_CACHE."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(COMPILATION_CACHE).expanduser())
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
