@@ -76,7 +76,7 @@ def student(runs: str) -> ConfigDict:
     columns = tuple(f"{runs}/label/columns/teacher_{task}-{task}" for task in TASKS)
     return ConfigDict(
         {
-            **_training(steps=1500),
+            **_training(steps=1200),
             "train": ({"images": "scenes/unlabelled:train", "labels": columns},),
             "tasks": {task: {} for task in TASKS},
         }
@@ -92,7 +92,10 @@ def evaluate(runs: str) -> ConfigDict:
             "data_dir": "data",
             "inits": {"scratch": "", **inits},
             "downstream": {name: _downstream(name, task) for name, task in DOWNSTREAM.items()},
-            "transfers": (_transfer("frozen", steps=150), _transfer("finetune", steps=100)),
+            "transfers": (
+                _transfer("frozen", steps=150, batch_size=32, learning_rates=(0.1, 0.3, 1.0)),
+                _transfer("finetune", steps=100, batch_size=16, learning_rates=(0.1, 0.3)),
+            ),
             "model": MODEL,
             "image_size": IMAGE_SIZE,
         }
@@ -121,12 +124,12 @@ def _downstream(name: str, task: str) -> dict[str, Any]:
     return {"task": task, **splits, "options": {}}
 
 
-def _transfer(mode: str, steps: int) -> dict[str, Any]:
+def _transfer(mode: str, steps: int, batch_size: int, learning_rates: tuple[float, ...]) -> dict[str, Any]:
     return {
         "mode": mode,
         "steps": steps,
-        "batch_size": 32,
-        "learning_rates": (0.01, 0.03, 0.1, 0.3),
+        "batch_size": batch_size,
+        "learning_rates": learning_rates,
         "seeds": (0, 1, 2),
         "optimizer": {**OPTIMIZER, "warmup_steps": 10},
         "augment": AUGMENT,

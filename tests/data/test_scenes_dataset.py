@@ -92,10 +92,10 @@ def test_objects_stand_in_the_room_beside_each_other():
         for number, item in enumerate(scene.items):
             corners = item.body.corners()
             assert corners[2].min() == pytest.approx(0, abs=1e-5)
-            assert (np.abs(corners[:2]) < np.array(scene.room.half_extents[:2])[:, None] * 1.1).all()
+            assert (np.abs(corners[:2]) < np.array(scene.room.half_extents[:2])[:, None]).all()
             for other in scene.items[:number]:
                 gap = np.subtract(item.body.center, other.body.center)[:2]
-                assert np.linalg.norm(gap) > item.body.half_extents[0] + other.body.half_extents[0]
+                assert np.linalg.norm(gap) > np.sqrt(2) * (item.body.half_extents[0] + other.body.half_extents[0])
 
 
 def _failing_encode(fail_at: int) -> Callable[[str, str, range], list[dict]]:
@@ -135,7 +135,7 @@ def test_a_finished_preparation_is_not_repeated_nor_are_concurrent_ones(
     with ThreadPoolExecutor(3) as threads:
         folders = list(threads.map(lambda _: scenes.prepare("teacher_depth", tmp_path, FEW), range(3)))
     assert len(set(folders)) == 1
-    assert scenes.prepare("teacher_depth", tmp_path) == folders[0]
+    assert scenes.prepare("teacher_depth", tmp_path, FEW) == folders[0]
     assert sorted(rendered) == ["test", "train", "validation"]
     assert len(tfds.builder_from_directory(folders[0]).as_data_source("train")) == FEW["train"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenes"]
@@ -147,6 +147,8 @@ def test_user_mistakes(tmp_path: Path):
     scenes.prepare("teacher_depth", tmp_path, FEW)
     with pytest.raises(UserError, match="remove it or choose another data_dir"):
         scenes.prepare("teacher_depth", tmp_path, FEW | {"train": 6})
+    with pytest.raises(UserError, match=f"{tmp_path}/scenes/teacher_depth/1.0.0 holds .*'train': 5.* remove it"):
+        scenes.prepare("teacher_depth", tmp_path)  # its config's own numbers
 
 
 def test_the_grid_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -153,7 +153,7 @@ def test_solids_fill_their_cube(shape: str):
 
 @pytest.fixture(scope="module", params=[TRAINING, HELD_OUT], ids=["training", "held out"])
 def renderings(request: pytest.FixtureRequest) -> list[tuple[Scene, Rendering]]:
-    scenes = [sample_scene(np.random.default_rng([7, i]), request.param) for i in range(40)]
+    scenes = [sample_scene(np.random.default_rng([7, i]), request.param) for i in range(120)]
     return [(scene, render(scene, scene.camera, SIZE, SIZE)) for scene in scenes]
 
 

@@ -99,6 +99,9 @@ MATERIALS = replace(
 )
 
 
+_AROUND = np.sqrt(2)  # the circle around a square, whichever way it is turned
+
+
 def single(domain: Domain) -> Domain:
     """The same domain with one large object in the middle, for classification."""
     return replace(domain, items=(1, 1), share=(0.5, 0.78), centred=True, distance=(2.0, 3.2))
@@ -166,7 +169,7 @@ def _try_item(
     c, s = np.cos(yaw), np.sin(yaw)
     x = spot[0] + distance * (c + across * s)
     y = spot[1] + distance * (s - across * c)
-    reach = 1.2 * half_width
+    reach = _AROUND * half_width
     if abs(x) + reach > room.half_extents[0] or abs(y) + reach > room.half_extents[1]:
         return None
     body = Body(SOLIDS[shape], (x, y, half_height), (half_width, half_width, half_height), rng.uniform(0, 2 * np.pi))
@@ -175,7 +178,7 @@ def _try_item(
 
 def _apart(one: Body, other: Body) -> bool:
     gap = np.hypot(one.center[0] - other.center[0], one.center[1] - other.center[1])
-    return gap > 1.1 * (one.half_extents[0] + other.half_extents[0])
+    return gap > _AROUND * (one.half_extents[0] + other.half_extents[0])
 
 
 def _paint(rng: np.random.Generator, paint: Paint, unit_m: float = 1.0) -> Surface:
