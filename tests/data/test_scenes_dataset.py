@@ -147,7 +147,9 @@ def test_user_mistakes(tmp_path: Path):
     scenes.prepare("teacher_depth", tmp_path, FEW)
     with pytest.raises(UserError, match="remove it or choose another data_dir"):
         scenes.prepare("teacher_depth", tmp_path, FEW | {"train": 6})
-    with pytest.raises(UserError, match=f"{tmp_path}/scenes/teacher_depth/1.0.0 holds .*'train': 5.* remove it"):
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/scenes/teacher_depth/{builder.VERSION} holds .*'train': 5.* remove it"
+    ):
         scenes.prepare("teacher_depth", tmp_path)  # its config's own numbers
 
 
