@@ -8,8 +8,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,13 +22,18 @@ import PIL.Image
 import PIL.ImageOps
 import tensorflow_datasets as tfds
 
+from must_jax.cores import cores
 from must_jax.data import encodings, scenes
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
+_UNREAD_SUFFIX = re.compile(  # images as well: left out of a set, but not in silence
+    r"\.(heic|heif|hif|jxl|j2k|svg|ico|psd|tga|exr|hdr|raw|dng|cr2|cr3|crw|nef|nrw|arw|orf|rw2|raf|pef|srw)", re.I
+)
+_CHECKED_TOGETHER = 64  # files of a folder
 _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -81,9 +89,10 @@ class ImageSet:
 
     Attributes:
       name: what the user asked for, e.g. "scenes/unlabelled:train".
-      digest: 16 hex digits that identify the images and their order; the same whatever `take` is.
+      digest: 16 hex digits, the same whatever `take` is; for a folder of the names and sizes of its image files, for
+        TFDS data of name, version, split, number of records, features, and the first and last record.
       labels: the truth stored with the images, by task.
-      skipped: (path, reason) of every file of a folder that is no readable image.
+      skipped: (path, reason) of the images of a folder that cannot be read; with `take`, of those met on the way.
     """
 
     def __init__(
@@ -122,7 +131,7 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     """
     if spec.startswith("folder:"):
         return _open_folder(spec, Path(spec.removeprefix("folder:")).expanduser(), take)
-    dataset, _, split = spec.rpartition(":")
+    dataset, _, split = spec.partition(":")  # a slice may hold another
     if not dataset or not split:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
     data_dir = Path(data_dir).expanduser()
@@ -166,7 +175,8 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
                 flags = cv2.IMREAD_COLOR_RGB | flag
                 image_hw = None if whole else (height / factor, width / factor)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        is_avif = data[4:8] == b"ftyp"  # which OpenCV does not turn upright
+        image = None if is_avif else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
@@ -199,20 +209,24 @@ def _jpeg_header(data: bytes) -> tuple[int, int, bool, int]:
 def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if not folder.is_dir():
         raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    skipped = [(str(path), "format not read") for path in files if _UNREAD_SUFFIX.fullmatch(path.suffix)]
     readable: list[Path] = []
-    skipped: list[tuple[str, str]] = []
-    checksum = hashlib.sha256()
-    with Progress(f"checking {spec}", total=len(paths), unit="images") as progress:
-        for path in paths:
-            try:
-                decode_reduced(path.read_bytes(), longest=1)
-            except (UserError, OSError) as error:
-                skipped.append((str(path), str(error)))
-            else:
-                readable.append(path)
-                checksum.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
+    wanted = min(take or len(paths), len(paths))
+    with (
+        Progress(f"checking {spec}", total=wanted, unit="images") as progress,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
+        chunks = (paths[start : start + _CHECKED_TOGETHER] for start in range(0, len(paths), _CHECKED_TOGETHER))
+        for path, problem in itertools.chain.from_iterable(pool.map(_check, chunk) for chunk in chunks):
+            if problem:
+                skipped.append((str(path), problem))
+                continue
+            readable.append(path)
             progress.advance()
+            if len(readable) == wanted:
+                break
     if not readable:
         raise UserError(
             f"images='{spec}': no readable image in {folder} ({len(skipped)} unreadable); "
@@ -223,8 +237,18 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         path = readable[index]
         return {"image": path.read_bytes(), "name": path.relative_to(folder).as_posix()}
 
-    length = min(take or len(readable), len(readable))
-    return ImageSet(spec, length, read, checksum.hexdigest()[:16], skipped=skipped)
+    sizes = [f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n" for path in paths]
+    checksum = hashlib.sha256("".join(sizes).encode(errors="surrogateescape"))
+    return ImageSet(spec, len(readable), read, checksum.hexdigest()[:16], skipped=skipped)
+
+
+def _check(path: Path) -> tuple[Path, str]:
+    """The path, and why it is no readable image; "" where it is one."""
+    try:
+        decode_reduced(path.read_bytes(), longest=1)
+    except (UserError, OSError) as error:
+        return path, str(error)
+    return path, ""
 
 
 def _newest_version(folder: Path) -> Path:
@@ -252,6 +276,8 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     truth = _stored_truth(info)
     named_by = next((key for key in ("name", "file_name", "id") if key in features), None)
     needed = {"image", named_by, *(each.feature for each in truth.values())}
+    if not _count(info, split):
+        raise UserError(f"images='{spec}': '{split}' selects no images; write a split, or part of one as 'train[:100]'")
     records = encodings.Records(builder, split, [key for key in features if key in needed])
 
     def read(index: int) -> dict[str, Any]:
@@ -264,6 +290,14 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
     length = min(take or len(records), len(records))
     return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth)
+
+
+def _count(info: tfds.core.DatasetInfo, split: str) -> int:
+    """Images of a split or slice; 0 as well where that is malformed or goes beyond the end."""
+    try:
+        return info.splits[split].num_examples
+    except ValueError:
+        return 0
 
 
 def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ import grain
 import numpy as np
 
 from must_jax.config import AugmentConfig
+from must_jax.cores import cores
 from must_jax.data import encodings
 from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry
 from must_jax.data.augment import apply as augment_example
@@ -147,11 +147,11 @@ def _example(
     try:
         image, image_hw = decode(source.images.record(index)["image"])
         labels = {task: label for task in kinds if (label := _label(source, task, index)) is not None}
+        image, labels = augment_example(place(image_hw), image, labels, kinds, image_size // map_stride)
     except Exception as error:  # one record, broken in whatever way, must not end a run of days
         if on_bad is not None:
             on_bad(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")
         return _blank(index, kinds, image_size, map_stride)
-    image, labels = augment_example(place(image_hw), image, labels, kinds, image_size // map_stride)
     return {"image": image, "mask": np.float32(1), "index": np.int32(index), "labels": labels}
 
 
@@ -178,7 +178,7 @@ def _stack(examples: Sequence[Any]) -> Any:
 
 
 def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 

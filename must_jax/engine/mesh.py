@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from must_jax.cores import cores
 from must_jax.errors import UserError
 
 DATA_AXIS = "data"
@@ -27,9 +28,8 @@ def setup_devices(count: int = 0) -> None:
     Args:
       count: virtual devices on a CPU; 0 = one per core that this process may use. Accelerators are not affected.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # jax is in use already: its devices stay as they are
-        jax.config.update("jax_num_cpu_devices", count or cores)
+        jax.config.update("jax_num_cpu_devices", count or cores())
     keep_programs()
 
 

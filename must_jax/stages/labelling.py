@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import grain
 import numpy as np
 
+from must_jax.cores import cores
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.image_sets import ImageSet, decode_reduced
@@ -141,7 +141,7 @@ def _read(images: ImageSet, chunks: Sequence[Chunk], sizes: Sequence[int]) -> It
     def read(chunk: Chunk) -> list[Example]:
         return [_example(images, position, sizes) for position in chunk.positions]
 
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(grain.MapDataset.source(chunks).map(read).to_iter_dataset(options))
 

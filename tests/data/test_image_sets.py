@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from must_jax.data.image_sets import decode_image, decode_reduced, open_images
+from must_jax.data import image_sets
+from must_jax.data.image_sets import _check, decode_image, decode_reduced, open_images
 from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -42,7 +44,7 @@ def jpeg(height: int, width: int) -> bytes:
     return encoded(picture(height, width), "JPEG", quality=95, subsampling=0)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"])
 def test_formats(format: str):
     image = picture(40, 60)
     out = decode_image(encoded(image, format))
@@ -83,6 +85,13 @@ def test_exif_orientation(orientation: int, longest: int):
     assert np.abs(out.astype(int) - expected).mean() < 3
 
 
+def test_an_avif_is_turned_upright():
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    out = decode_image(encoded(picture(40, 60), "AVIF", exif=exif))
+    assert np.abs(out.astype(int) - np.rot90(picture(40, 60), -1)).mean() < 4
+
+
 @pytest.mark.parametrize("height, width", [(96, 128), (75, 101), (103, 64)])
 @pytest.mark.parametrize("longest", [1, 20, 40, 90])
 def test_reduced_decoding_keeps_the_geometry(height: int, width: int, longest: int):
@@ -104,7 +113,7 @@ def test_a_large_jpeg_is_read_at_an_eighth():
     assert image_hw == (50, 80)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"])
 def test_cut_off_files_are_unreadable(format: str):
     data = encoded(picture(100, 100), format)
     with pytest.raises(UserError, match="cannot be read"):
@@ -139,6 +148,53 @@ def test_folder(tmp_path: Path):
     assert open_images(f"folder:{tmp_path}", "unused").digest != images.digest
 
 
+def test_images_of_other_formats_are_named(tmp_path: Path):
+    for name in ("a.HEIC", "b.nef", "c.svg", "d.txt", "e.json", "f.csv", "README"):
+        (tmp_path / name).write_text("")
+    for format in ("GIF", "AVIF", "PPM"):
+        (tmp_path / f"z.{format}").write_bytes(encoded(picture(5, 4), format))
+    (tmp_path / "z.jp2").write_bytes(encoded(picture(5, 4), "JPEG2000"))
+    images = open_images(f"folder:{tmp_path}", "unused")
+    assert sorted(images.record(i)["name"] for i in range(len(images))) == ["z.AVIF", "z.GIF", "z.PPM", "z.jp2"]
+    assert [(Path(path).name, why) for path, why in images.skipped] == [
+        (name, "format not read") for name in ("a.HEIC", "b.nef", "c.svg")
+    ]
+
+
+def test_no_more_files_are_decoded_than_take_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    good, bad = jpeg(30, 20), jpeg(30, 20)[:300]
+    for i in range(20):
+        (tmp_path / f"{i:02d}.jpg").write_bytes(bad if i in (0, 3) else good)
+    checked: list[str] = []
+
+    def check(path: Path) -> tuple[Path, str]:
+        checked.append(threading.current_thread().name)
+        return _check(path)
+
+    monkeypatch.setattr(image_sets, "_check", check)
+    monkeypatch.setattr(image_sets, "_CHECKED_TOGETHER", 4)
+    images = open_images(f"folder:{tmp_path}", "unused", take=3)
+    assert [images.record(i)["name"] for i in range(len(images))] == ["01.jpg", "02.jpg", "04.jpg"]
+    assert [Path(path).name for path, _ in images.skipped] == ["00.jpg", "03.jpg"]
+    assert 5 <= len(checked) <= 8  # what is left of the second four may be cancelled
+    assert threading.current_thread().name not in checked
+    assert len(open_images(f"folder:{tmp_path}", "unused")) == 18
+
+
+def test_files_are_checked_by_as_many_threads_as_there_are_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(30, 20))
+    together = threading.Barrier(3, timeout=10)
+
+    def check(path: Path) -> tuple[Path, str]:
+        together.wait()
+        return _check(path)
+
+    monkeypatch.setattr(image_sets, "_check", check)
+    monkeypatch.setattr(image_sets, "cores", lambda: 3)
+    assert len(open_images(f"folder:{tmp_path}", "unused")) == 3
+
+
 def test_scenes_hold_their_truth(data_dir: Path):
     images = open_images("scenes/teacher_depth_tiny:validation", data_dir)
     depth = images.labels["depth"]
@@ -150,6 +206,15 @@ def test_scenes_hold_their_truth(data_dir: Path):
     other = open_images("scenes/teacher_depth_tiny:train", data_dir)
     assert other.digest != images.digest
     assert open_images("scenes/teacher_depth_tiny:train", data_dir, take=4).digest == other.digest
+
+
+def test_slices(data_dir: Path):
+    whole = open_images("scenes/teacher_depth_tiny:train", data_dir)
+    for part, first, count in (("[:10]", 0, 10), ("[5:7]", 5, 2), ("[-4:]", len(whole) - 4, 4)):
+        images = open_images(f"scenes/teacher_depth_tiny:train{part}", data_dir)
+        assert len(images) == count
+        assert images.record(0)["name"] == whole.record(first)["name"]
+        assert images.digest != whole.digest
 
 
 class Pets(tfds.core.GeneratorBasedBuilder):
@@ -213,6 +278,9 @@ def test_tfds_datasets_of_others(data_dir: Path):
         ("scenes:train", "VERSION"),
         ("scenes/teacher_depht_tiny:train", "did you mean 'teacher_depth_tiny'"),
         ("scenes/teacher_depth_tiny:trian", "did you mean 'train'"),
+        ("scenes/teacher_depth_tiny:train[abc]", r"'train\[abc\]' selects no images"),
+        ("scenes/teacher_depth_tiny:train[:99999]", "selects no images"),
+        ("scenes/teacher_depth_tiny:train[3:3]", "selects no images"),
     ],
 )
 def test_mistakes_get_one_sentence(data_dir: Path, spec: str, message: str):

@@ -160,6 +160,26 @@ def test_evaluation_sees_each_image_once_whole_and_in_order():
     assert strided["labels"]["range"]["depth"].shape == (4, 4, 4)
 
 
+def test_a_malformed_label_costs_one_image():
+    images = image_set("a", 3, ("things",))
+
+    class Teacher:
+        task, kind, classes = "things", KINDS["things"], ()
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+            label = dict(images.labels["things"][index])
+            return label | ({"boxes_yxyx": np.zeros((5, 3), np.float32)} if index == 1 else {})
+
+    heard: list[str] = []
+    both = Source(images, (Teacher(),))
+    batches = eval_batches(both, KINDS, image_size=16, batch_size=3, on_bad=lambda name, why: heard.append(name))
+    assert next(batches)["mask"].tolist() == [1, 0, 1]
+    assert heard == ["a[1]"]
+
+
 def test_a_broken_image_is_masked_and_reported():
     heard: list[tuple[str, str]] = []
     broken = source("a", 5, ("size", "things", "range"), broken=(1, 4))

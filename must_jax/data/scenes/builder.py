@@ -18,12 +18,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from must_jax.cores import cores
 from must_jax.data import encodings
 from must_jax.data.scenes.configs import CONFIGS, encode_examples
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress
 
-VERSION = "1.0.0"
+VERSION = "1.0.0"  # names the folder: raise it with every change of what is rendered, else old images are read as new
 _CHUNK = 32  # images a worker renders at a time
 _POOL_FROM = 1500  # images of a split; below it starting processes costs more than it saves
 _MAX_WORKERS = 8  # render faster than one process writes
@@ -98,10 +99,11 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
       The dataset's folder, for `tfds.builder_from_directory`.
 
     Raises:
-      UserError: an unknown config; or the dataset is there with other numbers of images than asked for.
+      UserError: an unknown config; or the dataset is there with other numbers of images.
     """
     if name not in CONFIGS:
         raise UserError(f"'scenes/{name}' is no config of scenes; {nearest(name, CONFIGS)}")
+    images = dict(images or CONFIGS[name].images)
     folder = Path(data_dir).expanduser() / "scenes" / name / VERSION
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +114,8 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
                     shutil.rmtree(leftover)  # of a preparation that was killed
                 tfds.disable_progress_bar()
                 Scenes(config=name, data_dir=folder.parents[2], images=images).render()
-    if images is not None and (found := _split_sizes(folder)) != dict(images):
-        raise UserError(f"{folder} holds {found} images, not {dict(images)}; remove it or choose another data_dir")
+    if (found := _split_sizes(folder)) != images:
+        raise UserError(f"{folder} holds {found} images, not {images}; remove it or choose another data_dir")
     return folder
 
 
@@ -130,7 +132,7 @@ def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[st
         return
     # Spawned, because a fork of a process in which JAX runs threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, _MAX_WORKERS), context, _start_worker) as pool:
+    with ProcessPoolExecutor(min(cores(), _MAX_WORKERS), context, _start_worker) as pool:
         yield from pool.map(encode, chunks)
 
 
