@@ -3,8 +3,8 @@
 python benchmarks/train_step.py [--preset=quickstart|resnet50-224] [--steps=20] [--rounds=3]
 
 (a) Forward, backward and SGD with momentum on a fixed batch; the loss of both sides is the mean of |output - 0.5| over
-    every output, so that only the network is compared. PyTorch runs channels_last on all cores, must_jax one virtual
-    device a core. The numbers of parameters are checked to be equal.
+    every output, so that only the network is compared. PyTorch runs eagerly (without torch.compile), channels_last, one
+    thread a core; must_jax one virtual device a core. The numbers of parameters are checked to be equal.
 (b) The real train step of `must_jax.engine` with the real tasks and losses: all five against depth alone.
 
 Every measurement is a process of its own, one after the other, in alternating rounds; the median round counts.
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.config import ModelConfig, OptimizerConfig
+from must_jax.cores import cores
 from must_jax.models.resnet import DEPTHS
 
 CLASSES = 8
@@ -65,9 +66,15 @@ def main() -> None:
         sys.exit("the two networks differ in their number of parameters, so comparing their speed means nothing")
 
     median = {name: statistics.median(r["images_per_second"] for r in found) for name, found in rounds.items()}
+    config, image_size, batch_size = PRESETS[args.preset]
+    network = f"{config.backbone}, {rounds['must_jax'][0]['parameters']:,} parameters"
+    print(f"{network}, batches of {batch_size} images of {image_size}x{image_size}, {cores()} cores, float32")
     for name, speed in median.items():
-        print(f"{name:12s} {speed:8.1f} images/s   compilation {rounds[name][0]['compile_s']:.1f} s")
-    print(f"must_jax / PyTorch: {median['must_jax'] / median['torch']:.2f} x (goal: at least 1.0)")
+        compile_s = rounds[name][0]["compile_s"]
+        compilation = f"compilation {compile_s:.1f} s" if compile_s else "eager, no torch.compile"
+        print(f"{name:12s} {speed:8.1f} images/s   {compilation}")
+    ours, theirs = median["must_jax"], median["torch"]
+    print(f"must_jax {ours:.1f} / eager PyTorch {theirs:.1f} images/s: {ours / theirs:.2f} x (goal: at least 1.0)")
     print(f"step of five tasks / step of depth: {median['one_task'] / median['five_tasks']:.2f} x (goal: at most 1.5)")
 
 
@@ -173,6 +180,7 @@ def measure_tasks(names: tuple[str, ...]) -> Callable[[ModelConfig, int, int, in
 def measure_torch(config: ModelConfig, image_size: int, batch_size: int, steps: int) -> dict[str, float]:
     import torch
 
+    torch.set_num_threads(cores())
     model = torch_network(config).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     images = torch.from_numpy(make_images(batch_size, image_size)).permute(0, 3, 1, 2)

@@ -4,7 +4,7 @@
 |----------------|--------------------------------------------------------------------------------------------------|
 | vector         | `probs` float16 [K]                                                                              |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]  |
-| map of ids     | `<field>` 8-bit PNG, 255 = ignore; `confidence` 8-bit PNG, 255 = certain, where it was asked for |
+| map of ids     | `<field>` 8-bit PNG, 255 = ignore                                                                |
 | map of scalars | `<field>` 16-bit PNG, value = offset + scale * code, 0 = invalid; `scale`, `offset` float32      |
 | map of vectors | `<field>` 8-bit RGB PNG, (x, y, z) = (code - 128) / 127, (128, 128, 128) = invalid               |
 
@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.errors import UserError
 
 Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 
@@ -35,7 +36,7 @@ _COMPONENTS = ((np.arange(256) - _ZERO) / _UNIT).astype(np.float32)  # code -> v
 _PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 
 
-def features(kind: LabelKind, keep_confidence: bool = False) -> dict[str, Any]:
+def features(kind: LabelKind) -> dict[str, Any]:
     """TFDS features of one label's sub-dict; see the table above."""
     present = {"present": np.uint8}
     match kind:
@@ -48,22 +49,22 @@ def features(kind: LabelKind, keep_confidence: bool = False) -> dict[str, Any]:
                 "scores": tfds.features.Tensor(shape=(None,), dtype=np.float16),
             } | present
         case MapLabel(content="ids"):
-            confidence = {"confidence": _png_feature(np.uint8, 1)} if keep_confidence else {}
-            return {kind.field: _png_feature(np.uint8, 1)} | confidence | present
+            return {kind.field: _png_feature(np.uint8, 1)} | present
         case MapLabel(content="scalar"):
             return {kind.field: _png_feature(np.uint16, 1), "scale": np.float32, "offset": np.float32} | present
         case _:
             return {kind.field: _png_feature(np.uint8, 3)} | present
 
 
-def encode(kind: LabelKind, label: Mapping[str, np.ndarray], keep_confidence: bool = False) -> dict[str, Any]:
-    """A label -> the values that a TFDS builder with `features(kind, keep_confidence)` takes.
+def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A label -> the values that a TFDS builder with `features(kind)` takes. Without `present` and `scores` they are 1.
 
-    `keep_confidence` needs `label["confidence"]`, f32[h, w] in 0..1. Without `present` and `scores` they are 1.
+    Raises:
+      UserError: class ids that do not fit into 8 bits.
     """
     present = int(label.get("present", 1))
     if not present:
-        label = absent(kind, (1, 1)) | {"confidence": np.zeros((1, 1), np.float32)}
+        label = absent(kind, (1, 1))
     record: dict[str, Any] = {"present": present}
     match kind:
         case VectorLabel():
@@ -75,9 +76,10 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray], keep_confidence: bo
             record["classes"] = classes[real].astype(np.uint16)
             record["scores"] = np.asarray(label.get("scores", np.ones(classes.shape)), np.float16)[real]
         case MapLabel(content="ids"):
-            record[kind.field] = _to_png(np.asarray(label[kind.field]).astype(np.uint8))
-            if keep_confidence:
-                record["confidence"] = _to_png(np.rint(label["confidence"] * 255).astype(np.uint8))
+            ids = np.asarray(label[kind.field])
+            if np.any((ids < 0) | (ids > IGNORE_ID)):
+                raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
+            record[kind.field] = _to_png(ids.astype(np.uint8))
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
@@ -93,10 +95,13 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray], keep_confidence: bo
     return record
 
 
-def decode(kind: LabelKind, record: Mapping[str, Any]) -> Label:
+def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Label:
     """A sub-dict read with PNGs left as bytes -> the label (see `kinds`): boxes un-padded, maps as stored.
 
     Values are 0 where invalid; vectors have unit length up to their 8 bits.
+
+    Raises:
+      UserError: a class id beyond the number of `classes` (0 = not known); a loss would become NaN from it.
     """
     label: Label = {"present": np.float32(record["present"])}
     match kind:
@@ -107,10 +112,11 @@ def decode(kind: LabelKind, record: Mapping[str, Any]) -> Label:
             label["classes"] = np.asarray(record["classes"], np.int32)
             label["scores"] = np.asarray(record["scores"], np.float32)
             label["valid"] = np.ones(label["classes"].shape, np.float32)
+            _check_ids(label["classes"], classes)
         case MapLabel(content="ids"):
-            label[kind.field] = _from_png(record[kind.field]).astype(np.int32)
-            if "confidence" in record:
-                label["confidence"] = _from_png(record["confidence"]).astype(np.float32) / 255
+            codes = _from_png(record[kind.field])
+            label[kind.field] = codes.astype(np.int32)
+            _check_ids(codes[codes != IGNORE_ID], classes)
         case MapLabel(content="scalar"):
             codes = _from_png(record[kind.field])
             valid = (codes > 0).astype(np.float32)
@@ -197,6 +203,11 @@ def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:
     """The inverse of `kind_to_dict`."""
     fields = dict(values)
     return _KINDS[fields.pop("kind")](**fields)
+
+
+def _check_ids(ids: np.ndarray, classes: int) -> None:
+    if classes and ids.size and ids.max() >= classes:
+        raise UserError(f"a label has class id {ids.max()}, but its data lists {classes} classes; correct either")
 
 
 def _png_feature(dtype: type[np.generic], channels: int) -> tfds.features.Image:

@@ -322,7 +322,9 @@ def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:
 
 def _own_truth(task: str, about: Mapping[str, Any]) -> Truth:
     kind = encodings.kind_from_dict(about["kind"])
-    return Truth(kind, tuple(about["classes"]), task, functools.partial(encodings.decode, kind))
+    return Truth(
+        kind, tuple(about["classes"]), task, functools.partial(encodings.decode, kind, classes=len(about["classes"]))
+    )
 
 
 def _one_hot(classes: int, index: int) -> Label:

@@ -6,7 +6,6 @@ only when it is complete, so a run that was killed while saving continues from t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +15,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from must_jax.engine import writer
 from must_jax.engine.state import State, Variables
 from must_jax.errors import UserError
 
 KEPT = 2
-MIB = 2**20
 
 
 class Checkpoints:
@@ -107,14 +106,14 @@ def restore_variables(folder: Path) -> Variables:
 
 
 def check_space(folder: Path, state: State) -> None:
-    """Raises UserError if the disk cannot hold the kept checkpoints and the one that is being written."""
-    needed = (KEPT + 1) * sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder} has {free // MIB} MiB of disk left, but the checkpoints of this run need {needed // MIB}; "
-            "free some, or use a workdir on another disk"
-        )
+    """Raises UserError if the disk cannot hold the kept checkpoints and the one that is being written.
+
+    Args:
+      folder: that of the checkpoints; what is in it need not be written again.
+      state: arrays, or their shapes and types alone.
+    """
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    writer.check_space(folder, (KEPT + 1) * size, f"the checkpoints of {folder.parent}")
 
 
 def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:

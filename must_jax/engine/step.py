@@ -53,7 +53,7 @@ def make_train_step(
         loss, averages = jnp.float32(0), {}
         for name, task in tasks.items():
             for term, (total, count) in task.loss(outputs[name], batch["labels"][name]).items():
-                loss += weights[name] * total / jnp.maximum(count, jnp.finfo(jnp.float32).tiny)
+                loss += weights[name] * total / jnp.where(count > 0, count, 1.0)
                 averages[f"{name}/{term}"] = Average(total=total, count=count)
         averages["loss"] = Average(total=loss, count=jnp.float32(1))
         return loss, (new_stats, averages)

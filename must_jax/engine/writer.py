@@ -1,10 +1,11 @@
-"""Metrics on disk: `metrics.jsonl` for programs, TensorBoard event files for people. Needs no TensorFlow."""
+"""Files of a run: `metrics.jsonl` for programs, TensorBoard event files for people (without TensorFlow), and JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +16,22 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from must_jax.errors import UserError
+
 METRICS_FILE = "metrics.jsonl"
+VALIDATION = "validation/"  # starts the names of what is measured after the last update
+MIB = 2**20
 
 
 class MetricWriter:
-    """Appends to the metrics of a run that continues at update `start`; rows after it are dropped, they come again."""
+    """Appends to the metrics of a run that continues at update `start`.
+
+    What comes again is dropped: rows after `start`, and validation, which a run that continues has yet to end with.
+    """
 
     def __init__(self, workdir: Path, start: int = 0) -> None:
         path = workdir / METRICS_FILE
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start and f'"{VALIDATION}' not in line]
         write_text(path, "".join(kept))
         self._rows = path.open("a", encoding="utf-8")
         self._events = EventFileWriter(str(workdir))
@@ -58,6 +66,18 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises UserError if the disk cannot hold `needed` bytes of `what` in `folder`; those already in it count."""
+    written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed - written > free:
+        raise UserError(
+            f"{what} need about {(needed - written) // MIB} MiB, {existing} has {free // MIB} MiB free; "
+            "free some, or use a workdir on another disk"
+        )
 
 
 def _lines(path: Path) -> list[str]:

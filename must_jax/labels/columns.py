@@ -41,7 +41,7 @@ class LabelColumn:
         return self.manifest.images.length
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return encodings.decode(self.kind, self._records[index])
+        return encodings.decode(self.kind, self._records[index], len(self.classes))
 
 
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.errors import UserError
@@ -39,15 +40,25 @@ class Model:
     dtype: jnp.dtype
 
     def init(self, rng: jax.Array, image_size: int) -> Variables:
-        """Fresh variables, all float32; `image_size` is the side of the square input in pixels.
+        """Fresh variables, NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
 
-        A module's start depends on `rng` and its own name, not on the heads beside it.
+        A module's start depends on `rng` and its own name, not on the heads beside it. Parameters named "kernel" are
+        what their initialiser gives, times N(0, 1) drawn by NumPy: the same on every accelerator, while XLA takes 0.3 s
+        to compile a generator for each kernel. Flax's own random initialisers so keep their mean of 0 and variance.
 
         Raises:
           UserError: `image_size` is not a multiple of 32.
         """
         _check_size(image_size, image_size)
-        return _init(self, rng, image_size)
+        seed = np.asarray(jax.random.key_data(rng)).tolist()
+
+        def draw(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
+            if path[-1].key != "kernel":
+                return leaf
+            name = zlib.crc32(jax.tree_util.keystr(path).encode())
+            return leaf * np.random.default_rng([*seed, name]).standard_normal(leaf.shape, np.float32)
+
+        return jax.tree_util.tree_map_with_path(draw, jax.device_get(_init(self, rng, image_size)))
 
     def apply(self, variables: Variables, images: jax.Array, *, train: bool) -> tuple[Outputs, Variables]:
         """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given)."""

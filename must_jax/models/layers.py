@@ -9,25 +9,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def normal(stddev: float | None = None) -> nn.initializers.Initializer:
     """N(0, stddev^2) for kernels; by default variance 2 / fan-out (He et al. 2015).
 
-    Drawn by NumPy on the host, the same on every accelerator: XLA takes 0.3 s to compile a generator for each kernel.
+    It gives the standard deviation alone: `Model.init` multiplies every kernel by noise.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fan_out = math.prod(shape) / shape[-2]
-        scale = math.sqrt(2 / fan_out) if stddev is None else stddev
-
-        def draw(seed: jax.Array) -> np.ndarray:
-            generator = np.random.default_rng(np.asarray(seed))
-            return np.float32(scale) * generator.standard_normal(shape, np.float32)
-
-        values = jax.pure_callback(draw, jax.ShapeDtypeStruct(tuple(shape), jnp.float32), jax.random.key_data(key))
-        return values.astype(dtype)
+        return jnp.full(shape, math.sqrt(2 / fan_out) if stddev is None else stddev, dtype)
 
     return init
 

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
-from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.engine.writer import write_json, write_text
 from must_jax.errors import UserError
 from must_jax.models.api import build_model
@@ -23,7 +22,7 @@ from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
 from must_jax.stages import inputs
 from must_jax.stages.transfer import Downstream, Transfer
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, claim
+from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.trained import Trained
 
 RUNS_FILE = "runs.jsonl"
@@ -34,20 +33,19 @@ Measured = Mapping[str, float]  # "validation" and "test" -> headline metric
 def run(config: EvaluateConfig, workdir: Path) -> None:
     """Writes `scorecard.json`, `scorecard.csv` and, last, `result.json` into the workdir.
 
-    Every finished training is in `runs.jsonl`, so that a run that was stopped goes on with the next one.
+    Every finished training is in `runs.jsonl`, so that a run that was stopped goes on with the next one, and a finished
+    one measures again only what starts from a model that was trained anew.
 
     Raises:
       UserError: a starting point that is missing, not finished or of another architecture, a downstream set that lacks
         images or labels of its task, a workdir of another config; all before any work.
     """
-    if (workdir / CONFIG_FILE).exists():
-        claim(workdir, config)
-    if (workdir / RESULT_FILE).exists():
+    check(workdir, config)
+    if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
         return
-    inputs.check_task_options(config)
-    setup_devices(config.devices)
-    mesh = make_mesh(config.devices, [transfer.batch_size for transfer in config.transfers])
+    inputs.check(config)
+    mesh = inputs.mesh_of(config)
     starts = {name: _load(name, folder, config.model) for name, folder in config.inits.items()}
     downstream = [_open(name, values, config) for name, values in config.downstream.items()]
     claim(workdir, config)
@@ -61,6 +59,15 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     }
     write_json(workdir / RESULT_FILE, result)
     say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}")
+
+
+def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
+    """Whether everything is measured, from the starting points as they are now (those that are still there)."""
+    if not (workdir / RESULT_FILE).exists():
+        return False
+    starts = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["starts"]
+    now = {name: inputs.run_digest(folder) for name, folder in config.inits.items()}
+    return all(digest in (None, starts[name].get("digest")) for name, digest in now.items())
 
 
 def choose(validation: Mapping[float, float]) -> float:
@@ -176,5 +183,6 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
 
 def _described(start: Trained | None) -> dict[str, object]:
     if start is None:
-        return {"tasks": [], "image_steps": 0}
-    return {"tasks": list(start.tasks), "image_steps": start.settings["steps"] * start.settings["batch_size"]}
+        return {"tasks": [], "image_steps": 0, "digest": None}
+    image_steps = start.settings["steps"] * start.settings["batch_size"]
+    return {"tasks": list(start.tasks), "image_steps": image_steps, "digest": start.digest}

@@ -2,35 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
+from must_jax import trained
 from must_jax.config import EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
+from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Batch, Source
-from must_jax.errors import UserError
+from must_jax.engine.mesh import make_mesh, setup_devices
+from must_jax.errors import UserError, nearest
 from must_jax.labels.columns import open_column
+from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
 TRUTH = "truth"
+COLUMNS = "columns"  # of a label run, the folder
 MAX_UNREADABLE = 0.01  # share of the images; with more the data is not what the user thinks it is
 
 
-def check_task_options(config: TrainConfig | LabelConfig | EvaluateConfig) -> None:
-    """Of all tasks that a stage's config sets; before any data is rendered or opened.
+StageConfig = TrainConfig | LabelConfig | EvaluateConfig
+
+
+class Named(NamedTuple):
+    """What a stage's config names: tasks with their options, image sets with columns, runs, and its batch sizes."""
+
+    tasks: Iterable[tuple[str, Mapping[str, Any]]]
+    sources: Sequence[SourceConfig]
+    runs: Sequence[str]
+    batch_sizes: Sequence[int]
+
+
+def check(config: StageConfig, made: Collection[Path] = ()) -> None:
+    """What can be wrong with a stage, as far as it can be said before any image is rendered or opened.
+
+    Args:
+      made: runs and columns that need not be there yet.
 
     Raises:
-      UserError: an unknown task or option, a value out of range.
+      UserError: an unknown task or option, devices that are not there or cannot share the batches, an image set, split,
+        column or run that does not exist.
     """
-    if isinstance(config, EvaluateConfig):
-        chosen = [(downstream.task, downstream.options) for downstream in config.downstream.values()]
-    else:
-        chosen = list(config.tasks.items())
-    for name, options in chosen:
+    named = _named(config)
+    for name, options in named.tasks:
         check_options(name, options)
+    mesh_of(config)
+    for run in named.runs:
+        if Path(run) not in made and not Path(run).is_dir():
+            raise UserError(f"there is no run {run}; train it first, or correct the path")
+    for source in named.sources:
+        for label in source.labels:
+            if label != TRUTH and Path(label) not in made and not Path(label).is_dir():
+                raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
+        _check_images(source.images, config.data_dir)
+
+
+def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
+    """The runs and columns that the stages of a pipeline in `workdir` will have made."""
+    tasks = {workdir / name: stage.tasks for name, stage in stages.items() if isinstance(stage, TrainConfig)}
+    columns = {
+        workdir / name / COLUMNS / f"{Path(teacher).name}-{task}"
+        for name, stage in stages.items()
+        if isinstance(stage, LabelConfig)
+        for teacher in stage.teachers
+        for task in tasks.get(Path(teacher), TASKS)  # any, of a run from elsewhere
+    }
+    return {*tasks, *columns}
+
+
+def mesh_of(config: StageConfig) -> Mesh:
+    """The devices that a stage runs on; errors as of `make_mesh`."""
+    setup_devices(config.devices)
+    return make_mesh(config.devices, _named(config).batch_sizes)
+
+
+def run_digest(run: str) -> str | None:
+    """Of a finished training run's parameters; None if there is none in that folder. Reads no checkpoint."""
+    file = Path(run) / trained.MODEL_FILE
+    return json.loads(file.read_text(encoding="utf-8"))["digest"] if run and file.exists() else None
 
 
 def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:
@@ -39,9 +96,6 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
     Raises:
       UserError: images or a column that are not there or do not fit each other.
     """
-    for label in config.labels:
-        if label != TRUTH and not Path(label).is_dir():
-            raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
     images = open_images(config.images, data_dir, config.take)
     columns: list[Column] = []
     for label in config.labels:
@@ -70,6 +124,11 @@ def build_tasks(
     return tasks
 
 
+def true_kinds(source: Source) -> dict[str, LabelKind]:
+    """Task -> the kind of its labels as stored: with slots for all boxes, which an evaluation must not cut."""
+    return {column.task: column.kind for column in source.columns}
+
+
 def loss_weights(
     tasks: Mapping[str, Task], sources: Sequence[Source], batch_size: int, learning_rate: float
 ) -> dict[str, float]:
@@ -93,8 +152,9 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
         data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}
         for j, column in enumerate(columns):
-            maker = getattr(column, "teacher", None)
-            data[f"train.{i}.labels.{j}"] = f"{column.task} by {maker['digest'] if maker else TRUTH}"
+            made = getattr(column, "manifest", None)
+            maker = f"{made.teacher.digest}, {_content(made)}" if made else TRUTH
+            data[f"train.{i}.labels.{j}"] = f"{column.task} by {maker}"
     return data
 
 
@@ -120,6 +180,44 @@ class Unreadable:
             if len(self.found) > self._most:
                 raise UserError(f"{len(self.found)} images cannot be read, they are listed above; repair the data")
             yield batch
+
+
+def _named(config: StageConfig) -> Named:
+    match config:
+        case TrainConfig():
+            sources = [*config.train, *filter(None, [config.validation])]
+            return Named(config.tasks.items(), sources, [config.init] if config.init else [], [config.batch_size])
+        case LabelConfig():  # fills its batches up
+            return Named(config.tasks.items(), [SourceConfig(images=config.images)], config.teachers, [])
+        case EvaluateConfig():
+            sets = config.downstream.values()
+            return Named(
+                [(each.task, each.options) for each in sets],
+                [source for each in sets for source in (each.train, each.validation, each.test)],
+                [run for run in config.inits.values() if run],
+                [transfer.batch_size for transfer in config.transfers],
+            )
+
+
+def _check_images(spec: str, data_dir: str) -> None:
+    """As `open_images`, but nothing is rendered and no photo is read."""
+    dataset, _, rest = spec.partition(":")
+    name = dataset.removeprefix("scenes/")
+    if dataset == "folder":
+        if not Path(rest).expanduser().is_dir():
+            raise UserError(f"images='{spec}': there is no folder {rest}; give the path of one with photos")
+    elif name == dataset:
+        open_images(spec, data_dir)
+    elif name not in scenes.CONFIGS:
+        raise UserError(f"'{dataset}' is no config of scenes; {nearest(name, scenes.CONFIGS)}")
+    elif (split := rest.partition("[")[0]) not in (splits := scenes.CONFIGS[name].images):
+        raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, splits)}")
+
+
+def _content(column: Manifest) -> str:
+    """Changes with the rule and with any label of the column."""
+    made_of = [column.rule, [shard.sha256 for shard in column.shards]]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_fits(column: Column, task: Task, images: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,8 +18,7 @@ from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
-from must_jax.engine.mesh import make_mesh, setup_devices
-from must_jax.engine.writer import write_json
+from must_jax.engine.writer import check_space, write_json
 from must_jax.errors import UserError, nearest
 from must_jax.labels import manifest
 from must_jax.labels.budget import bytes_per_image
@@ -29,15 +27,15 @@ from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 from must_jax.progress import say
 from must_jax.stages import inputs
+from must_jax.stages.inputs import COLUMNS
 from must_jax.stages.labelling import Column, Teacher, label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
-COLUMNS, GALLERY = "columns", "gallery.html"
+GALLERY = "gallery.html"
 NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task, which do not decide what a label says
-MIB = 2**20
 
 
 def run(config: LabelConfig, workdir: Path) -> None:
@@ -47,16 +45,15 @@ def run(config: LabelConfig, workdir: Path) -> None:
 
     Raises:
       UserError: a teacher that is missing, not finished, near chance or there twice, an unknown option, no readable
-        images, too little disk, a workdir of another config.
+        images, too little disk, a workdir of another config or of another training of a teacher.
     """
     check(workdir, config)
-    if _is_finished(workdir):
+    if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
         return
 
     # What can be wrong is found out first.
-    inputs.check_task_options(config)
-    setup_devices(config.devices)
+    inputs.check(config)
     models = _load_teachers(config)
     images = open_images(config.images, config.data_dir, config.take)
     _check_space(workdir, images, [(model, task) for model in models.values() for task in model.tasks.values()])
@@ -91,18 +88,31 @@ def run(config: LabelConfig, workdir: Path) -> None:
     say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} unreadable; see {workdir / GALLERY}")
 
 
-def _is_finished(workdir: Path) -> bool:
-    """Whether the run has ended and its columns are still there as it left them."""
+def _is_finished(config: LabelConfig, workdir: Path) -> bool:
+    """Whether the run has ended and its columns are still there as it left them.
+
+    Raises:
+      UserError: a teacher was trained anew since.
+    """
     if not (workdir / RESULT_FILE).exists():
         return False
     names = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
     folders = [workdir / COLUMNS / name for name in names]
-    return all(folder.is_dir() and not manifest.read(folder).missing(folder) for folder in folders)
+    columns = [manifest.read(folder) for folder in folders if folder.is_dir()]
+    digests = {column.teacher.name: column.teacher.digest for column in columns}
+    for path in config.teachers:
+        name, now = Path(path).resolve().name, inputs.run_digest(path)
+        if name in digests and now not in (digests[name], None):
+            raise UserError(
+                f"{workdir} was labelled by another {name} than the one now in {path}; "
+                f"choose another --workdir or delete {workdir}"
+            )
+    return len(columns) == len(folders) and not any(map(Manifest.missing, columns, folders))
 
 
 def _load_teachers(config: LabelConfig) -> dict[str, Trained]:
     """By name, which is that of the run's folder and names its columns."""
-    mesh, models = make_mesh(config.devices), {}
+    mesh, models = inputs.mesh_of(config), {}
     for path in config.teachers:
         name = Path(path).resolve().name
         if name in models:
@@ -150,13 +160,7 @@ def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> T
 def _check_space(workdir: Path, images: ImageSet, columns: Collection[tuple[Trained, Task]]) -> None:
     sides = [(model.image_size // TRAIN_MAP_STRIDE, task.label) for model, task in columns]
     needed = len(images) * sum(bytes_per_image(kind, (side, side)) for side, kind in sides)
-    existing = next(path for path in (workdir, *workdir.resolve().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise UserError(
-            f"labels of {len(images)} images need about {needed // MIB} MiB, {existing} has {free // MIB} MiB free; "
-            "free some, label fewer images (config.take), or use a workdir on another disk"
-        )
+    check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
 
 
 def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Column:

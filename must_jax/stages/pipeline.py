@@ -19,11 +19,10 @@ from must_jax.engine.writer import write_json
 from must_jax.errors import UserError
 from must_jax.progress import say
 from must_jax.stages import STAGES
-from must_jax.stages.workdir import RESULT_FILE, check, claim
+from must_jax.stages.workdir import PLACE, RESULT_FILE, check, claim
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
 REPORT = Path("report") / "index.html"
-PLACE = "{workdir}"
 PLAIN_WIDTH = 120  # characters of a line where there is no terminal
 
 
@@ -33,7 +32,8 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     A pipeline that was stopped goes on where it was: every stage continues or says that it is finished.
 
     Raises:
-      UserError: what a stage raises, after the report of the finished ones; a workdir of another config.
+      UserError: what is wrong with any stage as far as its config tells, before any work; what a stage raises, after
+        the report of the finished ones; a workdir of another config.
     """
     check(workdir, config)
     report = workdir / REPORT
@@ -43,8 +43,9 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     from must_jax.stages import inputs
 
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
+    made = inputs.outputs(stages, workdir)
     for stage in stages.values():
-        inputs.check_task_options(stage)
+        inputs.check(stage, made)
     claim(workdir, config)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")

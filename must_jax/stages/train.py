@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from must_jax.data.pipeline import eval_batches, train_batches
 from must_jax.engine.checkpoint import Checkpoints, check_space
 from must_jax.engine.clock import Clock
 from must_jax.engine.evaluate import evaluate
-from must_jax.engine.mesh import make_mesh, put_batch, put_replicated, setup_devices
+from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer, learning_rates
 from must_jax.engine.state import State, count_parameters, digest, init_state, trained_variables
 from must_jax.engine.step import Averages, Batch, TrainStep, make_predict_step, make_train_step
-from must_jax.engine.writer import MetricWriter, write_json
+from must_jax.engine.writer import VALIDATION, MetricWriter, write_json
 from must_jax.errors import UserError, nearest
 from must_jax.models.api import build_model, transfer
 from must_jax.progress import Progress, say
@@ -116,7 +116,6 @@ def run(config: TrainConfig, workdir: Path) -> None:
         model that does not reach `config.minimum` (it stays loadable).
     """
     check(workdir, config)
-    inputs.check_task_options(config)
     finished = (workdir / trained.MODEL_FILE).exists()
     if not finished:
         _train(config, workdir)
@@ -128,23 +127,26 @@ def run(config: TrainConfig, workdir: Path) -> None:
 
 def _train(config: TrainConfig, workdir: Path) -> None:
     # What can be wrong is found out first.
-    setup_devices(config.devices)
-    mesh = make_mesh(config.devices, [config.batch_size])
+    inputs.check(config)
+    mesh = inputs.mesh_of(config)
     start_from = trained.load(config.init) if config.init else None
     sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
     checked = [inputs.open_source(config.validation, config.data_dir, config.tasks)] if config.validation else []
     tasks = inputs.build_tasks(config.tasks, sources, config.max_boxes, also=checked)
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
+    validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
+    _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
+    model = build_model(config.model, {name: task.head(config.model) for name, task in tasks.items()})
+    optimizer, averaged = build_optimizer(config.optimizer), config.optimizer.ema_decay > 0
+    variables = model.init(jax.random.key(config.seed), config.image_size)
+    opt_state, ema = jax.eval_shape(optimizer.init, variables["params"]), variables if averaged else {}
+    check_space(workdir / trained.CHECKPOINTS, {**variables, "opt_state": opt_state, "ema": ema})
     claim(workdir, config)
 
-    # The model and its state.
-    model = build_model(config.model, {name: task.head(config.model) for name, task in tasks.items()})
-    variables = model.init(jax.random.key(config.seed), config.image_size)
+    # The state to start from.
     if start_from:
         variables = transfer(variables, start_from.variables)
-    optimizer = build_optimizer(config.optimizer)
-    state = init_state(variables, optimizer, mesh, ema=config.optimizer.ema_decay > 0)
-    check_space(workdir, state)
+    state = init_state(variables, optimizer, mesh, ema=averaged)
 
     forward = trained.image_forward(model)
     step = make_train_step(forward, tasks, weights, optimizer, mesh, ema_decay=config.optimizer.ema_decay)
@@ -192,17 +194,18 @@ def _train(config: TrainConfig, workdir: Path) -> None:
             # What it is worth, on the validation images: the tasks that are labelled there.
             variables, metrics = trained_variables(state), {}
             for source in checked:
-                known = {column.task: tasks[column.task] for column in source.columns}
+                unread = inputs.Unreadable(len(source.images))
                 examples = eval_batches(
                     source,
-                    {name: kinds[name] for name in known},
+                    inputs.true_kinds(source),
                     image_size=config.image_size,
                     batch_size=config.batch_size,
-                    on_bad=unreadable.add,
+                    on_bad=unread.add,
                 )
-                predict = make_predict_step(forward, known, config.image_size, mesh)
-                metrics = evaluate(predict, variables, examples, known, mesh)
-                writer.write(config.steps, {f"validation/{name}": value for name, value in metrics.items()})
+                predict = make_predict_step(forward, validated, config.image_size, mesh)
+                metrics = evaluate(predict, variables, unread.guard(examples), validated, mesh)
+                writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
+                unreadable.found |= unread.found
 
     trained.describe(
         workdir,
@@ -235,14 +238,19 @@ def _check_finite(loss: float, step: int) -> None:
 
 
 def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, float]) -> None:
+    _check_measured(config, metrics)
     for name, least in config.minimum.items():
-        if name not in metrics:
-            raise UserError(f"config.minimum names '{name}', which is not measured; {nearest(name, metrics)}")
         if metrics[name] < least:
             raise UserError(
                 f"{workdir} reached {name} = {metrics[name]:.4g}, under config.minimum = {least:g}; "
                 "train longer (config.steps, in another workdir) or lower the minimum"
             )
+
+
+def _check_measured(config: TrainConfig, measured: Collection[str]) -> None:
+    for name in config.minimum:
+        if name not in measured:
+            raise UserError(f"config.minimum names '{name}', which is not measured; {nearest(name, measured)}")
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -20,7 +20,7 @@ from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import Variables, init_state, trained_variables
 from must_jax.engine.step import Batch, make_predict_step, make_train_step
 from must_jax.models.api import Features, Model, transfer
-from must_jax.stages.inputs import Unreadable
+from must_jax.stages.inputs import Unreadable, true_kinds
 from must_jax.stages.train import fit
 from must_jax.tasks.base import Task
 
@@ -75,7 +75,7 @@ class Transfer:
             forward, self._tasks, {task.name: weight}, self._optimizer, mesh, ema_decay=ema_decay
         )
         self._predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
-        self._unreadable = Unreadable(len(downstream.sources["train"].images))
+        self._unreadable = {split: Unreadable(len(source.images)) for split, source in downstream.sources.items()}
 
     def start(self, trained: Variables | None) -> Start:
         """What to learn from, starting at backbone and pyramid of `trained`; None = random ones."""
@@ -145,18 +145,19 @@ class Transfer:
             augment=self._config.augment,
             batch_size=self._config.batch_size,
             seed=seed,
-            on_bad=self._unreadable.add,
+            on_bad=self._unreadable["train"].add,
         )
-        return self._unreadable.guard(batches)
+        return self._unreadable["train"].guard(batches)
 
     def _eval_batches(self, split: str) -> Iterator[Batch]:
-        return eval_batches(
+        batches = eval_batches(
             self._downstream.sources[split],
-            {self._downstream.task.name: self._downstream.task.label},
+            true_kinds(self._downstream.sources[split]),
             image_size=self._downstream.image_size,
             batch_size=self._config.batch_size,
-            on_bad=self._unreadable.add,
+            on_bad=self._unreadable[split].add,
         )
+        return self._unreadable[split].guard(batches)
 
 
 def _parts(variables: Variables, parts: Iterable[str]) -> Variables:

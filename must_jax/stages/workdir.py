@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from must_jax.engine.writer import write_json
+from must_jax.engine.writer import write_text
 from must_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
-# Keys that may change between restarts, since they do not change what is computed.
+PLACE = "{workdir}"  # in a config: the pipeline's folder
+# Keys, of a stage of a pipeline too, that may change between restarts, since they do not change what is computed.
 FREE = frozenset({"data_dir", "devices", "log_every", "checkpoint_every", "minimum"})
 
 
@@ -28,10 +31,10 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     if not path.exists():
         return
     theirs = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
-    ours = dict(_leaves(config.model_dump(mode="json")))
+    ours, home = dict(_leaves(config.model_dump(mode="json"))), _home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
-        if key.split(".")[0] not in FREE and there != here:
+        if re.sub(r"^stages\.[^.]*\.", "", key).split(".")[0] not in FREE and not _same(there, here, home):
             raise UserError(
                 f"{workdir} belongs to a run with another config: config.{key} is {there!r} there and {here!r} here; "
                 "choose another --workdir, or delete that folder"
@@ -39,10 +42,26 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
 
 
 def claim(workdir: Path, config: pydantic.BaseModel) -> None:
-    """Makes the folder this config's own, by `config.json` in it; errors as of `check`."""
+    """Makes the folder this config's own, by `config.json` in it; errors as of `check`.
+
+    Paths inside of a pipeline are written with PLACE, so that it can go on from elsewhere and after a move.
+    """
     check(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / CONFIG_FILE, config.model_dump(mode="json"))
+    text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
+    write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")
+
+
+def _home(workdir: Path) -> Path:
+    """The pipeline's folder, also for its stages; a single run's own."""
+    return workdir.parent if (workdir.parent / CONFIG_FILE).exists() else workdir
+
+
+def _same(there: Any, here: Any, home: Path) -> bool:
+    """Equal, or two ways to write one path."""
+    if isinstance(there, str) and isinstance(here, str):
+        there, here = (os.path.realpath(value.replace(PLACE, str(home))) for value in (there, here))
+    return there == here
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

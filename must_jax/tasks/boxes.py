@@ -52,8 +52,8 @@ def assign(
     FCOS (Tian et al. 2019) with centre sampling: a box goes to the cells that lie inside it and within 1.5 strides of
     its centre, and at least to the cell at its centre, since a thin box may contain no cell's centre. Its level is the
     one whose stride fits 2 to 4 times into the root of its area (the finest level also takes smaller boxes, the
-    coarsest larger ones), as in FPN (Lin et al. 2017); FCOS's own limits in pixels suit images of 800 pixels. Of
-    several boxes the smallest wins.
+    coarsest larger ones), as in FPN (Lin et al. 2017); FCOS's own limits in pixels suit images of 800 pixels. In
+    an image of 64 pixels no box is so large that P5, P6 or P7 would learn it. Of several boxes the smallest wins.
 
     Args:
       boxes_px: f32[N, 4]. valid: f32[N]. centers_px: f32[A, 2] (y, x). strides: f32[A].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -212,7 +213,9 @@ def _centerness(boxes_px: jax.Array, centers_px: jax.Array, strides: jax.Array) 
     return jnp.sqrt(jnp.prod(jnp.maximum((half - offset) / (half + offset), 0.0), -1))
 
 
-def _image_size(points: int) -> int:
-    """The side of the square input whose pyramid has so many cells."""
-    sides = range(32, 8192, 32)
-    return next(side for side in sides if len(detector_points(side)[1]) == points)
+def _image_size(cells: int) -> int:
+    """The side of the square input whose pyramid has so many cells.
+
+    Each 32x32 pixels have 16 + 4 + 1 + 1/4 + 1/16 = 341/16; what P6 and P7 round up is less than the next size adds.
+    """
+    return 32 * math.isqrt(16 * cells // 341)

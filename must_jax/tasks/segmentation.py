@@ -13,6 +13,7 @@ from pydantic import Field
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import IGNORE_ID, MapLabel
+from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
@@ -48,9 +49,8 @@ class Segmentation(Task):
         return {"cross_entropy": masked_sum(entropy, known.astype(jnp.float32))}
 
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
-        """{"ids": i32[B, h, w], "probs": f32[B, h, w, K]} at the head's resolution, stride 4."""
-        probs = jax.nn.softmax(outputs["maps"])
-        return {"ids": jnp.argmax(probs, -1).astype(jnp.int32), "probs": probs}
+        """{"probs": f32[B, h, w, K]} at the head's resolution, stride 4."""
+        return {"probs": jax.nn.softmax(outputs["maps"])}
 
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(len(self.classes))
@@ -65,12 +65,10 @@ class Segmentation(Task):
         return min(1.5 * chance, (100 + chance) / 2)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
-        """Also `confidence` u8[h, w]: the largest probability, 255 = certain, to apply another threshold later."""
         probs = prediction["probs"]
-        best = probs.max(-1)
+        unsure = probs.max(-1) < self.confidence_threshold
         return {
-            "ids": np.where(best < self.confidence_threshold, IGNORE_ID, probs.argmax(-1)).astype(np.int32),
-            "confidence": np.rint(255 * best).astype(np.uint8),
+            "ids": np.where(unsure, IGNORE_ID, probs.argmax(-1)).astype(np.int32),
             "present": np.ones((), np.float32),
         }
 
@@ -97,6 +95,10 @@ class SegmentationMetrics:
             if present:
                 predicted = resize_on_host(probs, ids.shape).argmax(-1)
                 known = ids != IGNORE_ID
+                if ids.max(where=known, initial=0) >= classes:
+                    raise UserError(
+                        f"the truth has class id {ids.max(where=known, initial=0)}, but there are {classes} classes"
+                    )
                 pairs = ids[known].astype(np.int64) * classes + predicted[known]
                 self._confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

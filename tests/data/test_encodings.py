@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from must_jax.data import encodings
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.errors import UserError
 
 VECTOR = VectorLabel(5)
 BOXES = BoxesLabel(4)
@@ -17,16 +18,16 @@ VECTORS = MapLabel("normals", "vector")
 KINDS: list[LabelKind] = [VECTOR, BOXES, IDS, SCALAR, VECTORS]
 
 
-def stored(kind: LabelKind, label: dict, keep_confidence: bool = False) -> dict:
+def stored(kind: LabelKind, label: dict) -> dict:
     """Through the bytes of a TFDS record, images left encoded."""
-    features = tfds.features.FeaturesDict(encodings.features(kind, keep_confidence))
-    record = features.serialize_example(encodings.encode(kind, label, keep_confidence))
+    features = tfds.features.FeaturesDict(encodings.features(kind))
+    record = features.serialize_example(encodings.encode(kind, label))
     pngs = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
     return features.deserialize_example_np(record, decoders=pngs)
 
 
-def round_trip(kind: LabelKind, label: dict, keep_confidence: bool = False) -> dict:
-    return encodings.decode(kind, stored(kind, label, keep_confidence))
+def round_trip(kind: LabelKind, label: dict) -> dict:
+    return encodings.decode(kind, stored(kind, label))
 
 
 def unit_vectors(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -63,13 +64,21 @@ def test_an_empty_box_list_is_not_an_absent_one():
     assert out["present"] == 1
 
 
-def test_ids_and_confidence():
+def test_ids():
     ids = np.random.default_rng(0).choice([0, 1, 7, IGNORE_ID], (5, 9))
-    confidence = np.random.default_rng(1).uniform(size=(5, 9)).astype(np.float32)
-    out = round_trip(IDS, {"ids": ids, "confidence": confidence}, keep_confidence=True)
-    np.testing.assert_array_equal(out["ids"], ids)
-    np.testing.assert_allclose(out["confidence"], confidence, atol=0.5 / 255 + 1e-6)
-    assert "confidence" not in round_trip(IDS, {"ids": ids})
+    np.testing.assert_array_equal(round_trip(IDS, {"ids": ids})["ids"], ids)
+
+
+def test_class_ids_out_of_range_are_refused():
+    for wrong in (-1, 256):
+        with pytest.raises(UserError, match=f"{wrong}"):
+            encodings.encode(IDS, {"ids": np.array([[0, wrong]])})
+    boxes = {"boxes_yxyx": np.zeros((2, 4)), "classes": np.array([0, 3])}
+    for kind, label in ((IDS, {"ids": np.array([[0, IGNORE_ID, 3]])}), (BOXES, boxes)):
+        record = stored(kind, label)
+        assert encodings.decode(kind, record, classes=4)["present"] == 1
+        with pytest.raises(UserError, match="class id 3, but its data lists 3 classes"):
+            encodings.decode(kind, record, classes=3)
 
 
 @pytest.mark.parametrize("low, high", [(0.3, 9.0), (-4.0, 1000.0), (2.5, 2.5)])

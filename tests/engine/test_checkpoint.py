@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 from must_jax.config import OptimizerConfig
-from must_jax.engine import checkpoint
+from must_jax.engine import writer
 from must_jax.engine.checkpoint import Checkpoints, check_space, restore_variables
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.optimizers import build_optimizer
@@ -91,8 +92,12 @@ def test_nothing_to_restore(tmp_path):
 
 
 def test_too_little_disk(tmp_path, state, monkeypatch):
-    check_space(tmp_path, state())
-    usage = checkpoint.shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(UserError, match=r"has 0 MiB of disk left"):
-        check_space(tmp_path, state())
+    folder, shapes = tmp_path / "run" / "checkpoints", jax.eval_shape(lambda: state())
+    check_space(folder, shapes)
+    usage = writer.shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"checkpoints of .*run need about 0 MiB, .* has 0 MiB free"):
+        check_space(folder, shapes)
+    folder.mkdir(parents=True)
+    (folder / "written").write_bytes(bytes(3 * sum(leaf.nbytes for leaf in jax.tree.leaves(state()))))
+    check_space(folder, shapes)

@@ -47,6 +47,16 @@ def test_rows_that_come_again_are_dropped(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(5, 1.0), (10, 1.0), (15, 2.0)]
 
 
+def test_validation_comes_again_too(tmp_path):
+    """A kill between it and model.json: the run goes on after its last update, and validates once more."""
+    for _ in range(2):
+        with MetricWriter(tmp_path, start=5) as writer:
+            if not rows(tmp_path):
+                writer.write(5, {"loss": 1.0})
+            writer.write(5, {"validation/depth/delta1": 2.0})
+    assert [list(row) for row in rows(tmp_path)] == [["step", "loss"], ["step", "validation/depth/delta1"]]
+
+
 def test_json_is_complete_or_as_before(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})

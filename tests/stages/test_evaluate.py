@@ -14,7 +14,7 @@ import pytest
 
 from must_jax.config import EvaluateConfig, TrainConfig
 from must_jax.errors import UserError
-from must_jax.stages import evaluate, train, transfer
+from must_jax.stages import evaluate, inputs, train, transfer
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 ROW = ["init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps"]
@@ -185,17 +185,33 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(
 def test_a_start_that_was_trained_anew_is_measured_anew(
     finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
 ):
-    (finished / "result.json").unlink()
-    load = evaluate.trained.load
-    monkeypatch.setattr(evaluate.trained, "load", lambda folder: vars_replaced(load(folder)))
+    """Although the run is finished."""
+    teacher = Path(shutil.copytree(config.inits["teacher"], finished.parent / "teacher"))
+    model = json.loads((teacher / "model.json").read_text())
+    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another"}))
+    changed = config.model_copy(update={"inits": config.inits | {"teacher": str(teacher)}})
+    (finished / "config.json").write_text(changed.model_dump_json())
     calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
-    evaluate.run(config, finished)
-    assert len(calls) == 2 * 3 + 2  # all of the teacher, none of scratch
+    for _ in range(2):
+        evaluate.run(changed, finished)
+        assert len(calls) == 2 * 3 + 2  # all of the teacher, none of scratch; once
 
 
-def vars_replaced(trained: Any) -> Any:
-    object.__setattr__(trained, "digest", "another")
-    return trained
+def test_unreadable_images_of_a_small_split_end_the_run(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two of sixteen are too many; of 48 training images they would not be."""
+    original = transfer.eval_batches
+
+    def two_gone(*args: Any, on_bad: Any, **options: Any) -> Any:
+        for name in ("a", "b"):
+            on_bad(name, "cut off")
+        return original(*args, on_bad=on_bad, **options)
+
+    monkeypatch.setattr(transfer, "eval_batches", two_gone)
+    monkeypatch.setattr(inputs, "MAX_UNREADABLE", 0.1)
+    with pytest.raises(UserError, match="2 images cannot be read"):
+        evaluate.run(config, tmp_path / "run")
 
 
 def test_a_finished_run_says_so(
@@ -206,9 +222,13 @@ def test_a_finished_run_says_so(
     assert f"{finished} is finished" in capsys.readouterr().err
 
 
-def test_the_result_says_what_the_starts_were_trained_with(finished: Path):
+def test_the_result_says_what_the_starts_were_trained_with(finished: Path, home: Path):
     starts = json.loads((finished / "result.json").read_text())["starts"]
-    assert starts == {"scratch": {"tasks": [], "image_steps": 0}, "teacher": {"tasks": ["depth"], "image_steps": 16}}
+    digest = json.loads((home / "teacher/model.json").read_text())["digest"]
+    assert starts == {
+        "scratch": {"tasks": [], "image_steps": 0, "digest": None},
+        "teacher": {"tasks": ["depth"], "image_steps": 16, "digest": digest},
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,7 @@ def make_teacher(folder: Path, tasks: tuple[str, ...], image_size: int, metrics:
     )
     built = {task: build_task(task, CLASSES.get(task, ()), {"max_boxes": 4}) for task in tasks}
     model = build_model(SMALL, {name: task.head(SMALL) for name, task in built.items()})
-    rng = np.random.default_rng(0)  # shapes alone from the model: its initialisation would have to be compiled
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image_size))
+    rng, variables = np.random.default_rng(0), model.init(jax.random.key(0), image_size)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), variables["params"])
     stats = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), variables["stats"])
     folder.mkdir(parents=True)
@@ -214,6 +214,31 @@ def test_a_lost_shard_of_a_finished_run_is_made_again(photos: Path, teachers: tu
     assert shard.read_bytes() == whole
 
 
+def test_what_is_written_needs_no_more_space(
+    labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = Path(shutil.copytree(labelled, tmp_path / "run"))
+    (workdir / "result.json").unlink()
+    (workdir / "columns/filler").write_bytes(bytes(100_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 0})())
+    monkeypatch.setattr(label, "claim", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # so far it gets
+        label.run(config_of(f"folder:{photos}", teachers), workdir)
+
+
+def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    teacher = Path(shutil.copytree(teachers[1], tmp_path / "small"))
+    config, workdir = config_of(f"folder:{photos}", (str(teacher),), gallery_images=0), tmp_path / "run"
+    label.run(config, workdir)
+    model = json.loads((teacher / "model.json").read_text())
+    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another"}))
+    refused(rf"{workdir} was labelled by another small than the one now in {teacher}; choose", config, workdir)
+    shutil.rmtree(teacher)  # no longer needed
+    label.run(config, workdir)
+
+
 def refused(match: str, config: LabelConfig, workdir: Path) -> None:
     before = sorted(workdir.rglob("*"))
     with pytest.raises(UserError, match=match):
@@ -234,7 +259,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     refused("did you mean 'confidence_threshold'", config_of(images, teachers, **rules), workdir)
     refused("did you mean 'depth'", config_of(images, teachers, tasks={"dept": {}}), workdir)
     refused("there is no folder", config_of("folder:/nowhere", teachers), workdir)
-    monkeypatch.setattr(label.shutil, "disk_usage", lambda path: type("", (), {"free": 100})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 100})())
     refused("need about 0 MiB.* 0 MiB free", config_of(images, teachers), workdir)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -189,6 +191,11 @@ def test_starts_from_the_backbone_of_a_finished_run(finished, config, tmp_path, 
         ({"tasks": {"depth": {}}}, "no images are labelled for task 'depth'; labelled are: classification"),
         ({"tasks": {"classification": {"lable_smoothing": 0.1}}}, "did you mean 'label_smoothing'"),
         ({"validation": {"images": "folder:nowhere"}}, "nowhere"),
+        ({"minimum": {"classification/top5": 50.0}}, r"top5', which is not measured; did you mean '.*/top1'"),
+        (
+            {"minimum": {"classification/top1": 5.0}, "validation": {"images": "scenes/teacher_depth_tiny:test"}},
+            "'classification/top1', which is not measured; known: none",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(config, tmp_path, changes, sentence):
@@ -240,14 +247,50 @@ def test_loss_weights_by_the_rule_of_the_paper():
     assert inputs.loss_weights(tasks, [source(Column())], 256, 0.32)["classification"] == 1.0
 
 
-def test_the_fingerprint_names_images_and_teachers():
-    teacher = {"learning_rate": 0.8, "batch_size": 2048, "digest": "abc"}
-    assert inputs.fingerprint([source(Column(teacher=teacher), Column("depth", unit="m"))]) == {
+def test_the_fingerprint_names_images_and_labels():
+    def read(digest="abc", threshold=0.5, shard="x"):
+        column = Column()
+        column.manifest = SimpleNamespace(
+            teacher=SimpleNamespace(digest=digest),
+            rule={"threshold": threshold},
+            shards=[SimpleNamespace(sha256=shard)],
+        )
+        return inputs.fingerprint([source(column, Column("depth", unit="m"))])
+
+    labels = read().pop("train.0.labels.0")
+    assert labels.startswith("classification by abc, ")
+    assert read() == {
         "train.0.images": "d",
         "train.0.length": 200,
-        "train.0.labels.0": "classification by abc",
+        "train.0.labels.0": labels,
         "train.0.labels.1": "depth by truth",
     }
+    changes = [{"digest": "other"}, {"threshold": 0.6}, {"shard": "y"}]
+    assert len({read(**change)["train.0.labels.0"] for change in [{}, *changes]}) == 4
+
+
+def test_too_little_disk_is_found_before_anything_is_written(config, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="need about"):
+        run(config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_validation_images_end_the_run_by_their_own_number(config, tmp_path, monkeypatch):
+    """Two of sixteen are too many; of a larger number of training images they would not be."""
+    original = train.eval_batches
+
+    def half_gone(*args, on_bad, **options):
+        for name in ("a", "b"):
+            on_bad(name, "cut off")
+        return original(*args, on_bad=on_bad, **options)
+
+    monkeypatch.setattr(train, "eval_batches", half_gone)
+    monkeypatch.setattr(inputs, "MAX_UNREADABLE", 0.1)  # 4 of 48, 1 of 16
+    with pytest.raises(UserError, match="2 images cannot be read"):
+        run(config(steps=3), tmp_path / "run")
+    assert not (tmp_path / "run" / "model.json").exists()
 
 
 def test_a_few_unreadable_images_are_named_many_end_the_run(capsys):

@@ -74,7 +74,7 @@ def test_extreme_logits_have_finite_losses_and_gradients():
         assert all(np.all(np.isfinite(leaf)) for leaf in gradient.values())
 
 
-@pytest.mark.parametrize("image_size", [32, 64, 160, 640])
+@pytest.mark.parametrize("image_size", [32, 64, 96, 160, 224, 640])
 def test_the_input_size_is_found_from_the_number_of_cells(image_size):
     task, cells = build_task("detection", ["thing"]), len(detector_points(image_size)[1])
     raw = {"class_logits": (1, cells, 1), "box_ltrb": (1, cells, 4), "centerness": (1, cells)}

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from must_jax.errors import UserError
 from must_jax.tasks import build_task
 
 CLASSES = ("floor", "wall", "ball")
@@ -21,12 +22,10 @@ def test_cross_entropy_leaves_ignored_pixels_out():
     assert weight == 3
 
 
-def test_unsure_pixels_become_the_ignore_id_and_confidence_is_kept():
+def test_unsure_pixels_become_the_ignore_id():
     probs = np.array([[[0.5, 0.3, 0.2], [0.49, 0.3, 0.21]], [[0, 0, 1], [0.1, 0.9, 0]]], np.float32)
     label = build_task("segmentation", CLASSES).pseudo_label({"probs": probs})
     assert label["ids"].tolist() == [[0, 255], [2, 1]]
-    assert label["confidence"].dtype == np.uint8
-    assert label["confidence"].tolist() == [[128, 125], [255, 230]]
     bold = build_task("segmentation", CLASSES, {"confidence_threshold": 0}).pseudo_label({"probs": probs})
     assert bold["ids"].tolist() == [[0, 0], [2, 1]]
 
@@ -44,6 +43,11 @@ def test_miou_is_over_classes_that_occur_in_the_truth():
     # A class that is only predicted is no class of its own, but its pixels are missing elsewhere.
     assert miou([[0, 2], [0, 1]], [[0, 1], [0, 1]]) == pytest.approx(100 * (1 + 0.5) / 2)
     assert miou([[0, 2], [1, 1]], [[0, 255], [1, 1]]) == 100
+
+
+def test_a_class_id_beyond_the_classes_is_named():
+    with pytest.raises(UserError, match="class id 3, but there are 3 classes"):
+        miou([[0, 1]], [[3, 255]])
 
 
 def test_a_constant_guess_is_near_chance():
