@@ -145,10 +145,8 @@ def main() -> None:
                 share = statistics.median(bare / whole for bare, whole in rounds[1:])
                 factor = size.width // decode_reduced(jpegs[0], math.ceil(size.image_size * scale))[0].shape[1]
                 judged += [share] if factor == 1 else []
-                name, decoded = (
-                    f"{size.width}x{size.height}, {kilobytes:.0f} kB",
-                    f"1/{factor}" if factor > 1 else "fully",
-                )
+                name = f"{size.width}x{size.height}, {kilobytes:.0f} kB"
+                decoded = f"1/{factor}" if factor > 1 else "fully"
                 speeds = f"{1 / decoding:12.0f}{1 / pipeline:12.0f}{share:8.0%}"
                 print(f"{name:24}{labels:12}{scale:6.1f}{decoded:>9}{speeds}", flush=True)
     print(f"decoded fully: {min(judged):.0%} to {max(judged):.0%} of bare decoding (goal: at least {GOAL:.0%})")

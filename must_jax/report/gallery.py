@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 
-from must_jax.report.html import duration, picture
+from must_jax.report import page
 
 LONGEST_PX = 448  # longer side of a picture in the file
 LISTED = 4  # items of a list in a caption
@@ -54,23 +53,13 @@ class Gallery:
 
 
 def render(gallery: Gallery) -> str:
-    """The gallery as HTML text without any outside reference."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("must_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(duration=duration, picture=picture, caption=caption)
-    return environment.get_template("gallery.html.jinja").render(gallery=gallery)
+    """The gallery as HTML text."""
+    return page.render("gallery.html.jinja", {"caption": caption}, gallery=gallery)
 
 
 def write(gallery: Gallery, path: Path) -> None:
     """Writes the gallery; a reader never sees half of it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(render(gallery), encoding="utf-8")
-    partial.replace(path)
+    page.write(render(gallery), path)
 
 
 def caption(description: Mapping[str, Any]) -> list[str]:

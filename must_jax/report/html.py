@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
-import jinja2
 import markupsafe
 import numpy as np
 
-from must_jax.report import plots, scorecard
+from must_jax.report import page, plots, scorecard
 
 
 @dataclass(frozen=True)
@@ -77,47 +74,21 @@ class Report:
 
 
 def write(report: Report, path: Path) -> None:
-    """Writes the report as one self-contained file; a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(render(report), encoding="utf-8")
-    partial.replace(path)
+    """Writes the report; a reader never sees half of it."""
+    page.write(render(report), path)
 
 
 def render(report: Report) -> str:
     """The report as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("must_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(duration=duration, picture=picture)
     starts = report.starts
     tables = scorecard.tables(report.rows, starts)
-    return environment.get_template("report.html.jinja").render(
+    return page.render(
+        "report.html.jinja",
         report=report,
         curves=[(curve.title, markupsafe.Markup(plots.curves(curve.series, curve.title))) for curve in report.curves],
         scorecards=[(table, scorecard.differences(table, starts), _bars(table, starts)) for table in tables],
         starts=starts,
     )
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def picture(image: np.ndarray) -> str:
-    """u8 [H, W, 3] RGB as a data URI."""
-    ok, encoded = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 88])
-    assert ok, image.shape
-    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
 def _bars(table: scorecard.Table, starts: Mapping[str, scorecard.Start]) -> dict[str, markupsafe.Markup]:

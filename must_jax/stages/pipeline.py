@@ -64,7 +64,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     total = sum(times.values()) + time.monotonic() - began
     write_json(workdir / RESULT_FILE, {"seconds": total, "stages": times})
 
-    from must_jax.report.html import duration
+    from must_jax.report.page import duration
 
     _print_summary(rows, starts)
     say(f"report: {report}\ntotal time: {duration(total)}")

@@ -95,9 +95,9 @@ class SegmentationMetrics:
             if present:
                 predicted = resize_on_host(probs, ids.shape).argmax(-1)
                 known = ids != IGNORE_ID
-                if ids.max(where=known, initial=0) >= classes:
+                if (largest := ids.max(where=known, initial=0)) >= classes:
                     raise UserError(
-                        f"the truth has class id {ids.max(where=known, initial=0)}, but there are {classes} classes"
+                        f"the truth has class id {largest}, but there are {classes} classes; correct either"
                     )
                 pairs = ids[known].astype(np.int64) * classes + predicted[known]
                 self._confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

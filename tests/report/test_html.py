@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from must_jax.report import html, plots
+from must_jax.report import html, page, plots
 from must_jax.report.html import Check, Curve, Gallery, Report, Stage
 from must_jax.report.scorecard import Row, Start
 
@@ -121,7 +121,7 @@ def test_writing_leaves_one_file(tmp_path: Path):
 
 @pytest.mark.parametrize(("seconds", "said"), [(None, ""), (0.4, "0:00"), (65.4, "1:05"), (3725, "1:02:05")])
 def test_duration(seconds: float | None, said: str):
-    assert html.duration(seconds) == said
+    assert page.duration(seconds) == said
 
 
 def test_figures_take_their_colour_from_the_page_and_are_the_same_each_time():
