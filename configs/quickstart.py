@@ -76,7 +76,7 @@ def student(runs: str) -> ConfigDict:
     columns = tuple(f"{runs}/label/columns/teacher_{task}-{task}" for task in TASKS)
     return ConfigDict(
         {
-            **_training(steps=1200),
+            **_training(steps=2000),
             "train": ({"images": "scenes/unlabelled:train", "labels": columns},),
             "tasks": {task: {} for task in TASKS},
         }
@@ -93,8 +93,8 @@ def evaluate(runs: str) -> ConfigDict:
             "inits": {"scratch": "", **inits},
             "downstream": {name: _downstream(name, task) for name, task in DOWNSTREAM.items()},
             "transfers": (
-                _transfer("frozen", steps=150, batch_size=32, learning_rates=(0.1, 0.3, 1.0)),
-                _transfer("finetune", steps=100, batch_size=16, learning_rates=(0.1, 0.3)),
+                _transfer("frozen", steps=150, batch_size=32, learning_rates=(0.2, 0.6)),
+                _transfer("finetune", steps=80, batch_size=16, learning_rates=(0.1, 0.3)),
             ),
             "model": MODEL,
             "image_size": IMAGE_SIZE,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pydantic
 
@@ -16,9 +17,12 @@ from must_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
+LOCK_FILE = ".lock"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 # Keys, of a stage of a pipeline too, that may change between restarts, since they do not change what is computed.
 FREE = frozenset({"data_dir", "devices", "log_every", "checkpoint_every", "minimum"})
+
+_LOCKS: dict[Path, IO[str]] = {}  # the folders that this process has claimed
 
 
 def check(workdir: Path, config: pydantic.BaseModel) -> None:
@@ -42,14 +46,33 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
 
 
 def claim(workdir: Path, config: pydantic.BaseModel) -> None:
-    """Makes the folder this config's own, by `config.json` in it; errors as of `check`.
+    """Makes the folder this config's own, by `config.json` in it, and this process's, until it ends.
 
     Paths inside of a pipeline are written with PLACE, so that it can go on from elsewhere and after a move.
+
+    Raises:
+      UserError: as of `check`, or another process is at work there.
     """
     check(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
+    _lock(workdir.resolve())
     text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
     write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")
+
+
+def _lock(workdir: Path) -> None:
+    if workdir in _LOCKS:
+        return
+    file = (workdir / LOCK_FILE).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when this process ends
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is at work in {workdir}; wait for it, or choose another --workdir") from None
+    except OSError:  # a file system without locks
+        file.close()
+        return
+    _LOCKS[workdir] = file
 
 
 def _home(workdir: Path) -> Path:

@@ -1,0 +1,35 @@
+"""Whose folder it is, between processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from must_jax.config import SourceConfig, TrainConfig
+from must_jax.errors import UserError
+from must_jax.stages.workdir import claim
+
+CONFIG = TrainConfig(train=(SourceConfig(images="scenes/teacher_depth:train"),), tasks={"depth": {}})
+HOLDER = """
+import sys
+from pathlib import Path
+from must_jax.config import TrainConfig
+from must_jax.stages.workdir import claim
+claim(Path(sys.argv[1]), TrainConfig.model_validate_json(sys.argv[2]))
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), CONFIG.model_dump_json()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
+        with pytest.raises(UserError, match="another process is at work"):
+            claim(tmp_path / "run", CONFIG)
+        holder.kill()  # even so the folder is free again
+    claim(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run", CONFIG)
