@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pydantic
 
@@ -22,7 +22,7 @@ PLACE = "{workdir}"  # in a config: the pipeline's folder
 # Keys, of a stage of a pipeline too, that may change between restarts, since they do not change what is computed.
 FREE = frozenset({"data_dir", "devices", "log_every", "checkpoint_every", "minimum"})
 
-_LOCKS: dict[Path, IO[str]] = {}  # the folders that this process has claimed
+_HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
 
 
 def check(workdir: Path, config: pydantic.BaseModel) -> None:
@@ -55,24 +55,24 @@ def claim(workdir: Path, config: pydantic.BaseModel) -> None:
     """
     check(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    _lock(workdir.resolve())
+    _lock(workdir)
     text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
     write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")
 
 
 def _lock(workdir: Path) -> None:
-    if workdir in _LOCKS:
+    status = workdir.stat()
+    if (status.st_dev, status.st_ino) in _HELD:
         return
-    file = (workdir / LOCK_FILE).open("w")
+    lock = os.open(workdir / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when this process ends
+        _HELD.add((status.st_dev, status.st_ino))
     except BlockingIOError:
-        file.close()
+        os.close(lock)
         raise UserError(f"another process is at work in {workdir}; wait for it, or choose another --workdir") from None
     except OSError:  # a file system without locks
-        file.close()
-        return
-    _LOCKS[workdir] = file
+        os.close(lock)
 
 
 def _home(workdir: Path) -> Path:
