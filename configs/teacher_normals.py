@@ -6,7 +6,8 @@ Not measured yet.
 Cost: 1,000 steps of 32 images of 64², a few minutes on two cores. Not measured yet.
 
 The paper has no such teacher: there, normals are the task that only the scorecard sees. To measure this, leave the
-teacher out of --config.teachers of configs/label.py and its column out of configs/student.py.
+teacher out of the teachers of configs/label.py, its column and the task out of configs/student.py, and the starting
+point out of configs/evaluate.py.
 """
 
 from ml_collections import ConfigDict

@@ -104,7 +104,7 @@ class TrainConfig(_Config):
     stage: Literal["train"] = "train"
     seed: NonNegativeInt = 0
     data_dir: str = "data"
-    devices: NonNegativeInt = 0  # 0 = all; on a CPU: that many virtual devices, 0 = one a core
+    devices: NonNegativeInt = 0  # 0 = as many as can share the batches; on a CPU virtual ones, at most one a core
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     validation: SourceConfig | None = None
     # Task name -> that task's own options and its loss weight.

@@ -51,13 +51,13 @@ def make_mesh(count: int = 0, batch_sizes: Sequence[int] = ()) -> Mesh:
     """
     devices = jax.devices()
     if count > len(devices):
-        raise UserError(f"config.devices is {count}, but this machine has {len(devices)}; lower it, or use 0 for all")
+        raise UserError(f"config.devices is {count}, but this machine has {len(devices)}; lower it, or use 0")
     if not count:
         count = max(n for n in range(1, len(devices) + 1) if all(size % n == 0 for size in batch_sizes))
     for size in batch_sizes:
         if size % count:
             raise UserError(
-                f"config.batch_size is {size}, which {count} devices cannot share evenly; "
+                f"a batch_size is {size}, which {count} devices cannot share evenly; "
                 f"use a multiple of {count}, or set config.devices to a divisor of it, or to 0"
             )
     # Explicit axes, the default of newer jax, have no gradient for convolutions.

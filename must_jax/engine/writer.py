@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -70,7 +71,10 @@ def write_text(path: Path, text: str) -> None:
 
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raises UserError if the disk cannot hold `needed` bytes of `what` in `folder`; those already in it count."""
-    written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    written = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may be at work there
+            written += file.stat().st_size
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed - written > free:

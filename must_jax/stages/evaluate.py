@@ -115,8 +115,9 @@ def _measure(
             for downstream in sets:
                 # Compiled, and its features computed, when the first run of it is missing.
                 program = functools.cache(functools.partial(Transfer, transfer, downstream, features, mesh))
+                data = "-".join(source.images.digest[:8] for source in downstream.sources.values())
                 for init in transfer.inits or starts:
-                    name = f"{number}/{transfer.mode}/{downstream.name}/{init}"
+                    name = f"{number}/{transfer.mode}/{downstream.name} {data}/{init}"
                     rows += _rows(name, init, transfer, downstream, starts[init], program, runs, progress)
     return rows
 

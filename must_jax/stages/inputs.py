@@ -125,8 +125,8 @@ def build_tasks(
 
 
 def true_kinds(source: Source) -> dict[str, LabelKind]:
-    """Task -> the kind of its labels as stored: with slots for all boxes, which an evaluation must not cut."""
-    return {column.task: column.kind for column in source.columns}
+    """Task -> the kind of its labels as stored, by the first column: an evaluation must not cut its boxes."""
+    return {column.task: column.kind for column in reversed(source.columns)}
 
 
 def loss_weights(

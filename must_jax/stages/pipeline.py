@@ -37,15 +37,16 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     """
     check(workdir, config)
     report = workdir / REPORT
-    if (workdir / RESULT_FILE).exists():
+    open_stages = [name for name in config.stages if not (workdir / name / RESULT_FILE).exists()]
+    if (workdir / RESULT_FILE).exists() and not open_stages:
         say(f"{workdir} is finished; nothing to do, see {report}")
         return
     from must_jax.stages import inputs
 
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
     made = inputs.outputs(stages, workdir)
-    for stage in stages.values():
-        inputs.check(stage, made)
+    for name in open_stages:  # what a finished stage has read may be gone
+        inputs.check(stages[name], made)
     claim(workdir, config)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")

@@ -139,13 +139,12 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     model = build_model(config.model, {name: task.head(config.model) for name, task in tasks.items()})
     optimizer, averaged = build_optimizer(config.optimizer), config.optimizer.ema_decay > 0
     variables = model.init(jax.random.key(config.seed), config.image_size)
+    if start_from:
+        variables = transfer(variables, start_from.variables)
     opt_state, ema = jax.eval_shape(optimizer.init, variables["params"]), variables if averaged else {}
     check_space(workdir / trained.CHECKPOINTS, {**variables, "opt_state": opt_state, "ema": ema})
     claim(workdir, config)
 
-    # The state to start from.
-    if start_from:
-        variables = transfer(variables, start_from.variables)
     state = init_state(variables, optimizer, mesh, ema=averaged)
 
     forward = trained.image_forward(model)

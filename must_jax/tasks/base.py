@@ -76,7 +76,7 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
-        """The rule: one image's prediction (no batch axis) -> its label (DESIGN of pseudo labels; paper section 3)."""
+        """The rule: one image's prediction (no batch axis) -> its label (paper section 3)."""
 
     @abc.abstractmethod
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:

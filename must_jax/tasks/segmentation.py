@@ -57,12 +57,9 @@ class Segmentation(Task):
 
     @property
     def near_chance(self) -> float:
-        """One class everywhere gets at most 100 / K; half as much again also covers a lucky second class.
-
-        Half-way to perfect where classes are few.
-        """
+        """One class everywhere gets at most 100 / K if all K occur; a margin also covers a lucky second class."""
         chance = 100 / len(self.classes)
-        return min(1.5 * chance, (100 + chance) / 2)
+        return chance + min(chance / 2, 10)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         probs = prediction["probs"]

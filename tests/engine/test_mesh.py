@@ -23,7 +23,7 @@ def test_more_devices_than_there_are():
 
 def test_batches_must_divide():
     assert make_mesh(4, [8, 4]).size == 4
-    with pytest.raises(UserError, match=r"config.batch_size is 6, which 4 devices cannot share .* multiple of 4"):
+    with pytest.raises(UserError, match=r"a batch_size is 6, which 4 devices cannot share .* multiple of 4"):
         make_mesh(4, [8, 6])
 
 

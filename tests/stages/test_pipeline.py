@@ -33,13 +33,14 @@ THREE = named(
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Any]]:
-    """Stages and report do nothing but begin, and list their calls (folder, config)."""
+    """Stages and report do nothing, and list their calls (folder, config)."""
     monkeypatch.chdir(tmp_path_factory.mktemp("home"))
     Path("elsewhere/second").mkdir(parents=True)
     calls: list[tuple[Path, Any]] = []
 
     def stage(config: Any, folder: Path) -> None:
         workdir.claim(folder, config)
+        (folder / workdir.RESULT_FILE).write_text("{}")
         calls.append((folder, config))
 
     monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("train", "label", "evaluate"), stage))
@@ -83,6 +84,14 @@ def test_a_finished_pipeline_says_so_and_runs_nothing(
     pipeline.run(THREE, tmp_path)
     assert ran == []
     assert f"{tmp_path} is finished; nothing to do" in capsys.readouterr().err
+
+
+def test_a_stage_that_was_deleted_is_run_again(ran: list[tuple[Path, Any]], tmp_path: Path):
+    pipeline.run(THREE, tmp_path)
+    del ran[:]
+    (tmp_path / "first" / workdir.RESULT_FILE).unlink()
+    pipeline.run(THREE, tmp_path)
+    assert tmp_path / "first" in [folder for folder, _ in ran]
 
 
 def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
