@@ -295,6 +295,12 @@ def _sentence(error: ErrorDetails) -> str:
             return f"{path}: {message.removeprefix('Value error, ')}"
         case "too_short":
             return f"{path} is empty, but needs at least one entry"
+        case "literal_error":
+            return f"{path} is {error['input']!r}, but should be {context['expected']}"
+        case "tuple_type":
+            return (
+                f"{path} is {reprlib.repr(error['input'])}, but should be a list; set an entry with --{path}.0.KEY=..."
+            )
         case "union_tag_invalid" | "union_tag_not_found":
             stage = str(context.get("tag"))
             return f"{path}.stage is {stage}, which is no stage; {nearest(stage, STAGE_CONFIGS)}"

@@ -31,6 +31,8 @@ def run(photos: Sequence[Path], model: Path, out: Path) -> None:
     """
     targets = [out / f"{photo.stem}.png" for photo in photos]
     for photo, target in zip(photos, targets, strict=True):
+        if photo.is_dir():
+            raise UserError(f"{photo} is a folder; name its photos, or label it all with configs/label.py")
         if not photo.is_file():
             raise UserError(f"there is no photo {photo}; check its path")
         if target.resolve() == photo.resolve():

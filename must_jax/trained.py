@@ -76,7 +76,8 @@ class Trained:
         Returns:
           {task: label} by each task's rule for pseudo labels: {"probs": f32[K]}; {"boxes_yxyx": f32[n, 4] in fractions
           of the image, "classes", "scores", "valid"}; maps of the image's size: {"ids": i32[H, W]} with 255 where
-          unsure, {"depth" | "normals": f32[H, W(, 3)], "valid": f32[H, W]}.
+          unsure, {"depth" | "normals": f32[H, W(, 3)], "valid": f32[H, W]}. Of detection's rows only those with
+          `valid` 1 count; class names are `tasks[name].classes`.
 
         Raises:
           UserError: no such file, or no image.
@@ -134,7 +135,9 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
     if not workdir.is_dir():
         raise UserError(f"there is no run {workdir}; train it first, or correct the path")
     if not file.exists():
-        raise UserError(f"{workdir} is no finished training run; run its train stage to the end")
+        raise UserError(
+            f"{workdir} is no finished training run; run its train stage to the end, or name a folder with {MODEL_FILE}"
+        )
     values = json.loads(file.read_text(encoding="utf-8"))
     if values["schema_version"] != SCHEMA_VERSION:
         raise UserError(f"{file} was written by another version of must_jax; load it with that one")

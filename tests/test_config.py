@@ -145,3 +145,13 @@ def test_an_override_past_a_list(path: str) -> None:
 def test_infinite_numbers_are_refused() -> None:
     with pytest.raises(UserError, match=r"config.optimizer.learning_rate is inf, but should be a finite number"):
         parse(train(optimizer={"learning_rate": float("inf")}))
+
+
+def test_all_choices_are_named() -> None:
+    with pytest.raises(UserError, match=r"is 'resnet99', but should be 'resnet10', .* or 'resnet152'"):
+        parse(train(model={"backbone": "resnet99"}))
+
+
+def test_how_to_set_an_entry_of_a_list() -> None:
+    with pytest.raises(UserError, match=r"should be a list; set an entry with --config\.train\.0\.KEY="):
+        parse(train(train={"images": "scenes/teacher_depth:train"}))

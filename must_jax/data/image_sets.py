@@ -192,7 +192,11 @@ def _decode_by_pillow(data: bytes) -> np.ndarray:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             return np.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes
-        reason = "no image format is recognised" if isinstance(error, PIL.UnidentifiedImageError) else error
+        reason = (
+            "this format, or this variant of it, is not known"
+            if isinstance(error, PIL.UnidentifiedImageError)
+            else error
+        )
         raise UserError(f"an image cannot be read: {reason}; replace or remove it") from None
 
 
