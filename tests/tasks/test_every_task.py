@@ -40,9 +40,15 @@ def test_what_an_image_without_a_label_holds_changes_neither_loss_nor_gradient(c
             assert np.any(np.asarray(leaf)[0] != 0)
 
 
-def test_what_an_invalid_pixel_or_an_empty_slot_holds_changes_nothing(case):
-    if "valid" not in case.labels:
-        pytest.skip("labels without a mask of their own")
+RELATIVE = ("depth", {"kind": "relative"})
+MASKED = [("detection", {}), ("depth", {}), RELATIVE, ("normals", {})]  # those whose labels have a mask of their own
+# Detection's weight is a maximum over the whole batch.
+ADDITIVE = [*((name, {}) for name in sorted(TASKS.keys() - {"detection"})), RELATIVE]
+
+
+@pytest.mark.parametrize(("name", "options"), MASKED)
+def test_what_an_invalid_pixel_or_an_empty_slot_holds_changes_nothing(make_case, name, options):
+    case = make_case(name, **options)
     value, gradient = loss_and_gradient(case, case.labels)
     labels = spoilt(case.labels, case.labels["valid"] == 0) | {"valid": case.labels["valid"]}
     found, found_gradient = loss_and_gradient(case, labels)
@@ -56,9 +62,9 @@ def test_without_any_label_loss_and_gradient_are_zero(case):
     assert all(np.all(np.asarray(leaf) == 0) for leaf in gradient.values())
 
 
-def test_sums_of_parts_are_the_sums_of_the_whole(case):
-    if case.task.name == "detection":
-        pytest.skip("its weight is a maximum over the whole batch")
+@pytest.mark.parametrize(("name", "options"), ADDITIVE)
+def test_sums_of_parts_are_the_sums_of_the_whole(make_case, name, options):
+    case = make_case(name, **options)
     whole = case.task.loss(case.outputs, case.labels)
     parts = [
         case.task.loss(*({key: value[part] for key, value in tree.items()} for tree in (case.outputs, case.labels)))
