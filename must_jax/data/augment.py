@@ -57,18 +57,26 @@ def letterbox_geometry(image_hw: tuple[float, float], image_size: int) -> Geomet
     return Geometry(*(Span(side, 0, int(side), image_size, 0, n) for side, n in zip(image_hw, lengths, strict=True)))
 
 
+def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
+    """The longer side of the image as it will be shown, in sides of the input; log-uniform."""
+    return math.exp(rng.uniform(math.log(augment.scale_min), math.log(augment.scale_max)))
+
+
 def sample_geometry(
-    rng: np.random.Generator, image_hw: tuple[float, float], image_size: int, augment: AugmentConfig
+    rng: np.random.Generator, image_hw: tuple[float, float], image_size: int, scale: float, flip: bool
 ) -> Geometry:
-    """A random scale (log-uniform); then a side that is too long is cropped, one too short padded, at random."""
-    jitter = math.exp(rng.uniform(math.log(augment.scale_min), math.log(augment.scale_max)))
-    scale = jitter * image_size / max(image_hw)
+    """The image at `scale` (see `sample_scale`); a side that is too long is cropped, one too short padded, at random.
+
+    Args:
+      flip: whether left and right change places in half of all cases.
+    """
+    zoom = scale * image_size / max(image_hw)
     spans = []
-    for side, flip in zip(image_hw, (False, augment.flip and rng.random() < 0.5), strict=True):
-        length = min(int(side), max(1, round(image_size / scale)))
-        out_length = min(image_size, max(1, round(side * scale)))
+    for side, flipped in zip(image_hw, (False, flip and rng.random() < 0.5), strict=True):
+        length = min(int(side), max(1, round(image_size / zoom)))
+        out_length = min(image_size, max(1, round(side * zoom)))
         start, out_start = rng.integers(int(side) - length + 1), rng.integers(image_size - out_length + 1)
-        spans.append(Span(side, int(start), length, image_size, int(out_start), out_length, flip))
+        spans.append(Span(side, int(start), length, image_size, int(out_start), out_length, flipped))
     return Geometry(*spans)
 
 
@@ -115,11 +123,11 @@ def apply(
 def _image(geometry: Geometry, image: np.ndarray) -> np.ndarray:
     y, x = geometry
     part = image[y.start : y.start + y.length, x.start : x.start + x.length]
-    # Shrinking by 2 and more would alias: average n*n pixels, after a resize to n times the size (exact and fast).
-    n = max(1, min(y.length // y.out_length, x.length // x.out_length))
-    part = cv2.resize(part, (n * x.out_length, n * y.out_length), interpolation=cv2.INTER_LINEAR)
-    if n > 1:
-        part = cv2.resize(part, (x.out_length, y.out_length), interpolation=cv2.INTER_AREA)
+    # Linear interpolation that shrinks by 2 or more would alias: the last factors of 2 are exact means, and fast.
+    halvings = max(1, min(y.length // y.out_length, x.length // x.out_length)).bit_length() - 1
+    for n in reversed(range(halvings + 1)):
+        method = cv2.INTER_LINEAR if n == halvings else cv2.INTER_AREA
+        part = cv2.resize(part, (x.out_length << n, y.out_length << n), interpolation=method)
     if x.flip:
         part = cv2.flip(part, 1)
     if (y.out_length, x.out_length) == (y.out, x.out):

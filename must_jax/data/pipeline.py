@@ -25,7 +25,7 @@ import numpy as np
 from must_jax.config import AugmentConfig
 from must_jax.cores import cores
 from must_jax.data import encodings
-from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry
+from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry, sample_scale
 from must_jax.data.augment import apply as augment_example
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, decode_reduced
@@ -74,7 +74,6 @@ def train_batches(
     _check(sources, kinds)
     order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     starts = np.cumsum([0, *(len(source.images) for source in sources)])
-    longest = math.ceil(image_size * augment.scale_max)
 
     @functools.lru_cache(2)  # grain's own shuffle takes longer than decoding where there are few images
     def order(epoch: int) -> np.ndarray:
@@ -84,12 +83,13 @@ def train_batches(
         epoch, place = divmod(position, int(starts[-1]))
         image = order(epoch)[place]
         which = int(np.searchsorted(starts, image, side="right")) - 1
+        scale = sample_scale(rng, augment)  # first: what is shown small need not be decoded at full size
         return _example(
             sources[which],
             int(image - starts[which]),
             kinds,
-            lambda data: decode_reduced(data, longest),
-            lambda image_hw: sample_geometry(rng, image_hw, image_size, augment),
+            lambda data: decode_reduced(data, math.ceil(image_size * scale)),
+            lambda image_hw: sample_geometry(rng, image_hw, image_size, scale, augment.flip),
             image_size,
             TRAIN_MAP_STRIDE,
             on_bad,

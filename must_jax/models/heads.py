@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax.models.canvas import Canvas, CanvasGroupNorm
 from must_jax.models.fpn import LEVELS, STRIDES
 from must_jax.models.layers import BatchNorm, Conv, normal
 
@@ -55,8 +56,9 @@ class DetectorHead(nn.Module):
     of all levels, fine to coarse, in the order of `detector_points`. `box_ltrb` are the distances from the cell's
     centre to the left, top, right and bottom side, > 0, in units of the level's stride.
 
-    The towers' weights are shared by all levels. They use group norm, as FCOS does: levels differ in their statistics,
-    and with group norm they need neither statistics of their own nor communication between devices.
+    The towers' weights are shared by all levels, which therefore lie in one map. They use group norm, as FCOS does:
+    levels differ in their statistics, and with group norm they need neither statistics of their own nor communication
+    between devices.
     """
 
     classes: int
@@ -66,25 +68,23 @@ class DetectorHead(nn.Module):
     @nn.compact
     def __call__(self, features: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
         levels = [features[level] for level in LEVELS]
-        class_tower = _Tower(self.convs, self.channels, name="class_tower")
-        box_tower = _Tower(self.convs, self.channels, name="box_tower")
+        canvas = Canvas([level.shape[1] for level in levels])
+        x = canvas.draw(levels)
         # A score of 0.01 everywhere at the start keeps the many empty cells from swamping the loss (Lin et al. 2017).
         prior = nn.initializers.constant(-math.log((1 - 0.01) / 0.01))
         predictor = partial(Conv, size=3, use_bias=True, kernel_init=normal(0.01))
+        class_tower = _Tower(canvas, self.convs, self.channels, name="class_tower")
+        box_tower = _Tower(canvas, self.convs, self.channels, name="box_tower")
         classify = predictor(self.classes, bias_init=prior, name="classify")
         locate = predictor(5, name="locate")  # four distances and the centerness
+        class_logits = canvas.cells(classify(class_tower(x)))
+        located = canvas.cells(locate(box_tower(x)))
         scales = self.param("level_scales", nn.initializers.ones, (len(levels),), jnp.float32)
-
-        class_logits, box_ltrb, centerness = [], [], []
-        for scale, x in zip(scales, levels, strict=True):
-            class_logits.append(_flatten(classify(class_tower(x))))
-            located = _flatten(locate(box_tower(x)))
-            box_ltrb.append(nn.softplus(scale * located[..., :4]))
-            centerness.append(located[..., 4])
+        scale = scales[canvas.level_of_cells()]
         return {
-            "class_logits": jnp.concatenate(class_logits, axis=1),
-            "box_ltrb": jnp.concatenate(box_ltrb, axis=1),
-            "centerness": jnp.concatenate(centerness, axis=1),
+            "class_logits": class_logits,
+            "box_ltrb": nn.softplus(scale[None, :, None] * located[..., :4]),
+            "centerness": located[..., 4],
         }
 
 
@@ -100,8 +100,9 @@ def detector_points(image_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Tower(nn.Module):
-    """3x3 convolutions with group norm (8 channels a group, in float32) and ReLU; called once a level."""
+    """3x3 convolutions with group norm (8 channels a group, in float32) and ReLU, on all levels."""
 
+    canvas: Canvas
     convs: int
     channels: int
 
@@ -109,10 +110,5 @@ class _Tower(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for index in range(1, self.convs + 1):
             x = Conv(self.channels, 3, name=f"conv{index}")(x)
-            norm = nn.GroupNorm(None, group_size=math.gcd(8, self.channels), name=f"norm{index}")
-            x = nn.relu(norm(x.astype(jnp.float32)).astype(x.dtype))
+            x = CanvasGroupNorm(self.canvas, math.gcd(8, self.channels), name=f"norm{index}")(x)
         return x
-
-
-def _flatten(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)

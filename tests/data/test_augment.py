@@ -12,7 +12,7 @@ import pytest
 
 from must_jax.config import AugmentConfig
 from must_jax.data import scenes
-from must_jax.data.augment import PADDING_RGB, Geometry, Span, apply, letterbox_geometry, sample_geometry
+from must_jax.data.augment import PADDING_RGB, Geometry, Span, apply, letterbox_geometry, sample_geometry, sample_scale
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, MapLabel, VectorLabel
 
 IDS = MapLabel("ids", "ids")
@@ -25,12 +25,16 @@ settings = hypothesis.settings(max_examples=40, deadline=None, derandomize=True,
 sides = st.integers(5, 90)
 
 
+def sampled(rng: np.random.Generator, hw: tuple[int, int], image_size: int, augment: AugmentConfig) -> Geometry:
+    return sample_geometry(rng, hw, image_size, sample_scale(rng, augment), augment.flip)
+
+
 @st.composite
 def geometries(draw: st.DrawFn, image_size: int = 32) -> tuple[Geometry, tuple[int, int]]:
     hw = draw(sides), draw(sides)
     low, factor = draw(st.floats(0.3, 2)), draw(st.floats(1, 2))
     augment = AugmentConfig(scale_min=low, scale_max=low * factor, flip=draw(st.booleans()))
-    return sample_geometry(np.random.default_rng(draw(st.integers(0, 99))), hw, image_size, augment), hw
+    return sampled(np.random.default_rng(draw(st.integers(0, 99))), hw, image_size, augment), hw
 
 
 def to_image(span: Span, fraction: np.ndarray) -> np.ndarray:
@@ -147,7 +151,7 @@ def test_an_invalid_pixel_is_never_mixed_in():
     augment = AugmentConfig(scale_min=0.5, scale_max=2)
     seen = 0.0
     for _ in range(20):
-        geometry = sample_geometry(rng, (48, 48), 32, augment)
+        geometry = sampled(rng, (48, 48), 32, augment)
         _, out = apply(geometry, blank(48, 48), {"depth": label}, {"depth": DEPTH}, 16)
         values = out["depth"]["depth"][out["depth"]["valid"] > 0]
         np.testing.assert_allclose(values, 2, rtol=1e-6)
@@ -231,7 +235,7 @@ def test_an_image_of_one_row_is_still_an_example():
 def test_the_distribution_of_geometries():
     rng = np.random.default_rng(0)
     augment = AugmentConfig(scale_min=0.5, scale_max=2)
-    drawn = [sample_geometry(rng, (60, 90), 48, augment) for _ in range(2000)]
+    drawn = [sampled(rng, (60, 90), 48, augment) for _ in range(2000)]
     scales = np.array([g.x.out_length / g.x.length * 90 / 48 for g in drawn])
     assert scales.min() > 0.48 and scales.max() < 2.1
     assert np.mean(scales < 1) == pytest.approx(0.5, abs=0.05)  # log-uniform
@@ -241,7 +245,7 @@ def test_the_distribution_of_geometries():
     assert any(span.start + span.length == 90 for span in cropped)
     assert any(g.y.out_start > 0 for g in drawn)
     assert not any(g.y.flip for g in drawn)
-    plain = sample_geometry(rng, (60, 60), 48, AugmentConfig(flip=False))
+    plain = sampled(rng, (60, 60), 48, AugmentConfig(flip=False))
     assert plain == letterbox_geometry((60, 60), 48)
 
 
@@ -259,7 +263,7 @@ def test_transform_then_render_is_render_then_transform(seed: int):
     height, width, size, map_size = 120, 160, 96, 48
     rng = np.random.default_rng(seed)
     scene = scenes.sample_scene(rng, scenes.TRAINING)
-    geometry = sample_geometry(rng, (height, width), size, AugmentConfig(scale_min=0.7, scale_max=1.8))
+    geometry = sampled(rng, (height, width), size, AugmentConfig(scale_min=0.7, scale_max=1.8))
     rendering = scenes.render(scene, scene.camera, height, width)
     camera = transformed(scene.camera, geometry)
     target, maps = scenes.render(scene, camera, size, size), scenes.render(scene, camera, map_size, map_size)
