@@ -13,7 +13,9 @@ from must_jax.errors import UserError
 _MACHINE = {
     os.strerror(errno.ENOSPC): "free some space, then the same command continues",
     os.strerror(errno.EDQUOT): "free some space, then the same command continues",
+    os.strerror(errno.EFBIG): "choose a disk that takes larger files, or smaller shards",
     os.strerror(errno.EROFS): "choose a folder that can be written to",
+    os.strerror(errno.EPERM): "choose a folder that you may read and write",
     os.strerror(errno.EACCES): "choose a folder that you may read and write",
 }
 

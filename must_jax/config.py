@@ -11,7 +11,7 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -33,6 +33,10 @@ ImageSize = Annotated[int, Field(gt=0, multiple_of=32)]  # input height = width 
 
 
 class _Config(pydantic.BaseModel):
+    """`free` are the keys that may change between restarts of a run, since they do not change what is computed."""
+
+    free: ClassVar[frozenset[str]] = frozenset({"data_dir", "devices"})
+
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
     @pydantic.model_validator(mode="before")
@@ -75,7 +79,8 @@ class SourceConfig(_Config):
     """One image set and the labels to read with it.
 
     images: "NAME/CONFIG:SPLIT" of a TFDS dataset ("scenes/teacher_depth:train"), or "folder:PATH".
-    labels: where labels come from, the first wins where present: "truth" (stored with the images) or a column's folder.
+    labels: where labels come from: "truth" (stored with the images) or a column's folder. Where an image has several of
+      one task, a true one wins, and among others the first.
     take: only the first n images; 0 = all.
     """
 
@@ -100,6 +105,8 @@ class AugmentConfig(_Config):
 
 class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
+
+    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum"}
 
     stage: Literal["train"] = "train"
     seed: NonNegativeInt = 0
@@ -136,7 +143,12 @@ class TrainConfig(_Config):
 
 
 class LabelConfig(_Config):
-    """Teachers label one image set, one column a teacher and task."""
+    """Teachers label one image set, one column a teacher and task.
+
+    A rerun with further teachers adds their columns. Of several processes on one workdir each takes every n-th shard.
+    """
+
+    free: ClassVar[frozenset[str]] = _Config.free | {"teachers", "tasks", "gallery_images", "worker"}
 
     stage: Literal["label"] = "label"
     data_dir: str = "data"
@@ -148,6 +160,35 @@ class LabelConfig(_Config):
     batch_size: PositiveInt = 64
     shard_images: PositiveInt = 1024
     gallery_images: NonNegativeInt = 32
+    worker: Annotated[str, Field(pattern=r"^\d+/[1-9]\d*$")] = "0/1"  # this process, from 0, and how many
+
+    @property
+    def worker_of(self) -> tuple[int, int]:
+        """Number and count."""
+        number, count = self.worker.split("/")
+        return int(number), int(count)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        number, count = self.worker_of
+        if number >= count:
+            raise ValueError(f"worker {self.worker} is not there; of {count} workers the last is {count - 1}/{count}")
+        return self
+
+
+class LabelsConfig(_Config):
+    """Looks at label columns: `describe` prints what they are, `verify` checks every file and label of them.
+
+    columns: folders of columns, or of label runs, whose columns are all meant.
+    images: the image set that they should belong to, as in `SourceConfig`, with `take`; "" = do not compare.
+    """
+
+    stage: Literal["labels"] = "labels"
+    action: Literal["describe", "verify"] = "describe"
+    data_dir: str = "data"
+    columns: Annotated[Names, Field(min_length=1)]
+    images: str = ""
+    take: NonNegativeInt = 0
 
 
 class DownstreamConfig(_Config):
@@ -219,10 +260,11 @@ class PipelineConfig(_Config):
     ]
 
 
-AnyConfig = TrainConfig | LabelConfig | EvaluateConfig | PipelineConfig
+AnyConfig = TrainConfig | LabelConfig | LabelsConfig | EvaluateConfig | PipelineConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "train": TrainConfig,
     "label": LabelConfig,
+    "labels": LabelsConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
 }

@@ -83,6 +83,15 @@ def test_label(smoke: Path):
     assert (workdir / "gallery.html").exists()
 
 
+def test_labels(smoke: Path, capsys: pytest.CaptureFixture[str]):
+    run("labels", f"--config.columns={smoke / 'label'}", "--config.action=describe")
+    told = capsys.readouterr().out
+    assert all(f"teacher_{task}-{task}" in told for task in TASKS)
+    images = "--config.images=scenes/unlabelled_tiny:train"
+    run("labels", f"--config.columns={smoke / 'label'}", "--config.action=verify", images)
+    assert "5 columns are as they were written" in capsys.readouterr().err
+
+
 def test_student(smoke: Path):
     columns = ",".join(str(smoke / f"label/columns/teacher_{task}-{task}") for task in TASKS)
     overrides = ("--config.train.0.images=scenes/unlabelled_tiny:train", f"--config.train.0.labels={columns}")
@@ -120,5 +129,5 @@ def test_quickstart(smoke: Path):
 
 
 def test_every_config_is_run_here():
-    tested = {f"teacher_{task}" for task in TASKS} | {"quickstart", "smoke", "label", "student", "evaluate"}
+    tested = {f"teacher_{task}" for task in TASKS} | {"quickstart", "smoke", "label", "labels", "student", "evaluate"}
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -22,7 +22,7 @@ class LabelColumn:
 
     Attributes:
       task, kind, classes: what the labels are.
-      teacher: its record in the manifest, with `learning_rate` and `batch_size`.
+      teacher: its record in the manifest, with `learning_rate` and `batch_size`; None for true labels.
 
     Raises:
       UserError: no column there, one that is not complete, a damaged manifest, a missing or truncated shard.
@@ -32,7 +32,8 @@ class LabelColumn:
         self.folder = Path(folder)
         self.manifest = manifest.read(self.folder)
         self.task, self.kind, self.classes = self.manifest.task, self.manifest.label_kind, self.manifest.classes
-        self.teacher: dict[str, Any] = self.manifest.teacher.model_dump()
+        teacher = self.manifest.teacher
+        self.teacher: dict[str, Any] | None = teacher.model_dump() if teacher else None
         _check_whole(self.folder, self.manifest)
         builder = tfds.builder_from_directory(self.folder)
         self._records = encodings.Records(builder, "train", list(encodings.features(self.kind)))
@@ -75,5 +76,7 @@ def _check_whole(folder: Path, description: Manifest) -> None:
         raise UserError(
             f"{folder} is not finished, {done} of {description.shard_count} shards are written; rerun the label stage"
         )
+    if description.complete and description.checksum != description.compute_checksum():
+        raise UserError(f"{folder / manifest.FILE} was changed after the labels were written; rerun the label stage")
     if not description.complete:
         raise UserError(f"{folder} is not finished, only its last step is missing; rerun the label stage")

@@ -1,8 +1,16 @@
-"""`manifest.json` of a column: what its labels are, how and from what they were made, and its files."""
+"""`manifest.json` of a column: what its labels are, how and from what they were made, and its files.
+
+While a column is made, each finished shard has its record in a file of its own beside it, so that several processes
+can write shards of one column without talking to each other. The end of the column gathers them in the manifest.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +19,11 @@ import pydantic
 from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels import files
 from must_jax.labels.summary import Summary
 
 FILE = "manifest.json"
+RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
+_SHARD_FILES = "labels-train.array_record-*-of-?????"
 _INVALID = {"ids": "255", "scalar": "code 0", "vector": "code (128, 128, 128)"}  # by content of a map
 
 
@@ -51,6 +60,24 @@ class TeacherRecord(_Record):
     data_licence: str = ""
 
 
+class SourceRecord(_Record):
+    """Where true labels came from.
+
+    Attributes:
+      format: as `prepare` names it, e.g. "coco".
+      path: the file or folder, as it was given.
+      options: of the format; a map's unit and codes, the class list's origin.
+      digest: sha256 of the annotations.
+      licence: of the data; "" = unknown.
+    """
+
+    format: str
+    path: str
+    options: dict[str, Any]
+    digest: str
+    licence: str = ""
+
+
 class AbsentRecord(_Record):
     """An image without a label, and why."""
 
@@ -59,16 +86,19 @@ class AbsentRecord(_Record):
 
 
 class ShardRecord(_Record):
+    """One file. `names`: sha256 of its images' names, in order and each ended by a line feed."""
+
     file: str
     count: int
     bytes: int
     sha256: str
+    names: str
     summary: Summary
     absent: tuple[AbsentRecord, ...] = ()
 
 
 class Manifest(_Record):
-    """Everything but `created`, `shards` and `complete` is known before the first label.
+    """Everything but `created`, `shards`, `complete` and `checksum` is known before the first label.
 
     Attributes:
       kind: the label kind as `encodings.kind_to_dict` writes it.
@@ -76,7 +106,10 @@ class Manifest(_Record):
       map_stride: pixels of the teacher's input a cell of a map; 0 without maps.
       rule: the task's options, which say how predictions became labels.
       preprocessing: how an image became the teacher's input.
+      teacher, source: who made the labels; one of the two.
       shard_images: images a shard; only the last one has fewer.
+      created: when the column was begun; SOURCE_DATE_EPOCH, where that is set, makes it reproducible.
+      checksum: sha256 of all the other fields of a complete column.
     """
 
     schema_version: Literal[1] = 1
@@ -89,19 +122,26 @@ class Manifest(_Record):
     rule: dict[str, Any]
     preprocessing: str
     images: ImagesRecord
-    teacher: TeacherRecord
+    teacher: TeacherRecord | None = None
+    source: SourceRecord | None = None
     shard_images: pydantic.PositiveInt
     must_jax: str
     created: str
     shards: tuple[ShardRecord, ...] = ()
     complete: bool = False
+    checksum: str = ""
 
     @classmethod
     def describe(cls, kind: LabelKind, **values: Any) -> Manifest:
         """A column that is yet to be made; the other fields come as `values`."""
         if isinstance(kind, MapLabel):
             values |= {"unit": kind.unit, "invalid": _INVALID[kind.content]}
-        return cls(kind=kind_to_dict(kind), **values)
+        return cls(kind=kind_to_dict(kind), **{"created": _now(), **values})
+
+    @property
+    def maker(self) -> str:
+        """The teacher's name, or the format that true labels came in."""
+        return self.teacher.name if self.teacher else self.source.format if self.source else ""
 
     @property
     def label_kind(self) -> LabelKind:
@@ -130,14 +170,39 @@ class Manifest(_Record):
         """The images that have no label, and why."""
         return [image for shard in self.shards for image in shard.absent]
 
+    def shard_records(self, folder: Path) -> dict[str, ShardRecord]:
+        """File name -> record of all shards that are written, in the manifest or, newer, beside it."""
+        records = {shard.file: shard for shard in self.shards}
+        for path in folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError, pydantic.ValidationError):  # gathered meanwhile; damaged
+                record = ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
+                records[record.file] = record
+        return records
+
     def missing(self, folder: Path) -> list[int]:
-        """Shards that are not listed, or whose file is gone or has another size."""
-        sizes = {shard.file: shard.bytes for shard in self.shards}
+        """Shards without a record, or whose file is gone or has another size."""
+        sizes = {name: shard.bytes for name, shard in self.shard_records(folder).items()}
         files_ = [folder / self.shard_file(index) for index in range(self.shard_count)]
         return [i for i, file in enumerate(files_) if not file.is_file() or file.stat().st_size != sizes.get(file.name)]
 
-    def write(self, folder: Path) -> None:
-        files.write_text(folder / FILE, self.model_dump_json(indent=1) + "\n")
+    def compute_checksum(self) -> str:
+        """What `checksum` should be."""
+        values = self.model_dump(mode="json", exclude={"checksum"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def unfinished_files(folder: Path) -> list[Path]:
+    """What only a column in the making needs: records of shards, and temporary files of killed processes."""
+    return [*folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"), *folder.glob(f"{_SHARD_FILES}*.tmp-*")]
+
+
+def _now() -> str:
+    """ISO 8601, whole seconds."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).isoformat(timespec="seconds")
 
 
 def read(folder: Path) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,16 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from must_jax import files
 from must_jax.data import encodings
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
-from must_jax.labels import files, manifest
+from must_jax.labels import manifest
 from must_jax.labels.manifest import AbsentRecord, Manifest, ShardRecord
 from must_jax.labels.summary import Summary, summarize
 
-_PROGRESS = {"created", "shards", "complete"}  # what changes while a column is made
+_PROGRESS = {"created", "shards", "complete", "checksum"}  # what changes while a column is made
 
 
 class Shard:
@@ -28,20 +30,27 @@ class Shard:
         self._kind, self._write = kind, write
         self.summary = Summary()
         self.absent: list[AbsentRecord] = []
+        self._names = hashlib.sha256()
 
-    def add(self, label: Label) -> None:
-        """The next image's label."""
+    @property
+    def names(self) -> str:
+        """The digest of the images' names so far."""
+        return self._names.hexdigest()
+
+    def add(self, name: str, label: Label) -> None:
+        """The label of the next image, which is called `name`. What cannot be written changes nothing."""
         self._write(label)
+        self._names.update(f"{name}\n".encode(errors="surrogateescape"))
         self.summary = self.summary.add(summarize(self._kind, label))
 
     def skip(self, name: str, reason: str) -> None:
         """The next image has no label."""
-        self.add(encodings.absent(self._kind, (1, 1)))
+        self.add(name, encodings.absent(self._kind, (1, 1)))
         self.absent.append(AbsentRecord(name=name, reason=reason))
 
 
 class ColumnWriter:
-    """Begins a column, or goes on with one of the same description.
+    """Begins a column, or goes on with one of the same description. Several processes may write one column.
 
     Attributes:
       folder, manifest: as they are on disk.
@@ -55,13 +64,10 @@ class ColumnWriter:
         self._kind = description.label_kind
         self._features = tfds.features.FeaturesDict(encodings.features(self._kind))
         self._serializer = tfds.core.example_serializer.ExampleSerializer(self._features.get_serialized_info())
-        if (folder / manifest.FILE).exists():
-            self.manifest = manifest.read(folder)
-            _check_same(folder, self.manifest, description)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.manifest = description
-            self.manifest.write(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.create_text(folder / manifest.FILE, description.to_json())
+        self.manifest = manifest.read(folder)
+        _check_same(folder, self.manifest, description)
 
     def missing(self) -> list[int]:
         """Shards still to be written."""
@@ -86,49 +92,65 @@ class ColumnWriter:
             if shard.summary.images != count:
                 raise ValueError(f"{path.name} takes {count} labels, got {shard.summary.images}")
             size, digest = temporary.stat().st_size, files.sha256(temporary)
-        absent = tuple(shard.absent)
-        self._list(
-            ShardRecord(file=path.name, count=count, bytes=size, sha256=digest, summary=shard.summary, absent=absent)
+        record = ShardRecord(
+            file=path.name,
+            count=count,
+            bytes=size,
+            sha256=digest,
+            names=shard.names,
+            summary=shard.summary,
+            absent=tuple(shard.absent),
         )
+        files.write_text(path.with_name(path.name + manifest.RECORD_SUFFIX), record.model_dump_json())
 
     def finish(self) -> None:
-        """Makes the folder a TFDS dataset and marks it complete; every shard must be there."""
+        """Makes the folder a TFDS dataset and marks it complete; every shard must be there. Again, it changes nothing.
+
+        Raises:
+          ValueError: a shard is missing.
+        """
+        self.manifest = manifest.read(self.folder)
         if missing := self.missing():
             raise ValueError(f"{self.folder} lacks shards {missing}")
-        files.write_text(self.folder / "features.json", json.dumps(self._features.to_json(), indent=4, sort_keys=True))
-        files.write_text(self.folder / "dataset_info.json", self._dataset_info())
-        self._replace(complete=True)
+        records = self.manifest.shard_records(self.folder)
+        shards = tuple(records[self.manifest.shard_file(index)] for index in range(self.manifest.shard_count))
+        done = self.manifest.model_copy(update={"shards": shards, "complete": True})
+        done = done.model_copy(update={"checksum": done.compute_checksum()})
+        for name, text in dataset_files(done, self.folder).items():
+            files.write_text(self.folder / name, text)
+        files.write_text(self.folder / manifest.FILE, done.to_json())
+        for leftover in manifest.unfinished_files(self.folder):
+            leftover.unlink(missing_ok=True)
+        self.manifest = done
 
     def _serialize(self, label: Label) -> bytes:
         example = self._features.encode_example(encodings.encode(self._kind, label))
         # `serialize_example` of TFDS leaves the order of the fields to the process's hash seed
         return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
-    def _list(self, shard: ShardRecord) -> None:
-        others = [other for other in self.manifest.shards if other.file != shard.file]
-        self._replace(shards=tuple(sorted([*others, shard], key=lambda shard: shard.file)))
 
-    def _replace(self, **changes: object) -> None:
-        self.manifest = self.manifest.model_copy(update=changes)
-        self.manifest.write(self.folder)
-
-    def _dataset_info(self) -> str:
-        description = f"{self.manifest.task} labels by {self.manifest.teacher.name}; see {manifest.FILE}"
-        identity = tfds.core.dataset_info.DatasetIdentity(
-            name="labels", version=tfds.core.Version("1.0.0"), data_dir=str(self.folder), module_name=""
-        )
-        info = tfds.core.DatasetInfo(builder=identity, features=self._features, description=description)
-        info.set_file_format("array_record")
-        train = tfds.core.SplitInfo(
-            name="train",
-            shard_lengths=[shard.count for shard in self.manifest.shards],
-            num_bytes=sum(shard.bytes for shard in self.manifest.shards),
-            filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=self.folder, dataset_name="labels", split="train", filetype_suffix="array_record"
-            ),
-        )
-        info.set_splits(tfds.core.splits.SplitDict([train]))
-        return info.as_json
+def dataset_files(description: Manifest, folder: Path) -> dict[str, str]:
+    """File name -> text of what makes the folder of a complete column a TFDS dataset."""
+    features = tfds.features.FeaturesDict(encodings.features(description.label_kind))
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name="labels", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
+    )
+    about = f"{description.task} labels by {description.maker}; see {manifest.FILE}"
+    info = tfds.core.DatasetInfo(builder=identity, features=features, description=about)
+    info.set_file_format("array_record")
+    train = tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=[shard.count for shard in description.shards],
+        num_bytes=sum(shard.bytes for shard in description.shards),
+        filename_template=tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name="labels", split="train", filetype_suffix="array_record"
+        ),
+    )
+    info.set_splits(tfds.core.splits.SplitDict([train]))
+    return {
+        "features.json": json.dumps(features.to_json(), indent=4, sort_keys=True),
+        "dataset_info.json": info.as_json,
+    }
 
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from must_jax.files import committed, write_text
+
 JSON_FILE, CSV_FILE = "scorecard.json", "scorecard.csv"
 
 
@@ -98,14 +100,11 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     """Writes `scorecard.json` and `scorecard.csv`; a reader never sees half a file."""
     values = [dataclasses.asdict(row) for row in rows]
     names = [field.name for field in dataclasses.fields(Row)]
-    partial = folder / "scorecard.partial"
-    with partial.open("w", newline="") as file:
+    with committed(folder / CSV_FILE) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(values)
-    partial.replace(folder / CSV_FILE)
-    partial.write_text(json.dumps(values, indent=1) + "\n")
-    partial.replace(folder / JSON_FILE)
+    write_text(folder / JSON_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def read(folder: Path) -> list[Row]:

@@ -18,7 +18,8 @@ from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Batch, Source
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
-from must_jax.labels.columns import open_column
+from must_jax.labels import verify
+from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
@@ -100,7 +101,21 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
     columns: list[Column] = []
     for label in config.labels:
         columns += images.labels.values() if label == TRUTH else [open_column(label, images)]
+    columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: the truth comes first
     return Source(images, tuple(column for column in columns if column.task in tasks))
+
+
+def check_unchanged(sources: Iterable[Source]) -> None:
+    """Reads every byte of the label columns: a training of days should not end in a label that cannot be read.
+
+    Raises:
+      UserError: labels were changed or damaged since they were written.
+    """
+    folders = [column.folder for source in sources for column in source.columns if isinstance(column, LabelColumn)]
+    if damaged := verify.changed_shards(folders):
+        raise UserError(
+            f"{damaged[0]}; delete the file and rerun the label stage ({len(damaged)} damaged shards in all)"
+        )
 
 
 def build_tasks(
@@ -153,7 +168,7 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
         data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}
         for j, column in enumerate(columns):
             made = getattr(column, "manifest", None)
-            maker = f"{made.teacher.digest}, {_content(made)}" if made else TRUTH
+            maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH
             data[f"train.{i}.labels.{j}"] = f"{column.task} by {maker}"
     return data
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
-from must_jax.engine.writer import check_space, write_json
+from must_jax.engine.writer import check_space
 from must_jax.errors import UserError, nearest
+from must_jax.files import write_json
 from must_jax.labels import manifest
 from must_jax.labels.budget import bytes_per_image
 from must_jax.labels.columns import LabelColumn
@@ -41,7 +41,8 @@ NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task, which do 
 def run(config: LabelConfig, workdir: Path) -> None:
     """Writes `columns/TEACHER-TASK/`, `gallery.html` and, last, `result.json` into the workdir.
 
-    A run that was stopped, or has lost shards since, goes on with those that are missing; a finished one says so.
+    A run that was stopped, or has lost shards since, goes on with those that are missing; a finished one says so. A
+    further teacher adds its columns. Of several workers the one that writes the last shard finishes the columns.
 
     Raises:
       UserError: a teacher that is missing, not finished, near chance or there twice, an unknown option, no readable
@@ -57,7 +58,8 @@ def run(config: LabelConfig, workdir: Path) -> None:
     models = _load_teachers(config)
     images = open_images(config.images, config.data_dir, config.take)
     _check_space(workdir, images, [(model, task) for model in models.values() for task in model.tasks.values()])
-    claim(workdir, config)
+    shared = config.worker_of[1] > 1
+    claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
     teachers = {
         name: Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
@@ -66,48 +68,62 @@ def run(config: LabelConfig, workdir: Path) -> None:
     compile_seconds = warm_up(list(teachers.values()), config.batch_size)
     began = time.monotonic()
     labelled = label(images, list(teachers.values()), config.batch_size)
-    for teacher in teachers.values():
-        for column in teacher.columns:
-            column.writer.finish()
+    columns = [column for teacher in teachers.values() for column in teacher.columns]
+    if missing := max(len(column.writer.missing()) for column in columns):
+        say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
+        return
+    for column in columns:
+        column.writer.finish()
     seconds = time.monotonic() - began
 
-    written = {column.writer.folder.name: column.writer.manifest for t in teachers.values() for column in t.columns}
-    absent = next(iter(written.values())).absent()
-    bad = [*images.skipped, *((image.name, image.reason) for image in absent)]
+    written = {column.writer.folder.name: column.writer.manifest for column in columns}
+    absent = {(image.name, image.reason): None for each in written.values() for image in each.absent()}
+    bad = [*images.skipped, *absent]
     result = {
         "images": len(images),
         "seconds": seconds,
         "compile_seconds": compile_seconds,
         "images_per_second": labelled / seconds,
-        "columns": {name: _told(column) for name, column in written.items()},
+        "columns": _columns_before(workdir) | {name: _told(column) for name, column in written.items()},
         "bad": [{"name": name, "reason": reason} for name, reason in bad],
     }
-    columns = [(column.task, LabelColumn(column.writer.folder)) for t in teachers.values() for column in t.columns]
-    _write_gallery(workdir / GALLERY, images, columns, bad, result, config.gallery_images)
+    shown = [(column.task, LabelColumn(column.writer.folder)) for column in columns]
+    _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
     write_json(workdir / RESULT_FILE, result)
-    say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} unreadable; see {workdir / GALLERY}")
+    say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} not labelled; see {workdir / GALLERY}")
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
-    """Whether the run has ended and its columns are still there as it left them.
+    """Whether the columns of all teachers are there, made by the same parameters and rules as now.
 
     Raises:
       UserError: a teacher was trained anew since.
     """
-    if not (workdir / RESULT_FILE).exists():
-        return False
-    names = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
-    folders = [workdir / COLUMNS / name for name in names]
-    columns = [manifest.read(folder) for folder in folders if folder.is_dir()]
-    digests = {column.teacher.name: column.teacher.digest for column in columns}
+    columns = _columns_before(workdir)
     for path in config.teachers:
         name, now = Path(path).resolve().name, inputs.run_digest(path)
-        if name in digests and now not in (digests[name], None):
-            raise UserError(
-                f"{workdir} was labelled by another {name} than the one now in {path}; "
-                f"choose another --workdir or delete {workdir}"
-            )
-    return len(columns) == len(folders) and not any(map(Manifest.missing, columns, folders))
+        folders = [workdir / COLUMNS / folder for folder, told in columns.items() if told["teacher"] == name]
+        for folder in folders:
+            column = manifest.read(folder)
+            if column.teacher is None or now not in (column.teacher.digest, None):
+                raise UserError(
+                    f"{workdir} was labelled by another {name} than the one now in {path}; "
+                    f"choose another --workdir or delete {folder}"
+                )
+            options = config.tasks.get(column.task, {})
+            if column.missing(folder) or any(column.rule.get(key) != value for key, value in options.items()):
+                return False
+        if not folders:
+            return False
+    return True
+
+
+def _columns_before(workdir: Path) -> dict[str, dict[str, Any]]:
+    """Name -> figures of the columns that earlier runs have finished and that are still there."""
+    if not (workdir / RESULT_FILE).exists():
+        return {}
+    columns = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
+    return {name: told for name, told in columns.items() if (workdir / COLUMNS / name).is_dir()}
 
 
 def _load_teachers(config: LabelConfig) -> dict[str, Trained]:
@@ -178,10 +194,10 @@ def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageS
         ),
         shard_images=config.shard_images,
         must_jax=must_jax.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     writer = ColumnWriter(workdir / COLUMNS / f"{name}-{task.name}", description)
-    return Column(task, writer, frozenset(writer.missing()))
+    number, workers = config.worker_of
+    return Column(task, writer, frozenset(shard for shard in writer.missing() if shard % workers == number))
 
 
 def _metrics_of(task: Task, model: Trained) -> dict[str, float]:
@@ -192,7 +208,7 @@ def _told(column: Manifest) -> dict[str, Any]:
     """A finished column in figures, for result.json."""
     size = sum(shard.bytes for shard in column.shards)
     return {
-        "teacher": column.teacher.name,
+        "teacher": column.maker,
         "task": column.task,
         "bytes": size,
         "bytes_per_image": size / column.images.length,
@@ -220,15 +236,16 @@ def _write_gallery(
             rows.append(gallery.Row(record["name"], image.shape[:2], gallery.thumbnail(image), drawn))
     described = [
         gallery.Column(
-            teacher=column.manifest.teacher.name,
+            teacher=column.manifest.maker,
             task=task.name,
-            metrics=column.manifest.teacher.metrics,
+            metrics=column.manifest.teacher.metrics if column.manifest.teacher else {},
             rule=column.manifest.rule,
             images=len(column),
             absent=told["absent"],
             empty_share=told["empty_share"],
             bytes_per_image=told["bytes_per_image"],
         )
-        for (task, column), told in zip(columns, result["columns"].values(), strict=True)
+        for task, column in columns
+        for told in [result["columns"][column.folder.name]]
     ]
     gallery.write(gallery.Gallery(images.name, len(images), result["seconds"], described, rows, bad), path)

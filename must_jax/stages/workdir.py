@@ -6,22 +6,21 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from must_jax.engine.writer import write_text
+from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
+from must_jax.files import write_text
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
 LOCK_FILE = ".lock"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
-# Keys, of a stage of a pipeline too, that may change between restarts, since they do not change what is computed.
-FREE = frozenset({"data_dir", "devices", "log_every", "checkpoint_every", "minimum"})
-
+_STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
 
 
@@ -38,41 +37,51 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     ours, home = dict(_leaves(config.model_dump(mode="json"))), _home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
-        if re.sub(r"^stages\.[^.]*\.", "", key).split(".")[0] not in FREE and not _same(there, here, home):
+        if not _is_free(key, ours) and not _same(there, here, home):
             raise UserError(
                 f"{workdir} belongs to a run with another config: config.{key} is {there!r} there and {here!r} here; "
                 "choose another --workdir, or delete that folder"
             )
 
 
-def claim(workdir: Path, config: pydantic.BaseModel) -> None:
+def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:
     """Makes the folder this config's own, by `config.json` in it, and this process's, until it ends.
 
-    Paths inside of a pipeline are written with PLACE, so that it can go on from elsewhere and after a move.
+    With `worker` it is shared by processes that have another name each. Paths inside of a pipeline are written with
+    PLACE, so that it can go on from elsewhere and after a move.
 
     Raises:
       UserError: as of `check`, or another process is at work there.
     """
     check(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    _lock(workdir)
+    _lock(workdir, worker)
     text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
     write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")
 
 
-def _lock(workdir: Path) -> None:
+def _lock(workdir: Path, worker: str) -> None:
     status = workdir.stat()
     if (status.st_dev, status.st_ino) in _HELD:
         return
-    lock = os.open(workdir / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
+    locks = {LOCK_FILE: fcntl.LOCK_SH, f"{LOCK_FILE}-{worker}": fcntl.LOCK_EX} if worker else {LOCK_FILE: fcntl.LOCK_EX}
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when this process ends
+        for name, kind in locks.items():
+            lock = os.open(workdir / name, os.O_CREAT | os.O_RDWR, 0o644)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)  # released by the system when this process ends
         _HELD.add((status.st_dev, status.st_ino))
     except BlockingIOError:
         os.close(lock)
         raise UserError(f"another process is at work in {workdir}; wait for it, or choose another --workdir") from None
     except OSError:  # a file system without locks
         os.close(lock)
+
+
+def _is_free(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether this key of the flattened config may change between restarts."""
+    prefix = match.group() if (match := _STAGE.match(key)) else ""
+    stage = STAGE_CONFIGS.get(str(config.get(f"{prefix}stage")))
+    return stage is not None and key.removeprefix(prefix).split(".")[0] in stage.free
 
 
 def _home(workdir: Path) -> Path:

@@ -8,7 +8,8 @@ import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 
 from must_jax.engine.clock import Clock
-from must_jax.engine.writer import METRICS_FILE, MetricWriter, write_json
+from must_jax.engine.writer import METRICS_FILE, MetricWriter
+from must_jax.files import write_json
 
 
 def rows(workdir):

@@ -93,7 +93,7 @@ def write_column(
                 if index % 5 == 4:
                     labels.skip(f"{index}.jpg", "cut off")
                 else:
-                    labels.add(label_of(task, index, map_hw))
+                    labels.add(f"{index}.jpg", label_of(task, index, map_hw))
     if shards is None:
         writer.finish()
     return writer

@@ -115,6 +115,6 @@ def label_column(folder, spec):
     with writer.shard(0) as labels:
         for i in range(len(images)):
             pixel = cv2.imdecode(np.frombuffer(images.record(i)["image"], np.uint8), cv2.IMREAD_COLOR)[0, 0, 0]
-            labels.add({"probs": np.array([pixel / 255], np.float32), "present": np.float32(1)})
+            labels.add(f"{pixel}", {"probs": np.array([pixel / 255], np.float32), "present": np.float32(1)})
     writer.finish()
     return folder

@@ -1,0 +1,128 @@
+"""Whether a column is what its manifest says, byte for byte and label for label."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+
+from must_jax import files
+from must_jax.cores import cores
+from must_jax.data import encodings
+from must_jax.data.image_sets import ImageSet
+from must_jax.errors import UserError
+from must_jax.labels import manifest
+from must_jax.labels.manifest import Manifest, ShardRecord
+from must_jax.labels.writer import dataset_files
+
+_AGAIN = "delete the file and rerun the label stage"
+
+
+def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -> list[str]:
+    """What is wrong with a column's files, one sentence each, naming the file; empty if nothing is.
+
+    The manifest against its own checksum, each shard against size, sha256 and number of records, the TFDS files
+    against what they should say, and every label against its kind and class list.
+
+    Args:
+      advance: hears of every so many images that are through.
+    """
+    try:
+        column = manifest.read(folder)
+    except UserError as error:
+        return [str(error)]
+    if not column.complete:
+        return [f"{folder} is not finished; rerun the label stage"]
+    found = []
+    if column.checksum != column.compute_checksum():
+        found.append(f"{folder / manifest.FILE} was changed after the column was written; {_AGAIN} for this column")
+    listed = [shard.file for shard in column.shards]
+    counts = [shard.count for shard in column.shards]
+    indices = range(column.shard_count)
+    if listed != [column.shard_file(i) for i in indices] or counts != [len(column.shard_range(i)) for i in indices]:
+        return [*found, f"{folder / manifest.FILE} does not list the shards of {column.images.length} images; {_AGAIN}"]
+    for name, text in dataset_files(column, folder).items():
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
+            found.append(
+                f"{folder / name} is missing or was changed; {_AGAIN}, or TFDS reads other labels than must_jax"
+            )
+    with ThreadPoolExecutor(cores()) as pool:
+        for shard, why in zip(
+            column.shards, pool.map(lambda shard: _differs(folder, shard), column.shards), strict=True
+        ):
+            found += [f"{folder / shard.file} {why}; {_AGAIN}"] if why else []
+        if found:
+            return found
+        records = encodings.Records(tfds.builder_from_directory(folder), "train", encodings.features(column.label_kind))
+
+        def unreadable(positions: range) -> list[str]:
+            return [f"{folder} {why}; {_AGAIN}" for i in positions if (why := _unreadable(column, records, i))]
+
+        ranges = [column.shard_range(index) for index in range(column.shard_count)]
+        for positions, problems in zip(ranges, pool.map(unreadable, ranges), strict=True):
+            found += problems
+            advance(len(positions))
+    return found
+
+
+def changed_shards(folders: Iterable[Path]) -> list[str]:
+    """The shards whose bytes are not those of the manifest: the quick part of `damage`, for the start of a training."""
+    shards = [(folder, shard) for folder in folders for shard in manifest.read(folder).shards]
+    with ThreadPoolExecutor(cores()) as pool:
+        problems = pool.map(lambda each: _differs(*each), shards)
+        return [f"{folder / shard.file} {why}" for (folder, shard), why in zip(shards, problems, strict=True) if why]
+
+
+def other_images(folder: Path, images: ImageSet) -> Iterator[str]:
+    """Where a column does not belong to these images in this order, one sentence each."""
+    column = manifest.read(folder)
+    if len(images) != column.images.length:
+        yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}"
+        return
+    if images.digest != column.images.digest:
+        yield f"{folder} labels {column.images.name} as it was, not {images.name} as it is now"
+    for index, shard in enumerate(column.shards):
+        names = hashlib.sha256()
+        for position in column.shard_range(index):
+            names.update(f"{images.record(position)['name']}\n".encode(errors="surrogateescape"))
+        if names.hexdigest() != shard.names:
+            yield f"{folder / shard.file} labels other images, or in another order, than {images.name}"
+
+
+def disagreements(folders: Sequence[Path]) -> Iterator[str]:
+    """Where columns that are to be read together contradict each other: image sets, class lists, units."""
+    columns = [(folder, manifest.read(folder)) for folder in folders]
+    for index, (folder, column) in enumerate(columns):
+        for other_folder, other in columns[:index]:
+            if (column.images.digest, column.images.length) != (other.images.digest, other.images.length):
+                yield f"{folder} and {other_folder} label different images ({column.images.name}, {other.images.name})"
+            if column.task == other.task and column.classes != other.classes:
+                yield f"{folder} and {other_folder} have different class lists of task {column.task}"
+            if column.task == other.task and column.unit != other.unit:
+                yield f"{folder} and {other_folder} have different units, '{column.unit}' and '{other.unit}'"
+
+
+def _differs(folder: Path, shard: ShardRecord) -> str:
+    """Why the shard's file is not what was written, or ""."""
+    path = folder / shard.file
+    if not path.is_file():
+        return "is missing"
+    if (size := path.stat().st_size) != shard.bytes:
+        return f"has {size} bytes instead of {shard.bytes}"
+    if files.sha256(path) != shard.sha256:
+        return "has other bytes than were written (sha256 differs)"
+    count = ArrayRecordReader(str(path)).num_records()
+    return "" if count == shard.count == shard.summary.images else f"holds {count} labels instead of {shard.count}"
+
+
+def _unreadable(column: Manifest, records: encodings.Records, position: int) -> str:
+    """Why the label of an image is none, or ""."""
+    try:
+        encodings.decode(column.label_kind, records[position], len(column.classes))
+    except Exception as error:
+        return f"has a label of image {position} that cannot be read: {error}"
+    return ""

@@ -1,0 +1,103 @@
+"""Labels: what is in label columns, who made it, and whether it is still as it was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from must_jax.config import LabelsConfig
+from must_jax.data.image_sets import open_images
+from must_jax.errors import UserError
+from must_jax.labels import manifest, verify
+from must_jax.labels.manifest import Manifest
+from must_jax.progress import Progress, say
+from must_jax.stages.inputs import COLUMNS
+
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def run(config: LabelsConfig, workdir: Path) -> None:
+    """Prints; writes nothing, and needs no workdir.
+
+    Raises:
+      UserError: a folder without columns, or columns that are damaged, belong to other images or contradict each other;
+        what is wrong has been printed by then.
+    """
+    folders = [folder for path in config.columns for folder in find(Path(path))]
+    if config.action == "verify":
+        _verify(config, folders)
+    described = [(folder, manifest.read(folder)) for folder in folders]
+    Console(width=max(120, Console().width)).print(table(described))
+
+
+def find(path: Path) -> list[Path]:
+    """The columns that a path means: itself, or all of a label run.
+
+    Raises:
+      UserError: there is none.
+    """
+    if (path / manifest.FILE).is_file():
+        return [path]
+    folders = sorted(file.parent for file in (path / COLUMNS).glob(f"*/{manifest.FILE}"))
+    if not folders:
+        raise UserError(f"there is no label column in {path}; give the folder of a column, or of a label run")
+    return folders
+
+
+def table(columns: list[tuple[Path, Manifest]]) -> Table:
+    """One row a column."""
+    made = Table(box=None, header_style="bold", title_justify="left")
+    for name in ("column", "made by", "task", "rule", "unit", "images", "size", "empty", "made"):
+        made.add_column(name, overflow="fold", justify="right" if name in ("images", "size", "empty") else "left")
+    for folder, column in columns:
+        size, summary = sum(shard.bytes for shard in column.shards), column.summary().readable(column.classes)
+        state = f"{column.images.length:,}" if column.complete else "not finished"
+        made.add_row(
+            folder.name,
+            f"{column.maker} {column.teacher.digest[:8]}" if column.teacher else f"{column.maker} (truth)",
+            f"{column.task}, {len(column.classes)} classes" if column.classes else column.task,
+            ", ".join(f"{key} {value}" for key, value in column.rule.items()) or "-",
+            column.unit or "-",
+            state,
+            f"{_bytes(size)}, {_bytes(size / max(1, column.images.length))} an image",
+            f"{summary['empty_share']:.1f} %",
+            f"{column.created[:16].replace('T', ' ')} must_jax {column.must_jax}",
+        )
+    return made
+
+
+def _verify(config: LabelsConfig, folders: list[Path]) -> None:
+    found: list[str] = []
+    readable = []
+    for folder in folders:
+        total = manifest.read(folder).images.length if _has_manifest(folder) else 0
+        with Progress(f"verifying {folder}", total) as progress:
+            problems = verify.damage(folder, progress.advance)
+        found += problems
+        readable += [] if problems else [folder]
+    found += verify.disagreements(readable)
+    if config.images:
+        images = open_images(config.images, config.data_dir, config.take)
+        found += [problem for folder in readable for problem in verify.other_images(folder, images)]
+    for problem in found:
+        say(f"damaged: {problem}")
+    if found:
+        raise UserError(
+            f"{len(found)} problems in {len(folders)} columns, named above; do not train on them as they are"
+        )
+    say(f"{len(folders)} columns are as they were written")
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        manifest.read(folder)
+    except UserError:
+        return False
+    return True
+
+
+def _bytes(count: float) -> str:
+    size, unit = next(((size, unit) for size, unit in _UNITS if count >= size), (1, "B"))
+    return f"{count / size:.1f} {unit}"

@@ -1,0 +1,165 @@
+"""Planted damage: `verify` and the start of a training find it and name the file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from hand_made import Images, write_column
+
+from must_jax.errors import UserError
+from must_jax.labels import manifest, verify
+from must_jax.labels.columns import open_column
+
+SHARDS = [f"labels-train.array_record-{i:05d}-of-00003" for i in range(3)]
+
+
+class Named(Images):
+    """Images as `write_column` names them."""
+
+    def __init__(self, *, digest: str = "d1", order: list[int] | None = None) -> None:
+        super().__init__(10, digest)
+        self._order = order or list(range(10))
+
+    def record(self, index: int) -> dict[str, str]:
+        return {"name": f"{self._order[index]}.jpg"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("columns") / "boxes"
+    write_column(folder, "detection", Images())
+    return folder
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def swap(a: Path, b: Path) -> None:
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+
+
+def rewrite(path: Path, order: list[int]) -> None:
+    """The same records in another order, or not all of them."""
+    records = ArrayRecordReader(str(path)).read_all()
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for index in order:
+        writer.write(records[index])
+    writer.close()
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def forget(folder: Path, index: int) -> None:
+    edit(folder / "manifest.json", lambda values: values["shards"].pop(index))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a flipped byte": (lambda f: flip_a_byte(f / SHARDS[1]), rf"{SHARDS[1]} has other bytes than were written"),
+    "a missing shard": (lambda f: (f / SHARDS[0]).unlink(), rf"{SHARDS[0]} is missing"),
+    "a cut off shard": (
+        lambda f: (f / SHARDS[2]).write_bytes((f / SHARDS[2]).read_bytes()[:-9]),
+        rf"{SHARDS[2]} has \d+ bytes instead of \d+",
+    ),
+    "two shards exchanged": (lambda f: swap(f / SHARDS[0], f / SHARDS[1]), rf"{SHARDS[0]} has other bytes"),
+    "labels in another order": (lambda f: rewrite(f / SHARDS[0], [1, 0, 2, 3]), rf"{SHARDS[0]} has "),
+    "a label dropped": (lambda f: rewrite(f / SHARDS[1], [0, 1, 2]), rf"{SHARDS[1]} has "),
+    "another class list": (
+        lambda f: edit(f / "manifest.json", lambda values: values["classes"].reverse()),
+        r"manifest\.json was changed after the column was written",
+    ),
+    "another rule": (
+        lambda f: edit(f / "manifest.json", lambda values: values["rule"].update(threshold=0.1)),
+        r"manifest\.json was changed",
+    ),
+    "a shard that is not listed": (lambda f: forget(f, 1), r"manifest\.json does not list the shards of 10 images"),
+    "half a manifest": (
+        lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text()[:200]),
+        r"manifest\.json is damaged",
+    ),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), r"has no manifest\.json"),
+    "other lengths for TFDS": (
+        lambda f: (f / "dataset_info.json").write_text((f / "dataset_info.json").read_text().replace('"4"', '"3"')),
+        r"dataset_info\.json is missing or was changed",
+    ),
+    "no features for TFDS": (lambda f: (f / "features.json").unlink(), r"features\.json is missing or was changed"),
+}
+
+
+def test_a_whole_column_has_no_damage(whole: Path) -> None:
+    seen: list[int] = []
+    assert verify.damage(whole, seen.append) == []
+    assert sum(seen) == 10
+    assert list(verify.other_images(whole, Named())) == []
+    assert verify.changed_shards([whole]) == []
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_found_and_named(name: str, whole: Path, tmp_path: Path) -> None:
+    do, told = DAMAGES[name]
+    folder = Path(shutil.copytree(whole, tmp_path / "c"))
+    do(folder)
+    problems = verify.damage(folder)
+    assert problems
+    assert any(re.search(told, problem) for problem in problems), problems
+    assert all(str(folder) in problem for problem in problems)
+
+
+def test_a_label_that_its_class_list_does_not_know(whole: Path, tmp_path: Path) -> None:
+    """As if the writer had gone wrong: every checksum fits."""
+    folder = Path(shutil.copytree(whole, tmp_path / "c"))
+    column = manifest.read(folder).model_copy(update={"classes": ("a",)})
+    column = column.model_copy(update={"checksum": column.compute_checksum()})
+    (folder / "manifest.json").write_text(column.to_json())
+    problems = verify.damage(folder)
+    assert problems and all("class id" in problem and "its data lists 1 classes" in problem for problem in problems)
+
+
+def test_other_images_are_named(whole: Path) -> None:
+    (problem,) = verify.other_images(whole, Named(digest="other"))
+    assert "labels photos as it was, not photos as it is now" in problem
+    (problem,) = verify.other_images(whole, Named(order=[0, 1, 2, 3, 5, 4, 6, 7, 8, 9]))
+    assert f"{SHARDS[1]} labels other images, or in another order, than photos" in problem
+
+
+def test_columns_that_contradict_each_other_are_named(whole: Path, tmp_path: Path) -> None:
+    assert list(verify.disagreements([whole, whole])) == []
+    column = manifest.read(whole)
+    for number, (change, told) in enumerate(
+        (
+            ({"classes": ("x", "y", "z")}, "have different class lists of task detection"),
+            ({"images": column.images.model_copy(update={"digest": "d2"})}, "label different images"),
+            ({"unit": "m"}, "have different units, 'm' and ''"),
+        )
+    ):
+        other = tmp_path / str(number)
+        other.mkdir()
+        (other / "manifest.json").write_text(column.model_copy(update=change).to_json())
+        (problem,) = verify.disagreements([whole, other])
+        assert told in problem and str(other) in problem
+
+
+@pytest.mark.parametrize("name", ["a flipped byte", "two shards exchanged", "another class list", "a missing shard"])
+def test_a_training_does_not_start_on_damaged_labels(name: str, whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "c"))
+    DAMAGES[name][0](folder)
+    try:
+        open_column(folder, Images())
+    except UserError as error:  # what can be seen without reading the labels
+        assert str(folder) in str(error)
+    else:
+        assert verify.changed_shards([folder])

@@ -1,0 +1,42 @@
+"""A training run as the train stage leaves it, with untrained parameters: quick, and its labels are as good as any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from must_jax import trained
+from must_jax.config import ModelConfig, TrainConfig
+from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.state import digest
+from must_jax.models.api import build_model
+from must_jax.tasks import build_task
+
+CLASSES = {name: ("red", "green", "blue") for name in ("classification", "detection", "segmentation")}
+HEADLINES = {
+    "classification/top1": 80.0,
+    "detection/ap50": 60.0,
+    "segmentation/miou": 70.0,
+    "depth/delta1": 90.0,
+    "normals/within_11_25": 60.0,
+}
+SMALL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
+
+
+def make_teacher(folder: Path, tasks: tuple[str, ...], image_size: int, metrics: dict[str, float]) -> Path:
+    source = {"images": "scenes/teacher_depth_tiny:train"}
+    config = TrainConfig(
+        train=(source,), tasks={task: {} for task in tasks}, image_size=image_size, model=SMALL, batch_size=16, steps=5
+    )
+    built = {task: build_task(task, CLASSES.get(task, ()), {"max_boxes": 4}) for task in tasks}
+    model = build_model(SMALL, {name: task.head(SMALL) for name, task in built.items()})
+    rng, variables = np.random.default_rng(0), model.init(jax.random.key(0), image_size)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), variables["params"])
+    stats = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), variables["stats"])
+    folder.mkdir(parents=True)
+    with Checkpoints(folder / trained.CHECKPOINTS, {}) as checkpoints:
+        checkpoints.save(5, {"params": params, "stats": stats, "opt_state": {}, "ema": {}}, {})
+    trained.describe(folder, config, built, metrics, digest=digest(params), training={})
+    return folder

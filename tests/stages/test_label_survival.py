@@ -1,0 +1,134 @@
+"""Labelling in real processes that are killed, run out of disk, or share the work: the columns are always the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from command_line import CONFIGS
+from made_teacher import HEADLINES, make_teacher
+
+IMAGES, KILLS = 60, 10
+SHARD = "labels-train.array_record-*-of-?????"
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Labels small photos by two teachers, six columns; every photo is a shard, so that there is much to interrupt."""
+    home, rng = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
+    (home / "photos").mkdir()
+    for i in range(IMAGES):
+        size = rng.integers(8, 60, 2)
+        cv2.imwrite(str(home / f"photos/{i:02d}.png"), rng.integers(0, 256, (*size, 3), np.uint8))
+    tasks = tuple(key.split("/")[0] for key in HEADLINES)
+    make_teacher(home / "everything", tasks, 64, HEADLINES)
+    make_teacher(home / "small", ("depth",), 32, HEADLINES)
+    teachers = f"--config.teachers={home / 'everything'},{home / 'small'}"
+    images = f"--config.images=folder:{home / 'photos'}"
+    sizes = ("--config.shard_images=1", "--config.batch_size=4", "--config.gallery_images=0")
+    return [sys.executable, "-m", "must_jax.main", f"--config={CONFIGS / 'label.py'}", teachers, images, *sizes]
+
+
+def start(command: list[str], workdir: Path, *overrides: str, limit_bytes: int = 0) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "SOURCE_DATE_EPOCH": "1767225600"}
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *overrides],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=limit if limit_bytes else None,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def columns(workdir: Path) -> dict[str, bytes]:
+    folder = workdir / "columns"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def shards(workdir: Path) -> int:
+    return len(list((workdir / "columns").glob(f"*/{SHARD}")))
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not condition() and process.poll() is None:
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(start(command, workdir))
+    assert shards(workdir) == 6 * IMAGES
+    return workdir
+
+
+def test_killed_at_random_moments_the_columns_end_up_the_same(
+    command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    moments, killed = random.Random(0), 0
+    while killed < KILLS:
+        process, before = start(command, tmp_path), shards(tmp_path)
+        wait_until(lambda before=before: shards(tmp_path) > before, process)  # once it is at work again
+        time.sleep(moments.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was through before it was killed: there is too little to do"
+        killed += 1
+    assert 0 < shards(tmp_path) < 6 * IMAGES
+    finish(start(command, tmp_path))
+    assert columns(tmp_path) == columns(undisturbed)
+
+
+def test_two_workers_that_do_not_talk_make_what_one_makes(
+    command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    """Side by side; one is killed on the way and comes back after the other has finished its part."""
+    first, second = (start(command, tmp_path, f"--config.worker={number}/2") for number in (0, 1))
+    wait_until(lambda: shards(tmp_path) > 12, second)
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
+    assert "others have" in finish(first)
+    assert not (tmp_path / "result.json").exists()
+    assert f"{IMAGES} images in 6 columns" in finish(start(command, tmp_path, "--config.worker=1/2"))
+    assert columns(tmp_path) == columns(undisturbed)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(
+    command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    process = start(command, tmp_path, "--config.shard_images=30", limit_bytes=60_000)
+    output, _ = process.communicate()
+    assert process.returncode == 2, output
+    assert "File too large" in output.splitlines()[-1] and "Traceback" not in output
+    kept = columns(tmp_path)
+    finish(start(command, tmp_path, "--config.shard_images=30"))
+    assert not [name for name in columns(tmp_path) if "tmp" in name]
+    assert all(columns(tmp_path)[name] == data for name, data in kept.items() if "array_record" in name[-40:-5])
+
+
+def test_a_read_only_folder_is_refused_in_a_sentence(command: list[str]) -> None:
+    process = start(command, Path("/sys/must_jax"))  # where not even the superuser may write
+    output, _ = process.communicate()
+    assert process.returncode == 2 and "Traceback" not in output, output
+    assert "choose a folder that" in output.splitlines()[-1]
