@@ -78,9 +78,7 @@ def main() -> None:
     print(f"must_jax {ours:.1f} / eager PyTorch {theirs:.1f} images/s: {ours / theirs:.2f} x (goal: at least 1.0)")
     times = median["one_task"] / median["five_tasks"]
     operations = rounds["five_tasks"][0]["flops"] / rounds["one_task"][0]["flops"]
-    print(
-        f"five tasks / depth alone: {times:.2f} x the time of a step (goal: at most 1.5), {operations:.2f} x the operations"
-    )
+    print(f"five tasks / depth alone: {times:.2f} x the time (goal: at most 1.5), {operations:.2f} x the operations")
 
 
 def measure(step: Callable[[], Any], wait: Callable[[Any], Any], batch_size: int, steps: int) -> float:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -151,6 +152,11 @@ class Manifest(_Record):
     def shard_count(self) -> int:
         return -(-self.images.length // self.shard_images)
 
+    @property
+    def indices(self) -> range:
+        """Of all shards."""
+        return range(self.shard_count)
+
     def shard_range(self, index: int) -> range:
         """Positions of the images of a shard."""
         start = index * self.shard_images
@@ -170,20 +176,11 @@ class Manifest(_Record):
         """The images that have no label, and why."""
         return [image for shard in self.shards for image in shard.absent]
 
-    def shard_records(self, folder: Path) -> dict[str, ShardRecord]:
-        """File name -> record of all shards that are written, in the manifest or, newer, beside it."""
-        records = {shard.file: shard for shard in self.shards}
-        for path in folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError, pydantic.ValidationError):  # gathered meanwhile; damaged
-                record = ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
-                records[record.file] = record
-        return records
-
-    def missing(self, folder: Path) -> list[int]:
-        """Shards without a record, or whose file is gone or has another size."""
-        sizes = {name: shard.bytes for name, shard in self.shard_records(folder).items()}
-        files_ = [folder / self.shard_file(index) for index in range(self.shard_count)]
-        return [i for i, file in enumerate(files_) if not file.is_file() or file.stat().st_size != sizes.get(file.name)]
+    def missing(self, folder: Path, beside: Mapping[str, ShardRecord] | None = None) -> list[int]:
+        """Shards without a record, or whose file is gone or has another size; `beside` as of `records_beside`."""
+        records = {shard.file: shard for shard in self.shards} | dict(beside or records_beside(folder))
+        files_ = [(folder / self.shard_file(index), records.get(self.shard_file(index))) for index in self.indices]
+        return [i for i, (file, record) in enumerate(files_) if not record or _size(file) != record.bytes]
 
     def compute_checksum(self) -> str:
         """What `checksum` should be."""
@@ -194,9 +191,27 @@ class Manifest(_Record):
         return self.model_dump_json(indent=1) + "\n"
 
 
+def records_beside(folder: Path) -> dict[str, ShardRecord]:
+    """File name -> record of the shards that are written and not gathered in the manifest yet.
+
+    To know of all shards while others write, read these first and the manifest after them.
+    """
+    records = {}
+    for path in folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError, pydantic.ValidationError):  # gathered meanwhile; damaged
+            record = ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
+            records[record.file] = record
+    return records
+
+
 def unfinished_files(folder: Path) -> list[Path]:
     """What only a column in the making needs: records of shards, and temporary files of killed processes."""
     return [*folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"), *folder.glob(f"{_SHARD_FILES}*.tmp-*")]
+
+
+def _size(file: Path) -> int:
+    """In bytes; -1 = no such file."""
+    return file.stat().st_size if file.is_file() else -1
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,20 +41,15 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
     found = []
     if column.checksum != column.compute_checksum():
         found.append(f"{folder / manifest.FILE} was changed after the column was written; {_AGAIN} for this column")
-    listed = [shard.file for shard in column.shards]
-    counts = [shard.count for shard in column.shards]
-    indices = range(column.shard_count)
-    if listed != [column.shard_file(i) for i in indices] or counts != [len(column.shard_range(i)) for i in indices]:
+    wanted = [(column.shard_file(index), len(column.shard_range(index))) for index in column.indices]
+    if [(shard.file, shard.count) for shard in column.shards] != wanted:
         return [*found, f"{folder / manifest.FILE} does not list the shards of {column.images.length} images; {_AGAIN}"]
     for name, text in dataset_files(column, folder).items():
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
-            found.append(
-                f"{folder / name} is missing or was changed; {_AGAIN}, or TFDS reads other labels than must_jax"
-            )
+            found.append(f"{folder / name} is missing or was changed, TFDS would read other labels; {_AGAIN}")
     with ThreadPoolExecutor(cores()) as pool:
-        for shard, why in zip(
-            column.shards, pool.map(lambda shard: _differs(folder, shard), column.shards), strict=True
-        ):
+        differences = pool.map(functools.partial(_differs, folder), column.shards)
+        for shard, why in zip(column.shards, differences, strict=True):
             found += [f"{folder / shard.file} {why}; {_AGAIN}"] if why else []
         if found:
             return found
@@ -62,7 +58,7 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
         def unreadable(positions: range) -> list[str]:
             return [f"{folder} {why}; {_AGAIN}" for i in positions if (why := _unreadable(column, records, i))]
 
-        ranges = [column.shard_range(index) for index in range(column.shard_count)]
+        ranges = [column.shard_range(index) for index in column.indices]
         for positions, problems in zip(ranges, pool.map(unreadable, ranges), strict=True):
             found += problems
             advance(len(positions))

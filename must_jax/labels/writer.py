@@ -70,8 +70,10 @@ class ColumnWriter:
         _check_same(folder, self.manifest, description)
 
     def missing(self) -> list[int]:
-        """Shards still to be written."""
-        return self.manifest.missing(self.folder)
+        """Shards still to be written, whoever does it."""
+        beside = manifest.records_beside(self.folder)
+        self.manifest = manifest.read(self.folder)
+        return self.manifest.missing(self.folder, beside)
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Shard]:
@@ -109,11 +111,11 @@ class ColumnWriter:
         Raises:
           ValueError: a shard is missing.
         """
-        self.manifest = manifest.read(self.folder)
+        records = manifest.records_beside(self.folder)
         if missing := self.missing():
             raise ValueError(f"{self.folder} lacks shards {missing}")
-        records = self.manifest.shard_records(self.folder)
-        shards = tuple(records[self.manifest.shard_file(index)] for index in range(self.manifest.shard_count))
+        records = {shard.file: shard for shard in self.manifest.shards} | records
+        shards = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
         done = self.manifest.model_copy(update={"shards": shards, "complete": True})
         done = done.model_copy(update={"checksum": done.compute_checksum()})
         for name, text in dataset_files(done, self.folder).items():
