@@ -15,7 +15,6 @@ from must_jax.labels.manifest import Manifest
 from must_jax.progress import Progress, say
 from must_jax.stages.inputs import COLUMNS
 
-_NUMBERS = ("images", "size", "empty")  # columns of the table
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -51,12 +50,8 @@ def table(columns: list[tuple[Path, Manifest]]) -> Table:
     """One row a column."""
     made = Table(box=None, header_style="bold", title_justify="left")
     for name in ("column", "made by", "task", "rule", "unit", "images", "size", "empty", "made"):
-        made.add_column(
-            name,
-            overflow="fold",
-            no_wrap=name in ("column", *_NUMBERS),
-            justify="right" if name in _NUMBERS else "left",
-        )
+        numeric = name in ("images", "size", "empty")
+        made.add_column(name, no_wrap=numeric or name == "column", justify="right" if numeric else "left")
     for folder, column in columns:
         size, summary = sum(shard.bytes for shard in column.shards), column.summary().readable(column.classes)
         state = f"{column.images.length:,}" if column.complete else "not finished"
