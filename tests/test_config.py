@@ -77,11 +77,15 @@ def test_a_config_cannot_be_changed():
             "stages.teacher.optimizer.lerning_rate=1",
             "config.stages.teacher.optimizer.lerning_rate is unkno",
         ),
-        (pipeline(), "stages.teacher.stage=trian", "config.stages.teacher.stage is trian, which is no stage; did you "),
+        (
+            pipeline(),
+            "stages.teacher.stage=trian",
+            "config.stages.teacher.stage is trian, which is no stage of a pipe",
+        ),
         (
             pipeline(),
             "stages.student.steps=1",
-            "config.stages.student.stage is None, which is no stage; known: evaluate",
+            "config.stages.student.stage is None, which is no stage of a pipeline; known: evaluate",
         ),
     ],
 )

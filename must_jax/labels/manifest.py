@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 import pydantic
 
+from must_jax import files
+from must_jax.data import shards
 from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels import files
 from must_jax.labels.summary import Summary
 
 FILE = "manifest.json"
+DATASET = "labels"  # every column as TFDS names it
 _INVALID = {"ids": "255", "scalar": "code 0", "vector": "code (128, 128, 128)"}  # by content of a map
 
 
@@ -118,7 +120,7 @@ class Manifest(_Record):
 
     def shard_file(self, index: int) -> str:
         """As TFDS names it."""
-        return f"labels-train.array_record-{index:05d}-of-{self.shard_count:05d}"
+        return shards.shard_file(DATASET, index, self.shard_count)
 
     def summary(self) -> Summary:
         total = Summary()

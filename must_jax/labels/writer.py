@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from must_jax.data import encodings
+from must_jax import files
+from must_jax.data import encodings, shards
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
-from must_jax.labels import files, manifest
+from must_jax.labels import manifest
 from must_jax.labels.manifest import AbsentRecord, Manifest, ShardRecord
 from must_jax.labels.summary import Summary, summarize
 
@@ -54,7 +53,7 @@ class ColumnWriter:
         self.folder = folder
         self._kind = description.label_kind
         self._features = tfds.features.FeaturesDict(encodings.features(self._kind))
-        self._serializer = tfds.core.example_serializer.ExampleSerializer(self._features.get_serialized_info())
+        self._serialize = shards.serializer(self._features)
         if (folder / manifest.FILE).exists():
             self.manifest = manifest.read(folder)
             _check_same(folder, self.manifest, description)
@@ -76,17 +75,12 @@ class ColumnWriter:
         """
         path = self.folder / self.manifest.shard_file(index)
         count = len(self.manifest.shard_range(index))
-        with files.committed(path) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # random access, as TFDS writes it
-            shard = Shard(self._kind, lambda label: writer.write(self._serialize(label)))
-            try:
-                yield shard
-            finally:
-                writer.close()
+        with shards.committed(path) as write:
+            shard = Shard(self._kind, lambda label: write(self._serialize(encodings.encode(self._kind, label))))
+            yield shard
             if shard.summary.images != count:
                 raise ValueError(f"{path.name} takes {count} labels, got {shard.summary.images}")
-            size, digest = temporary.stat().st_size, files.sha256(temporary)
-        absent = tuple(shard.absent)
+        size, digest, absent = path.stat().st_size, files.sha256(path), tuple(shard.absent)
         self._list(
             ShardRecord(file=path.name, count=count, bytes=size, sha256=digest, summary=shard.summary, absent=absent)
         )
@@ -95,14 +89,11 @@ class ColumnWriter:
         """Makes the folder a TFDS dataset and marks it complete; every shard must be there."""
         if missing := self.missing():
             raise ValueError(f"{self.folder} lacks shards {missing}")
-        files.write_text(self.folder / "features.json", json.dumps(self._features.to_json(), indent=4, sort_keys=True))
-        files.write_text(self.folder / "dataset_info.json", self._dataset_info())
+        description = f"{self.manifest.task} labels by {self.manifest.teacher.name}; see {manifest.FILE}"
+        lengths = [shard.count for shard in self.manifest.shards]
+        size = sum(shard.bytes for shard in self.manifest.shards)
+        shards.describe(self.folder, manifest.DATASET, self._features, description, lengths, size)
         self._replace(complete=True)
-
-    def _serialize(self, label: Label) -> bytes:
-        example = self._features.encode_example(encodings.encode(self._kind, label))
-        # `serialize_example` of TFDS leaves the order of the fields to the process's hash seed
-        return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
     def _list(self, shard: ShardRecord) -> None:
         others = [other for other in self.manifest.shards if other.file != shard.file]
@@ -111,24 +102,6 @@ class ColumnWriter:
     def _replace(self, **changes: object) -> None:
         self.manifest = self.manifest.model_copy(update=changes)
         self.manifest.write(self.folder)
-
-    def _dataset_info(self) -> str:
-        description = f"{self.manifest.task} labels by {self.manifest.teacher.name}; see {manifest.FILE}"
-        identity = tfds.core.dataset_info.DatasetIdentity(
-            name="labels", version=tfds.core.Version("1.0.0"), data_dir=str(self.folder), module_name=""
-        )
-        info = tfds.core.DatasetInfo(builder=identity, features=self._features, description=description)
-        info.set_file_format("array_record")
-        train = tfds.core.SplitInfo(
-            name="train",
-            shard_lengths=[shard.count for shard in self.manifest.shards],
-            num_bytes=sum(shard.bytes for shard in self.manifest.shards),
-            filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=self.folder, dataset_name="labels", split="train", filetype_suffix="array_record"
-            ),
-        )
-        info.set_splits(tfds.core.splits.SplitDict([train]))
-        return info.as_json
 
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:

@@ -11,6 +11,8 @@ import cv2
 import jinja2
 import numpy as np
 
+from must_jax import files
+
 
 def render(template: str, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
     """A template of this package as HTML text; `duration`, `picture` and `filters` can be used in it."""
@@ -28,9 +30,7 @@ def render(template: str, filters: dict[str, Callable[..., Any]] | None = None, 
 def write(text: str, path: Path) -> None:
     """Writes a page; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    files.write_text(path, text)
 
 
 def duration(seconds: float | None) -> str:

@@ -17,4 +17,4 @@ def _stage(name: str) -> Stage:
     return run
 
 
-STAGES: dict[str, Stage] = {name: _stage(name) for name in ("train", "label", "evaluate", "pipeline")}
+STAGES: dict[str, Stage] = {name: _stage(name) for name in ("prepare", "train", "label", "evaluate", "pipeline")}

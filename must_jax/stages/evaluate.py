@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
-from must_jax.engine.writer import write_json, write_text
 from must_jax.errors import UserError
+from must_jax.files import write_json, write_text
 from must_jax.models.api import build_model
 from must_jax.progress import Progress, say
 from must_jax.report import scorecard

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.config import PipelineConfig
-from must_jax.engine.writer import write_json
 from must_jax.errors import UserError
+from must_jax.files import write_json
 from must_jax.progress import say
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PLACE, RESULT_FILE, check, claim

@@ -22,8 +22,9 @@ from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer, learning_rates
 from must_jax.engine.state import State, count_parameters, digest, init_state, trained_variables
 from must_jax.engine.step import Averages, Batch, TrainStep, make_predict_step, make_train_step
-from must_jax.engine.writer import VALIDATION, MetricWriter, write_json
+from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError, nearest
+from must_jax.files import write_json
 from must_jax.models.api import build_model, transfer
 from must_jax.progress import Progress, say
 from must_jax.stages import inputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -12,12 +11,11 @@ from typing import Any
 
 import pydantic
 
-from must_jax.engine.writer import write_text
 from must_jax.errors import UserError
+from must_jax.files import lock, write_text
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
-LOCK_FILE = ".lock"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 # Keys, of a stage of a pipeline too, that may change between restarts, since they do not change what is computed.
 FREE = frozenset({"data_dir", "devices", "log_every", "checkpoint_every", "minimum"})
@@ -64,15 +62,11 @@ def _lock(workdir: Path) -> None:
     status = workdir.stat()
     if (status.st_dev, status.st_ino) in _HELD:
         return
-    lock = os.open(workdir / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when this process ends
-        _HELD.add((status.st_dev, status.st_ino))
+        lock(workdir)
     except BlockingIOError:
-        os.close(lock)
         raise UserError(f"another process is at work in {workdir}; wait for it, or choose another --workdir") from None
-    except OSError:  # a file system without locks
-        os.close(lock)
+    _HELD.add((status.st_dev, status.st_ino))
 
 
 def _home(workdir: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from must_jax import trained
+from must_jax import files, trained
 from must_jax.config import LabelConfig, ModelConfig, OptimizerConfig, TrainConfig
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
@@ -21,7 +21,6 @@ from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.state import digest
 from must_jax.errors import UserError
-from must_jax.labels import files
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.models.api import build_model
 from must_jax.stages import label, labelling
