@@ -121,7 +121,7 @@ class PrepareConfig(_Config):
     def _check_name(cls, name: str) -> str:
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
             raise ValueError(f"'{name}' is no name for it; use a-z, 0-9 and _, and begin with a letter")
-        if name in ("scenes", "folder"):
+        if name in ("scenes", "folder", "tar", "parquet"):
             raise ValueError(f"'{name}:train' means something else where images are named; choose another name")
         return name
 

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import PIL.Image
 
+from must_jax.errors import UserError
+
 JPEG_START = b"\xff\xd8"
-_BY_PILLOW = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+_BY_PILLOW = ("PNG", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 
 
 class JpegHeader(NamedTuple):
@@ -33,10 +35,16 @@ def jpeg(data: bytes) -> JpegHeader:
 
 
 def pixels(data: bytes) -> int:
-    """Height times width of an image of any format that is read; 0 where its header is not understood."""
+    """Height times width of an image of any format that is read; 0 where its header is not understood.
+
+    Raises:
+      UserError: parts of it are far larger than any image.
+    """
     if data.startswith(JPEG_START):
         header = jpeg(data)
         return header.height * header.width
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
     PIL.Image.init()
     for name in _BY_PILLOW:
         # Not by PIL.Image.open, which warns of images, or refuses them, by a limit that is the whole process's.
@@ -45,6 +53,25 @@ def pixels(data: bytes) -> int:
             if plugin and accepts and accepts(data[:16]) is True:
                 with plugin(io.BytesIO(data), "") as picture:
                     return math.prod(picture.size)
+        except PIL.Image.DecompressionBombError as error:  # of what is larger than the image, as tiles can be
+            raise UserError(f"an image cannot be read: {error}") from None
         except Exception:  # plugins raise nearly anything on broken bytes
             return 0
     return 0
+
+
+def _webp(data: bytes) -> int:
+    """RFC 9649, sections 2.5 to 2.7. Pillow's plugin takes memory for the whole image, or refuses it."""
+    if len(data) < 30:
+        return 0
+    match data[12:16]:
+        case b"VP8 ":
+            width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8X":
+            width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        case _:
+            return 0
+    return height * width

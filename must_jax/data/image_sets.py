@@ -136,6 +136,10 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     dataset, _, split = spec.partition(":")  # a slice may hold another
     if not dataset or not split:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
+    if dataset in ("tar", "parquet"):
+        raise UserError(
+            f"images='{spec}' are no image set yet; run configs/prepare.py on them, then give the name of the set"
+        )
     data_dir = Path(data_dir).expanduser()
     if dataset.startswith("scenes/"):
         folder = scenes.prepare(dataset.removeprefix("scenes/"), data_dir)
@@ -264,7 +268,8 @@ def _newest_version(folder: Path) -> Path:
     versions = [path.parent for path in folder.glob("*/dataset_info.json")]
     if not versions:
         raise UserError(
-            f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing?"
+            f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing, or "
+            "its preparation not finished?"
         )
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 

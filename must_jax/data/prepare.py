@@ -58,8 +58,7 @@ def prepare(config: PrepareConfig) -> ImageSet:
     if _is_finished(folder, config):
         say(f"{folder} is finished; nothing to do, read it as {images}")
     else:
-        _make(folder, config)
-        say(f"read it as {images}")
+        say(f"{folder}: {_make(folder, config)}; read it as {images}")
     return open_images(images, config.data_dir)
 
 
@@ -81,7 +80,8 @@ def _open(config: PrepareConfig) -> RawImages:
     return open_raw(config.images, Path(config.data_dir), config.image_column)
 
 
-def _make(folder: Path, config: PrepareConfig) -> None:
+def _make(folder: Path, config: PrepareConfig) -> str:
+    """Returns what has become of all images, in words."""
     # What can be wrong is found out first, and what takes longer later.
     raw = _open(config)
     plan.check_same(folder, config, raw.digest)
@@ -94,7 +94,7 @@ def _make(folder: Path, config: PrepareConfig) -> None:
             asked = config.model_dump(include={"name", "images", "image_column", "shard_images", "max_pixels"})
             there = Plan(**asked, source=raw.digest, length=len(raw))
             there.write(folder)
-        _finish(folder, _write_missing(folder, there, raw), raw)
+        return _finish(folder, _write_missing(folder, there, raw), raw)
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
         checked = _ahead(pool, check, items, 2 * cores())
         for index, group in itertools.groupby(checked, key=lambda image: image.shard):
             path, count, skipped = folder / there.shard_file(index), 0, []
-            with shards.committed(path) as write:
+            with shards.committed(path, "uncompressed") as write:  # images are already
                 for image in group:
                     if image.reason:
                         skipped.append(Skipped(name=image.name, reason=image.reason))
@@ -170,8 +170,8 @@ def _ahead(
         yield pending.popleft().result()
 
 
-def _finish(folder: Path, written: Plan, raw: RawImages) -> None:
-    """Makes the folder a TFDS dataset, and accounts for what is not in it."""
+def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
+    """Makes the folder a TFDS dataset, and accounts for what is not in it. Returns the numbers in words."""
     skipped = [Skipped(name=name, reason=reason) for name, reason in raw.skipped]
     skipped += [each for shard in written.shards for each in shard.skipped]
     text = json.dumps([each.model_dump() for each in skipped], indent=1, ensure_ascii=False)
@@ -186,10 +186,7 @@ def _finish(folder: Path, written: Plan, raw: RawImages) -> None:
         sum(shard.bytes for shard in written.shards),
         {SOURCE: written.source},
     )
-    say(
-        f"{folder}: {sum(lengths)} images; skipped: {len(skipped)}, see {SKIPPED_FILE}; "
-        f"files that are no images: {raw.others}"
-    )
+    return f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}"
 
 
 def _features() -> tfds.features.FeaturesDict:
@@ -200,7 +197,7 @@ def _check_images(raw: RawImages, images: str) -> None:
     """Raises UserError if the source has no images, or too many that are left out without a look at them."""
     if not len(raw) and not raw.skipped:
         raise UserError(
-            f"images='{images}': there are no images, only {raw.others} other files; images are files that end in "
+            f"images='{images}': there are no images (other files: {raw.others}); images are files that end in "
             f"{', '.join(folders.IMAGE_SUFFIXES)}"
         )
     for name, reason in raw.skipped[:1]:

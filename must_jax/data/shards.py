@@ -35,10 +35,13 @@ def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, A
 
 
 @contextlib.contextmanager
-def committed(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Yields what appends a record; afterwards the shard is at `path`, whole, or, if the block raises, not at all."""
+def committed(path: Path, options: str = "") -> Iterator[Callable[[bytes], None]]:
+    """Yields what appends a record; afterwards the shard is at `path`, whole, or, if the block raises, not at all.
+
+    `options` are those of an ArrayRecordWriter, next to the one for random access.
+    """
     with files.committed(path) as temporary:
-        writer = ArrayRecordWriter(str(temporary), "group_size:1")  # random access, as TFDS writes it
+        writer = ArrayRecordWriter(str(temporary), f"group_size:1,{options}".rstrip(","))
         try:
             yield writer.write
         finally:

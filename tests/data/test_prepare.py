@@ -291,7 +291,7 @@ def test_what_is_left_out_is_not_the_most(tmp_path: Path):
 
 def test_a_source_without_images(tmp_path: Path):
     write_files(tmp_path / "in", {"notes.txt": b""})
-    refused(config_of(tmp_path / "in", tmp_path / "data"), "there are no images, only 1 other files; .* end in .jpg")
+    refused(config_of(tmp_path / "in", tmp_path / "data"), r"there are no images .other files: 1.; .* end in .jpg")
 
 
 def test_too_little_disk(nasty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,8 +19,8 @@ from must_jax.data.raw.base import Item, find_files
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress
 
-_BUFFER_BYTES = 2**20  # read at a time; without a buffer whole row groups are
-_BATCH_ROWS = 16
+_BY_PAGES = {"pre_buffer": False, "buffer_size": 2**20}  # else whole row groups are read, hundreds of images
+_BATCH_ROWS = 4
 
 
 class Parquet:
@@ -82,7 +82,7 @@ class Parquet:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as table:
+        with pq.ParquetFile(path, **_BY_PAGES) as table:
             yield table
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
