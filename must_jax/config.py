@@ -125,6 +125,12 @@ class PrepareConfig(_Config):
             raise ValueError(f"'{name}:train' means something else where images are named; choose another name")
         return name
 
+    @pydantic.model_validator(mode="after")
+    def _check_column(self) -> Self:
+        if self.image_column and not self.images.startswith("parquet:"):
+            raise ValueError(f"image_column is one of Parquet files, but images is '{self.images}'; leave it out")
+        return self
+
 
 class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""

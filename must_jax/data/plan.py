@@ -95,8 +95,12 @@ def read(folder: Path) -> Plan | None:
         raise UserError(f"{path} is damaged, or of another version, at '{where}'; delete {folder}") from None
 
 
-def check_same(folder: Path, config: PrepareConfig, source: str) -> None:
-    """Raises UserError if the folder has a plan for another source, or for other shards of it."""
+def check_same(folder: Path, config: PrepareConfig, source: str, length: int | None = None) -> None:
+    """Raises UserError if the folder has a plan for another source, or for other shards of it.
+
+    Args:
+      source, length: digest and number of images of the source; None = not known yet.
+    """
     plan, advice = read(folder), "choose another config.name, or delete that folder"
     if plan is None:
         return
@@ -104,7 +108,7 @@ def check_same(folder: Path, config: PrepareConfig, source: str) -> None:
         there, here = getattr(plan, key), getattr(config, key)
         if there != here:
             raise UserError(f"{folder} is prepared with config.{key} {there!r}, not with {here!r}; {advice}")
-    if plan.source != source and plan.images == config.images:
-        raise UserError(f"{config.images} has changed since {folder} was prepared from it; {advice}")
-    if plan.source != source:
+    if plan.source != source and plan.images != config.images:
         raise UserError(f"{folder} is prepared from {plan.images}, not from {config.images}; {advice}")
+    if plan.source != source or length not in (None, plan.length):
+        raise UserError(f"{config.images} has changed since {folder} was prepared from it; {advice}")

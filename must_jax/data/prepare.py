@@ -88,7 +88,7 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     _check_images(raw, config.images)
     files.check_space(folder, raw.size_bytes, f"the images of {config.images}")
     with _taken(folder):
-        plan.check_same(folder, config, raw.digest)  # by a process that had taken the folder before
+        plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
         there = plan.read(folder)
         if there is None:
             asked = config.model_dump(include={"name", "images", "image_column", "shard_images", "max_pixels"})
@@ -118,7 +118,8 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
     left = sum(len(there.positions(index)) for index in missing)
     items = ((index, item) for index in missing for item in raw.items(there.positions(index)))
     check = functools.partial(_check, shards.serializer(_features()), there.max_pixels)
-    bad = sum(len(shard.skipped) for shard in there.shards) + len(raw.skipped)
+    lost = {there.shard_file(index) for index in missing}
+    bad = sum(len(shard.skipped) for shard in there.shards if shard.file not in lost) + len(raw.skipped)
     with (
         Progress(f"preparing {there.name}", there.length, start=there.length - left) as progress,
         ThreadPoolExecutor(cores()) as pool,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -158,7 +160,8 @@ def test_a_finished_set_outlives_its_source(tmp_path: Path):
 
 
 def test_a_lost_shard_is_made_again(tmp_path: Path):
-    source = write_files(tmp_path / "in", {f"{number}.jpg": jpeg(number) for number in range(6)})
+    """Half of the images cannot be read; those of the lost shard count once."""
+    source = write_files(tmp_path / "in", {f"{number}.jpg": jpeg(number) if number % 2 else b"" for number in range(6)})
     prepare.prepare(config_of(source, tmp_path))
     before = contents(tmp_path / "photos/1.0.0")
     (tmp_path / "photos/1.0.0/photos-train.array_record-00001-of-00002").unlink()
@@ -199,6 +202,52 @@ def test_killed_at_any_moment_the_set_ends_up_the_same(tmp_path: Path):
     assert done.stdout.splitlines() == ["9 False"] * 5
     prepare.prepare(config_of(tmp_path / "in", tmp_path / "undisturbed"))
     assert contents(tmp_path / "killed/photos/1.0.0") == contents(tmp_path / "undisturbed/photos/1.0.0")
+
+
+def test_files_that_may_not_be_read_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By what the system answers: the one who runs the tests may be root, who may read everything."""
+    source = write_files(tmp_path / "in", {"1.jpg": jpeg(), "secret.jpg": jpeg()})
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "secret.jpg":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert list(images_of(prepare.prepare(config_of(source, tmp_path)))) == ["1.jpg"]
+    skipped = json.loads((tmp_path / "photos/1.0.0/skipped.json").read_text())
+    assert skipped == [{"name": "secret.jpg", "reason": "Permission denied"}]
+
+
+def test_few_images_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a set with many: those loaded and not yet written."""
+    source = write_files(tmp_path / "in", {f"{number:03d}.jpg": jpeg(number) for number in range(60)})
+    loaded, written, most = 0, 0, 0
+    check, writer = prepare.check_image, prepare.shards.ArrayRecordWriter
+
+    def counted(data: bytes, max_pixels: int) -> None:
+        nonlocal loaded, most
+        loaded += 1
+        most = max(most, loaded - written)
+        check(data, max_pixels)
+
+    class Counting:
+        def __init__(self, path: str, options: str) -> None:
+            self._writer = writer(path, options)
+            self.close = self._writer.close
+
+        def write(self, record: bytes) -> None:
+            nonlocal written
+            time.sleep(0.002)  # slower than what is read
+            self._writer.write(record)
+            written += 1
+
+    monkeypatch.setattr(prepare, "check_image", counted)
+    monkeypatch.setattr(prepare, "cores", lambda: 3)
+    monkeypatch.setattr(prepare.shards, "ArrayRecordWriter", Counting)
+    assert len(prepare.prepare(config_of(source, tmp_path))) == 60
+    assert most <= 6
 
 
 class FullDisk:
@@ -255,6 +304,19 @@ def test_a_source_that_has_changed_is_refused(tmp_path: Path, finished: bool):
         (data_dir / "photos/1.0.0/dataset_info.json").unlink()
     write_files(source, {"1.jpg": jpeg() + b" "})
     refused(config_of(source, data_dir), "folder:.*in has changed since .*photos/1.0.0 was prepared from it")
+
+
+def test_tar_files_with_other_images_in_the_same_bytes_are_refused(tmp_path: Path):
+    """Their digest is of names and sizes alone; a run that goes on has listed what is in them."""
+    tar = write_tar(tmp_path / "in.tar", [("1.jpg", jpeg()), ("2.jpg", jpeg())])
+    prepare.prepare(config_of(f"tar:{tar}", tmp_path / "data"))
+    (tmp_path / "data/photos/1.0.0/dataset_info.json").unlink()
+    size = tar.stat().st_size
+    assert write_tar(tar, [("1.jpg", jpeg())]).stat().st_size == size
+    before = contents(tmp_path / "data/photos/1.0.0")
+    with pytest.raises(UserError, match="has changed since"):
+        prepare.prepare(config_of(f"tar:{tar}", tmp_path / "data"))
+    assert contents(tmp_path / "data/photos/1.0.0") == before
 
 
 def test_what_is_no_prepared_set_is_not_touched(tmp_path: Path):

@@ -73,6 +73,10 @@ def test_one_that_is_not_finished_is_not_read(photos: Path):
         (["name=Photos"], "config.name: 'Photos' is no name for it"),
         (["name="], "config.name: '' is no name for it"),
         (["name=scenes"], "config.name: 'scenes:train' means something else"),
+        (
+            ["image_column=x"],
+            "config: image_column is one of Parquet files, but images is 'folder:photos'; leave",
+        ),
         (["shard_images=0"], "config.shard_images is 0, but should be greater than 0"),
         (["data_dir=empty/notes.txt", "images=folder:good"], "notes.txt/photos/1.0.0 leads through a file"),
         (["image=folder:good"], "config.image is unknown; did you mean 'images'?"),
