@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -100,6 +101,39 @@ class AugmentConfig(_Config):
     def _check(self) -> Self:
         if self.scale_min > self.scale_max:
             raise ValueError(f"scale_min {self.scale_min} must not be above scale_max {self.scale_max}")
+        return self
+
+
+class PrepareConfig(_Config):
+    """Images as people have them become an image set, `data_dir/NAME`, which other stages read as "NAME:train".
+
+    images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
+      pattern with *.
+    image_column: of Parquet files; "" = the only one that holds bytes.
+    max_pixels: of an image that is taken.
+    """
+
+    stage: Literal["prepare"] = "prepare"
+    data_dir: str = "data"
+    name: str
+    images: str
+    image_column: str = ""
+    shard_images: PositiveInt = 1024
+    max_pixels: PositiveInt = 200_000_000
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ValueError(f"'{name}' is no name for it; use a-z, 0-9 and _, and begin with a letter")
+        if name in ("scenes", "folder", "tar", "parquet"):
+            raise ValueError(f"'{name}:train' means something else where images are named; choose another name")
+        return name
+
+    @pydantic.model_validator(mode="after")
+    def _check_column(self) -> Self:
+        if self.image_column and not self.images.startswith("parquet:"):
+            raise ValueError(f"image_column is one of Parquet files, but images is '{self.images}'; leave it out")
         return self
 
 
@@ -260,14 +294,18 @@ class PipelineConfig(_Config):
     ]
 
 
-AnyConfig = TrainConfig | LabelConfig | LabelsConfig | EvaluateConfig | PipelineConfig
+AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | EvaluateConfig | PipelineConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
+    "prepare": PrepareConfig,
     "train": TrainConfig,
     "label": LabelConfig,
     "labels": LabelsConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
 }
+
+
+_IN_PIPELINE = ("train", "label", "evaluate")
 
 
 def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
@@ -345,7 +383,7 @@ def _sentence(error: ErrorDetails) -> str:
             )
         case "union_tag_invalid" | "union_tag_not_found":
             stage = str(context.get("tag"))
-            return f"{path}.stage is {stage}, which is no stage; {nearest(stage, STAGE_CONFIGS)}"
+            return f"{path}.stage is {stage}, which is no stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"
         case _:
             expected = message.split(",")[0].replace("Input should", "but should", 1)
             return f"{path} is {reprlib.repr(error['input'])}, {expected}"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from command_line import CONFIGS, call, config
+from photos import good_files, write_files
 
+from must_jax.data.image_sets import open_images
 from must_jax.main import read_config
 
 TASKS = ("classification", "detection", "segmentation", "depth", "normals")
@@ -76,6 +78,12 @@ def test_teacher(task: str, capsys: pytest.CaptureFixture[str]):
     assert f"{workdir} has hardly learnt {task}" in capsys.readouterr().err
 
 
+def test_prepare(home: Path):
+    write_files(home / "photos", good_files())
+    assert call(config("prepare")) == 0
+    assert len(open_images("photos:train", home / "data")) == len(good_files())
+
+
 def test_label(smoke: Path):
     teachers = ",".join(str(smoke / f"teacher_{task}") for task in TASKS)
     workdir = run("label", "--config.images=scenes/unlabelled_tiny:train", f"--config.teachers={teachers}")
@@ -129,5 +137,6 @@ def test_quickstart(smoke: Path):
 
 
 def test_every_config_is_run_here():
-    tested = {f"teacher_{task}" for task in TASKS} | {"quickstart", "smoke", "label", "labels", "student", "evaluate"}
+    others = {"quickstart", "smoke", "prepare", "label", "labels", "student", "evaluate"}
+    tested = {f"teacher_{task}" for task in TASKS} | others
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -17,14 +17,16 @@ from typing import Any, Literal
 
 import pydantic
 
+from must_jax.data import shards
 from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.summary import Summary
 
 FILE = "manifest.json"
+DATASET = "labels"  # every column as TFDS names it
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
-_SHARD_FILES = "labels-train.array_record-*-of-?????"
+_SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
 _INVALID = {"ids": "255", "scalar": "code 0", "vector": "code (128, 128, 128)"}  # by content of a map
 
 
@@ -164,7 +166,7 @@ class Manifest(_Record):
 
     def shard_file(self, index: int) -> str:
         """As TFDS names it."""
-        return f"labels-train.array_record-{index:05d}-of-{self.shard_count:05d}"
+        return shards.shard_file(DATASET, index, self.shard_count)
 
     def summary(self) -> Summary:
         total = Summary()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax import files
-from must_jax.data import encodings
+from must_jax.data import encodings, shards
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
@@ -63,7 +61,7 @@ class ColumnWriter:
         self.folder = folder
         self._kind = description.label_kind
         self._features = tfds.features.FeaturesDict(encodings.features(self._kind))
-        self._serializer = tfds.core.example_serializer.ExampleSerializer(self._features.get_serialized_info())
+        self._serialize = shards.serializer(self._features)
         folder.mkdir(parents=True, exist_ok=True)
         files.create_text(folder / manifest.FILE, description.to_json())
         self.manifest = manifest.read(folder)
@@ -84,16 +82,12 @@ class ColumnWriter:
         """
         path = self.folder / self.manifest.shard_file(index)
         count = len(self.manifest.shard_range(index))
-        with files.committed(path) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # random access, as TFDS writes it
-            shard = Shard(self._kind, lambda label: writer.write(self._serialize(label)))
-            try:
-                yield shard
-            finally:
-                writer.close()
+        with shards.committed(path) as write:
+            shard = Shard(self._kind, lambda label: write(self._serialize(encodings.encode(self._kind, label))))
+            yield shard
             if shard.summary.images != count:
                 raise ValueError(f"{path.name} takes {count} labels, got {shard.summary.images}")
-            size, digest = temporary.stat().st_size, files.sha256(temporary)
+        size, digest = path.stat().st_size, files.sha256(path)
         record = ShardRecord(
             file=path.name,
             count=count,
@@ -117,8 +111,8 @@ class ColumnWriter:
         if self.manifest.complete and not records:
             return
         records = {shard.file: shard for shard in self.manifest.shards} | records
-        shards = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
-        done = self.manifest.model_copy(update={"shards": shards, "complete": True})
+        listed = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
+        done = self.manifest.model_copy(update={"shards": listed, "complete": True})
         done = done.model_copy(update={"checksum": done.compute_checksum()})
         for name, text in dataset_files(done, self.folder).items():
             files.write_text(self.folder / name, text)
@@ -127,34 +121,13 @@ class ColumnWriter:
             leftover.unlink(missing_ok=True)
         self.manifest = done
 
-    def _serialize(self, label: Label) -> bytes:
-        example = self._features.encode_example(encodings.encode(self._kind, label))
-        # `serialize_example` of TFDS leaves the order of the fields to the process's hash seed
-        return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
-
-def dataset_files(description: Manifest, folder: Path) -> dict[str, str]:
+def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
     """File name -> text of what makes the folder of a complete column a TFDS dataset."""
-    features = tfds.features.FeaturesDict(encodings.features(description.label_kind))
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name="labels", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
-    )
-    about = f"{description.task} labels by {description.maker}; see {manifest.FILE}"
-    info = tfds.core.DatasetInfo(builder=identity, features=features, description=about)
-    info.set_file_format("array_record")
-    train = tfds.core.SplitInfo(
-        name="train",
-        shard_lengths=[shard.count for shard in description.shards],
-        num_bytes=sum(shard.bytes for shard in description.shards),
-        filename_template=tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name="labels", split="train", filetype_suffix="array_record"
-        ),
-    )
-    info.set_splits(tfds.core.splits.SplitDict([train]))
-    return {
-        "features.json": json.dumps(features.to_json(), indent=4, sort_keys=True),
-        "dataset_info.json": info.as_json,
-    }
+    features = tfds.features.FeaturesDict(encodings.features(column.label_kind))
+    about = f"{column.task} labels by {column.maker}; see {manifest.FILE}"
+    lengths, size = [shard.count for shard in column.shards], sum(shard.bytes for shard in column.shards)
+    return shards.descriptions(folder, manifest.DATASET, features, about, lengths, size)
 
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:

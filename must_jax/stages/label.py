@@ -17,9 +17,8 @@ from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
-from must_jax.engine.writer import check_space
 from must_jax.errors import UserError, nearest
-from must_jax.files import write_json
+from must_jax.files import check_space, write_json
 from must_jax.labels import manifest
 from must_jax.labels.budget import bytes_per_image
 from must_jax.labels.columns import LabelColumn

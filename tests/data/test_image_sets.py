@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from must_jax.data import image_sets
-from must_jax.data.image_sets import _check, decode_image, decode_reduced, open_images
+from must_jax.data.image_sets import _check, check_image, decode_image, decode_reduced, open_images
 from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -124,6 +126,39 @@ def test_cut_off_files_are_unreadable(format: str):
 def test_other_bytes_are_unreadable(data: bytes):
     with pytest.raises(UserError, match="cannot be read"):
         decode_image(data)
+
+
+def test_images_are_checked_together_and_large_ones_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    together, alone = threading.Barrier(3, timeout=10), threading.Lock()
+
+    def decode(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, float]]:
+        if image_sets._LARGE_PIXELS > 100:
+            together.wait()
+        else:
+            assert alone.acquire(blocking=False)
+            time.sleep(0.01)  # gives the others the time to come
+            alone.release()
+        return np.zeros((1, 1, 3), np.uint8), (1, 1)
+
+    monkeypatch.setattr(image_sets, "decode_reduced", decode)
+    for limit in (2**25, 100):
+        monkeypatch.setattr(image_sets, "_LARGE_PIXELS", limit)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(check_image, [jpeg(30, 20)] * 3))
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPatch):
+    check_image(jpeg(30, 20), max_pixels=600)
+    monkeypatch.setattr(image_sets, "decode_reduced", lambda *_: 1 / 0)
+    with pytest.raises(UserError, match="an image has 600 pixels, more than the limit of 599; make it smaller"):
+        check_image(jpeg(30, 20), max_pixels=599)
+
+
+def test_the_pixels_of_an_image_with_an_odd_header_are_counted_when_it_is_decoded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_sets.headers, "pixels", lambda data: 0)
+    check_image(encoded(picture(30, 20), "PNG"), max_pixels=600)
+    with pytest.raises(UserError, match="an image has 600 pixels"):
+        check_image(encoded(picture(30, 20), "PNG"), max_pixels=599)
 
 
 def test_folder(tmp_path: Path):
