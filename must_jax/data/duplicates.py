@@ -16,7 +16,7 @@ from must_jax.data.image_sets import ImageSet, decode_reduced
 HASH_SIDE = 16  # frequencies each way; with 8, as is usual, unrelated images of one kind of scene look alike
 _LONGEST = 128  # pixels of an image that are decoded at least; the hash looks at 64 x 64
 _FLATTEST = 2.0  # standard deviation of grey levels under which an image looks like any other
-_TOGETHER = 256  # images that a thread takes
+_TOGETHER = 64  # images that a thread takes
 _CELLS = 2**22  # comparisons that a thread makes at once
 
 Advance = Callable[[int], None]

@@ -101,7 +101,7 @@ def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Find
     elif statistics.flat:
         yield from _look(statistics.flat / maps, MOST_FLAT, "of the maps have one value only")
     if statistics.known:
-        away = "of the vectors point away from the camera; are they in another frame than x right, y down, z forward?"
+        away = "of the vectors point away from the camera; their frame should be x right, y down, z forward"
         yield from _look(statistics.away / statistics.known, MOST_AWAY, away)
         yield from _look(statistics.off_unit / statistics.known, MOST_OFF_UNIT, "of the vectors have not length 1")
 

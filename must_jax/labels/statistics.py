@@ -15,10 +15,11 @@ BINS = 20  # of a histogram over 0..1
 MOST_BOXES = 50  # in one image; more are counted as so many
 SHOWN = 8  # images at each end of a ranking
 A_DECADE, _DECADES = 80, (-3, 4)  # bins of a scalar's histogram, on a logarithmic scale of either sign
+AWAY = 0.5  # z of a normal: what is seen faces its ray, which leaves the optical axis by less than 30 degrees mostly
 FLAT = 1e-3  # a map that varies by no more than this share of its middle has one value only
 
 _MAGNITUDES = np.logspace(*_DECADES, A_DECADE * (_DECADES[1] - _DECADES[0]) + 1)
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
 VALUE_EDGES = np.concatenate([-_MAGNITUDES[::-1], _MAGNITUDES])  # of the bins of `Statistics.values`
 _SIDE = len(_MAGNITUDES) - 1  # bins of either sign; one more, around 0, is between them
 _COARSE = np.array([*range(0, _SIDE, A_DECADE // 20), _SIDE, *range(_SIDE + 1, 2 * _SIDE + 2, A_DECADE // 20)])
@@ -44,7 +45,7 @@ class Statistics:
       low, high: smallest and largest value of a scalar map.
       total: sum of the values of a scalar map, or of the vectors of a map.
       flat: maps with (nearly) one value everywhere.
-      away: vectors that point away from the camera.
+      away: vectors that point forward, away from the camera, by more than AWAY.
       off_unit: vectors whose length is not 1.
       most, least: the images at both ends of the ranking (see `rank`), the outermost first.
     """
@@ -108,7 +109,7 @@ class Statistics:
             case MapLabel(content="ids"):
                 return "mean confidence" if self.confidence.any() else "share of labelled pixels"
             case MapLabel():
-                return "variety of directions" if kind.content == "vector" else "range over median"
+                return "variety of directions" if kind.content == "vector" else "range of values over their median"
 
     def quantile(self, share: float) -> float:
         """Of a scalar map's values, to half a bin: 1.5 %; 0 where there are none."""
@@ -188,7 +189,7 @@ class Statistics:
         mean = vectors.mean(0, dtype=np.float64)
         self.total += len(vectors) * mean
         self.flat += bool(np.linalg.norm(mean) > 1 - FLAT)
-        self.away += int(np.count_nonzero(vectors[:, 2] > 0))  # z is forward: what is seen has z < 0
+        self.away += int(np.count_nonzero(vectors[:, 2] > AWAY))
         self.off_unit += int(np.count_nonzero(np.abs(np.linalg.norm(vectors, axis=1) - 1) > 0.1))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from must_jax.report import page, plots
 from must_jax.report.gallery import caption
 
+MOST_SAID = 3  # parts of a description
 MOST_CLASSES = 24  # that are listed; of more, half of it from either end
 
 
@@ -36,10 +37,10 @@ class Class:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image with its label drawn; `value` ranks it among the others, `description` is of `Task.describe`."""
+    """One image: the pictures of it and of its label, the value that ranks it, and what `Task.describe` says."""
 
     name: str
-    picture: np.ndarray
+    pictures: Sequence[np.ndarray]
     value: float
     description: Mapping[str, object]
 
@@ -107,8 +108,9 @@ def render(audit: Audit) -> str:
     """The page as HTML text."""
     return page.render(
         "audit.html.jinja",
-        {"caption": caption, "plot": _plot, "listed": _listed},
+        {"caption": lambda description: caption(description)[:MOST_SAID], "plot": _plot, "listed": _listed},
         audit=audit,
+        scored=any(column.scores for column in audit.columns),
         verdicts={level: sum(column.verdict == level for column in audit.columns) for level in VERDICTS},
     )
 

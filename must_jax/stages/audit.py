@@ -33,7 +33,7 @@ from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
 JSON_FILE, PAGE = "audit.json", "audit.html"
-_TOGETHER = 256  # labels that a thread takes
+_TOGETHER = 64  # labels that a thread takes
 _AHEAD = 64  # pairs of labels that are read before they are scored
 
 
@@ -213,9 +213,7 @@ def _write(
         "duplicates": [_named(images, duplicate) for duplicate in duplicates],
     }
     write_json(workdir / JSON_FILE, about)
-    short = {
-        result.column.folder.name: {"task": result.task.name, "verdict": result.audited.verdict} for result in results
-    }
+    short = {name: {"task": told["task"], "verdict": told["verdict"]} for name, told in columns.items()}
     write_json(workdir / RESULT_FILE, {"columns": short, "duplicates": len(duplicates), "seconds": seconds})
 
 

@@ -84,7 +84,6 @@ def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
     if "boxes_an_image" in known:
         facts["boxes an image"] = f"{known['boxes_an_image']:.2f}"
     if "labelled_pixels" in known:
-        facts["labelled pixels"] = f"{known['labelled_pixels']:.1f} %"
         facts["ignored pixels"] = f"{100 - known['labelled_pixels']:.1f} %"
     if "one_value_only" in known:
         facts["maps with one value only"] = f"{known['one_value_only']:.1f} %"
@@ -155,8 +154,10 @@ def _shown(result: Result, images: ImageSet, ranked: Ranked) -> list[Shown]:
             image = decode_image(record["image"])
         except UserError:  # a folder's image that was replaced since
             continue
-        drawn = thumbnail(result.task.draw(image, label))
-        shown.append(Shown(record["name"], drawn, value, result.task.describe(label)))
+        pictures = [result.task.draw(image, label)]
+        if isinstance(result.column.kind, MapLabel):  # drawn over the image, or instead of it
+            pictures.insert(0, image)
+        shown.append(Shown(record["name"], [thumbnail(each) for each in pictures], value, result.task.describe(label)))
     return shown
 
 
