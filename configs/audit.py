@@ -4,7 +4,7 @@ Data: the columns of runs/label and their images, `scenes/unlabelled:train`; the
 not have images in common with them.
 Expected: runs/audit/audit.html and audit.json; beside each column's manifest its verdict, audit.json. A student refuses
 a column that failed: all labels empty, one class only, NaN, a teacher or labels near chance.
-Cost: TIME on two cores (measured).
+Cost: 15 seconds of one core (measured).
 
 Another label run, of your own photographs:
   python -m must_jax.main --config=configs/audit.py --workdir=runs/my_audit \

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pydantic
 
+from must_jax.data.kinds import VectorLabel
 from must_jax.errors import UserError
 from must_jax.files import write_text
 from must_jax.labels.manifest import Manifest
@@ -75,6 +76,8 @@ def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Findin
         yield Finding(level="failed", reason=f"all {labelled:,} labels are empty")
     else:
         yield from _classes(column.classes, summary.images_with_class)
+        if isinstance(column.label_kind, VectorLabel) and len(column.classes) > 1:
+            yield from _even_odds(summary.confidence / labelled, len(column.classes))
         yield from _look(summary.empty / labelled, MOST_EMPTY, "of the labels are empty")
         if summary.covered:
             yield from _look(1 - summary.covered / labelled, 1 - LEAST_COVERED, "of the pixels have no label")
@@ -144,6 +147,13 @@ def _classes(classes: tuple[str, ...], images_with_class: list[int]) -> Iterator
     elif never:
         names = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")
         yield Finding(level="look", reason=f"{len(never)} of {len(classes)} classes never occur: {names}")
+
+
+def _even_odds(confidence: float, classes: int) -> Iterator[Finding]:
+    even = 1 / classes
+    if confidence < min(2 * even, (1 + even) / 2):  # half-way to certainty where classes are few
+        reason = f"the mean top probability is {confidence:.2f}, hardly more than even odds of {classes} classes"
+        yield Finding(level="look", reason=reason)
 
 
 def _validated(value: float | None, headline: Headline) -> Iterator[Finding]:

@@ -40,6 +40,8 @@ def reasons(findings: Any) -> dict[str, str]:
         (column(absent=2, empty=8), {"all 8 labels are empty": "failed"}),
         (column(images_with_class=[0, 10]), {"of 3 classes only 'b' occurs": "failed"}),
         (column(images_with_class=[5, 5]), {"1 of 3 classes never occur: c": "look"}),
+        (column(confidence=6.6), {}),
+        (column(confidence=6.5), {"the mean top probability is 0.65, hardly more than even odds of 3 classes": "look"}),
         (column(empty=6), {"60 % of the labels are empty": "look"}),
         (column(empty=5), {}),
         (column(absent=2), {"20 % of the images could not be labelled": "look"}),

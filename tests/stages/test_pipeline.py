@@ -171,7 +171,7 @@ def test_a_mistake_in_a_late_stage_is_found_before_any_work(
     assert not Path("somewhere").exists()  # nothing is rendered to find out
 
 
-@pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "steps"])
+@pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "accept_failed", "steps"])
 def test_what_may_change_in_a_run_may_change_in_its_pipeline(ran: list[tuple[Path, Any]], tmp_path: Path, key: str):
     """All but the steps."""
     validation = {"images": "scenes/teacher_depth_tiny:validation"}
@@ -181,7 +181,7 @@ def test_what_may_change_in_a_run_may_change_in_its_pipeline(ran: list[tuple[Pat
 
     pipeline.run(config(), tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
-    changed = config(**{key: {"depth/delta1": 1.0} if key == "minimum" else 7})
+    changed = config(**{key: {"minimum": {"depth/delta1": 1.0}, "accept_failed": ["depth"]}.get(key, 7)})
     if key == "steps":
         with pytest.raises(UserError, match=r"config\.stages\.first\.steps is 2 there and 7 here"):
             pipeline.run(changed, tmp_path / "run")
