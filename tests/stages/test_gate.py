@@ -126,6 +126,18 @@ def test_one_good_column_does_not_excuse_another(images: ImageSet, start: Callab
         start("depth", good, bad)
 
 
+def test_to_accept_one_task_is_not_to_accept_another(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    depth = make_column(tmp_path / "depth", "depth", images, nothing_known)
+    boxes = make_column(tmp_path / "boxes", "detection", images, no_boxes)
+    both = {"tasks": {"depth": {}, "detection": {}}}
+    with pytest.raises(UserError, match=f"the detection labels in {boxes} failed"):
+        start("depth", depth, boxes, **both, accept_failed="depth")
+    with pytest.raises(UserError, match="far enough"):
+        start("depth", depth, boxes, **both, accept_failed="depth,detection")
+
+
 def test_a_column_of_a_task_that_is_not_learnt_is_not_looked_at(
     images: ImageSet, start: Callable[..., None], tmp_path: Path
 ) -> None:
