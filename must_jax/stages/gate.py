@@ -33,8 +33,8 @@ def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collec
                 f"out, or train on them all the same with config.accept_failed={task.name}"
             )
         for finding in findings:
-            accepted_all_the_same = " (failed; accepted by config.accept_failed)" if finding.level == "failed" else ""
-            say(f"look at {column.folder}: {finding.reason}{accepted_all_the_same}")
+            overridden = " (failed; accepted by config.accept_failed)" if finding.level == "failed" else ""
+            say(f"look at {column.folder}: {finding.reason}{overridden}")
 
 
 def found(folder: Path, column: Manifest, task: Task) -> list[Finding]:
