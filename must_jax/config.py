@@ -140,7 +140,7 @@ class PrepareConfig(_Config):
 class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
 
-    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum"}
+    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum", "accept_failed"}
 
     stage: Literal["train"] = "train"
     seed: NonNegativeInt = 0
@@ -161,6 +161,7 @@ class TrainConfig(_Config):
     checkpoint_every: PositiveInt = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
     minimum: dict[str, float] = {}  # "task/metric" on validation that the finished model must reach
+    accept_failed: Names = ()  # tasks whose label columns are trained on even if they failed (labels/gate.py)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -173,6 +174,9 @@ class TrainConfig(_Config):
                 raise ValueError(
                     f"minimum names '{key}', which is of no task here; {nearest(key.split('/')[0], self.tasks)}"
                 )
+        for task in self.accept_failed:
+            if task not in self.tasks:
+                raise ValueError(f"accept_failed names '{task}', which is no task here; {nearest(task, self.tasks)}")
         return self
 
 
@@ -223,6 +227,27 @@ class LabelsConfig(_Config):
     columns: Annotated[Names, Field(min_length=1)]
     images: str = ""
     take: NonNegativeInt = 0
+
+
+class AuditConfig(_Config):
+    """The gate between labelling and training: what the label columns of an image set hold, and a verdict on each.
+
+    images: the image set that the columns label, as in `SourceConfig`, with `take`. True labels that are stored with
+      it, or come as columns, are what the others are scored against.
+    columns: folders of columns, or of label runs, whose columns are all meant.
+    evaluation: image sets that `images` should share nothing with; near-duplicates are looked for.
+    duplicate_distance: of the 256 bits of two images' perceptual hashes at most so many differ between near-duplicates.
+    sample: images, spread over the set, whose labels are read; 0 = all.
+    """
+
+    stage: Literal["audit"] = "audit"
+    data_dir: str = "data"
+    images: str
+    take: NonNegativeInt = 0
+    columns: Annotated[Names, Field(min_length=1)]
+    evaluation: Names = ()
+    duplicate_distance: Annotated[int, Field(ge=0, lt=128)] = 48
+    sample: NonNegativeInt = 0
 
 
 class DownstreamConfig(_Config):
@@ -289,23 +314,24 @@ class PipelineConfig(_Config):
     data_dir: str = "data"
     devices: NonNegativeInt = 0
     stages: Annotated[
-        dict[str, Annotated[TrainConfig | LabelConfig | EvaluateConfig, Field(discriminator="stage")]],
+        dict[str, Annotated[TrainConfig | LabelConfig | AuditConfig | EvaluateConfig, Field(discriminator="stage")]],
         Field(min_length=1),
     ]
 
 
-AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | EvaluateConfig | PipelineConfig
+AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | AuditConfig | EvaluateConfig | PipelineConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "label": LabelConfig,
     "labels": LabelsConfig,
+    "audit": AuditConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
 }
 
 
-_IN_PIPELINE = ("train", "label", "evaluate")
+_IN_PIPELINE = ("train", "label", "audit", "evaluate")
 
 
 def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:

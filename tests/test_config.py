@@ -95,7 +95,7 @@ def test_a_config_cannot_be_changed():
         (
             pipeline(),
             "stages.student.steps=1",
-            "config.stages.student.stage is None, which is no stage of a pipeline; known: evaluate",
+            "config.stages.student.stage is None, which is no stage of a pipeline; known: audit, eval",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def _check_whole(folder: Path, description: Manifest) -> None:
         raise UserError(
             f"{folder} is not finished, {done} of {description.shard_count} shards are written; rerun the label stage"
         )
-    if description.complete and description.checksum != description.compute_checksum():
+    if description.complete and not manifest.is_as_written(folder):
         raise UserError(f"{folder / manifest.FILE} was changed after the labels were written; rerun the label stage")
     if not description.complete:
         raise UserError(f"{folder} is not finished, only its last step is missing; rerun the label stage")

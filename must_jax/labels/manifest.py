@@ -184,13 +184,23 @@ class Manifest(_Record):
         files_ = [(folder / self.shard_file(index), records.get(self.shard_file(index))) for index in self.indices]
         return [i for i, (file, record) in enumerate(files_) if not record or _size(file) != record.bytes]
 
-    def compute_checksum(self) -> str:
-        """What `checksum` should be."""
-        values = self.model_dump(mode="json", exclude={"checksum"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    def sealed(self) -> Manifest:
+        """The manifest with its checksum."""
+        return self.model_copy(update={"checksum": _checksum(self.model_dump(mode="json"))})
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
+
+
+def is_as_written(folder: Path) -> bool:
+    """Whether the manifest of a complete column still has its checksum, which is of all that the file says."""
+    values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return values.get("checksum") == _checksum(values)
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in values.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def records_beside(folder: Path) -> dict[str, ShardRecord]:

@@ -112,8 +112,7 @@ class ColumnWriter:
             return
         records = {shard.file: shard for shard in self.manifest.shards} | records
         listed = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
-        done = self.manifest.model_copy(update={"shards": listed, "complete": True})
-        done = done.model_copy(update={"checksum": done.compute_checksum()})
+        done = self.manifest.model_copy(update={"shards": listed, "complete": True}).sealed()
         for name, text in dataset_files(done, self.folder).items():
             files.write_text(self.folder / name, text)
         files.write_text(self.folder / manifest.FILE, done.to_json())

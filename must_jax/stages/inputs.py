@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.kinds import LabelKind
@@ -30,7 +30,7 @@ COLUMNS = "columns"  # of a label run, the folder
 MAX_UNREADABLE = 0.01  # share of the images; with more the data is not what the user thinks it is
 
 
-StageConfig = TrainConfig | LabelConfig | EvaluateConfig
+StageConfig = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
 
 class Named(NamedTuple):
@@ -55,7 +55,8 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
     named = _named(config)
     for name, options in named.tasks:
         check_options(name, options)
-    mesh_of(config)
+    if not isinstance(config, AuditConfig):  # runs on no devices
+        mesh_of(config)
     for run in named.runs:
         if Path(run) not in made and not Path(run).is_dir():
             raise UserError(f"there is no run {run}; train it first, or correct the path")
@@ -67,7 +68,7 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
 
 
 def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
-    """The runs and columns that the stages of a pipeline in `workdir` will have made."""
+    """The runs, label runs and columns that the stages of a pipeline in `workdir` will have made."""
     tasks = {workdir / name: stage.tasks for name, stage in stages.items() if isinstance(stage, TrainConfig)}
     columns = {
         workdir / name / COLUMNS / f"{Path(teacher).name}-{task}"
@@ -76,10 +77,11 @@ def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
         for teacher in stage.teachers
         for task in tasks.get(Path(teacher), TASKS)  # any, of a run from elsewhere
     }
-    return {*tasks, *columns}
+    label_runs = {workdir / name for name, stage in stages.items() if isinstance(stage, LabelConfig)}
+    return {*tasks, *label_runs, *columns}
 
 
-def mesh_of(config: StageConfig) -> Mesh:
+def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
     """The devices that a stage runs on; errors as of `make_mesh`."""
     setup_devices(config.devices)
     return make_mesh(config.devices, _named(config).batch_sizes)
@@ -204,6 +206,9 @@ def _named(config: StageConfig) -> Named:
             return Named(config.tasks.items(), sources, [config.init] if config.init else [], [config.batch_size])
         case LabelConfig():  # fills its batches up
             return Named(config.tasks.items(), [SourceConfig(images=config.images)], config.teachers, [])
+        case AuditConfig():
+            compared = [SourceConfig(images=name) for name in config.evaluation]
+            return Named([], [SourceConfig(images=config.images, labels=config.columns), *compared], [], [])
         case EvaluateConfig():
             sets = config.downstream.values()
             return Named(

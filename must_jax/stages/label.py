@@ -147,7 +147,7 @@ def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
     value = metrics.get(f"{task.name}/{task.metric}")
     if value is None:
         say(f"{path} was not validated on {task.name}; look at the gallery before you train on its labels")
-    elif value <= task.near_chance:
+    elif not value > task.near_chance:  # nor is NaN
         raise UserError(
             f"{path} has hardly learnt {task.name}: its {task.metric} on validation images is {value:.1f}, and up to "
             f"{task.near_chance:.1f} is near chance; train it longer or on more images before it labels"
