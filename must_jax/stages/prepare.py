@@ -1,4 +1,4 @@
-"""Prepare: images as people have them become an image set that every other stage reads by its name, with their labels."""
+"""Prepare: images as people have them, and their labels, become an image set that the other stages read by its name."""
 
 from __future__ import annotations
 
