@@ -28,8 +28,8 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-_Listed = pydantic.BeforeValidator(_listed)
-Names = Annotated[tuple[str, ...], _Listed]
+Listed = pydantic.BeforeValidator(_listed)
+Names = Annotated[tuple[str, ...], Listed]
 ImageSize = Annotated[int, Field(gt=0, multiple_of=32)]  # input height = width in pixels; C5 has stride 32
 
 
@@ -104,6 +104,20 @@ class AugmentConfig(_Config):
         return self
 
 
+class TruthConfig(_Config):
+    """True labels that people have, in one of the formats of `labels/formats`; they become a column of one task.
+
+    path: the file or folder that holds them; "" where the images' names do.
+    options: the format's own: a unit, a class list.
+    licence: of the labels; "" = unknown.
+    """
+
+    format: str
+    path: str = ""
+    options: dict[str, Any] = {}
+    licence: str = ""
+
+
 class PrepareConfig(_Config):
     """Images as people have them become an image set, `data_dir/NAME`, which other stages read as "NAME:train".
 
@@ -111,6 +125,7 @@ class PrepareConfig(_Config):
       pattern with *.
     image_column: of Parquet files; "" = the only one that holds bytes.
     max_pixels: of an image that is taken.
+    labels: by task, what people have labelled these images with; more can be added later.
     """
 
     stage: Literal["prepare"] = "prepare"
@@ -120,6 +135,7 @@ class PrepareConfig(_Config):
     image_column: str = ""
     shard_images: PositiveInt = 1024
     max_pixels: PositiveInt = 200_000_000
+    labels: dict[str, TruthConfig] = {}
 
     @pydantic.field_validator("name")
     @classmethod
@@ -268,8 +284,8 @@ class TransferConfig(_Config):
     steps: PositiveInt
     batch_size: PositiveInt = 32
     # Each is tried with the first seed, the best one is used for all seeds.
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _Listed]
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), _Listed] = (0, 1, 2)
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Listed]
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Listed] = (0, 1, 2)
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
 

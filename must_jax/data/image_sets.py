@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import tensorflow_datasets as tfds
@@ -85,6 +86,19 @@ class TruthColumn:
         return self._truth.read(self._images.record(index)[self._truth.feature])
 
 
+class Place(NamedTuple):
+    """What part of a TFDS dataset an image set is.
+
+    folder: of the dataset, above its versions; columns of labels may lie there, too.
+    positions: of the images in their whole split.
+    whole: opens that split.
+    """
+
+    folder: Path
+    positions: np.ndarray
+    whole: Callable[[], ImageSet]
+
+
 class ImageSet:
     """An ordered set of images; thread-safe.
 
@@ -95,6 +109,7 @@ class ImageSet:
         was prepared, of the digest of its source.
       labels: the truth stored with the images, by task.
       skipped: (path, reason) of the images of a folder that cannot be read; with `take`, of those met on the way.
+      place: in a TFDS dataset; None for a folder, and for images of several splits.
     """
 
     def __init__(
@@ -105,11 +120,14 @@ class ImageSet:
         digest: str,
         truth: Mapping[str, Truth] | None = None,
         skipped: Sequence[tuple[str, str]] = (),
+        place: Place | None = None,
+        name_of: Callable[[int], str] | None = None,
     ) -> None:
-        self.name, self.digest, self.skipped = name, digest, list(skipped)
+        self.name, self.digest, self.skipped, self.place = name, digest, list(skipped), place
         self.labels = {task: TruthColumn(self, task, each) for task, each in (truth or {}).items()}
         self._length = length
         self._read = functools.lru_cache(_CACHED_RECORDS)(read)
+        self._name_of = name_of or (lambda index: self.record(index)["name"])
 
     def __len__(self) -> int:
         return self._length
@@ -119,6 +137,10 @@ class ImageSet:
         if not 0 <= index < self._length:
             raise IndexError(f"image {index} of {self.name}, which has {self._length}")
         return self._read(int(index))
+
+    def name_of(self, index: int) -> str:
+        """The `name` of its record; of a photo in a folder, without reading it."""
+        return self._name_of(index)
 
 
 def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
@@ -207,6 +229,19 @@ def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
         raise UserError(f"an image has {pixels:,} pixels, more than the limit of {max_pixels:,}; make it smaller")
 
 
+def image_hw(data: bytes) -> tuple[int, int] | None:
+    """Height and width as `decode_image` gives them, from the header alone; None if that cannot be read, or is huge."""
+    try:
+        if headers.pixels(data) > (PIL.Image.MAX_IMAGE_PIXELS or 0):  # of which Pillow would warn
+            return None
+        with PIL.Image.open(io.BytesIO(data)) as picture:
+            orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+            is_turned = orientation >= 5 and picture.format != "TIFF"  # whose size is upright already
+            return picture.size if is_turned else picture.size[::-1]
+    except Exception:  # Pillow's plugins raise nearly anything on broken bytes
+        return None
+
+
 def _decode_by_pillow(data: bytes) -> np.ndarray:
     """For the few formats that OpenCV does not know, and for the reason where an image is broken."""
     try:
@@ -245,11 +280,13 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 
-    def read(index: int) -> dict[str, Any]:
-        path = readable[index]
-        return {"image": path.read_bytes(), "name": path.relative_to(folder).as_posix()}
+    def name_of(index: int) -> str:
+        return readable[index].relative_to(folder).as_posix()
 
-    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped)
+    def read(index: int) -> dict[str, Any]:
+        return {"image": readable[index].read_bytes(), "name": name_of(index)}
+
+    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
 
 
 def _check(path: Path) -> tuple[Path, str]:
@@ -302,7 +339,18 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     ends = [records.raw(index) for index in (0, len(records) - 1)]
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
     length = min(take or len(records), len(records))
-    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth)
+    place = _place(spec, folder, info, split, length)
+    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth, place=place)
+
+
+def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, length: int) -> Place | None:
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)
+    if len({part.splitname for part in parts}) > 1:
+        return None
+    whole, dataset = parts[0].splitname, spec.partition(":")[0]
+    all_of_split = np.arange(info.splits[whole].num_examples)
+    positions = np.concatenate([all_of_split[part.from_ : part.to] for part in parts])[:length]
+    return Place(folder.parent, positions, lambda: _open_tfds(f"{dataset}:{whole}", folder, whole, 0))
 
 
 def _count(info: tfds.core.DatasetInfo, split: str) -> int:

@@ -147,6 +147,11 @@ class Manifest(_Record):
         return self.teacher.name if self.teacher else self.source.format if self.source else ""
 
     @property
+    def stage(self) -> str:
+        """The stage that writes it."""
+        return "label" if self.teacher else "prepare"
+
+    @property
     def label_kind(self) -> LabelKind:
         return kind_from_dict(self.kind)
 
@@ -241,13 +246,13 @@ def read(folder: Path) -> Manifest:
     path = folder / FILE
     if not path.is_file():
         raise UserError(
-            f"{folder} is not a label column, it has no {FILE}; give the folder of a column that the label stage wrote"
+            f"{folder} is not a label column, it has no {FILE}; give the folder of a column that a stage wrote"
         )
     try:
         values = json.loads(path.read_text())
         version = values["schema_version"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete {folder} and rerun the label stage") from None
+        raise UserError(f"{path} is damaged; delete {folder} and rerun the stage that wrote it") from None
     if version != Manifest.model_fields["schema_version"].default:
         raise UserError(
             f"{path} has schema version {version}, this must_jax reads version 1; use the version that wrote it"
@@ -256,4 +261,4 @@ def read(folder: Path) -> Manifest:
         return Manifest.model_validate(values)
     except pydantic.ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{path} is damaged at '{where}'; delete {folder} and rerun the label stage") from None
+        raise UserError(f"{path} is damaged at '{where}'; delete {folder} and rerun the stage that wrote it") from None

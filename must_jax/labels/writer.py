@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -21,11 +22,18 @@ from must_jax.labels.summary import Summary, summarize
 _PROGRESS = {"created", "shards", "complete", "checksum"}  # what changes while a column is made
 
 
+class Encoded(NamedTuple):
+    """A label as it is stored, and what it adds to the summary."""
+
+    record: bytes
+    summary: Summary
+
+
 class Shard:
     """What goes into one shard, with its summary so far."""
 
-    def __init__(self, kind: LabelKind, write: Callable[[Label], None]) -> None:
-        self._kind, self._write = kind, write
+    def __init__(self, kind: LabelKind, encode: Callable[[Label], Encoded], write: Callable[[bytes], None]) -> None:
+        self._kind, self._encode, self._write = kind, encode, write
         self.summary = Summary()
         self.absent: list[AbsentRecord] = []
         self._names = hashlib.sha256()
@@ -37,9 +45,13 @@ class Shard:
 
     def add(self, name: str, label: Label) -> None:
         """The label of the next image, which is called `name`. What cannot be written changes nothing."""
-        self._write(label)
+        self.add_encoded(name, self._encode(label))
+
+    def add_encoded(self, name: str, label: Encoded) -> None:
+        """As `add`, of what `ColumnWriter.encode` made."""
+        self._write(label.record)
         self._names.update(f"{name}\n".encode(errors="surrogateescape"))
-        self.summary = self.summary.add(summarize(self._kind, label))
+        self.summary = self.summary.add(label.summary)
 
     def skip(self, name: str, reason: str) -> None:
         """The next image has no label."""
@@ -83,7 +95,7 @@ class ColumnWriter:
         path = self.folder / self.manifest.shard_file(index)
         count = len(self.manifest.shard_range(index))
         with shards.committed(path) as write:
-            shard = Shard(self._kind, lambda label: write(self._serialize(encodings.encode(self._kind, label))))
+            shard = Shard(self._kind, self.encode, write)
             yield shard
             if shard.summary.images != count:
                 raise ValueError(f"{path.name} takes {count} labels, got {shard.summary.images}")
@@ -119,6 +131,10 @@ class ColumnWriter:
         for leftover in manifest.unfinished_files(self.folder):
             leftover.unlink(missing_ok=True)
         self.manifest = done
+
+    def encode(self, label: Label) -> Encoded:
+        """What takes the time of adding a label; thread-safe."""
+        return Encoded(self._serialize(encodings.encode(self._kind, label)), summarize(self._kind, label))
 
 
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from must_jax.data.image_sets import Column, ImageSet, open_images
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
 from must_jax.labels.agreement import only_where_labelled
-from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.labels.columns import LabelColumn, open_beside, open_column
 from must_jax.labels.gate import Audited, Finding
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress, say
@@ -29,7 +29,7 @@ from must_jax.stages import inputs
 from must_jax.stages.gate import headline
 from must_jax.stages.labels import find
 from must_jax.stages.workdir import RESULT_FILE, check, claim
-from must_jax.tasks import build_task
+from must_jax.tasks import TASKS, build_task
 from must_jax.tasks.base import Task
 
 JSON_FILE, PAGE = "audit.json", "audit.html"
@@ -78,7 +78,8 @@ def run(config: AuditConfig, workdir: Path) -> None:
 
     began = time.monotonic()
     positions = np.unique(np.linspace(0, len(images) - 1, config.sample or len(images)).astype(int)).tolist()
-    truths: list[Column] = [*images.labels.values(), *(column for column in columns if column.teacher is None)]
+    true = [column for column in columns if column.teacher is None]
+    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
     results = [audit(column, task, truths, positions) for column, task in zip(columns, tasks, strict=True)]
     duplicates = find_duplicates(images, evaluation, config.duplicate_distance) if evaluation else []
     _write(workdir, config, images, len(positions), results, duplicates, time.monotonic() - began)

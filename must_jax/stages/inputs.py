@@ -19,14 +19,13 @@ from must_jax.data.pipeline import Batch, Source
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
 from must_jax.labels import verify
-from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.labels.columns import COLUMNS, LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
 TRUTH = "truth"
-COLUMNS = "columns"  # of a label run, the folder
 MAX_UNREADABLE = 0.01  # share of the images; with more the data is not what the user thinks it is
 
 
@@ -102,7 +101,10 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
     images = open_images(config.images, data_dir, config.take)
     columns: list[Column] = []
     for label in config.labels:
-        columns += images.labels.values() if label == TRUTH else [open_column(label, images)]
+        if label == TRUTH:
+            columns += [*images.labels.values(), *open_beside(images, tasks)]
+        else:
+            columns.append(open_column(label, images))
     columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: the truth comes first
     return Source(images, tuple(column for column in columns if column.task in tasks))
 
@@ -116,7 +118,7 @@ def check_unchanged(sources: Iterable[Source]) -> None:
     folders = [column.folder for source in sources for column in source.columns if isinstance(column, LabelColumn)]
     if damaged := verify.changed_shards(folders):
         raise UserError(
-            f"{damaged[0]}; delete the file and rerun the label stage ({len(damaged)} damaged shards in all)"
+            f"{damaged[0]}; delete the file and rerun the stage that wrote it ({len(damaged)} damaged shards in all)"
         )
 
 
@@ -257,6 +259,7 @@ def _check_fits(column: Column, task: Task, images: str) -> None:
 def _labelled(sources: Sequence[Source]) -> str:
     labelled = {column.task for source in sources for column in source.columns}
     labelled |= {task for source in sources for task in source.images.labels}
+    labelled |= {folder.name for source in sources for folder in beside(source.images)}
     return ", ".join(sorted(labelled)) or "none"
 
 
