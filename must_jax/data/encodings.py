@@ -4,7 +4,7 @@
 |----------------|--------------------------------------------------------------------------------------------------|
 | vector         | `probs` float16 [K]                                                                              |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]  |
-| map of ids     | `<field>` 8-bit PNG, 255 = ignore                                                                |
+| map of ids     | `<field>` 8-bit PNG, 255 = ignore; where it is kept, `confidence` 8-bit PNG, 255 = 1             |
 | map of scalars | `<field>` 16-bit PNG, value = offset + scale * code, 0 = invalid; `scale`, `offset` float32      |
 | map of vectors | `<field>` 8-bit RGB PNG, (x, y, z) = (code - 128) / 127, (128, 128, 128) = invalid               |
 
@@ -49,7 +49,8 @@ def features(kind: LabelKind) -> dict[str, Any]:
                 "scores": tfds.features.Tensor(shape=(None,), dtype=np.float16),
             } | present
         case MapLabel(content="ids"):
-            return {kind.field: _png_feature(np.uint8, 1)} | present
+            fields = [kind.field, "confidence"] if kind.confidence else [kind.field]
+            return {field: _png_feature(np.uint8, 1) for field in fields} | present
         case MapLabel(content="scalar"):
             return {kind.field: _png_feature(np.uint16, 1), "scale": np.float32, "offset": np.float32} | present
         case _:
@@ -64,7 +65,7 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     present = int(label.get("present", 1))
     if not present:
-        label = absent(kind, (1, 1))
+        label = absent(kind, (1, 1)) | {"confidence": np.zeros((1, 1))}
     record: dict[str, Any] = {"present": present}
     match kind:
         case VectorLabel():
@@ -80,6 +81,8 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             if np.any((ids < 0) | (ids > IGNORE_ID)):
                 raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
             record[kind.field] = _to_png(ids.astype(np.uint8))
+            if kind.confidence:
+                record["confidence"] = _to_png(np.rint(np.clip(label["confidence"], 0, 1) * 255).astype(np.uint8))
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
@@ -117,6 +120,8 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             codes = _from_png(record[kind.field])
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != IGNORE_ID], classes)
+            if kind.confidence:
+                label["confidence"] = _from_png(record["confidence"]).astype(np.float32) / np.float32(255)
         case MapLabel(content="scalar"):
             codes = _from_png(record[kind.field])
             valid = (codes > 0).astype(np.float32)

@@ -17,4 +17,4 @@ def bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
         case BoxesLabel():
             return _RECORD + _BOX * kind.max_boxes
         case MapLabel():
-            return _RECORD + _CELL[kind.content] * map_hw[0] * map_hw[1]
+            return _RECORD + (_CELL[kind.content] + kind.confidence) * map_hw[0] * map_hw[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax.data import encodings
+from must_jax.data.confidence import confident, is_kept, is_known
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import MapLabel
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest
@@ -23,6 +26,7 @@ class LabelColumn:
     Attributes:
       task, kind, classes: what the labels are.
       teacher: its record in the manifest, with `learning_rate` and `batch_size`.
+      min_confidence: what the labels are less sure of is left out; at first as the rule of the column says.
 
     Raises:
       UserError: no column there, one that is not complete, a damaged manifest, a missing or truncated shard.
@@ -33,6 +37,8 @@ class LabelColumn:
         self.manifest = manifest.read(self.folder)
         self.task, self.kind, self.classes = self.manifest.task, self.manifest.label_kind, self.manifest.classes
         self.teacher: dict[str, Any] = self.manifest.teacher.model_dump()
+        self.min_confidence = self.manifest.min_confidence
+        self._stored_from = 0.0 if is_kept(self.kind) else self.min_confidence
         _check_whole(self.folder, self.manifest)
         builder = tfds.builder_from_directory(self.folder)
         self._records = encodings.Records(builder, "train", list(encodings.features(self.kind)))
@@ -41,7 +47,34 @@ class LabelColumn:
         return self.manifest.images.length
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return encodings.decode(self.kind, self._records[index], len(self.classes))
+        label = encodings.decode(self.kind, self._records[index], len(self.classes))
+        return confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
+
+    def at_least(self, min_confidence: float) -> LabelColumn:
+        """The same column, read with another threshold (see `confidence.confident`).
+
+        Raises:
+          UserError: the labels do not say how sure they are, or those under the rule's own threshold were not stored.
+        """
+        given = f"min_confidence.{self.task} = {min_confidence:g}"
+        if not is_known(self.kind):
+            could = isinstance(self.kind, MapLabel) and self.kind.content == "ids"
+            raise UserError(
+                f"{given} cannot be applied, {self.folder} was stored without confidence; "
+                + (
+                    "label again with keep_confidence, or remove it"
+                    if could
+                    else "remove it, such labels never have it"
+                )
+            )
+        if min_confidence < self._stored_from:
+            raise UserError(
+                f"{given} cannot be applied, {self.folder} was labelled with a threshold of {self._stored_from:g} and "
+                "holds nothing below; raise it to that, or label again with a lower threshold"
+            )
+        column = copy.copy(self)
+        column.min_confidence = min_confidence
+        return column
 
 
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:

@@ -75,6 +75,7 @@ class Manifest(_Record):
       unit, invalid: of a map's values, and how a missing value is coded in the files.
       map_stride: pixels of the teacher's input a cell of a map; 0 without maps.
       rule: the task's options, which say how predictions became labels.
+      min_confidence: of the rule; what is less sure is left out, or, where the confidence is kept, left to the reader.
       preprocessing: how an image became the teacher's input.
       shard_images: images a shard; only the last one has fewer.
     """
@@ -87,6 +88,7 @@ class Manifest(_Record):
     invalid: str = ""
     map_stride: int = 0
     rule: dict[str, Any]
+    min_confidence: float = 0.0
     preprocessing: str
     images: ImagesRecord
     teacher: TeacherRecord

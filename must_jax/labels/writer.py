@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax.data import encodings
+from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
@@ -24,15 +25,15 @@ _PROGRESS = {"created", "shards", "complete"}  # what changes while a column is 
 class Shard:
     """What goes into one shard, with its summary so far."""
 
-    def __init__(self, kind: LabelKind, write: Callable[[Label], None]) -> None:
-        self._kind, self._write = kind, write
+    def __init__(self, kind: LabelKind, write: Callable[[Label], None], min_confidence: float) -> None:
+        self._kind, self._write, self._min_confidence = kind, write, min_confidence
         self.summary = Summary()
         self.absent: list[AbsentRecord] = []
 
     def add(self, label: Label) -> None:
         """The next image's label."""
         self._write(label)
-        self.summary = self.summary.add(summarize(self._kind, label))
+        self.summary = self.summary.add(summarize(self._kind, by_rule(self._kind, label, self._min_confidence)))
 
     def skip(self, name: str, reason: str) -> None:
         """The next image has no label."""
@@ -78,7 +79,8 @@ class ColumnWriter:
         count = len(self.manifest.shard_range(index))
         with files.committed(path) as temporary:
             writer = ArrayRecordWriter(str(temporary), "group_size:1")  # random access, as TFDS writes it
-            shard = Shard(self._kind, lambda label: writer.write(self._serialize(label)))
+            least = self.manifest.min_confidence
+            shard = Shard(self._kind, lambda label: writer.write(self._serialize(label)), least)
             try:
                 yield shard
             finally:
