@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -13,9 +15,14 @@ from must_jax.errors import UserError
 VECTOR = VectorLabel(5)
 BOXES = BoxesLabel(4)
 IDS = MapLabel("ids", "ids")
+KEPT = MapLabel("ids", "ids", confidence=True)
 SCALAR = MapLabel("depth", "scalar", "m")
 VECTORS = MapLabel("normals", "vector")
-KINDS: list[LabelKind] = [VECTOR, BOXES, IDS, SCALAR, VECTORS]
+KINDS: list[LabelKind] = [VECTOR, BOXES, IDS, KEPT, SCALAR, VECTORS]
+
+settings = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+sides = st.integers(1, 24)
 
 
 def stored(kind: LabelKind, label: dict) -> dict:
@@ -67,6 +74,66 @@ def test_an_empty_box_list_is_not_an_absent_one():
 def test_ids():
     ids = np.random.default_rng(0).choice([0, 1, 7, IGNORE_ID], (5, 9))
     np.testing.assert_array_equal(round_trip(IDS, {"ids": ids})["ids"], ids)
+
+
+def test_a_confidence_is_kept_to_half_a_code():
+    rng = np.random.default_rng(0)
+    label = {"ids": rng.integers(0, 9, (5, 9)), "confidence": rng.random((5, 9), np.float32)}
+    out = round_trip(KEPT, label)
+    np.testing.assert_array_equal(out["ids"], label["ids"])
+    np.testing.assert_allclose(out["confidence"], label["confidence"], atol=0.5 / 255 + 1e-6)
+    assert out["confidence"].dtype == np.float32
+    plain = stored(IDS, label)
+    assert set(plain) == {"ids", "present"}  # nothing more unless it is asked for
+
+
+@settings
+@hypothesis.given(generators, st.integers(2, 1000), st.floats(-3, 1))
+def test_a_distribution_loses_less_than_half_a_percent(rng: np.random.Generator, classes: int, evenness: float):
+    """As total variation; from one class alone to all alike."""
+    probs = rng.dirichlet(np.full(classes, 10**evenness)).astype(np.float32)
+    out = round_trip(VectorLabel(classes), {"probs": probs})["probs"]
+    assert 0.5 * np.abs(out.astype(np.float64) - probs).sum() <= 0.005
+
+
+@settings
+@hypothesis.given(generators, st.integers(0, 30))
+def test_boxes_are_right_to_a_tenth_of_a_pixel_of_640(rng: np.random.Generator, count: int):
+    boxes_yxyx = np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4)
+    out = round_trip(BOXES, {"boxes_yxyx": boxes_yxyx, "classes": np.zeros(count)})["boxes_yxyx"]
+    np.testing.assert_allclose(out, boxes_yxyx, atol=0.1 / 640)
+
+
+def surface(rng: np.random.Generator, height: int, width: int, roughness: float) -> np.ndarray:
+    """f64[height, width]: a slope with noise."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return rng.normal() * y + rng.normal() * x + roughness * rng.normal(size=(height, width))
+
+
+@settings
+@hypothesis.given(generators, sides, sides, st.floats(-4, 1), st.floats(-2, 3), st.floats(-100, 100))
+def test_a_scalar_map_is_right_to_a_65535th_of_its_range(
+    rng: np.random.Generator, height: int, width: int, roughness: float, scale: float, offset: float
+):
+    depth = ((surface(rng, height, width, 10**roughness) + offset) * 10**scale).astype(np.float32)
+    valid = (rng.random((height, width)) < 0.9).astype(np.float32)
+    out = round_trip(SCALAR, {"depth": np.where(valid > 0, depth, np.nan), "valid": valid})
+    np.testing.assert_array_equal(out["valid"], valid)
+    if valid.any():
+        known = depth[valid > 0].astype(np.float64)
+        rounding = 2 * np.finfo(np.float32).eps * np.abs(known).max()  # of float32 itself
+        assert np.abs(out["depth"][valid > 0] - known).max() <= np.ptp(known) / 65535 + rounding
+
+
+@settings
+@hypothesis.given(generators, sides, sides, st.floats(-3, 1))
+def test_vectors_turn_by_less_than_half_a_degree(rng: np.random.Generator, height: int, width: int, roughness: float):
+    normals = np.stack([surface(rng, height, width, 10**roughness) for _ in range(3)], -1) + rng.normal(size=3)
+    normals = (normals / np.linalg.norm(normals, axis=-1, keepdims=True)).astype(np.float32)
+    out = round_trip(VECTORS, {"normals": normals, "valid": np.ones((height, width))})["normals"]
+    out = out / np.linalg.norm(out, axis=-1, keepdims=True)
+    angles_deg = np.degrees(2 * np.arcsin(np.linalg.norm(out.astype(np.float64) - normals, axis=-1) / 2))
+    assert angles_deg.max() <= 0.5
 
 
 def test_class_ids_out_of_range_are_refused():
@@ -128,7 +195,14 @@ def test_absent(kind: LabelKind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_kinds_survive_json(kind: LabelKind):
-    assert encodings.kind_from_dict(encodings.kind_to_dict(kind)) == kind
+    again = encodings.kind_from_dict(encodings.kind_to_dict(kind))
+    assert again == kind
+    assert getattr(again, "confidence", None) == getattr(kind, "confidence", None)
+
+
+def test_a_kind_from_before_confidence_was_kept_is_read():
+    old = {"kind": "map", "field": "ids", "content": "ids", "unit": ""}
+    assert not encodings.kind_from_dict(old).confidence
 
 
 def test_a_broken_png_is_an_error():

@@ -273,11 +273,24 @@ def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp
     rules = {"segmentation": {"confidence_threshold": 1.0}}
     label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path)
     column = LabelColumn(tmp_path / "columns" / "everything-segmentation")
-    assert column.manifest.rule == {"confidence_threshold": 1.0}
+    assert column.manifest.rule == {"confidence_threshold": 1.0, "keep_confidence": False}
     assert np.all(column[0]["ids"] == 255)
     assert (
         json.loads((tmp_path / "result.json").read_text())["columns"]["everything-segmentation"]["empty_share"] == 100
     )
+
+
+def test_a_kept_confidence_changes_nothing_but_what_can_be_read_later(
+    labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    rules = {"segmentation": {"keep_confidence": True}}
+    label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules), tmp_path)
+    name = "everything-segmentation"
+    plain, kept = (LabelColumn(workdir / "columns" / name) for workdir in (labelled, tmp_path))
+    assert all(np.array_equal(plain[i]["ids"], kept[i]["ids"]) for i in range(8))
+    assert all((kept.at_least(0)[i]["ids"] < 255).all() for i in range(8))
+    told = [json.loads((workdir / "result.json").read_text())["columns"][name] for workdir in (labelled, tmp_path)]
+    assert told[0]["labelled_pixels"] == told[1]["labelled_pixels"] < 100
 
 
 @pytest.mark.parametrize(("min_score", "boxes"), [(0.0, True), (1.0, False)])
