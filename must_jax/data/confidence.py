@@ -27,10 +27,12 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
     Raises:
       ValueError: a kind that does not say how sure it is.
     """
+    if not label["present"]:
+        return label
     match kind:
         case VectorLabel():
             sure = label["probs"].max() >= minimum
-            return label | {"present": np.float32(label["present"] * sure)}
+            return label | {"present": np.float32(sure)}
         case BoxesLabel():
             sure = label["scores"] >= minimum
             return label | {name: label[name][sure] for name in ("boxes_yxyx", "classes", "scores", "valid")}

@@ -2,23 +2,33 @@
 
 | label          | record                                                                                           |
 |----------------|--------------------------------------------------------------------------------------------------|
-| vector         | `probs` float16 [K]                                                                              |
+| vector         | `probs` float16 [K], zlib                                                                        |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]  |
 | map of ids     | `<field>` 8-bit PNG, 255 = ignore; where it is kept, `confidence` 8-bit PNG, 255 = 1             |
-| map of scalars | `<field>` 16-bit PNG, value = offset + scale * code, 0 = invalid; `scale`, `offset` float32      |
-| map of vectors | `<field>` 8-bit RGB PNG, (x, y, z) = (code - 128) / 127, (128, 128, 128) = invalid               |
+| map of scalars | `<field>` lossless WebP; value = offset + scale * (256 R + G), R = G = 0: invalid;               |
+|                | `scale`, `offset` float32                                                                        |
+| map of vectors | `<field>` lossless WebP; (R, G) = 128 + 100 * the octahedral (u, v), R = G = 0: invalid          |
 
 Each also has `present`: 1 labelled, 0 not labelled, in which case the rest is a place holder (maps are 1x1).
+
+A unit vector becomes two numbers by projection onto the octahedron |x| + |y| + |z| = 1, which is unfolded around its
+corner -z, where the normals of all visible surfaces lie (Cigolle et al. 2014, "Survey of efficient representations for
+independent unit vectors"). docs/label_store.md has the measurements that these choices rest on. Records of must_jax 0.1
+had PNGs in place of WebPs, and are read as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -30,10 +40,15 @@ Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
 _PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
 _MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
-_ZERO, _UNIT = 128, 127  # codes of 0 and of a step to 1 in a vector map
-_COMPONENTS = ((np.arange(256) - _ZERO) / _UNIT).astype(np.float32)  # code -> value
-# The filter for smooth maps that is fastest to write and to read, and smallest as well.
-_PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
+_ZERO, _UNIT = 128, 100  # codes of 0 and of a step to 1 in a vector map; a finer one is larger for 0.1 degrees less
+_VALUE, _INVALID = "offset + scale * (256 R + G)", "R = G = 0: invalid"
+_OCTAHEDRAL = f"octahedral u = (R - {_ZERO}) / {_UNIT}, v = (G - {_ZERO}) / {_UNIT} around -z"
+_PNG_OPTIONS = {  # of the options that write fast, those with the smallest files
+    "ids": (cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
+    "confidence": (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+}
+_WEBP_OPTIONS = {"format": "WEBP", "lossless": True, "quality": 0, "method": 1}
+_PNG_START = b"\x89PNG"
 
 
 def features(kind: LabelKind) -> dict[str, Any]:
@@ -41,7 +56,7 @@ def features(kind: LabelKind) -> dict[str, Any]:
     present = {"present": np.uint8}
     match kind:
         case VectorLabel():
-            return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16)} | present
+            return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16, encoding="zlib")} | present
         case BoxesLabel():
             return {
                 "boxes_yxyx": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
@@ -50,11 +65,14 @@ def features(kind: LabelKind) -> dict[str, Any]:
             } | present
         case MapLabel(content="ids"):
             fields = [kind.field, "confidence"] if kind.confidence else [kind.field]
-            return {field: _png_feature(np.uint8, 1) for field in fields} | present
+            png = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+            return dict.fromkeys(fields, png) | present
         case MapLabel(content="scalar"):
-            return {kind.field: _png_feature(np.uint16, 1), "scale": np.float32, "offset": np.float32} | present
+            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{_VALUE}; {_INVALID}")
+            return {kind.field: webp, "scale": np.float32, "offset": np.float32} | present
         case _:
-            return {kind.field: _png_feature(np.uint8, 3)} | present
+            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{_OCTAHEDRAL}; {_INVALID}")
+            return {kind.field: webp} | present
 
 
 def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -80,28 +98,28 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             ids = np.asarray(label[kind.field])
             if np.any((ids < 0) | (ids > IGNORE_ID)):
                 raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
-            record[kind.field] = _to_png(ids.astype(np.uint8))
+            record[kind.field] = _to_png(ids, "ids")
             if kind.confidence:
-                record["confidence"] = _to_png(np.rint(np.clip(label["confidence"], 0, 1) * 255).astype(np.uint8))
+                record["confidence"] = _to_png(np.rint(np.clip(label["confidence"], 0, 1) * 255), "confidence")
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
             scale = (high - low) / np.float32(_MAX_CODE - 1)
             offset = low - scale  # so that code 1 is the lowest value
             steps = (values - low) / scale if scale > 0 else np.zeros_like(values)
-            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0)
-            record |= {kind.field: _to_png(codes.astype(np.uint16)), "scale": scale, "offset": offset}
+            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0).astype(np.uint16)
+            record |= {kind.field: _to_webp(codes >> 8, codes & 255), "scale": scale, "offset": offset}
         case MapLabel(content="vector"):
-            codes = _ZERO + np.rint(np.clip(label[kind.field], -1, 1) * _UNIT)
-            codes = np.where(np.asarray(label["valid"])[..., None] > 0, codes, _ZERO)
-            record[kind.field] = _to_png(codes.astype(np.uint8)[..., ::-1])  # cv2 takes BGR, the file is RGB
+            codes = _ZERO + np.rint(_UNIT * _to_octahedral(np.asarray(label[kind.field], np.float32)))
+            codes = np.where(np.asarray(label["valid"])[..., None] > 0, codes, 0)
+            record[kind.field] = _to_webp(codes[..., 0], codes[..., 1])
     return record
 
 
 def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Label:
-    """A sub-dict read with PNGs left as bytes -> the label (see `kinds`): boxes un-padded, maps as stored.
+    """A sub-dict read with images left as bytes -> the label (see `kinds`): boxes un-padded, maps as stored.
 
-    Values are 0 where invalid; vectors have unit length up to their 8 bits.
+    Values are 0 where invalid.
 
     Raises:
       UserError: a class id beyond the number of `classes` (0 = not known); a loss would become NaN from it.
@@ -109,7 +127,10 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
     label: Label = {"present": np.float32(record["present"])}
     match kind:
         case VectorLabel():
-            label["probs"] = np.asarray(record["probs"], np.float32)
+            probs = record["probs"]
+            if isinstance(probs, bytes):
+                probs = np.frombuffer(zlib.decompress(probs), np.float16)
+            label["probs"] = np.asarray(probs, np.float32)
         case BoxesLabel():
             label["boxes_yxyx"] = np.asarray(record["boxes_yxyx"], np.float32).reshape(-1, 4)
             label["classes"] = np.asarray(record["classes"], np.int32)
@@ -117,20 +138,22 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label["valid"] = np.ones(label["classes"].shape, np.float32)
             _check_ids(label["classes"], classes)
         case MapLabel(content="ids"):
-            codes = _from_png(record[kind.field])
+            codes = _pixels(record[kind.field])
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != IGNORE_ID], classes)
             if kind.confidence:
-                label["confidence"] = _from_png(record["confidence"]).astype(np.float32) / np.float32(255)
+                label["confidence"] = _pixels(record["confidence"]).astype(np.float32) / np.float32(255)
         case MapLabel(content="scalar"):
-            codes = _from_png(record[kind.field])
+            codes = _pairs(record[kind.field])
             valid = (codes > 0).astype(np.float32)
             scale, offset = np.float32(record["scale"]), np.float32(record["offset"])
             label |= {kind.field: (offset + scale * codes.astype(np.float32)) * valid, "valid": valid}
+        case MapLabel(content="vector") if record[kind.field].startswith(_PNG_START):
+            components = (_pixels(record[kind.field])[..., ::-1].astype(np.float32) - 128) / 127
+            label |= {kind.field: components, "valid": np.any(components, axis=-1).astype(np.float32)}
         case MapLabel(content="vector"):
-            codes = _from_png(record[kind.field], cv2.IMREAD_COLOR_RGB)
-            invalid = cv2.inRange(codes, (_ZERO, _ZERO, _ZERO), (_ZERO, _ZERO, _ZERO))
-            label |= {kind.field: cv2.LUT(codes, _COMPONENTS), "valid": (invalid == 0).astype(np.float32)}
+            codes = _pairs(record[kind.field])
+            label |= {kind.field: _directions()[codes], "valid": (codes > 0).astype(np.float32)}
     return label
 
 
@@ -215,19 +238,54 @@ def _check_ids(ids: np.ndarray, classes: int) -> None:
         raise UserError(f"a label has class id {ids.max()}, but its data lists {classes} classes; correct either")
 
 
-def _png_feature(dtype: type[np.generic], channels: int) -> tfds.features.Image:
-    return tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
+def _to_octahedral(vectors: np.ndarray) -> np.ndarray:
+    """[..., 3] of any length -> [..., 2] in -1..1; -z is at (0, 0), and +z in the corners."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    size = np.maximum(np.abs(x) + np.abs(y) + np.abs(z), np.float32(1e-6))
+    u, v = x / size, y / size
+    away = z > 0
+    folded = np.copysign(1 - np.abs(v), u), np.copysign(1 - np.abs(u), v)
+    return np.stack([np.where(away, folded[0], u), np.where(away, folded[1], v)], -1)
 
 
-def _to_png(codes: np.ndarray) -> bytes:
-    ok, png = cv2.imencode(".png", np.ascontiguousarray(codes), _PNG_OPTIONS)
+@functools.cache
+def _directions() -> np.ndarray:
+    """f32[65536, 3]: by code (256 R + G), the unit vector; 0 for that of an invalid pixel."""
+    u, v = (np.indices((256, 256)).reshape(2, -1) - _ZERO) / _UNIT
+    z = np.abs(u) + np.abs(v) - 1
+    behind = np.maximum(z, 0)  # what is folded over belongs on the other side of the edge
+    vectors = np.stack([u - np.copysign(behind, u), v - np.copysign(behind, v), z], -1)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors[0] = 0
+    return vectors.astype(np.float32)
+
+
+def _to_webp(high: np.ndarray, low: np.ndarray) -> bytes:
+    """Two 8-bit planes -> a picture with these as red and green.
+
+    In planes of its own the high half is smooth; WebP predicts both from their neighbours, and PNG only bytes.
+    """
+    out = io.BytesIO()
+    codes = np.stack([high, low, np.zeros_like(low)], -1).astype(np.uint8)
+    PIL.Image.fromarray(codes).save(out, **_WEBP_OPTIONS)
+    return out.getvalue()  # from encoded images TFDS writes records without TensorFlow
+
+
+def _pairs(data: bytes) -> np.ndarray:
+    """A picture of `_to_webp`, or a 16-bit PNG -> u16[h, w], red * 256 + green."""
+    codes = _pixels(data)
+    return codes if codes.ndim == 2 else codes[..., 2].astype(np.uint16) << 8 | codes[..., 1]  # cv2 gives BGR
+
+
+def _to_png(codes: np.ndarray, options: str) -> bytes:
+    ok, png = cv2.imencode(".png", np.ascontiguousarray(codes, np.uint8), _PNG_OPTIONS[options])
     if not ok:
-        raise ValueError(f"OpenCV cannot encode an array of shape {codes.shape} and type {codes.dtype} as PNG")
-    return png.tobytes()  # from encoded images TFDS writes records without TensorFlow
+        raise ValueError(f"OpenCV cannot encode an array of shape {codes.shape} as PNG")
+    return png.tobytes()
 
 
-def _from_png(png: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    codes = cv2.imdecode(np.frombuffer(png, np.uint8), flags)
+def _pixels(data: bytes) -> np.ndarray:
+    codes = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if codes is None:
-        raise ValueError("a label's PNG cannot be decoded")
+        raise ValueError("a label's picture cannot be decoded")
     return codes

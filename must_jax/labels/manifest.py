@@ -15,7 +15,7 @@ from must_jax.labels import files
 from must_jax.labels.summary import Summary
 
 FILE = "manifest.json"
-_INVALID = {"ids": "255", "scalar": "code 0", "vector": "code (128, 128, 128)"}  # by content of a map
+_INVALID = {"ids": "255", "scalar": "code 0", "vector": "code 0"}  # by content of a map
 
 
 class _Record(pydantic.BaseModel):
