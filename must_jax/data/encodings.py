@@ -43,9 +43,10 @@ _MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
 _ZERO, _UNIT = 128, 100  # codes of 0 and of a step to 1 in a vector map; a finer one is larger for 0.1 degrees less
 _VALUE, _INVALID = "offset + scale * (256 R + G)", "R = G = 0: invalid"
 _OCTAHEDRAL = f"octahedral u = (R - {_ZERO}) / {_UNIT}, v = (G - {_ZERO}) / {_UNIT} around -z"
+_RLE = cv2.IMWRITE_PNG_STRATEGY_RLE
 _PNG_OPTIONS = {  # of the options that write fast, those with the smallest files
-    "ids": (cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
-    "confidence": (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    "ids": (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
+    "confidence": (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS, cv2.IMWRITE_PNG_STRATEGY, _RLE),
 }
 _WEBP_OPTIONS = {"format": "WEBP", "lossless": True, "quality": 0, "method": 1}
 _PNG_START = b"\x89PNG"
@@ -153,7 +154,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label |= {kind.field: components, "valid": np.any(components, axis=-1).astype(np.float32)}
         case MapLabel(content="vector"):
             codes = _pairs(record[kind.field])
-            label |= {kind.field: _directions()[codes], "valid": (codes > 0).astype(np.float32)}
+            label |= {kind.field: np.take(_directions(), codes, axis=0), "valid": (codes > 0).astype(np.float32)}
     return label
 
 
