@@ -1,13 +1,15 @@
 """Bytes an image and loss of precision of every label encoding, against raw float arrays.
 
-python benchmarks/label_encoding.py [--model=runs/quickstart/student]
+python benchmarks/label_encoding.py [--model=runs/quickstart/student] [--others]
 
 (a) Scenes rendered at 256x256 pixels, with their exact truth at stride 4, as the label stage stores maps.
 (b) The photographs inside scikit-image's wheel, enlarged until the longer side has 640 pixels. Their maps are those of
     a model when its run is given, which then sees 640x640 pixels, whatever it was trained with. Without a model they
     come from the photograph's own luminance at stride 4: depth is proportional to it, normals are those of that
     surface, ids are eight steps of it. Such maps are rougher than what a model says, and need more bytes.
+(c) With --others: pictures of the depth and normals of (b) by other encodings that were considered, framing left out.
 
+Stored bytes are those of a record in an ArrayRecord shard of 1000 records, framing included.
 Distributions over 1000 classes are drawn (a softmax of normal logits), as are the 20 boxes of a photograph: their size
 does not depend on the image. Raw arrays hold 4 bytes a number. Times are CPU milliseconds an image on one core. The
 confidence that segmentation keeps on request is listed, and counts in no sum. Needs pip install -e '.[bench]'
@@ -17,9 +19,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
+import io
+import itertools
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +33,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax import trained
-from must_jax.data import encodings, scenes
+from must_jax.data import encodings, pictures, scenes
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.encodings import Label
@@ -68,7 +76,7 @@ GOALS = {  # loss -> its unit and the most that may be
     "detection": (f"px of {SIZE}, at most", 0.1),
     "classification": ("total variation, at most", 0.005),
 }
-REPEATS = 5
+SHARD, REPEATS = 1000, 5
 
 Labels = Mapping[str, Label]  # of one image, by task
 
@@ -76,6 +84,7 @@ Labels = Mapping[str, Label]  # of one image, by task
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="folder of a finished training run that makes the maps of (b)")
+    parser.add_argument("--others", action="store_true", help="print table (c), too")
     args = parser.parse_args()
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
@@ -90,6 +99,8 @@ def main() -> None:
     of_photographs, sizes = report(title, labels, SIZE)
     smallest, largest = min(images, key=sizes.__getitem__), max(images, key=sizes.__getitem__)
     print(f"from {sizes[smallest] / 1000:.1f} kB ({smallest}) to {sizes[largest] / 1000:.1f} kB ({largest})\n")
+    if args.others:
+        report_others(labels)
 
     mean, goal = sum(sizes.values()) / len(sizes), GOAL_BYTES / 1000
     print(f"all five tasks, (b): {mean / 1000:.1f} kB an image (goal: at most {goal:g}: {_met(mean, GOAL_BYTES)})")
@@ -103,36 +114,48 @@ def report(title: str, labels: Mapping[str, Labels], image_size: int) -> tuple[d
     print(f"{title}\n{'':30}{'full size':>10}{'stride 4':>10}{'stored':>9}{'share':>7}{'write':>9}{'read':>9}   loss")
     losses, totals, sizes = {}, np.zeros(5), dict.fromkeys(labels, 0.0)
     for task, kind in KINDS.items():
-        rows, told = [], []
-        for name, of_image in labels.items():
-            row, decoded = measure(kind, of_image[task], image_size)
-            rows.append(row)
-            told.append(loss(kind, of_image[task], decoded))
-            sizes[name] += row[2] * (task != KEPT)
+        features = tfds.features.FeaturesDict(encodings.features(kind))
+        rows, told, records = [], [], []
+        for of_image in labels.values():
+            label = of_image[task]
+            stored = encodings.encode(kind, label)
+            encoded = features.encode_example(stored)  # what a reader gets, images not yet decoded
+            write = _milliseconds(functools.partial(encodings.encode, kind, label))
+            read = _milliseconds(functools.partial(encodings.decode, kind, encoded))
+            records.append(features.serialize_example(stored))
+            rows.append([*raw_bytes(kind, label, image_size), len(records[-1]), write, read])
+            told.append(loss(kind, label, encodings.decode(kind, encoded)))
         row = np.mean(rows, axis=0)
-        totals += row * (task != KEPT)
+        framing = bytes_on_disk(records) - row[2]
+        row[2] += framing
         losses[task], text = summary(kind, np.array(told))
         _print_row(task, row, text)
+        if task != KEPT:
+            totals += row
+            sizes = {name: sizes[name] + len(record) + framing for name, record in zip(labels, records, strict=True)}
     _print_row("all five tasks", totals, "")
     steps = np.median([_roughness(of_image["depth"]["depth"]) for of_image in labels.values()])
     print(f"half of all depths lie more than {steps:,.0f} of the 65,534 steps from the mean of their neighbours")
     return losses, sizes
 
 
-def measure(kind: LabelKind, label: Label, image_size: int) -> tuple[list[float], Label]:
-    """Bytes raw at full size, raw as labelled, stored; milliseconds to write and to read; and the label read."""
-    arrays = [value for name, value in label.items() if name not in ("present", "valid")]
-    raw = sum(4 * value.size for value in arrays)
-    full = raw
-    if isinstance(kind, MapLabel):
-        longer = max(label[kind.field].shape[:2])
-        full = raw * (image_size / longer) ** 2
-    features = tfds.features.FeaturesDict(encodings.features(kind))
-    record = features.encode_example(encodings.encode(kind, label))
-    stored = len(features.serialize_example(encodings.encode(kind, label)))
-    write = _milliseconds(lambda: encodings.encode(kind, label))
-    read = _milliseconds(lambda: encodings.decode(kind, record))
-    return [full, raw, stored, write, read], encodings.decode(kind, record)
+def raw_bytes(kind: LabelKind, label: Label, image_size: int) -> tuple[float, float]:
+    """Of plain arrays of the label: with maps at the image's size, and as they are."""
+    raw = sum(4 * value.size for name, value in label.items() if name not in ("present", "valid"))
+    if not isinstance(kind, MapLabel):
+        return raw, raw
+    return raw * (image_size / max(label[kind.field].shape[:2])) ** 2, raw
+
+
+def bytes_on_disk(records: Sequence[bytes]) -> float:
+    """Of a record in a shard of the label stage's usual length."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for record in itertools.islice(itertools.cycle(records), SHARD):
+            writer.write(record)
+        writer.close()
+        return path.stat().st_size / SHARD
 
 
 def loss(kind: LabelKind, label: Label, decoded: Label) -> tuple[float, float]:
@@ -169,6 +192,87 @@ def summary(kind: LabelKind, losses: np.ndarray) -> tuple[float, str]:
         case MapLabel(content="vector"):
             return losses[:, 0].mean(), f"{losses[:, 0].mean():.3f}°, at most {largest:.2f}°"
     return largest, "none" if largest == 0 else f"{largest:.4f}"
+
+
+def report_others(labels: Mapping[str, Labels]) -> None:
+    """Prints table (c)."""
+    print(f"(c) other encodings of the same maps\n{'':44}{'bytes':>8}{'write':>9}{'read':>9}")
+    for task, encoders in OTHERS.items():
+        kind = KINDS[task]
+        for name, encode in encoders.items():
+            rows = []
+            for of_image in labels.values():
+                label = of_image[task]
+                values = label[task] if "components" in name else pictures.codes(encodings.encode(kind, label)[task])
+                data = np.frombuffer(encode(values), np.uint8)
+                write = _milliseconds(functools.partial(encode, values), repeats=2)
+                read = _milliseconds(functools.partial(cv2.imdecode, data, cv2.IMREAD_UNCHANGED))
+                rows.append((len(data), write, read))
+            size, write, read = np.mean(rows, axis=0)
+            print(f"{task + ': ' + name:44}{size:8,.0f}{write:6.2f} ms{read:6.2f} ms", flush=True)
+    print()
+
+
+def _opencv(suffix: str, values: np.ndarray, *options: int) -> bytes:
+    return cv2.imencode(suffix, np.ascontiguousarray(values), options)[1].tobytes()
+
+
+def _png_before(values: np.ndarray) -> bytes:
+    return _opencv(".png", values, cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
+
+
+def _png_smallest(values: np.ndarray) -> bytes:
+    """By any filter and strategy."""
+    filters = (cv2.IMWRITE_PNG_FILTER_UP, cv2.IMWRITE_PNG_FILTER_PAETH, cv2.IMWRITE_PNG_ALL_FILTERS)
+    strategies = cv2.IMWRITE_PNG_STRATEGY_DEFAULT, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY, cv2.IMWRITE_PNG_STRATEGY_RLE
+    options = [
+        (cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, filter_, cv2.IMWRITE_PNG_STRATEGY, strategy)
+        for filter_ in filters
+        for strategy in strategies
+    ]
+    return min((_opencv(".png", values, *each) for each in options), key=len)
+
+
+def _planes(codes: np.ndarray) -> np.ndarray:
+    """u16[h, w] -> u8[2 h, w], high bytes above low ones."""
+    return np.concatenate([codes >> 8, codes & 255]).astype(np.uint8)
+
+
+def _differences(codes: np.ndarray) -> np.ndarray:
+    """Of each code to what those left, above and above left make one expect, modulo 65536, small ones near 32768."""
+    return np.diff(np.diff(codes, axis=0, prepend=np.uint16(0)), axis=1, prepend=np.uint16(0)) + np.uint16(32768)
+
+
+def _components(vectors: np.ndarray) -> np.ndarray:
+    return (128 + np.rint(127 * vectors)).astype(np.uint8)
+
+
+def _webp(values: np.ndarray, *, quality: int = 0, method: int = 1) -> bytes:
+    if values.ndim == 2:
+        values = np.stack([values >> 8, values & 255, np.zeros_like(values)], -1).astype(np.uint8)
+    out = io.BytesIO()
+    PIL.Image.fromarray(values).save(out, "WEBP", lossless=True, quality=quality, method=method)
+    return out.getvalue()
+
+
+OTHERS: dict[str, dict[str, Callable[[np.ndarray], bytes]]] = {
+    "depth": {
+        "WebP, as stored": pictures.webp,
+        "WebP, more effort": functools.partial(_webp, quality=75, method=3),
+        "WebP of differences": lambda codes: _webp(_differences(codes)),
+        "16-bit PNG, as before": _png_before,
+        "16-bit PNG, smallest": _png_smallest,
+        "PNG of two planes, smallest": lambda codes: _png_smallest(_planes(codes)),
+        "PNG of two planes of differences": lambda codes: _png_smallest(_planes(_differences(codes))),
+        "JPEG 2000": lambda codes: _opencv(".jp2", codes, cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000),
+    },
+    "normals": {
+        "WebP, as stored": pictures.webp,
+        "PNG of two planes, smallest": lambda codes: _png_smallest(_planes(codes)),
+        "PNG of three components, as before": lambda vectors: _png_before(_components(vectors)),
+        "WebP of three components": lambda vectors: _webp(_components(vectors)),
+    },
+}
 
 
 def scene_labels() -> dict[str, Labels]:
@@ -256,10 +360,10 @@ def _roughness(depth: np.ndarray) -> float:
     return float(np.median(np.abs(depth[1:-1, 1:-1] - around)) / np.ptp(depth) * 65534)
 
 
-def _milliseconds(call: Callable[[], Any]) -> float:
+def _milliseconds(call: Callable[[], Any], repeats: int = REPEATS) -> float:
     """CPU time of the fastest of some calls."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.process_time()
         call()
         times.append(time.process_time() - began)

@@ -7,31 +7,26 @@
 | map of ids     | `<field>` 8-bit PNG, 255 = ignore; where it is kept, `confidence` 8-bit PNG, 255 = 1             |
 | map of scalars | `<field>` lossless WebP; value = offset + scale * (256 R + G), R = G = 0: invalid;               |
 |                | `scale`, `offset` float32                                                                        |
-| map of vectors | `<field>` lossless WebP; (R, G) = 128 + 100 * the octahedral (u, v), R = G = 0: invalid          |
+| map of vectors | `<field>` lossless WebP; R, G = 128 + 100 * octahedral u, v (see `pictures`), R = G = 0: invalid |
 
 Each also has `present`: 1 labelled, 0 not labelled, in which case the rest is a place holder (maps are 1x1).
 
-A unit vector becomes two numbers by projection onto the octahedron |x| + |y| + |z| = 1, which is unfolded around its
-corner -z, where the normals of all visible surfaces lie (Cigolle et al. 2014, "Survey of efficient representations for
-independent unit vectors"). docs/label_store.md has the measurements that these choices rest on. Records of must_jax 0.1
-had PNGs in place of WebPs, and are read as well.
+docs/label_store.md has the measurements that these choices rest on. Records from before (16-bit PNGs, RGB PNGs of three
+components) are read as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import io
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from must_jax.data import pictures
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -40,16 +35,6 @@ Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
 _PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
 _MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
-_ZERO, _UNIT = 128, 100  # codes of 0 and of a step to 1 in a vector map; a finer one is larger for 0.1 degrees less
-_VALUE, _INVALID = "offset + scale * (256 R + G)", "R = G = 0: invalid"
-_OCTAHEDRAL = f"octahedral u = (R - {_ZERO}) / {_UNIT}, v = (G - {_ZERO}) / {_UNIT} around -z"
-_RLE = cv2.IMWRITE_PNG_STRATEGY_RLE
-_PNG_OPTIONS = {  # of the options that write fast, those with the smallest files
-    "ids": (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
-    "confidence": (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS, cv2.IMWRITE_PNG_STRATEGY, _RLE),
-}
-_WEBP_OPTIONS = {"format": "WEBP", "lossless": True, "quality": 0, "method": 1}
-_PNG_START = b"\x89PNG"
 
 
 def features(kind: LabelKind) -> dict[str, Any]:
@@ -69,10 +54,10 @@ def features(kind: LabelKind) -> dict[str, Any]:
             png = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
             return dict.fromkeys(fields, png) | present
         case MapLabel(content="scalar"):
-            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{_VALUE}; {_INVALID}")
+            webp = tfds.features.Image(shape=(None, None, 3), doc="offset + scale * (256 R + G); R = G = 0: invalid")
             return {kind.field: webp, "scale": np.float32, "offset": np.float32} | present
         case _:
-            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{_OCTAHEDRAL}; {_INVALID}")
+            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{pictures.DIRECTION}; R = G = 0: invalid")
             return {kind.field: webp} | present
 
 
@@ -99,9 +84,9 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             ids = np.asarray(label[kind.field])
             if np.any((ids < 0) | (ids > IGNORE_ID)):
                 raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
-            record[kind.field] = _to_png(ids, "ids")
+            record[kind.field] = pictures.png(ids, smooth=False)
             if kind.confidence:
-                record["confidence"] = _to_png(np.rint(np.clip(label["confidence"], 0, 1) * 255), "confidence")
+                record["confidence"] = pictures.png(np.rint(np.clip(label["confidence"], 0, 1) * 255), smooth=True)
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
@@ -109,11 +94,10 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             offset = low - scale  # so that code 1 is the lowest value
             steps = (values - low) / scale if scale > 0 else np.zeros_like(values)
             codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0).astype(np.uint16)
-            record |= {kind.field: _to_webp(codes >> 8, codes & 255), "scale": scale, "offset": offset}
+            record |= {kind.field: pictures.webp(codes), "scale": scale, "offset": offset}
         case MapLabel(content="vector"):
-            codes = _ZERO + np.rint(_UNIT * _to_octahedral(np.asarray(label[kind.field], np.float32)))
-            codes = np.where(np.asarray(label["valid"])[..., None] > 0, codes, 0)
-            record[kind.field] = _to_webp(codes[..., 0], codes[..., 1])
+            codes = pictures.direction_codes(np.asarray(label[kind.field], np.float32))
+            record[kind.field] = pictures.webp(np.where(np.asarray(label["valid"]) > 0, codes, 0))
     return record
 
 
@@ -139,22 +123,19 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label["valid"] = np.ones(label["classes"].shape, np.float32)
             _check_ids(label["classes"], classes)
         case MapLabel(content="ids"):
-            codes = _pixels(record[kind.field])
+            codes = pictures.pixels(record[kind.field])
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != IGNORE_ID], classes)
             if kind.confidence:
-                label["confidence"] = _pixels(record["confidence"]).astype(np.float32) / np.float32(255)
+                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / np.float32(255)
         case MapLabel(content="scalar"):
-            codes = _pairs(record[kind.field])
+            codes = pictures.codes(record[kind.field])
             valid = (codes > 0).astype(np.float32)
             scale, offset = np.float32(record["scale"]), np.float32(record["offset"])
             label |= {kind.field: (offset + scale * codes.astype(np.float32)) * valid, "valid": valid}
-        case MapLabel(content="vector") if record[kind.field].startswith(_PNG_START):
-            components = (_pixels(record[kind.field])[..., ::-1].astype(np.float32) - 128) / 127
-            label |= {kind.field: components, "valid": np.any(components, axis=-1).astype(np.float32)}
         case MapLabel(content="vector"):
-            codes = _pairs(record[kind.field])
-            label |= {kind.field: np.take(_directions(), codes, axis=0), "valid": (codes > 0).astype(np.float32)}
+            vectors, valid = pictures.directions(record[kind.field])
+            label |= {kind.field: vectors, "valid": valid}
     return label
 
 
@@ -237,56 +218,3 @@ def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:
 def _check_ids(ids: np.ndarray, classes: int) -> None:
     if classes and ids.size and ids.max() >= classes:
         raise UserError(f"a label has class id {ids.max()}, but its data lists {classes} classes; correct either")
-
-
-def _to_octahedral(vectors: np.ndarray) -> np.ndarray:
-    """[..., 3] of any length -> [..., 2] in -1..1; -z is at (0, 0), and +z in the corners."""
-    x, y, z = np.moveaxis(vectors, -1, 0)
-    size = np.maximum(np.abs(x) + np.abs(y) + np.abs(z), np.float32(1e-6))
-    u, v = x / size, y / size
-    away = z > 0
-    folded = np.copysign(1 - np.abs(v), u), np.copysign(1 - np.abs(u), v)
-    return np.stack([np.where(away, folded[0], u), np.where(away, folded[1], v)], -1)
-
-
-@functools.cache
-def _directions() -> np.ndarray:
-    """f32[65536, 3]: by code (256 R + G), the unit vector; 0 for that of an invalid pixel."""
-    u, v = (np.indices((256, 256)).reshape(2, -1) - _ZERO) / _UNIT
-    z = np.abs(u) + np.abs(v) - 1
-    behind = np.maximum(z, 0)  # what is folded over belongs on the other side of the edge
-    vectors = np.stack([u - np.copysign(behind, u), v - np.copysign(behind, v), z], -1)
-    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    vectors[0] = 0
-    return vectors.astype(np.float32)
-
-
-def _to_webp(high: np.ndarray, low: np.ndarray) -> bytes:
-    """Two 8-bit planes -> a picture with these as red and green.
-
-    In planes of its own the high half is smooth; WebP predicts both from their neighbours, and PNG only bytes.
-    """
-    out = io.BytesIO()
-    codes = np.stack([high, low, np.zeros_like(low)], -1).astype(np.uint8)
-    PIL.Image.fromarray(codes).save(out, **_WEBP_OPTIONS)
-    return out.getvalue()  # from encoded images TFDS writes records without TensorFlow
-
-
-def _pairs(data: bytes) -> np.ndarray:
-    """A picture of `_to_webp`, or a 16-bit PNG -> u16[h, w], red * 256 + green."""
-    codes = _pixels(data)
-    return codes if codes.ndim == 2 else codes[..., 2].astype(np.uint16) << 8 | codes[..., 1]  # cv2 gives BGR
-
-
-def _to_png(codes: np.ndarray, options: str) -> bytes:
-    ok, png = cv2.imencode(".png", np.ascontiguousarray(codes, np.uint8), _PNG_OPTIONS[options])
-    if not ok:
-        raise ValueError(f"OpenCV cannot encode an array of shape {codes.shape} as PNG")
-    return png.tobytes()
-
-
-def _pixels(data: bytes) -> np.ndarray:
-    codes = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if codes is None:
-        raise ValueError("a label's picture cannot be decoded")
-    return codes

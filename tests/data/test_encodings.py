@@ -227,7 +227,7 @@ def test_what_plain_tfds_reads_becomes_values_by_the_documented_formulas():
     np.testing.assert_array_equal(plain(IDS, {"ids": ids})["ids"][..., 0], ids)
 
 
-def test_records_of_version_0_1_are_read():
+def test_records_from_before_are_read():
     """Scalars were 16-bit PNGs, vectors RGB PNGs with 127 codes to 1 and (128, 128, 128) where invalid."""
     codes = np.array([[0, 1, 258, 65535]], np.uint16)
     old = {"depth": cv2.imencode(".png", codes)[1].tobytes(), "scale": np.float32(0.5), "offset": np.float32(1)}

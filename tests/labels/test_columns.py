@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from hand_made import KINDS, Images, describe, label_of, write_column
 
+from must_jax.data import encodings
+from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.writer import ColumnWriter
@@ -77,6 +81,39 @@ def test_shards_are_named_as_tfds_names_them_and_listed_with_their_bytes(tmp_pat
     assert (total.images, total.absent, total.empty) == (10, 2, 4)  # even indices have no valid box
     absent = [image for shard in shards for image in shard.absent]
     assert [(image.name, image.reason) for image in absent] == [("4.jpg", "cut off"), ("9.jpg", "cut off")]
+
+
+def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scalars were 16-bit PNGs, distributions lists of numbers, and manifests said less."""
+    scalar, number = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"), np.float32
+    features = {
+        "classification": {"probs": tfds.features.Tensor(shape=(3,), dtype=np.float16), "present": np.uint8},
+        "depth": {"depth": scalar, "scale": number, "offset": number, "present": np.uint8},
+    }
+
+    def encode(kind: LabelKind, label: dict[str, np.ndarray]) -> dict[str, object]:
+        present = {"present": int(label["present"])}
+        if isinstance(kind, VectorLabel):
+            return {"probs": label["probs"].astype(np.float16)} | present
+        codes = np.rint(6000 * label["depth"] * label["valid"]).astype(np.uint16)
+        return {"depth": cv2.imencode(".png", codes)[1].tobytes(), "scale": 1 / 6000, "offset": 0.0} | present
+
+    for task, stored in features.items():
+        folder = tmp_path / task
+        with monkeypatch.context() as patch:
+            patch.setattr(encodings, "features", lambda kind, stored=stored: stored)
+            patch.setattr(encodings, "encode", encode)
+            write_column(folder, task, Images())
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["min_confidence"]
+        manifest["kind"].pop("confidence", None)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        got, wanted = LabelColumn(folder)[3], label_of(task, 3)
+        if task == "depth":
+            np.testing.assert_array_equal(got["valid"], wanted["valid"])
+            np.testing.assert_allclose(got["depth"], wanted["depth"] * wanted["valid"], atol=1e-4)
+        else:
+            np.testing.assert_allclose(got["probs"], wanted["probs"], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hand_made import write_column
 
@@ -47,6 +48,17 @@ def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, box
     assert inputs.fingerprint([plain]) == inputs.fingerprint([same])
     changed = dict(inputs.fingerprint([strict]).items() ^ inputs.fingerprint([plain]).items())
     assert changed == {"train.0.labels.0.min_confidence": 0.75}
+
+
+def test_batches_have_no_confidence(data_dir: Path, tmp_path: Path):
+    write_column(tmp_path / "kept", "segmentation kept", open_images(IMAGES, data_dir))
+    source = inputs.open_source(
+        SourceConfig(images=IMAGES, labels=(str(tmp_path / "kept"),)), str(data_dir), ["segmentation kept"]
+    )
+    batch = next(eval_batches(source, inputs.true_kinds(source), image_size=64, batch_size=64))
+    labels = batch["labels"]["segmentation kept"]
+    assert set(labels) == {"ids", "present"}
+    assert {0, 1, 2, 255} == set(np.unique(labels["ids"][0]))  # by the threshold of the rule
 
 
 def test_a_threshold_without_a_column_is_refused(data_dir: Path, boxes: str):
