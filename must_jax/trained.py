@@ -35,6 +35,8 @@ MODEL_FILE = "model.json"
 CHECKPOINTS = "checkpoints"
 SCHEMA_VERSION = 1
 
+Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading batch axis
+
 
 @dataclass(frozen=True, repr=False)
 class Trained:
@@ -106,6 +108,16 @@ class Trained:
         predictions = jax.device_get(self._predict(self._on_devices, put_batch(self.mesh, {"image": images})))
         return jax.tree.map(lambda x: x[: len(x) - missing], predictions)
 
+    def dispatch(self, images: np.ndarray | jax.Array) -> Predictions:
+        """Begins to predict, and does not wait: `jax.device_get` of the result does. Condensed for pseudo labels.
+
+        Args:
+          images: as of `predict_batch`, here or on the devices; B must be a multiple of their number.
+        """
+        predictions = self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
+        jax.tree.map(lambda x: x.copy_to_host_async(), predictions)
+        return predictions
+
     @cached_property
     def _on_devices(self) -> Variables:
         return put_replicated(self.mesh, self.variables)
@@ -113,6 +125,10 @@ class Trained:
     @cached_property
     def _predict(self) -> PredictStep:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
+
+    @cached_property
+    def _condensed(self) -> PredictStep:
+        return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh, condense=True)
 
 
 def image_forward(model: Model) -> Forward:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -23,10 +24,17 @@ from must_jax.labels.summary import Summary, summarize
 _PROGRESS = {"created", "shards", "complete", "checksum"}  # what changes while a column is made
 
 
+class Encoded(NamedTuple):
+    """A label as it is stored, and what it adds to the summary."""
+
+    record: bytes
+    summary: Summary
+
+
 class Shard:
     """What goes into one shard, with its summary so far."""
 
-    def __init__(self, kind: LabelKind, write: Callable[[Label], None]) -> None:
+    def __init__(self, kind: LabelKind, write: Callable[[bytes], None]) -> None:
         self._kind, self._write = kind, write
         self.summary = Summary()
         self.absent: list[AbsentRecord] = []
@@ -39,14 +47,23 @@ class Shard:
 
     def add(self, name: str, label: Label) -> None:
         """The label of the next image, which is called `name`. What cannot be written changes nothing."""
-        self._write(label)
+        self.write(name, encoded(self._kind, label))
+
+    def write(self, name: str, label: Encoded) -> None:
+        """As `add`, of a label that `encoded` has prepared."""
+        self._write(label.record)
         self._names.update(f"{name}\n".encode(errors="surrogateescape"))
-        self.summary = self.summary.add(summarize(self._kind, label))
+        self.summary = self.summary.add(label.summary)
 
     def skip(self, name: str, reason: str) -> None:
         """The next image has no label."""
         self.add(name, encodings.absent(self._kind, (1, 1)))
         self.absent.append(AbsentRecord(name=name, reason=reason))
+
+
+def encoded(kind: LabelKind, label: Label) -> Encoded:
+    """A function of the label alone, which threads may call."""
+    return Encoded(encodings.serialize(encodings.encode(kind, label)), summarize(kind, label))
 
 
 class ColumnWriter:
@@ -62,8 +79,6 @@ class ColumnWriter:
     def __init__(self, folder: Path, description: Manifest) -> None:
         self.folder = folder
         self._kind = description.label_kind
-        self._features = tfds.features.FeaturesDict(encodings.features(self._kind))
-        self._serializer = tfds.core.example_serializer.ExampleSerializer(self._features.get_serialized_info())
         folder.mkdir(parents=True, exist_ok=True)
         files.create_text(folder / manifest.FILE, description.to_json())
         self.manifest = manifest.read(folder)
@@ -86,7 +101,7 @@ class ColumnWriter:
         count = len(self.manifest.shard_range(index))
         with files.committed(path) as temporary:
             writer = ArrayRecordWriter(str(temporary), "group_size:1")  # random access, as TFDS writes it
-            shard = Shard(self._kind, lambda label: writer.write(self._serialize(label)))
+            shard = Shard(self._kind, writer.write)
             try:
                 yield shard
             finally:
@@ -124,11 +139,6 @@ class ColumnWriter:
         for leftover in manifest.unfinished_files(self.folder):
             leftover.unlink(missing_ok=True)
         self.manifest = done
-
-    def _serialize(self, label: Label) -> bytes:
-        example = self._features.encode_example(encodings.encode(self._kind, label))
-        # `serialize_example` of TFDS leaves the order of the fields to the process's hash seed
-        return self._serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
 
 def dataset_files(description: Manifest, folder: Path) -> dict[str, str]:

@@ -166,7 +166,7 @@ def test_too_many_unreadable_images_end_the_run(
     monkeypatch.setattr(images, "record", lambda i: {"image": b"gone", "name": f"image {i}"})
     monkeypatch.setattr(label, "open_images", lambda *_: images)
     monkeypatch.setattr(labelling, "MAX_BAD", 3)
-    with pytest.raises(UserError, match=r"4 images of folder:.* cannot be read, e\.g\. image 3: "):
+    with pytest.raises(UserError, match=r"4 images of folder:.* cannot be labelled, e\.g\. image 3: "):
         label.run(config_of(images.name, teachers[1:]), tmp_path)
     assert not list((tmp_path / "columns").rglob("*array_record*"))
 
