@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,9 +115,20 @@ class Trained:
         Args:
           images: as of `predict_batch`, here or on the devices; B must be a multiple of their number.
         """
-        predictions = self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
-        jax.tree.map(lambda x: x.copy_to_host_async(), predictions)
-        return predictions
+        return self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
+
+    def memory(self, batch_size: int) -> tuple[int, int] | None:
+        """Bytes on each device for a batch of `dispatch`, which is compiled: images with predictions, and what it works in.
+
+        None where the compiler does not tell.
+        """
+        images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
+        variables = jax.eval_shape(lambda: self.variables)
+        used = self._condensed.lower(variables, {"image": images}).compile().memory_analysis()
+        if used is None:
+            return None
+        images_bytes = math.prod(images.shape) // self.mesh.size
+        return images_bytes + used.output_size_in_bytes, used.temp_size_in_bytes
 
     @cached_property
     def _on_devices(self) -> Variables:
@@ -127,7 +139,7 @@ class Trained:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
 
     @cached_property
-    def _condensed(self) -> PredictStep:
+    def _condensed(self) -> jax.stages.Wrapped:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh, condense=True)
 
 

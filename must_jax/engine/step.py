@@ -82,7 +82,7 @@ def make_train_step(
 
 def make_predict_step(
     forward: Forward, tasks: Mapping[str, Task], image_size: int, mesh: Mesh, *, condense: bool = False
-) -> PredictStep:
+) -> jax.stages.Wrapped:
     """`predict(variables, batch) -> {task: predictions}`, in inference mode, split over the mesh like the batch.
 
     Args:

@@ -100,7 +100,7 @@ class ColumnWriter:
         path = self.folder / self.manifest.shard_file(index)
         count = len(self.manifest.shard_range(index))
         with files.committed(path) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # random access, as TFDS writes it
+            writer = open_writer(temporary)
             shard = Shard(self._kind, writer.write)
             try:
                 yield shard
@@ -139,6 +139,11 @@ class ColumnWriter:
         for leftover in manifest.unfinished_files(self.folder):
             leftover.unlink(missing_ok=True)
         self.manifest = done
+
+
+def open_writer(path: Path) -> ArrayRecordWriter:
+    """Of a shard; with random access, as TFDS writes it."""
+    return ArrayRecordWriter(str(path), "group_size:1")
 
 
 def dataset_files(description: Manifest, folder: Path) -> dict[str, str]:

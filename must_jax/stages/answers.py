@@ -18,6 +18,7 @@ from must_jax.errors import UserError
 from must_jax.trained import Predictions, Trained
 
 AHEAD = 2  # batches that a step of the work is ahead of the next one
+IN_FLIGHT = 2  # batches that the devices hold: one to work on, one to fetch
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,14 @@ def ask(
         ]
         return lambda: (batch.examples, [answer() for answer in begun])
 
-    return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), 1)
+    return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), IN_FLIGHT - 1)
 
 
 def _begin(model: Trained, inputs: np.ndarray, count: int) -> Callable[[], Answer]:
     """Sets the devices to work on the first `count` rows. If the model fails on them, it is asked row by row."""
     try:
         begun = model.dispatch(inputs)
+        jax.tree.map(lambda x: x.copy_to_host_async(), begun)
     except Exception:  # whatever a teacher raises is about these images, or comes again and soon ends the run
         return lambda: _ask_one_by_one(model, inputs, count)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 from must_jax.progress import say
-from must_jax.stages import inputs
+from must_jax.stages import budget, inputs
 from must_jax.stages.inputs import COLUMNS
 from must_jax.stages.labelling import Column, Teacher, label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, check, claim
@@ -48,6 +49,9 @@ def run(config: LabelConfig, workdir: Path) -> None:
       UserError: a teacher that is missing, not finished, near chance or there twice, an unknown option, no readable
         images, too little disk, a workdir of another config or of another training of a teacher.
     """
+    if config.dry_run:
+        _forecast(config, workdir)
+        return
     check(workdir, config)
     if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
@@ -61,14 +65,11 @@ def run(config: LabelConfig, workdir: Path) -> None:
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
-    teachers = {
-        name: Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
-        for name, model in models.items()
-    }
-    compile_seconds = warm_up(list(teachers.values()), config.batch_size)
+    teachers = begin_columns(workdir, models, images, config)
+    compile_seconds = warm_up(teachers, config.batch_size)
     began = time.monotonic()
-    labelled = label(images, list(teachers.values()), config.batch_size)
-    columns = [column for teacher in teachers.values() for column in teacher.columns]
+    labelled = label(images, teachers, config.batch_size)
+    columns = [column for teacher in teachers for column in teacher.columns]
     if missing := max(len(column.writer.missing()) for column in columns):
         say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
         return
@@ -91,6 +92,28 @@ def run(config: LabelConfig, workdir: Path) -> None:
     _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
     write_json(workdir / RESULT_FILE, result)
     say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} not labelled; see {workdir / GALLERY}")
+
+
+def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> list[Teacher]:
+    """The teachers with their columns in `workdir`, begun or continued; errors as of `ColumnWriter`."""
+    return [
+        Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
+        for name, model in models.items()
+    ]
+
+
+def _forecast(config: LabelConfig, workdir: Path) -> None:
+    """Prints what labelling would cost. What is in the workdir does not matter, and stays as it is."""
+    inputs.check(config)
+    models, alone = _load_teachers(config), config.model_copy(update={"worker": "0/1"})
+    began = time.monotonic()
+    images = open_images(config.images, config.data_dir, config.take)
+    opening_seconds = time.monotonic() - began
+    beside = next(path for path in workdir.resolve().parents if path.is_dir())  # on the same disk
+    forecast = budget.measure(
+        images, lambda folder, sample: begin_columns(folder, models, sample, alone), config.batch_size, beside
+    )
+    budget.show(forecast, config.chips, config.batch_size, opening_seconds, shutil.disk_usage(beside).free)
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
