@@ -129,6 +129,8 @@ class ColumnWriter:
         records = manifest.records_beside(self.folder)
         if missing := self.missing():
             raise ValueError(f"{self.folder} lacks shards {missing}")
+        if self.manifest.complete and not records:
+            return
         records = {shard.file: shard for shard in self.manifest.shards} | records
         shards = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
         done = self.manifest.model_copy(update={"shards": shards, "complete": True})

@@ -29,7 +29,7 @@ def run(config: LabelsConfig, workdir: Path) -> None:
     if config.action == "verify":
         _verify(config, folders)
     described = [(folder, manifest.read(folder)) for folder in folders]
-    Console(width=max(120, Console().width)).print(table(described))
+    Console(width=max(160, Console().width)).print(table(described))
 
 
 def find(path: Path) -> list[Path]:
@@ -50,7 +50,8 @@ def table(columns: list[tuple[Path, Manifest]]) -> Table:
     """One row a column."""
     made = Table(box=None, header_style="bold", title_justify="left")
     for name in ("column", "made by", "task", "rule", "unit", "images", "size", "empty", "made"):
-        made.add_column(name, overflow="fold", justify="right" if name in ("images", "size", "empty") else "left")
+        numeric = name in ("images", "size", "empty")
+        made.add_column(name, no_wrap=numeric or name == "column", justify="right" if numeric else "left")
     for folder, column in columns:
         size, summary = sum(shard.bytes for shard in column.shards), column.summary().readable(column.classes)
         state = f"{column.images.length:,}" if column.complete else "not finished"

@@ -21,6 +21,7 @@ from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.stages import label, labelling
+from must_jax.tasks.depth import Depth
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,63 @@ def test_an_image_that_breaks_while_labelling_is_absent_in_every_column(
         assert told["absent"] == 1
         column = LabelColumn(tmp_path / "columns" / name)
         assert [float(column[i]["present"]) for i in range(8)] == [1, 1, 0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("fails", ["raises", "nan", "rule raises"])
+def test_an_image_that_a_teacher_fails_on_is_absent_in_its_columns_only(
+    fails: str, labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, tall = trained.Trained.predict_batch, decode_image((photos / "b tall.png").read_bytes())
+    fitted, _ = place(letterbox_geometry(tall.shape[:2], 32), tall, {}, {}, 0)
+
+    def predict_batch(model: trained.Trained, images: np.ndarray) -> dict:
+        predictions = predict(model, images)
+        bad = [row for row, image in enumerate(images) if image.shape == fitted.shape and np.array_equal(image, fitted)]
+        if bad and fails == "raises":
+            raise RuntimeError("out of luck")
+        for row in bad:
+            predictions["depth"]["depth"] = np.array(predictions["depth"]["depth"])
+            predictions["depth"]["depth"][row, 0, 0] = np.nan if fails == "nan" else 1e30
+        return predictions
+
+    def pseudo_label(task: Depth, prediction: dict) -> dict:
+        if prediction["depth"].max() > 1e29:
+            raise ZeroDivisionError("no rule for this")
+        return rule(task, prediction)
+
+    rule = Depth.pseudo_label
+    monkeypatch.setattr(trained.Trained, "predict_batch", predict_batch)
+    monkeypatch.setattr(Depth, "pseudo_label", pseudo_label)
+    label.run(config_of(f"folder:{photos}", teachers), tmp_path)
+    (bad,) = [file for file in json.loads((tmp_path / "result.json").read_text())["bad"] if "b tall" in file["name"]]
+    reason = {"raises": "out of luck", "nan": "depth has values that are not finite", "rule raises": "no rule for this"}
+    assert reason[fails] in bad["reason"]
+    failed = LabelColumn(tmp_path / "columns/small-depth")
+    assert [float(failed[i]["present"]) for i in range(8)] == [1, 0, 1, 1, 1, 1, 1, 1]
+    for shard in (labelled / "columns/everything-depth").glob("*array_record*"):  # the other teacher's are as ever
+        assert (tmp_path / "columns/everything-depth" / shard.name).read_bytes() == shard.read_bytes()
+    whole = LabelColumn(labelled / "columns/small-depth")
+    for i in (0, 2, 3, 7):  # its neighbours in the batch have the same labels
+        np.testing.assert_array_equal(failed[i]["depth"], whole[i]["depth"])
+
+
+def test_a_further_teacher_adds_its_columns_and_touches_no_other(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir, images = tmp_path / "run", f"folder:{photos}"
+    label.run(config_of(images, teachers[1:], gallery_images=0), workdir)
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "columns").rglob("*")}
+    label.run(config_of(images, teachers), workdir)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list((workdir / "columns").iterdir())) == 6
+    assert len(json.loads((workdir / "result.json").read_text())["columns"]) == 6
+    for chosen in (teachers, teachers[:1], teachers[1:]):
+        capsys.readouterr()
+        label.run(config_of(images, chosen), workdir)
+        assert "is finished" in capsys.readouterr().err
+    shutil.rmtree(workdir / "columns/small-depth")
+    label.run(config_of(images, teachers, gallery_images=0), workdir)
+    assert (workdir / "columns/small-depth/manifest.json").exists()
 
 
 def test_too_many_unreadable_images_end_the_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -15,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from command_line import CONFIGS
+from command_line import CONFIGS, call
 from made_teacher import HEADLINES, make_teacher
 
 IMAGES, KILLS = 60, 10
@@ -42,17 +43,16 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def start(command: list[str], workdir: Path, *overrides: str, limit_bytes: int = 0) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "SOURCE_DATE_EPOCH": "1767225600"}
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, f"--workdir={workdir}", *overrides],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=limit if limit_bytes else None,
     )
+    if limit_bytes:  # long before it writes anything
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -127,8 +127,26 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(
     assert all(columns(tmp_path)[name] == data for name, data in kept.items() if "array_record" in name[-40:-5])
 
 
-def test_a_read_only_folder_is_refused_in_a_sentence(command: list[str]) -> None:
-    process = start(command, Path("/sys/must_jax"))  # where not even the superuser may write
-    output, _ = process.communicate()
-    assert process.returncode == 2 and "Traceback" not in output, output
-    assert "choose a folder that" in output.splitlines()[-1]
+def test_a_folder_that_becomes_read_only_ends_in_a_sentence(
+    command: list[str],
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Also for the superuser, whom no permission stops."""
+    replace, left = os.replace, iter(range(20))
+
+    def read_only(source: str, target: str) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", read_only)
+        assert call(*command[3:], f"--workdir={tmp_path}") == 2
+    assert "Read-only file system" in (told := capsys.readouterr().err.splitlines()[-1])
+    assert "choose a folder that can be written to" in told
+    assert shards(tmp_path) > 3
+    assert call(*command[3:], f"--workdir={tmp_path}") == 0
+    assert columns(tmp_path).keys() == columns(undisturbed).keys()
