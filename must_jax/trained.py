@@ -118,7 +118,7 @@ class Trained:
         return self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
 
     def memory(self, batch_size: int) -> tuple[int, int] | None:
-        """Bytes on each device for a batch of `dispatch`, which is compiled: images with predictions, and what it works in.
+        """Bytes on each device for a batch of `dispatch`, which is compiled: images and predictions, working space.
 
         None where the compiler does not tell.
         """

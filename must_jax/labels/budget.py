@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,20 +13,25 @@ from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.manifest import Manifest
 from must_jax.labels.writer import open_writer
 
-_RECORD = 128  # field names and framing of one record
+_RECORD = 256  # field names and framing of one record and, of a map, of its PNG
+_SHARD = 3 * 2**16  # a file's own parts begin with a block of 64 KiB each
 _BOX = 4 * 4 + 2 + 4  # corners, class and score as TFDS stores them
 _CELL = {"ids": 1, "scalar": 2, "vector": 3}
 
 
-def bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
-    """An upper estimate for one image: the codes of `encodings` before they are compressed."""
+def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_images: int) -> int:
+    """An upper estimate for all shards of a column: the codes of `encodings` before they are compressed."""
+    return images * _bytes_per_image(kind, map_hw) + math.ceil(images / shard_images) * _SHARD
+
+
+def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
     match kind:
         case VectorLabel():
             return _RECORD + 4 * kind.size  # TFDS stores float16 as float32
         case BoxesLabel():
             return _RECORD + _BOX * kind.max_boxes
         case MapLabel():
-            return _RECORD + _CELL[kind.content] * map_hw[0] * map_hw[1]
+            return _RECORD + _CELL[kind.content] * map_hw[0] * map_hw[1] + map_hw[0]  # a byte a row of the PNG
 
 
 def stored_records(folder: Path, description: Manifest) -> list[bytes]:

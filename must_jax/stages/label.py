@@ -22,7 +22,7 @@ from must_jax.engine.writer import check_space
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.labels import manifest
-from must_jax.labels.budget import bytes_per_image
+from must_jax.labels.budget import most_bytes
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
@@ -61,7 +61,7 @@ def run(config: LabelConfig, workdir: Path) -> None:
     inputs.check(config)
     models = _load_teachers(config)
     images = open_images(config.images, config.data_dir, config.take)
-    _check_space(workdir, images, [(model, task) for model in models.values() for task in model.tasks.values()])
+    _check_space(workdir, images, models.values(), config.shard_images)
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
@@ -196,9 +196,12 @@ def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> T
     return dataclasses.replace(model, tasks=tasks)
 
 
-def _check_space(workdir: Path, images: ImageSet, columns: Collection[tuple[Trained, Task]]) -> None:
-    sides = [(model.image_size // TRAIN_MAP_STRIDE, task.label) for model, task in columns]
-    needed = len(images) * sum(bytes_per_image(kind, (side, side)) for side, kind in sides)
+def _check_space(workdir: Path, images: ImageSet, models: Collection[Trained], shard_images: int) -> None:
+    needed = 0
+    for model in models:
+        side = model.image_size // TRAIN_MAP_STRIDE
+        for task in model.tasks.values():
+            needed += most_bytes(task.label, (side, side), len(images), shard_images)
     check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
 
 

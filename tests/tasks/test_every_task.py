@@ -163,6 +163,20 @@ def test_a_prediction_becomes_a_label_that_can_be_read_and_drawn(case):
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
 
 
+def test_the_rule_takes_what_labelling_fetches_for_the_whole_prediction(case):
+    predictions = case.predict()
+    condensed = jax.device_get(jax.jit(case.task.condense)(predictions))
+    assert sum(x.nbytes for x in condensed.values()) <= sum(x.nbytes for x in jax.device_get(predictions).values())
+    for row in range(4):
+        whole, short = (
+            case.task.pseudo_label({key: np.asarray(value)[row] for key, value in each.items()})
+            for each in (predictions, condensed)
+        )
+        assert whole.keys() == short.keys()
+        for key, value in whole.items():
+            np.testing.assert_array_equal(short[key], value, err_msg=key)
+
+
 def test_a_task_survives_its_own_description(case):
     described = json.loads(case.task.model_dump_json(exclude={"classes"}))
     assert build_task(case.task.name, case.task.classes, described) == case.task
