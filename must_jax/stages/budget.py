@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +42,9 @@ class Forecast:
       images_per_second: of the whole pass, from encoded images to records on disk.
       forward_per_second: by teacher, images/s of its network alone on a batch that lies on the devices.
       column_bytes: by column, of all shards.
+      free_bytes: of the disk.
       largest_batch: an estimate; None where the memory is not known.
-      compile_seconds: on top, at every start without compiled programs.
+      opening_seconds, compile_seconds: on top, at every start; compiled programs are kept.
     """
 
     images: int
@@ -51,8 +53,10 @@ class Forecast:
     images_per_second: float
     forward_per_second: Mapping[str, float]
     column_bytes: Mapping[str, int]
+    free_bytes: int
     largest_batch: int | None
     compile_seconds: float
+    opening_seconds: float = 0.0
 
     def seconds(self, chips: int) -> float:
         """Of labelling the whole set on so many devices, each as fast as these. Workers share no shard."""
@@ -92,6 +96,7 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Fo
         images_per_second=count * passes / seconds,
         forward_per_second={name: forward_per_second([model], batch_size) for name, model in models.items()},
         column_bytes=sizes,
+        free_bytes=shutil.disk_usage(folder).free,
         largest_batch=_largest_batch(list(models.values()), batch_size),
         compile_seconds=compile_seconds,
     )
@@ -166,33 +171,31 @@ def _free_bytes(device: jax.Device, devices: int) -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024 // devices
 
 
-def tables(forecast: Forecast, chips: Sequence[int]) -> list[Table]:
-    """What `show` prints: columns, rates, hours on each number of devices."""
+def show(forecast: Forecast, chips: int, batch_size: int) -> None:
+    """Prints a forecast; `chips` as in `LabelConfig`."""
+    needed, largest = sum(forecast.column_bytes.values()), forecast.largest_batch
     columns = _table("label column", "an image", "whole set")
-    for name, size in (*forecast.column_bytes.items(), ("all", sum(forecast.column_bytes.values()))):
+    for name, size in (*forecast.column_bytes.items(), ("all", needed)):
         columns.add_row(name, readable_bytes(size / forecast.images), readable_bytes(size))
-    rates = _table("images/s", "")
+    rates = _table(f"on {forecast.devices} devices, in batches of {batch_size}", "images/s")
     for name, rate in forecast.forward_per_second.items():
         rates.add_row(f"{name}, its network alone", f"{rate:,.1f}")
-    rates.add_row("all, from image files to labels on disk", f"{forecast.images_per_second:,.1f}")
+    rates.add_row("all, from files to labels on disk", f"{forecast.images_per_second:,.1f}")
     hours = _table("chips", "hours", "chip-hours")
-    for count in dict.fromkeys(chips):
-        hours.add_row(f"{count}", f"{forecast.seconds(count) / 3600:,.3f}", f"{forecast.chip_hours(count):,.3f}")
-    return [columns, rates, hours]
-
-
-def show(forecast: Forecast, chips: int, batch_size: int, opening_seconds: float, free_bytes: int) -> None:
-    """Prints a forecast; `chips` as in `LabelConfig`."""
+    for count in dict.fromkeys((forecast.devices, chips or forecast.devices)):
+        hours.add_row(f"{count:,}", f"{forecast.seconds(count) / 3600:,.3f}", f"{forecast.chip_hours(count):,.3f}")
+    fits = "not known here" if largest is None else f"about {largest:,} images, by an estimate"
     console = Console(width=max(100, Console().width), highlight=False)
-    for table in tables(forecast, [forecast.devices, chips or forecast.devices]):
-        console.print(table, "")
-    needed, largest = sum(forecast.column_bytes.values()), forecast.largest_batch
-    fits = "not known here" if largest is None else f"about {largest:,} images"
-    console.print(f"largest batch that fits: {fits} (an estimate); batch_size is {batch_size}")
-    console.print(f"disk: {readable_bytes(needed)} needed, {readable_bytes(free_bytes)} free")
-    console.print(
-        f"at every start: {opening_seconds:.1f} s to open the images, {forecast.compile_seconds:.1f} s to compile"
-    )
+    for part in (
+        f"a forecast for {forecast.images:,} images; nothing was kept",
+        columns,
+        rates,
+        hours,
+        f"largest batch that fits: {fits}\n"
+        f"disk: {readable_bytes(needed)} needed, {readable_bytes(forecast.free_bytes)} free\n"
+        f"at a start: {forecast.opening_seconds:.1f} s to open the images, {forecast.compile_seconds:.1f} s to compile",
+    ):
+        console.print(part, "", sep="\n")
 
 
 def _table(first: str, *others: str) -> Table:

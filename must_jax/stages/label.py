@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def run(config: LabelConfig, workdir: Path) -> None:
         images, too little disk, a workdir of another config or of another training of a teacher.
     """
     if config.dry_run:
-        _forecast(config, workdir)
+        budget.show(forecast(config, workdir), config.chips, config.batch_size)
         return
     check(workdir, config)
     if _is_finished(config, workdir):
@@ -102,18 +101,22 @@ def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet
     ]
 
 
-def _forecast(config: LabelConfig, workdir: Path) -> None:
-    """Prints what labelling would cost. What is in the workdir does not matter, and stays as it is."""
+def forecast(config: LabelConfig, workdir: Path) -> budget.Forecast:
+    """What labelling into the workdir would cost. What is in it does not matter, and stays as it is.
+
+    Raises:
+      UserError: as of `run`, but for the workdir and the disk.
+    """
     inputs.check(config)
     models, alone = _load_teachers(config), config.model_copy(update={"worker": "0/1"})
     began = time.monotonic()
     images = open_images(config.images, config.data_dir, config.take)
     opening_seconds = time.monotonic() - began
     beside = next(path for path in workdir.resolve().parents if path.is_dir())  # on the same disk
-    forecast = budget.measure(
+    measured = budget.measure(
         images, lambda folder, sample: begin_columns(folder, models, sample, alone), config.batch_size, beside
     )
-    budget.show(forecast, config.chips, config.batch_size, opening_seconds, shutil.disk_usage(beside).free)
+    return dataclasses.replace(measured, opening_seconds=opening_seconds)
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
