@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -27,8 +28,8 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-_Listed = pydantic.BeforeValidator(_listed)
-Names = Annotated[tuple[str, ...], _Listed]
+Listed = pydantic.BeforeValidator(_listed)
+Names = Annotated[tuple[str, ...], Listed]
 ImageSize = Annotated[int, Field(gt=0, multiple_of=32)]  # input height = width in pixels; C5 has stride 32
 
 
@@ -114,10 +115,59 @@ class ColumnsConfig(_Config):
     keep: Names = ()
 
 
+class TruthConfig(_Config):
+    """True labels that people have, in one of the formats of `labels/formats`; they become a column of one task.
+
+    path: the file or folder that holds them; "" where the images' names do.
+    options: the format's own: a unit, a class list.
+    licence: of the labels; "" = unknown.
+    """
+
+    format: str
+    path: str = ""
+    options: dict[str, Any] = {}
+    licence: str = ""
+
+
+class PrepareConfig(_Config):
+    """Images as people have them become an image set, `data_dir/NAME`, which other stages read as "NAME:train".
+
+    images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
+      pattern with *.
+    image_column: of Parquet files; "" = the only one that holds bytes.
+    max_pixels: of an image that is taken.
+    labels: by task, what people have labelled these images with; more can be added later.
+    """
+
+    stage: Literal["prepare"] = "prepare"
+    data_dir: str = "data"
+    name: str
+    images: str
+    image_column: str = ""
+    shard_images: PositiveInt = 1024
+    max_pixels: PositiveInt = 200_000_000
+    labels: dict[str, TruthConfig] = {}
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ValueError(f"'{name}' is no name for it; use a-z, 0-9 and _, and begin with a letter")
+        if name in ("scenes", "folder", "tar", "parquet"):
+            raise ValueError(f"'{name}:train' means something else where images are named; choose another name")
+        return name
+
+    @pydantic.model_validator(mode="after")
+    def _check_column(self) -> Self:
+        if self.image_column and not self.images.startswith("parquet:"):
+            raise ValueError(f"image_column is one of Parquet files, but images is '{self.images}'; leave it out")
+        return self
+
+
 class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
 
-    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum"}
+    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum", "accept_failed"}
 
     stage: Literal["train"] = "train"
     seed: NonNegativeInt = 0
@@ -139,6 +189,7 @@ class TrainConfig(_Config):
     checkpoint_every: PositiveInt = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
     minimum: dict[str, float] = {}  # "task/metric" on validation that the finished model must reach
+    accept_failed: Names = ()  # tasks whose label columns are trained on even if they failed (labels/gate.py)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -151,6 +202,9 @@ class TrainConfig(_Config):
                 raise ValueError(
                     f"minimum names '{key}', which is of no task here; {nearest(key.split('/')[0], self.tasks)}"
                 )
+        for task in self.accept_failed:
+            if task not in self.tasks:
+                raise ValueError(f"accept_failed names '{task}', which is no task here; {nearest(task, self.tasks)}")
         return self
 
 
@@ -212,6 +266,27 @@ class LabelsConfig(_Config):
     take: NonNegativeInt = 0
 
 
+class AuditConfig(_Config):
+    """The gate between labelling and training: what the label columns of an image set hold, and a verdict on each.
+
+    images: the image set that the columns label, as in `SourceConfig`, with `take`. True labels that are stored with
+      it, or come as columns, are what the others are scored against.
+    columns: folders of columns, or of label runs, whose columns are all meant.
+    evaluation: image sets that `images` should share nothing with; near-duplicates are looked for.
+    duplicate_distance: of the 256 bits of two images' perceptual hashes at most so many differ between near-duplicates.
+    sample: images, spread over the set, whose labels are read; 0 = all.
+    """
+
+    stage: Literal["audit"] = "audit"
+    data_dir: str = "data"
+    images: str
+    take: NonNegativeInt = 0
+    columns: Annotated[Names, Field(min_length=1)]
+    evaluation: Names = ()
+    duplicate_distance: Annotated[int, Field(ge=0, lt=128)] = 48
+    sample: NonNegativeInt = 0
+
+
 class DownstreamConfig(_Config):
     """One held-out task of the scorecard. The learning rate is chosen on validation, the value is of test."""
 
@@ -230,8 +305,8 @@ class TransferConfig(_Config):
     steps: PositiveInt
     batch_size: PositiveInt = 32
     # Each is tried with the first seed, the best one is used for all seeds.
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _Listed]
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), _Listed] = (0, 1, 2)
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Listed]
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Listed] = (0, 1, 2)
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
 
@@ -276,19 +351,24 @@ class PipelineConfig(_Config):
     data_dir: str = "data"
     devices: NonNegativeInt = 0
     stages: Annotated[
-        dict[str, Annotated[TrainConfig | LabelConfig | EvaluateConfig, Field(discriminator="stage")]],
+        dict[str, Annotated[TrainConfig | LabelConfig | AuditConfig | EvaluateConfig, Field(discriminator="stage")]],
         Field(min_length=1),
     ]
 
 
-AnyConfig = TrainConfig | LabelConfig | LabelsConfig | EvaluateConfig | PipelineConfig
+AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | AuditConfig | EvaluateConfig | PipelineConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
+    "prepare": PrepareConfig,
     "train": TrainConfig,
     "label": LabelConfig,
     "labels": LabelsConfig,
+    "audit": AuditConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
 }
+
+
+_IN_PIPELINE = ("train", "label", "audit", "evaluate")
 
 
 def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
@@ -366,7 +446,7 @@ def _sentence(error: ErrorDetails) -> str:
             )
         case "union_tag_invalid" | "union_tag_not_found":
             stage = str(context.get("tag"))
-            return f"{path}.stage is {stage}, which is no stage; {nearest(stage, STAGE_CONFIGS)}"
+            return f"{path}.stage is {stage}, which is no stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"
         case _:
             expected = message.split(",")[0].replace("Input should", "but should", 1)
             return f"{path} is {reprlib.repr(error['input'])}, {expected}"

@@ -1,16 +1,23 @@
-"""Files that are whole or absent, whatever kills the process."""
+"""Files that are whole or absent, whatever kills the process; and whether there is room for them."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from must_jax.errors import UserError
+
+LOCK_FILE = ".lock"
+_MIB = 2**20
 
 
 @contextlib.contextmanager
@@ -77,6 +84,47 @@ def _alive(process: int) -> bool:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises UserError if the disk cannot hold `needed` bytes of `what` in `folder`; those already in it count."""
+    written = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process may be at work there
+            written += file.stat().st_size
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed - written > free:
+        raise UserError(
+            f"{what} need about {(needed - written) // _MIB} MiB, {existing} has {free // _MIB} MiB free; "
+            "free some, or write to another disk"
+        )
+
+
+def lock(folder: Path, worker: str = "") -> int:
+    """Takes a folder for this process, until it ends or closes the descriptor that is returned.
+
+    Args:
+      worker: "" = for this process alone; else its name among processes that share the folder.
+
+    Raises:
+      BlockingIOError: another process has taken it, or is the worker of this name.
+    """
+    if worker:
+        _flock(folder / LOCK_FILE, fcntl.LOCK_SH)  # stays open to the end of this process
+    return _flock(folder / (f"{LOCK_FILE}-{worker}" if worker else LOCK_FILE), fcntl.LOCK_EX)
+
+
+def _flock(path: Path, kind: int) -> int:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,16 @@ from typing import Any
 import pydantic
 import pytest
 
-from must_jax.config import EvaluateConfig, LabelConfig, PipelineConfig, TrainConfig, digest, override, parse
+from must_jax.config import (
+    EvaluateConfig,
+    LabelConfig,
+    PipelineConfig,
+    PrepareConfig,
+    TrainConfig,
+    digest,
+    override,
+    parse,
+)
 from must_jax.errors import UserError
 
 SOURCE = {"images": "scenes/teacher_depth:train"}
@@ -35,6 +44,7 @@ def changed(values: dict[str, Any], *overrides: str) -> Any:
 
 def test_stages_become_their_own_types():
     assert isinstance(parse(train()), TrainConfig)
+    assert isinstance(parse({"stage": "prepare", "name": "photos", "images": "folder:x"}), PrepareConfig)
     assert isinstance(parse({"stage": "label", "images": "folder:x", "teachers": ("a",)}), LabelConfig)
     assert isinstance(parse(evaluate()), EvaluateConfig)
     assert isinstance(parse(pipeline()), PipelineConfig)
@@ -77,11 +87,15 @@ def test_a_config_cannot_be_changed():
             "stages.teacher.optimizer.lerning_rate=1",
             "config.stages.teacher.optimizer.lerning_rate is unkno",
         ),
-        (pipeline(), "stages.teacher.stage=trian", "config.stages.teacher.stage is trian, which is no stage; did you "),
+        (
+            pipeline(),
+            "stages.teacher.stage=trian",
+            "config.stages.teacher.stage is trian, which is no stage of a pipe",
+        ),
         (
             pipeline(),
             "stages.student.steps=1",
-            "config.stages.student.stage is None, which is no stage; known: evaluate",
+            "config.stages.student.stage is None, which is no stage of a pipeline; known: audit, eval",
         ),
     ],
 )

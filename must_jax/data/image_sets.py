@@ -5,12 +5,13 @@ A TFDS dataset on ArrayRecord and a folder of photos look the same from here on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
 import itertools
 import json
-import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,21 +19,18 @@ from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import tensorflow_datasets as tfds
 
 from must_jax.cores import cores
-from must_jax.data import encodings, scenes
+from must_jax.data import encodings, folders, headers, scenes
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
-_UNREAD_SUFFIX = re.compile(  # images as well: left out of a set, but not in silence
-    r"\.(heic|heif|hif|jxl|j2k|svg|ico|psd|tga|exr|hdr|raw|dng|cr2|cr3|crw|nef|nrw|arw|orf|rw2|raf|pef|srw)", re.I
-)
 _CHECKED_TOGETHER = 64  # files of a folder
 _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -42,7 +40,11 @@ _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
 _CACHED_RECORDS = (
     64  # enough for what all threads hold at a time: image and labels of one record are read one after the other
 )
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
+_JPEG_END = b"\xff\xd9"
+MAX_PIXELS = 200_000_000  # of an image that is taken
+_LARGE_PIXELS = 2**25
+_large = threading.Lock()  # images of more pixels are checked one at a time, all at once they would fill the memory
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # unreadable images are reported by us, once
 
@@ -84,15 +86,30 @@ class TruthColumn:
         return self._truth.read(self._images.record(index)[self._truth.feature])
 
 
+class Place(NamedTuple):
+    """What part of a TFDS dataset an image set is.
+
+    folder: of the dataset, above its versions; columns of labels may lie there, too.
+    positions: of the images in their whole split.
+    whole: opens that split.
+    """
+
+    folder: Path
+    positions: np.ndarray
+    whole: Callable[[], ImageSet]
+
+
 class ImageSet:
     """An ordered set of images; thread-safe.
 
     Attributes:
       name: what the user asked for, e.g. "scenes/unlabelled:train".
       digest: 16 hex digits, the same whatever `take` is; for a folder of the names and sizes of its image files, for
-        TFDS data of name, version, split, number of records, features, and the first and last record.
+        TFDS data of name, version, split, number of records, features, and the first and last record, and, where it
+        was prepared, of the digest of its source.
       labels: the truth stored with the images, by task.
       skipped: (path, reason) of the images of a folder that cannot be read; with `take`, of those met on the way.
+      place: in a TFDS dataset; None for a folder, and for images of several splits.
     """
 
     def __init__(
@@ -103,11 +120,14 @@ class ImageSet:
         digest: str,
         truth: Mapping[str, Truth] | None = None,
         skipped: Sequence[tuple[str, str]] = (),
+        place: Place | None = None,
+        name_of: Callable[[int], str] | None = None,
     ) -> None:
-        self.name, self.digest, self.skipped = name, digest, list(skipped)
+        self.name, self.digest, self.skipped, self.place = name, digest, list(skipped), place
         self.labels = {task: TruthColumn(self, task, each) for task, each in (truth or {}).items()}
         self._length = length
         self._read = functools.lru_cache(_CACHED_RECORDS)(read)
+        self._name_of = name_of or (lambda index: self.record(index)["name"])
 
     def __len__(self) -> int:
         return self._length
@@ -117,6 +137,10 @@ class ImageSet:
         if not 0 <= index < self._length:
             raise IndexError(f"image {index} of {self.name}, which has {self._length}")
         return self._read(int(index))
+
+    def name_of(self, index: int) -> str:
+        """The `name` of its record; of a photo in a folder, without reading it."""
+        return self._name_of(index)
 
 
 def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
@@ -134,6 +158,10 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     dataset, _, split = spec.partition(":")  # a slice may hold another
     if not dataset or not split:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
+    if dataset in ("tar", "parquet"):
+        raise UserError(
+            f"images='{spec}' are no image set yet; run configs/prepare.py on them, then give the name of the set"
+        )
     data_dir = Path(data_dir).expanduser()
     if dataset.startswith("scenes/"):
         folder = scenes.prepare(dataset.removeprefix("scenes/"), data_dir)
@@ -164,8 +192,8 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
       does not divide a side, the part of a pixel that remains at its bottom or right end is left out of the array.
     """
     flags, image_hw = cv2.IMREAD_COLOR_RGB, None
-    if data.startswith(_JPEG_START):
-        height, width, has_exif, scan_at = _jpeg_header(data)
+    if data.startswith(headers.JPEG_START):
+        height, width, has_exif, scan_at = headers.jpeg(data)
         if data.rfind(_JPEG_END, scan_at) < 0:
             raise UserError("an image cannot be read: the JPEG is cut off; replace or remove it")
         for factor, flag in _REDUCED.items():
@@ -186,37 +214,51 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
     return image[: int(image_hw[0]), : int(image_hw[1])], image_hw
 
 
+def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Decodes an image, at a reduced size where its format can.
+
+    Raises:
+      UserError: as of `decode_image`, or it has more than `max_pixels`, which its header says.
+    """
+    pixels = headers.pixels(data)
+    if pixels <= max_pixels:
+        with contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large:
+            image, _ = decode_reduced(data, longest=1)
+        pixels = pixels or image.shape[0] * image.shape[1]
+    if pixels > max_pixels:
+        raise UserError(f"an image has {pixels:,} pixels, more than the limit of {max_pixels:,}; make it smaller")
+
+
+def image_hw(data: bytes) -> tuple[int, int] | None:
+    """Height and width as `decode_image` gives them, from the header alone; None if that cannot be read, or is huge."""
+    try:
+        if headers.pixels(data) > (PIL.Image.MAX_IMAGE_PIXELS or 0):  # of which Pillow would warn
+            return None
+        with PIL.Image.open(io.BytesIO(data)) as picture:
+            orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+            is_turned = orientation >= 5 and picture.format != "TIFF"  # whose size is upright already
+            return picture.size if is_turned else picture.size[::-1]
+    except Exception:  # Pillow's plugins raise nearly anything on broken bytes
+        return None
+
+
 def _decode_by_pillow(data: bytes) -> np.ndarray:
     """For the few formats that OpenCV does not know, and for the reason where an image is broken."""
     try:
         with PIL.Image.open(io.BytesIO(data)) as picture:
             return np.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes
-        reason = (
-            "this format, or this variant of it, is not known"
-            if isinstance(error, PIL.UnidentifiedImageError)
-            else error
-        )
+        unknown = "this format, or this variant of it, is not known" if data else "the file is empty"
+        reason = unknown if isinstance(error, PIL.UnidentifiedImageError) else error
         raise UserError(f"an image cannot be read: {reason}; replace or remove it") from None
-
-
-def _jpeg_header(data: bytes) -> tuple[int, int, bool, int]:
-    """Stored height and width, whether there is Exif, and where the compressed image starts (ITU-T T.81, annex B)."""
-    height = width = 0
-    at = 2
-    while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":  # start of scan
-        if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):  # start of frame
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return height, width, b"Exif" in data[:at], at
 
 
 def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if not folder.is_dir():
         raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    paths = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    skipped = [(str(path), "format not read") for path in files if _UNREAD_SUFFIX.fullmatch(path.suffix)]
+    listing = folders.list_folder(folder)
+    paths = [folder / name for name, _ in listing.images]
+    skipped = [(str(folder / name), reason) for name, reason in listing.skipped]
     readable: list[Path] = []
     wanted = min(take or len(paths), len(paths))
     with (
@@ -235,22 +277,22 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if not readable:
         raise UserError(
             f"images='{spec}': no readable image in {folder} ({len(skipped)} unreadable); "
-            f"put files ending in {', '.join(IMAGE_SUFFIXES)} there"
+            f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 
-    def read(index: int) -> dict[str, Any]:
-        path = readable[index]
-        return {"image": path.read_bytes(), "name": path.relative_to(folder).as_posix()}
+    def name_of(index: int) -> str:
+        return readable[index].relative_to(folder).as_posix()
 
-    sizes = [f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n" for path in paths]
-    checksum = hashlib.sha256("".join(sizes).encode(errors="surrogateescape"))
-    return ImageSet(spec, len(readable), read, checksum.hexdigest()[:16], skipped=skipped)
+    def read(index: int) -> dict[str, Any]:
+        return {"image": readable[index].read_bytes(), "name": name_of(index)}
+
+    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
 
 
 def _check(path: Path) -> tuple[Path, str]:
     """The path, and why it is no readable image; "" where it is one."""
     try:
-        decode_reduced(path.read_bytes(), longest=1)
+        check_image(path.read_bytes())
     except (UserError, OSError) as error:
         return path, str(error)
     return path, ""
@@ -263,7 +305,8 @@ def _newest_version(folder: Path) -> Path:
     versions = [path.parent for path in folder.glob("*/dataset_info.json")]
     if not versions:
         raise UserError(
-            f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing?"
+            f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing, or "
+            "its preparation not finished?"
         )
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
 
@@ -291,10 +334,23 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
         return record | {"name": name.decode() if isinstance(name, bytes) else str(name)}
 
     identity = [info.full_name, split, len(records), info.features.to_json()]
+    if info.metadata and SOURCE in info.metadata:
+        identity.append(info.metadata[SOURCE])
     ends = [records.raw(index) for index in (0, len(records) - 1)]
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
     length = min(take or len(records), len(records))
-    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth)
+    place = _place(spec, folder, info, split, length)
+    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth, place=place)
+
+
+def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, length: int) -> Place | None:
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)
+    if len({part.splitname for part in parts}) > 1:
+        return None
+    whole, dataset = parts[0].splitname, spec.partition(":")[0]
+    all_of_split = np.arange(info.splits[whole].num_examples)
+    positions = np.concatenate([all_of_split[part.from_ : part.to] for part in parts])[:length]
+    return Place(folder.parent, positions, lambda: _open_tfds(f"{dataset}:{whole}", folder, whole, 0))
 
 
 def _count(info: tfds.core.DatasetInfo, split: str) -> int:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from must_jax.engine import writer
+from must_jax import files
 from must_jax.engine.state import State, Variables
 from must_jax.errors import UserError
 
@@ -113,7 +113,7 @@ def check_space(folder: Path, state: State) -> None:
       state: arrays, or their shapes and types alone.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    writer.check_space(folder, (KEPT + 1) * size, f"the checkpoints of {folder.parent}")
+    files.check_space(folder, (KEPT + 1) * size, f"the checkpoints of {folder.parent}")
 
 
 def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:

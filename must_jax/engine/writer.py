@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +13,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from must_jax.errors import UserError
 from must_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 VALIDATION = "validation/"  # starts the names of what is measured after the last update
-MIB = 2**20
 
 
 class MetricWriter:
@@ -54,21 +50,6 @@ class MetricWriter:
         self._rows.flush()
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError if the disk cannot hold `needed` bytes of `what` in `folder`; those already in it count."""
-    written = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # another process may be at work there
-            written += file.stat().st_size
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed - written > free:
-        raise UserError(
-            f"{what} need about {(needed - written) // MIB} MiB, {existing} has {free // MIB} MiB free; "
-            "free some, or use a workdir on another disk"
-        )
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader
 
+from must_jax.data import shards
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.manifest import Manifest
-from must_jax.labels.writer import open_writer
 
 _RECORD = 256  # field names and framing of one record and, of a map, of its PNG
 _SHARD = 3 * 2**16  # a file's own parts begin with a block of 64 KiB each
@@ -56,10 +56,9 @@ def column_bytes(sample: Sequence[bytes], images: int, shard_images: int, folder
 
 def _shard_bytes(sample: Sequence[bytes], count: int, folder: Path) -> int:
     path = folder / "shard"
-    writer = open_writer(path)
-    for record in itertools.islice(itertools.cycle(sample), count):
-        writer.write(record)
-    writer.close()
+    with shards.committed(path) as write:
+        for record in itertools.islice(itertools.cycle(sample), count):
+            write(record)
     size = path.stat().st_size
     path.unlink()
     return size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest
 
+COLUMNS = "columns"  # the folder of a label run's columns, and of the true ones beside a dataset's versions
 NAMES_LISTED = 5
 
 
@@ -37,12 +40,19 @@ class LabelColumn:
         _check_whole(self.folder, self.manifest)
         builder = tfds.builder_from_directory(self.folder)
         self._records = encodings.Records(builder, "train", list(encodings.features(self.kind)))
+        self._positions = np.arange(self.manifest.images.length)
 
     def __len__(self) -> int:
-        return self.manifest.images.length
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return encodings.decode(self.kind, self._records[index], len(self.classes))
+        return encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
+
+    def at(self, positions: np.ndarray) -> LabelColumn:
+        """The same column for a part of its images."""
+        column = copy.copy(self)
+        column._positions = positions
+        return column
 
 
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
@@ -62,21 +72,39 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
         raise UserError(
             f"{folder} labels {labelled.name}, not {images.name} as it is now; label this one, or read the other"
         )
-    return column
+    return column.at(np.arange(len(images)))
+
+
+def beside(images: ImageSet) -> list[Path]:
+    """The folders of true labels beside the dataset that the images are of; each is called like its task."""
+    place = images.place
+    return sorted(file.parent for file in (place.folder / COLUMNS).glob(f"*/{manifest.FILE}")) if place else []
+
+
+def open_beside(images: ImageSet, tasks: Collection[str]) -> list[LabelColumn]:
+    """The columns of `tasks` that `beside` finds, also for a part of the split that they label.
+
+    Raises:
+      UserError: as `open_column`; columns of another split are passed over.
+    """
+    folders = [folder for folder in beside(images) if folder.name in tasks]
+    if not folders or images.place is None:
+        return []
+    whole = images.place.whole()
+    split = whole.name.rpartition(":")[2]
+    of_split = [folder for folder in folders if manifest.read(folder).images.name.rpartition(":")[2] == split]
+    return [open_column(folder, whole).at(images.place.positions) for folder in of_split]
 
 
 def _check_whole(folder: Path, description: Manifest) -> None:
+    again = f"rerun the {description.stage} stage"
     if missing := description.missing(folder):
         names = ", ".join(description.shard_file(index) for index in missing[:NAMES_LISTED])
         if description.complete:
-            raise UserError(
-                f"{folder} has lost labels, these files are missing or truncated: {names}; rerun the label stage"
-            )
+            raise UserError(f"{folder} has lost labels, these files are missing or truncated: {names}; {again}")
         done = description.shard_count - len(missing)
-        raise UserError(
-            f"{folder} is not finished, {done} of {description.shard_count} shards are written; rerun the label stage"
-        )
-    if description.complete and description.checksum != description.compute_checksum():
-        raise UserError(f"{folder / manifest.FILE} was changed after the labels were written; rerun the label stage")
+        raise UserError(f"{folder} is not finished, {done} of {description.shard_count} shards are written; {again}")
+    if description.complete and not manifest.is_as_written(folder):
+        raise UserError(f"{folder / manifest.FILE} was changed after the labels were written; {again}")
     if not description.complete:
-        raise UserError(f"{folder} is not finished, only its last step is missing; rerun the label stage")
+        raise UserError(f"{folder} is not finished, only its last step is missing; {again}")

@@ -17,14 +17,16 @@ from typing import Any, Literal
 
 import pydantic
 
+from must_jax.data import shards
 from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.summary import Summary
 
 FILE = "manifest.json"
+DATASET = "labels"  # every column as TFDS names it
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
-_SHARD_FILES = "labels-train.array_record-*-of-?????"
+_SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
 _INVALID = {"ids": "255", "scalar": "code 0", "vector": "code (128, 128, 128)"}  # by content of a map
 
 
@@ -145,6 +147,11 @@ class Manifest(_Record):
         return self.teacher.name if self.teacher else self.source.format if self.source else ""
 
     @property
+    def stage(self) -> str:
+        """The stage that writes it."""
+        return "label" if self.teacher else "prepare"
+
+    @property
     def label_kind(self) -> LabelKind:
         return kind_from_dict(self.kind)
 
@@ -164,7 +171,7 @@ class Manifest(_Record):
 
     def shard_file(self, index: int) -> str:
         """As TFDS names it."""
-        return f"labels-train.array_record-{index:05d}-of-{self.shard_count:05d}"
+        return shards.shard_file(DATASET, index, self.shard_count)
 
     def summary(self) -> Summary:
         total = Summary()
@@ -182,13 +189,23 @@ class Manifest(_Record):
         files_ = [(folder / self.shard_file(index), records.get(self.shard_file(index))) for index in self.indices]
         return [i for i, (file, record) in enumerate(files_) if not record or _size(file) != record.bytes]
 
-    def compute_checksum(self) -> str:
-        """What `checksum` should be."""
-        values = self.model_dump(mode="json", exclude={"checksum"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    def sealed(self) -> Manifest:
+        """The manifest with its checksum."""
+        return self.model_copy(update={"checksum": _checksum(self.model_dump(mode="json"))})
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
+
+
+def is_as_written(folder: Path) -> bool:
+    """Whether the manifest of a complete column still has its checksum, which is of all that the file says."""
+    values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return values.get("checksum") == _checksum(values)
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in values.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def records_beside(folder: Path) -> dict[str, ShardRecord]:
@@ -229,13 +246,13 @@ def read(folder: Path) -> Manifest:
     path = folder / FILE
     if not path.is_file():
         raise UserError(
-            f"{folder} is not a label column, it has no {FILE}; give the folder of a column that the label stage wrote"
+            f"{folder} is not a label column, it has no {FILE}; give the folder of a column that a stage wrote"
         )
     try:
         values = json.loads(path.read_text())
         version = values["schema_version"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete {folder} and rerun the label stage") from None
+        raise UserError(f"{path} is damaged; delete {folder} and rerun the stage that wrote it") from None
     if version != Manifest.model_fields["schema_version"].default:
         raise UserError(
             f"{path} has schema version {version}, this must_jax reads version 1; use the version that wrote it"
@@ -244,4 +261,4 @@ def read(folder: Path) -> Manifest:
         return Manifest.model_validate(values)
     except pydantic.ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{path} is damaged at '{where}'; delete {folder} and rerun the label stage") from None
+        raise UserError(f"{path} is damaged at '{where}'; delete {folder} and rerun the stage that wrote it") from None

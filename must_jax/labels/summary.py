@@ -21,6 +21,7 @@ class Summary(pydantic.BaseModel):
       images_with_class: per class, images in which it is the top class, has a box or has a pixel.
       confidence, confident: sum and number of confidences: top probabilities, or scores of boxes. Maps have none.
       covered: sum over images of the share of labelled pixels; maps only.
+      not_finite: values that are NaN or infinite; nothing else is said of the images that have them.
     """
 
     images: int = 0
@@ -30,6 +31,7 @@ class Summary(pydantic.BaseModel):
     confidence: float = 0.0
     confident: int = 0
     covered: float = 0.0
+    not_finite: int = 0
 
     def add(self, other: Summary) -> Summary:
         sums = {
@@ -65,6 +67,8 @@ def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
     """The summary of one image's label."""
     if not label["present"]:
         return Summary(images=1, absent=1)
+    if broken := sum(int(np.count_nonzero(~np.isfinite(values))) for values in label.values()):
+        return Summary(images=1, not_finite=broken)
     match kind:
         case VectorLabel():
             top = int(np.argmax(label["probs"]))

@@ -20,7 +20,7 @@ from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
 
-_AGAIN = "delete the file and rerun the label stage"
+_AGAIN = "delete the file and rerun the stage that wrote it"
 
 
 def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -> list[str]:
@@ -37,9 +37,9 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
     except UserError as error:
         return [str(error)]
     if not column.complete:
-        return [f"{folder} is not finished; rerun the label stage"]
+        return [f"{folder} is not finished; rerun the stage that wrote it"]
     found = []
-    if column.checksum != column.compute_checksum():
+    if not manifest.is_as_written(folder):
         found.append(f"{folder / manifest.FILE} was changed after the column was written; {_AGAIN} for this column")
     wanted = [(column.shard_file(index), len(column.shard_range(index))) for index in column.indices]
     if [(shard.file, shard.count) for shard in column.shards] != wanted:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax import files
-from must_jax.data import encodings
+from must_jax.data import encodings, shards
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
@@ -34,8 +32,8 @@ class Encoded(NamedTuple):
 class Shard:
     """What goes into one shard, with its summary so far."""
 
-    def __init__(self, kind: LabelKind, write: Callable[[bytes], None]) -> None:
-        self._kind, self._write = kind, write
+    def __init__(self, kind: LabelKind, encode: Callable[[Label], Encoded], write: Callable[[bytes], None]) -> None:
+        self._kind, self._encode, self._write = kind, encode, write
         self.summary = Summary()
         self.absent: list[AbsentRecord] = []
         self._names = hashlib.sha256()
@@ -47,10 +45,10 @@ class Shard:
 
     def add(self, name: str, label: Label) -> None:
         """The label of the next image, which is called `name`. What cannot be written changes nothing."""
-        self.write(name, encoded(self._kind, label))
+        self.add_encoded(name, self._encode(label))
 
-    def write(self, name: str, label: Encoded) -> None:
-        """As `add`, of a label that `encoded` has prepared."""
+    def add_encoded(self, name: str, label: Encoded) -> None:
+        """As `add`, of what `ColumnWriter.encode` made."""
         self._write(label.record)
         self._names.update(f"{name}\n".encode(errors="surrogateescape"))
         self.summary = self.summary.add(label.summary)
@@ -59,11 +57,6 @@ class Shard:
         """The next image has no label."""
         self.add(name, encodings.absent(self._kind, (1, 1)))
         self.absent.append(AbsentRecord(name=name, reason=reason))
-
-
-def encoded(kind: LabelKind, label: Label) -> Encoded:
-    """A function of the label alone, which threads may call."""
-    return Encoded(encodings.serialize(encodings.encode(kind, label)), summarize(kind, label))
 
 
 class ColumnWriter:
@@ -99,16 +92,12 @@ class ColumnWriter:
         """
         path = self.folder / self.manifest.shard_file(index)
         count = len(self.manifest.shard_range(index))
-        with files.committed(path) as temporary:
-            writer = open_writer(temporary)
-            shard = Shard(self._kind, writer.write)
-            try:
-                yield shard
-            finally:
-                writer.close()
+        with shards.committed(path) as write:
+            shard = Shard(self._kind, self.encode, write)
+            yield shard
             if shard.summary.images != count:
                 raise ValueError(f"{path.name} takes {count} labels, got {shard.summary.images}")
-            size, digest = temporary.stat().st_size, files.sha256(temporary)
+        size, digest = path.stat().st_size, files.sha256(path)
         record = ShardRecord(
             file=path.name,
             count=count,
@@ -132,9 +121,8 @@ class ColumnWriter:
         if self.manifest.complete and not records:
             return
         records = {shard.file: shard for shard in self.manifest.shards} | records
-        shards = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
-        done = self.manifest.model_copy(update={"shards": shards, "complete": True})
-        done = done.model_copy(update={"checksum": done.compute_checksum()})
+        listed = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)
+        done = self.manifest.model_copy(update={"shards": listed, "complete": True}).sealed()
         for name, text in dataset_files(done, self.folder).items():
             files.write_text(self.folder / name, text)
         files.write_text(self.folder / manifest.FILE, done.to_json())
@@ -142,34 +130,17 @@ class ColumnWriter:
             leftover.unlink(missing_ok=True)
         self.manifest = done
 
+    def encode(self, label: Label) -> Encoded:
+        """What takes the time of adding a label; thread-safe."""
+        return Encoded(encodings.serialize(encodings.encode(self._kind, label)), summarize(self._kind, label))
 
-def open_writer(path: Path) -> ArrayRecordWriter:
-    """Of a shard; with random access, as TFDS writes it."""
-    return ArrayRecordWriter(str(path), "group_size:1")
 
-
-def dataset_files(description: Manifest, folder: Path) -> dict[str, str]:
+def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
     """File name -> text of what makes the folder of a complete column a TFDS dataset."""
-    features = tfds.features.FeaturesDict(encodings.features(description.label_kind))
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name="labels", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
-    )
-    about = f"{description.task} labels by {description.maker}; see {manifest.FILE}"
-    info = tfds.core.DatasetInfo(builder=identity, features=features, description=about)
-    info.set_file_format("array_record")
-    train = tfds.core.SplitInfo(
-        name="train",
-        shard_lengths=[shard.count for shard in description.shards],
-        num_bytes=sum(shard.bytes for shard in description.shards),
-        filename_template=tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name="labels", split="train", filetype_suffix="array_record"
-        ),
-    )
-    info.set_splits(tfds.core.splits.SplitDict([train]))
-    return {
-        "features.json": json.dumps(features.to_json(), indent=4, sort_keys=True),
-        "dataset_info.json": info.as_json,
-    }
+    features = tfds.features.FeaturesDict(encodings.features(column.label_kind))
+    about = f"{column.task} labels by {column.maker}; see {manifest.FILE}"
+    lengths, size = [shard.count for shard in column.shards], sum(shard.bytes for shard in column.shards)
+    return shards.descriptions(folder, manifest.DATASET, features, about, lengths, size)
 
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:

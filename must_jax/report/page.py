@@ -11,7 +11,7 @@ import cv2
 import jinja2
 import numpy as np
 
-from must_jax.files import write_text
+from must_jax import files
 
 
 def render(template: str, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
@@ -30,7 +30,7 @@ def render(template: str, filters: dict[str, Callable[..., Any]] | None = None, 
 def write(text: str, path: Path) -> None:
     """Writes a page; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    files.write_text(path, text)
 
 
 def duration(seconds: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,6 +73,28 @@ def bars(values: Mapping[str, tuple[float, float]], highlight: Sequence[str], mu
         axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.invert_yaxis()
+        return _svg(figure, title)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], title: str, logarithmic: bool = False) -> str:
+    """Bars between neighbouring edges; `logarithmic` is of the values, which may then be of either sign."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 1.9), layout="constrained")
+        axes = figure.subplots()
+        widths = [high - low for low, high in itertools.pairwise(edges)]
+        axes.bar(edges[:-1], counts, widths, align="edge", color=PALETTE[1], edgecolor="none", alpha=0.9)
+        if logarithmic and edges[0] > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+            axes.xaxis.set_minor_locator(NullLocator())
+        elif logarithmic:
+            axes.set_xscale("symlog", linthresh=1e-2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlim(edges[0], edges[-1])
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        axes.set_axisbelow(True)
         return _svg(figure, title)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from must_jax.files import committed, write_text
+from must_jax import files
 
 JSON_FILE, CSV_FILE = "scorecard.json", "scorecard.csv"
 
@@ -100,11 +101,12 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     """Writes `scorecard.json` and `scorecard.csv`; a reader never sees half a file."""
     values = [dataclasses.asdict(row) for row in rows]
     names = [field.name for field in dataclasses.fields(Row)]
-    with committed(folder / CSV_FILE) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(values)
-    write_text(folder / JSON_FILE, json.dumps(values, indent=1) + "\n")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(values)
+    files.write_text(folder / CSV_FILE, table.getvalue())
+    files.write_text(folder / JSON_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def read(folder: Path) -> list[Row]:

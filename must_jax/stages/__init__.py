@@ -17,4 +17,5 @@ def _stage(name: str) -> Stage:
     return run
 
 
-STAGES: dict[str, Stage] = {name: _stage(name) for name in ("train", "label", "labels", "evaluate", "pipeline")}
+_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline")
+STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

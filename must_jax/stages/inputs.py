@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import ColumnsConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.config import AuditConfig, ColumnsConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.kinds import LabelKind
@@ -20,18 +20,17 @@ from must_jax.data.pipeline import Batch, Source
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
 from must_jax.labels import manifest, verify
-from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.labels.columns import COLUMNS, LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
 TRUTH = "truth"
-COLUMNS = "columns"  # of a label run, the folder
 MAX_UNREADABLE = 0.01  # share of the images; with more the data is not what the user thinks it is
 
 
-StageConfig = TrainConfig | LabelConfig | EvaluateConfig
+StageConfig = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
 
 class Named(NamedTuple):
@@ -56,7 +55,8 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
     named = _named(config)
     for name, options in named.tasks:
         check_options(name, options)
-    mesh_of(config)
+    if not isinstance(config, AuditConfig):  # runs on no devices
+        mesh_of(config)
     for run in named.runs:
         if Path(run) not in made and not Path(run).is_dir():
             raise UserError(f"there is no run {run}; train it first, or correct the path")
@@ -70,7 +70,7 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
 
 
 def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
-    """The runs and columns that the stages of a pipeline in `workdir` will have made."""
+    """The runs, label runs and columns that the stages of a pipeline in `workdir` will have made."""
     tasks = {workdir / name: stage.tasks for name, stage in stages.items() if isinstance(stage, TrainConfig)}
     columns = {
         workdir / name / COLUMNS / f"{Path(teacher).name}-{task}"
@@ -79,10 +79,11 @@ def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
         for teacher in stage.teachers
         for task in tasks.get(Path(teacher), TASKS)  # any, of a run from elsewhere
     }
-    return {*tasks, *columns}
+    label_runs = {workdir / name for name, stage in stages.items() if isinstance(stage, LabelConfig)}
+    return {*tasks, *label_runs, *columns}
 
 
-def mesh_of(config: StageConfig) -> Mesh:
+def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
     """The devices that a stage runs on; errors as of `make_mesh`."""
     setup_devices(config.devices)
     return make_mesh(config.devices, _named(config).batch_sizes)
@@ -103,7 +104,10 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
     images = open_images(config.images, data_dir, config.take)
     columns: list[Column] = []
     for label in config.labels:
-        columns += images.labels.values() if label == TRUTH else [open_column(label, images)]
+        if label == TRUTH:
+            columns += [*images.labels.values(), *open_beside(images, tasks)]
+        else:
+            columns.append(open_column(label, images))
     columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: the truth comes first
     return Source(images, tuple(column for column in columns if column.task in tasks))
 
@@ -140,7 +144,7 @@ def check_unchanged(sources: Iterable[Source]) -> None:
     folders = [column.folder for source in sources for column in source.columns if isinstance(column, LabelColumn)]
     if damaged := verify.changed_shards(folders):
         raise UserError(
-            f"{damaged[0]}; delete the file and rerun the label stage ({len(damaged)} damaged shards in all)"
+            f"{damaged[0]}; delete the file and rerun the stage that wrote it ({len(damaged)} damaged shards in all)"
         )
 
 
@@ -230,6 +234,9 @@ def _named(config: StageConfig) -> Named:
             return Named(config.tasks.items(), sources, [config.init] if config.init else [], [config.batch_size])
         case LabelConfig():  # fills its batches up
             return Named(config.tasks.items(), [SourceConfig(images=config.images)], config.teachers, [])
+        case AuditConfig():
+            compared = [SourceConfig(images=name) for name in config.evaluation]
+            return Named([], [SourceConfig(images=config.images, labels=config.columns), *compared], [], [])
         case EvaluateConfig():
             sets = config.downstream.values()
             return Named(
@@ -273,11 +280,11 @@ def _names(label: str) -> set[str]:
     if not (Path(label) / manifest.FILE).is_file():
         return {*Path(label).name.rpartition("-")[::2]}
     column = manifest.read(Path(label))
-    return {column.task, column.maker}
+    return {column.task, column.teacher.name if column.teacher else TRUTH}
 
 
 def _maker(column: Column) -> str:
-    return column.manifest.maker if isinstance(column, LabelColumn) else TRUTH
+    return column.teacher["name"] if isinstance(column, LabelColumn) and column.teacher else TRUTH
 
 
 def _content(column: Manifest) -> str:
@@ -303,6 +310,7 @@ def _check_fits(column: Column, task: Task, images: str) -> None:
 def _labelled(sources: Sequence[Source]) -> str:
     labelled = {column.task for source in sources for column in source.columns}
     labelled |= {task for source in sources for task in source.images.labels}
+    labelled |= {folder.name for source in sources for folder in beside(source.images)}
     return ", ".join(sorted(labelled)) or "none"
 
 

@@ -17,9 +17,8 @@ from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
-from must_jax.engine.writer import check_space
 from must_jax.errors import UserError, nearest
-from must_jax.files import write_json
+from must_jax.files import check_space, write_json
 from must_jax.labels import manifest
 from must_jax.labels.budget import most_bytes
 from must_jax.labels.columns import LabelColumn
@@ -174,7 +173,7 @@ def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
     value = metrics.get(f"{task.name}/{task.metric}")
     if value is None:
         say(f"{path} was not validated on {task.name}; look at the gallery before you train on its labels")
-    elif value <= task.near_chance:
+    elif not value > task.near_chance:  # nor is NaN
         raise UserError(
             f"{path} has hardly learnt {task.name}: its {task.metric} on validation images is {value:.1f}, and up to "
             f"{task.near_chance:.1f} is near chance; train it longer or on more images before it labels"

@@ -22,7 +22,7 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.labels.letterbox import cut_padding
-from must_jax.labels.writer import ColumnWriter, Encoded, Shard, encoded
+from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
 from must_jax.stages.answers import AHEAD, Answer, Example, ask, blank, read, told
 from must_jax.tasks.base import Task
@@ -129,7 +129,7 @@ def _begin_encoding(
     def encode(rows: range) -> list[list[Entry]]:
         return [
             [
-                _entry(size, column.task, answer, row, examples[row]) if shard in column.missing else None
+                _entry(size, column, answer, row, examples[row]) if shard in column.missing else None
                 for size, column, answer in asked
             ]
             for row in rows
@@ -139,11 +139,11 @@ def _begin_encoding(
     return lambda: (examples, entries())
 
 
-def _entry(image_size: int, task: Task, answer: Answer, row: int, example: Example) -> Entry:
+def _entry(image_size: int, column: Column, answer: Answer, row: int, example: Example) -> Entry:
     if reason := example.error or answer.errors.get(row, ""):
         return Unlabelled(reason)
     try:
-        return encoded(task.label, _label(image_size, task, answer, row, example))
+        return column.writer.encode(_label(image_size, column.task, answer, row, example))
     except Exception as error:
         return Unlabelled(told(error))
 
@@ -168,7 +168,7 @@ def _write(shards: Sequence[Shard | None], examples: Sequence[Example], rows: Se
         for shard, entry in zip(shards, row, strict=True):
             match shard, entry:
                 case Shard(), Encoded():
-                    shard.write(example.name, entry)
+                    shard.add_encoded(example.name, entry)
                 case Shard(), Unlabelled(reason):
                     shard.skip(example.name, reason)
                     failed[index] = f"{example.name}: {reason}"

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from must_jax.config import PipelineConfig
+from must_jax.config import AuditConfig, PipelineConfig, TrainConfig
 from must_jax.errors import UserError
 from must_jax.files import write_json
 from must_jax.progress import say
@@ -74,6 +74,8 @@ def run(config: PipelineConfig, workdir: Path) -> None:
 def ordered(config: PipelineConfig) -> list[str]:
     """The stages' names, each after those whose folders its config names (config files do not keep an order).
 
+    A training also comes after the audits of what it reads.
+
     Raises:
       UserError: two stages wait for each other.
     """
@@ -81,6 +83,10 @@ def ordered(config: PipelineConfig) -> list[str]:
         name: [other for other in re.findall(r"{workdir}/([^/\"]+)", stage.model_dump_json()) if other in config.stages]
         for name, stage in config.stages.items()
     }
+    audits = {name: set(read) for name, read in reads.items() if isinstance(config.stages[name], AuditConfig)}
+    for name, stage in config.stages.items():
+        if isinstance(stage, TrainConfig):
+            reads[name] += [audit for audit, read in audits.items() if read & set(reads[name])]
     try:
         return list(graphlib.TopologicalSorter(reads).static_order())
     except graphlib.CycleError as error:
@@ -102,8 +108,9 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
                 return [fill(item) for item in value]
         return value
 
-    values = fill(stage.model_dump()) | {"data_dir": config.data_dir, "devices": config.devices}
-    return type(stage).model_validate(values)
+    handed_on = {"data_dir": config.data_dir, "devices": config.devices}
+    known = {key: value for key, value in handed_on.items() if key in type(stage).model_fields}
+    return type(stage).model_validate(fill(stage.model_dump()) | known)
 
 
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:

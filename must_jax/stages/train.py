@@ -27,7 +27,7 @@ from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.models.api import build_model, transfer
 from must_jax.progress import Progress, say
-from must_jax.stages import inputs
+from must_jax.stages import gate, inputs
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 
 
@@ -136,6 +136,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     checked = [inputs.open_source(config.validation, config.data_dir, options)] if config.validation else []
     inputs.check_unchanged([*sources, *checked])
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
+    gate.check(sources, tasks, config.accept_failed)
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -14,11 +13,10 @@ import pydantic
 
 from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
-from must_jax.files import write_text
+from must_jax.files import lock, write_text
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
-LOCK_FILE = ".lock"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 _STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
@@ -64,17 +62,11 @@ def _lock(workdir: Path, worker: str) -> None:
     status = workdir.stat()
     if (status.st_dev, status.st_ino) in _HELD:
         return
-    locks = {LOCK_FILE: fcntl.LOCK_SH, f"{LOCK_FILE}-{worker}": fcntl.LOCK_EX} if worker else {LOCK_FILE: fcntl.LOCK_EX}
     try:
-        for name, kind in locks.items():
-            lock = os.open(workdir / name, os.O_CREAT | os.O_RDWR, 0o644)
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)  # released by the system when this process ends
-        _HELD.add((status.st_dev, status.st_ino))
+        lock(workdir, worker)
     except BlockingIOError:
-        os.close(lock)
         raise UserError(f"another process is at work in {workdir}; wait for it, or choose another --workdir") from None
-    except OSError:  # a file system without locks
-        os.close(lock)
+    _HELD.add((status.st_dev, status.st_ino))
 
 
 def _is_free(key: str, config: Mapping[str, Any]) -> bool:

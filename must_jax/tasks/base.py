@@ -83,6 +83,10 @@ class Task(pydantic.BaseModel, abc.ABC):
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         """The rule: one image's prediction, whole or condensed (no batch axis) -> its label (paper section 3)."""
 
+    def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
+        """A label in the form of predictions, so that `metrics` can hold it against another one."""
+        return label
+
     @abc.abstractmethod
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
         """A label or pseudo label of one image as a picture: u8[H, W, 3] -> u8[H, W, 3], RGB."""

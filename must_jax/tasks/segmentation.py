@@ -76,6 +76,10 @@ class Segmentation(Task):
             "present": np.ones((), np.float32),
         }
 
+    def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
+        """Pixels without a label have no probability of any class."""
+        return {"probs": (label["ids"][..., None] == np.arange(len(self.classes))).astype(np.float32)}
+
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
         return drawing.regions(drawing.canvas(image), label["ids"], self.classes)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
 from must_jax.data import image_sets
-from must_jax.data.image_sets import _check, decode_image, decode_reduced, open_images
+from must_jax.data.image_sets import _check, check_image, decode_image, decode_reduced, image_hw, open_images
 from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -50,6 +53,20 @@ def test_formats(format: str):
     out = decode_image(encoded(image, format))
     assert out.dtype == np.uint8
     assert np.abs(out.astype(int) - image).mean() < (12 if format == "GIF" else 4)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_size_from_the_header_is_that_of_the_decoded_image(format: str, orientation: int):
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    options = {} if format in ("BMP", "GIF", "JPEG2000", "PPM") else {"exif": exif}
+    data = encoded(picture(40, 60), format, **options)
+    assert image_hw(data) == decode_image(data).shape[:2]
+
+
+def test_no_size_without_a_header():
+    assert image_hw(b"\xff\xd8 broken") is None
 
 
 @pytest.mark.parametrize(
@@ -124,6 +141,39 @@ def test_cut_off_files_are_unreadable(format: str):
 def test_other_bytes_are_unreadable(data: bytes):
     with pytest.raises(UserError, match="cannot be read"):
         decode_image(data)
+
+
+def test_images_are_checked_together_and_large_ones_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    together, alone = threading.Barrier(3, timeout=10), threading.Lock()
+
+    def decode(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, float]]:
+        if image_sets._LARGE_PIXELS > 100:
+            together.wait()
+        else:
+            assert alone.acquire(blocking=False)
+            time.sleep(0.01)  # gives the others the time to come
+            alone.release()
+        return np.zeros((1, 1, 3), np.uint8), (1, 1)
+
+    monkeypatch.setattr(image_sets, "decode_reduced", decode)
+    for limit in (2**25, 100):
+        monkeypatch.setattr(image_sets, "_LARGE_PIXELS", limit)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(check_image, [jpeg(30, 20)] * 3))
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPatch):
+    check_image(jpeg(30, 20), max_pixels=600)
+    monkeypatch.setattr(image_sets, "decode_reduced", lambda *_: 1 / 0)
+    with pytest.raises(UserError, match="an image has 600 pixels, more than the limit of 599; make it smaller"):
+        check_image(jpeg(30, 20), max_pixels=599)
+
+
+def test_the_pixels_of_an_image_with_an_odd_header_are_counted_when_it_is_decoded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_sets.headers, "pixels", lambda data: 0)
+    check_image(encoded(picture(30, 20), "PNG"), max_pixels=600)
+    with pytest.raises(UserError, match="an image has 600 pixels"):
+        check_image(encoded(picture(30, 20), "PNG"), max_pixels=599)
 
 
 def test_folder(tmp_path: Path):
@@ -210,11 +260,19 @@ def test_scenes_hold_their_truth(data_dir: Path):
 
 def test_slices(data_dir: Path):
     whole = open_images("scenes/teacher_depth_tiny:train", data_dir)
+    assert whole.place is not None
+    np.testing.assert_array_equal(whole.place.positions, np.arange(len(whole)))
     for part, first, count in (("[:10]", 0, 10), ("[5:7]", 5, 2), ("[-4:]", len(whole) - 4, 4)):
         images = open_images(f"scenes/teacher_depth_tiny:train{part}", data_dir)
         assert len(images) == count
-        assert images.record(0)["name"] == whole.record(first)["name"]
+        assert images.record(0)["name"] == images.name_of(0) == whole.record(first)["name"]
         assert images.digest != whole.digest
+        assert images.place is not None
+        np.testing.assert_array_equal(images.place.positions, np.arange(first, first + count))
+        assert images.place.folder == data_dir / "scenes/teacher_depth_tiny"
+        again = images.place.whole()
+        assert (again.name, again.digest, len(again)) == (whole.name, whole.digest, len(whole))
+    assert open_images("scenes/teacher_depth_tiny:train[:2]+validation", data_dir).place is None
 
 
 class Pets(tfds.core.GeneratorBasedBuilder):

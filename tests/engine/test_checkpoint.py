@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from must_jax import files
 from must_jax.config import OptimizerConfig
-from must_jax.engine import writer
 from must_jax.engine.checkpoint import Checkpoints, check_space, restore_variables
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.optimizers import build_optimizer
@@ -94,8 +94,8 @@ def test_nothing_to_restore(tmp_path):
 def test_too_little_disk(tmp_path, state, monkeypatch):
     folder, shapes = tmp_path / "run" / "checkpoints", jax.eval_shape(lambda: state())
     check_space(folder, shapes)
-    usage = writer.shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
+    usage = files.shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"checkpoints of .*run need about 0 MiB, .* has 0 MiB free"):
         check_space(folder, shapes)
     folder.mkdir(parents=True)

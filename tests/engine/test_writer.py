@@ -4,12 +4,10 @@ import json
 import math
 import struct
 
-import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 
 from must_jax.engine.clock import Clock
 from must_jax.engine.writer import METRICS_FILE, MetricWriter
-from must_jax.files import write_json
 
 
 def rows(workdir):
@@ -56,14 +54,6 @@ def test_validation_comes_again_too(tmp_path):
                 writer.write(5, {"loss": 1.0})
             writer.write(5, {"validation/depth/delta1": 2.0})
     assert [list(row) for row in rows(tmp_path)] == [["step", "loss"], ["step", "validation/depth/delta1"]]
-
-
-def test_json_is_complete_or_as_before(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_clock_adds_up_over_restarts():

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ import hand_made
 import pytest
 from hand_made import Images, describe, label_of, write_column
 
-from must_jax.files import committed
 from must_jax.labels.writer import ColumnWriter
 
 
@@ -36,16 +34,6 @@ def test_a_shard_with_too_few_labels_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes 4 labels, got 1"), writer.shard(0) as labels:
         labels.add("0.jpg", label_of("depth", 0))
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
-
-
-def test_an_interrupted_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    (tmp_path / f"file.tmp-{socket.gethostname()}-{2**22 + 1}").write_text("of a killed process")
-    with pytest.raises(RuntimeError), committed(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert contents(tmp_path) == {"file": b"old"}
 
 
 def test_killed_at_random_moments_the_column_ends_up_the_same(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
         (folder / workdir.RESULT_FILE).write_text("{}")
         calls.append((folder, config))
 
-    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("train", "label", "evaluate"), stage))
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("train", "label", "audit", "evaluate"), stage))
     monkeypatch.setattr(pipeline, "_write_report", lambda *args: calls.append((Path("report"), None)) or ((), {}))
     return calls
 
@@ -52,6 +52,14 @@ def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp
     pipeline.run(THREE, tmp_path / "run")
     assert [folder.name for folder, _ in ran] == ["third", "first", "second", "report"]
     assert ran[0][0].parent == tmp_path / "run"
+
+
+def test_an_audit_comes_between_labelling_and_training(ran: list[tuple[Path, Any]], tmp_path: Path):
+    stages = THREE.model_dump()["stages"]
+    stages["z"] = {"stage": "audit", "images": "scenes/unlabelled_tiny:train", "columns": "{workdir}/third"}
+    pipeline.run(named(**stages), tmp_path / "run")
+    assert [folder.name for folder, _ in ran] == ["third", "z", "first", "second", "report"]
+    assert ran[1][1].columns == (str(tmp_path / "run/third"),) and ran[1][1].data_dir == "somewhere"
 
 
 def test_the_order_of_the_config_is_kept_where_nothing_is_read():
@@ -163,7 +171,7 @@ def test_a_mistake_in_a_late_stage_is_found_before_any_work(
     assert not Path("somewhere").exists()  # nothing is rendered to find out
 
 
-@pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "steps"])
+@pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "accept_failed", "steps"])
 def test_what_may_change_in_a_run_may_change_in_its_pipeline(ran: list[tuple[Path, Any]], tmp_path: Path, key: str):
     """All but the steps."""
     validation = {"images": "scenes/teacher_depth_tiny:validation"}
@@ -173,7 +181,7 @@ def test_what_may_change_in_a_run_may_change_in_its_pipeline(ran: list[tuple[Pat
 
     pipeline.run(config(), tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
-    changed = config(**{key: {"depth/delta1": 1.0} if key == "minimum" else 7})
+    changed = config(**{key: {"minimum": {"depth/delta1": 1.0}, "accept_failed": ["depth"]}.get(key, 7)})
     if key == "steps":
         with pytest.raises(UserError, match=r"config\.stages\.first\.steps is 2 there and 7 here"):
             pipeline.run(changed, tmp_path / "run")

@@ -1,0 +1,95 @@
+"""Which files are images, and what of them a folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
+_UNREAD_SUFFIX = re.compile(  # images as well: left out of a set, but not in silence
+    r"\.(heic|heif|hif|jxl|j2k|svg|ico|psd|tga|exr|hdr|raw|dng|cr2|cr3|crw|nef|nrw|arw|orf|rw2|raf|pef|srw)", re.I
+)
+_APPLE_DOUBLE = "._"  # starts the names of files that macOS leaves beside others, with their suffix
+NOT_READ = "format not read"
+
+
+class Listing(NamedTuple):
+    """What a folder, or an archive, holds.
+
+    Attributes:
+      images: path relative to the folder, and bytes.
+      skipped: path of images that are not taken, and why.
+      others: number of files that are no images.
+    """
+
+    images: list[tuple[str, int]]
+    skipped: list[tuple[str, str]]
+    others: int
+
+
+def is_image(name: str) -> bool:
+    """By the name's suffix; one whose format is not read is none."""
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def is_unread(name: str) -> bool:
+    """Whether it is an image of a format that is not read."""
+    return bool(_UNREAD_SUFFIX.fullmatch(_suffix(name)))
+
+
+def list_folder(folder: Path) -> Listing:
+    """All images below a folder, sorted by the parts of their paths.
+
+    Links are followed, but no folder is listed twice, so that links in a circle come to an end.
+    """
+    images: list[tuple[str, int]] = []
+    skipped: list[tuple[str, str]] = []
+    others, listed = 0, set()
+    folders, links = deque([""]), deque[str]()
+    while folders or links:
+        at = (folders or links).popleft()  # links last: what they lead to has its own name where it is in the folder
+        try:
+            status = os.stat(folder / at)
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / at) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append((at, f"the folder cannot be read: {error.strerror}"))
+            continue
+        for entry in found:
+            name = posixpath.join(at, entry.name)
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(name)
+                elif is_image(name) and entry.is_file():
+                    images.append((name, entry.stat().st_size))
+                elif is_image(name):
+                    skipped.append((name, "no regular file, or a link to nothing"))
+                elif is_unread(name):
+                    skipped.append((name, NOT_READ))
+                else:
+                    others += 1
+            except OSError as error:  # a link to itself
+                skipped.append((name, str(error.strerror)))
+    images.sort(key=lambda image: image[0].split("/"))
+    skipped.sort(key=lambda image: image[0].split("/"))
+    return Listing(images, skipped, others)
+
+
+def digest(images: Iterable[tuple[str, int]]) -> str:
+    """16 hex digits of names and sizes."""
+    text = "".join(f"{name}\n{size}\n" for name, size in images)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _suffix(name: str) -> str:
+    file = posixpath.basename(name)
+    return "" if file.startswith(_APPLE_DOUBLE) else posixpath.splitext(file)[1].lower()

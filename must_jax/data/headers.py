@@ -1,0 +1,77 @@
+"""What the header of an encoded image says, before any pixel is decoded."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import NamedTuple
+
+import PIL.Image
+
+from must_jax.errors import UserError
+
+JPEG_START = b"\xff\xd8"
+_BY_PILLOW = ("PNG", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+
+
+class JpegHeader(NamedTuple):
+    """Height and width as stored, whether there is Exif, and where the compressed image starts."""
+
+    height: int
+    width: int
+    has_exif: bool
+    scan_at: int
+
+
+def jpeg(data: bytes) -> JpegHeader:
+    """Of bytes that begin with JPEG_START (ITU-T T.81, annex B); height and width 0 where they are missing."""
+    height = width = 0
+    at = 2
+    while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":  # start of scan
+        if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):  # start of frame
+            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return JpegHeader(height, width, b"Exif" in data[:at], at)
+
+
+def pixels(data: bytes) -> int:
+    """Height times width of an image of any format that is read; 0 where its header is not understood.
+
+    Raises:
+      UserError: parts of it are far larger than any image.
+    """
+    if data.startswith(JPEG_START):
+        header = jpeg(data)
+        return header.height * header.width
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    PIL.Image.init()
+    for name in _BY_PILLOW:
+        # Not by PIL.Image.open, which warns of images, or refuses them, by a limit that is the whole process's.
+        plugin, accepts = PIL.Image.OPEN.get(name, (None, None))
+        try:
+            if plugin and accepts and accepts(data[:16]) is True:
+                with plugin(io.BytesIO(data), "") as picture:
+                    return math.prod(picture.size)
+        except PIL.Image.DecompressionBombError as error:  # of what is larger than the image, as tiles can be
+            raise UserError(f"an image cannot be read: {error}") from None
+        except Exception:  # plugins raise nearly anything on broken bytes
+            return 0
+    return 0
+
+
+def _webp(data: bytes) -> int:
+    """RFC 9649, sections 2.5 to 2.7. Pillow's plugin takes memory for the whole image, or refuses it."""
+    if len(data) < 30:
+        return 0
+    match data[12:16]:
+        case b"VP8 ":
+            width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8X":
+            width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        case _:
+            return 0
+    return height * width

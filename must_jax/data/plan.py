@@ -1,0 +1,114 @@
+"""`prepare.json` of a prepared image set: what it is made from, how it is cut into shards, and which are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from must_jax import files
+from must_jax.config import PrepareConfig
+from must_jax.data import shards
+from must_jax.errors import UserError
+
+FILE = "prepare.json"
+_ASKED = ("image_column", "shard_images", "max_pixels")  # what the shards depend on, next to the source
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Skipped(_Record):
+    """An image that is not taken, and why."""
+
+    name: str
+    reason: str
+
+
+class ShardRecord(_Record):
+    file: str
+    count: int
+    bytes: int
+    skipped: tuple[Skipped, ...]
+
+
+class Plan(_Record):
+    """Shard i holds what can be read of the source's images [i * shard_images, (i + 1) * shard_images).
+
+    Attributes:
+      source: digest of the source.
+      length: images of the source, readable or not.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    images: str
+    image_column: str
+    shard_images: pydantic.PositiveInt
+    max_pixels: pydantic.PositiveInt
+    source: str
+    length: int
+    shards: tuple[ShardRecord, ...] = ()
+
+    @property
+    def shard_count(self) -> int:
+        return -(-self.length // self.shard_images)
+
+    def positions(self, index: int) -> range:
+        """Of a shard's images in the source."""
+        return range(index * self.shard_images, min((index + 1) * self.shard_images, self.length))
+
+    def shard_file(self, index: int) -> str:
+        return shards.shard_file(self.name, index, self.shard_count)
+
+    def missing(self, folder: Path) -> list[int]:
+        """Shards that are not listed, or whose file is gone or has another size."""
+        sizes = {shard.file: shard.bytes for shard in self.shards}
+        paths = [folder / self.shard_file(index) for index in range(self.shard_count)]
+        return [i for i, path in enumerate(paths) if not path.is_file() or path.stat().st_size != sizes.get(path.name)]
+
+    def with_shard(self, shard: ShardRecord) -> Plan:
+        others = [other for other in self.shards if other.file != shard.file]
+        return self.model_copy(update={"shards": tuple(sorted([*others, shard], key=lambda shard: shard.file))})
+
+    def write(self, folder: Path) -> None:
+        files.write_text(folder / FILE, self.model_dump_json(indent=1) + "\n")
+
+
+def read(folder: Path) -> Plan | None:
+    """The plan of what is, or will be, in the folder of an image set; None if there is none.
+
+    Raises:
+      UserError: a dataset of someone else, or a damaged plan.
+    """
+    path = folder / FILE
+    if not path.exists():
+        if any(folder.parent.rglob(shards.INFO_FILE)):
+            raise UserError(f"{folder.parent} holds a dataset that was not prepared here; choose another config.name")
+        return None
+    try:
+        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+    except pydantic.ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
+        raise UserError(f"{path} is damaged, or of another version, at '{where}'; delete {folder}") from None
+
+
+def check_same(folder: Path, config: PrepareConfig, source: str, length: int | None = None) -> None:
+    """Raises UserError if the folder has a plan for another source, or for other shards of it.
+
+    Args:
+      source, length: digest and number of images of the source; None = not known yet.
+    """
+    plan, advice = read(folder), "choose another config.name, or delete that folder"
+    if plan is None:
+        return
+    for key in _ASKED:
+        there, here = getattr(plan, key), getattr(config, key)
+        if there != here:
+            raise UserError(f"{folder} is prepared with config.{key} {there!r}, not with {here!r}; {advice}")
+    if plan.source != source and plan.images != config.images:
+        raise UserError(f"{folder} is prepared from {plan.images}, not from {config.images}; {advice}")
+    if plan.source != source or length not in (None, plan.length):
+        raise UserError(f"{config.images} has changed since {folder} was prepared from it; {advice}")

@@ -1,0 +1,214 @@
+"""Preparing: images as people have them become a TFDS dataset in ArrayRecord, with their bytes as they are.
+
+Which images a shard holds follows from the source alone (see `plan`), so that a run which was killed ends up with the
+files of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from must_jax import files
+from must_jax.config import PrepareConfig
+from must_jax.cores import cores
+from must_jax.data import folders, plan, shards
+from must_jax.data.image_sets import SOURCE, ImageSet, check_image, open_images
+from must_jax.data.plan import Plan, ShardRecord, Skipped
+from must_jax.data.raw import Item, RawImages, open_raw
+from must_jax.errors import UserError
+from must_jax.progress import Progress, say
+
+VERSION = "1.0.0"
+SKIPPED_FILE = "skipped.json"
+MAX_BAD_SHARE = 0.5  # of the images; with more, the source is not what its user takes it for
+MAX_BYTES = 2**30  # of an image; a record cannot have twice that
+
+
+class _Checked(NamedTuple):
+    """An image on its way into a shard: its record, or why it has none."""
+
+    shard: int
+    name: str
+    record: bytes = b""
+    reason: str = ""
+
+
+def prepare(config: PrepareConfig) -> ImageSet:
+    """Writes the image set `data_dir/NAME` unless it is finished, and opens it.
+
+    A run that was stopped, or has lost shards since, goes on with those that are missing.
+
+    Raises:
+      UserError: no such source or no images in it, more than half of them unreadable, too little disk; a folder that
+        holds other data, or was prepared from something else or otherwise, or at which another process is at work.
+    """
+    folder = Path(config.data_dir).expanduser() / config.name / VERSION
+    images = f"{config.name}:{shards.SPLIT}"
+    if _is_finished(folder, config):
+        say(f"{folder} is finished; nothing to do, read it as {images}")
+    else:
+        say(f"{folder}: {_make(folder, config)}; read it as {images}")
+    return open_images(images, config.data_dir)
+
+
+def _is_finished(folder: Path, config: PrepareConfig) -> bool:
+    there = plan.read(folder)
+    if there is None or not (folder / shards.INFO_FILE).exists() or there.missing(folder):
+        return False
+    try:
+        source = _open(config).digest
+    except UserError:
+        if there.images != config.images:
+            raise
+        source = there.source  # what a finished set was made from may be gone
+    plan.check_same(folder, config, source)
+    return True
+
+
+def _open(config: PrepareConfig) -> RawImages:
+    return open_raw(config.images, Path(config.data_dir), config.image_column)
+
+
+def _make(folder: Path, config: PrepareConfig) -> str:
+    """Returns what has become of all images, in words."""
+    # What can be wrong is found out first, and what takes longer later.
+    raw = _open(config)
+    plan.check_same(folder, config, raw.digest)
+    _check_images(raw, config.images)
+    files.check_space(folder, raw.size_bytes, f"the images of {config.images}")
+    with _taken(folder):
+        plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
+        there = plan.read(folder)
+        if there is None:
+            asked = config.model_dump(include={"name", "images", "image_column", "shard_images", "max_pixels"})
+            there = Plan(**asked, source=raw.digest, length=len(raw))
+            there.write(folder)
+        return _finish(folder, _write_missing(folder, there, raw), raw)
+
+
+@contextlib.contextmanager
+def _taken(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = files.lock(folder)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} leads through a file; choose another config.data_dir or config.name") from None
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {folder}; wait for it, or choose another config.name") from None
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
+    """Writes the shards that are not there yet. Returns the plan that lists all."""
+    missing = there.missing(folder)
+    left = sum(len(there.positions(index)) for index in missing)
+    items = ((index, item) for index in missing for item in raw.items(there.positions(index)))
+    check = functools.partial(_check, shards.serializer(_features()), there.max_pixels)
+    lost = {there.shard_file(index) for index in missing}
+    bad = sum(len(shard.skipped) for shard in there.shards if shard.file not in lost) + len(raw.skipped)
+    with (
+        Progress(f"preparing {there.name}", there.length, start=there.length - left) as progress,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
+        checked = _ahead(pool, check, items, 2 * cores())
+        for index, group in itertools.groupby(checked, key=lambda image: image.shard):
+            path, count, skipped = folder / there.shard_file(index), 0, []
+            with shards.committed(path, "uncompressed") as write:  # images are already
+                for image in group:
+                    if image.reason:
+                        skipped.append(Skipped(name=image.name, reason=image.reason))
+                        _check_share(bad + len(skipped), raw, skipped[-1], there.images)
+                    else:
+                        write(image.record)
+                        count += 1
+                    progress.advance()
+            bad += len(skipped)
+            size = path.stat().st_size
+            there = there.with_shard(ShardRecord(file=path.name, count=count, bytes=size, skipped=tuple(skipped)))
+            there.write(folder)
+    return there
+
+
+def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, image: tuple[int, Item]) -> _Checked:
+    shard, item = image
+    try:
+        if item.size_bytes > MAX_BYTES:
+            raise UserError(f"an image has {item.size_bytes:,} bytes, more than the limit of {MAX_BYTES:,}")
+        data = item.load()
+        check_image(data, max_pixels)
+    except (UserError, OSError) as error:
+        return _Checked(shard, item.name, reason=getattr(error, "strerror", None) or str(error))
+    return _Checked(shard, item.name, record=serialize({"image": data, "name": item.name}))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    check: Callable[[tuple[int, Item]], _Checked],
+    images: Iterable[tuple[int, Item]],
+    count: int,
+) -> Iterator[_Checked]:
+    """As `pool.map`, but with at most `count` images in memory."""
+    pending: deque[Future[_Checked]] = deque()
+    for image in images:
+        pending.append(pool.submit(check, image))
+        if len(pending) == count:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
+    """Makes the folder a TFDS dataset, and accounts for what is not in it. Returns the numbers in words."""
+    skipped = [Skipped(name=name, reason=reason) for name, reason in raw.skipped]
+    skipped += [each for shard in written.shards for each in shard.skipped]
+    text = json.dumps([each.model_dump() for each in skipped], indent=1, ensure_ascii=False)
+    files.write_text(folder / SKIPPED_FILE, text + "\n")
+    lengths = [shard.count for shard in written.shards]
+    shards.describe(
+        folder,
+        written.name,
+        _features(),
+        f"The images of {written.images} with their bytes as they were; see {plan.FILE}",
+        lengths,
+        sum(shard.bytes for shard in written.shards),
+        {SOURCE: written.source},
+    )
+    return f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}"
+
+
+def _features() -> tfds.features.FeaturesDict:
+    return tfds.features.FeaturesDict({"image": tfds.features.Image(), "name": tfds.features.Text()})
+
+
+def _check_images(raw: RawImages, images: str) -> None:
+    """Raises UserError if the source has no images, or too many that are left out without a look at them."""
+    if not len(raw) and not raw.skipped:
+        raise UserError(
+            f"images='{images}': there are no images (other files: {raw.others}); images are files that end in "
+            f"{', '.join(folders.IMAGE_SUFFIXES)}"
+        )
+    for name, reason in raw.skipped[:1]:
+        _check_share(len(raw.skipped), raw, Skipped(name=name, reason=reason), images)
+
+
+def _check_share(bad: int, raw: RawImages, example: Skipped, images: str) -> None:
+    total = len(raw) + len(raw.skipped)
+    if bad > MAX_BAD_SHARE * total:
+        raise UserError(
+            f"{bad} of the {total} images of {images} cannot be read, {example.name} for instance ({example.reason}); "
+            "correct config.images, or convert them to JPEG or PNG"
+        )

@@ -1,0 +1,79 @@
+"""Images as people have them, before they are an image set."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from must_jax.errors import UserError
+
+
+class Item(NamedTuple):
+    """One image; `load` gives its encoded bytes and may raise UserError or OSError."""
+
+    name: str
+    size_bytes: int
+    load: Callable[[], bytes]
+
+
+class RawImages(Protocol):
+    """An ordered collection of what seem to be images. Only names and sizes are held in memory.
+
+    Attributes:
+      digest: 16 hex digits that change with what is there, as far as that is seen without opening any file.
+      size_bytes: of all images, about; 0 = unknown.
+      skipped: (name, reason) of the images that are left out already.
+      others: number of files that are no images.
+    """
+
+    digest: str
+    size_bytes: int
+
+    @property
+    def skipped(self) -> Sequence[tuple[str, str]]: ...
+
+    @property
+    def others(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def items(self, positions: range) -> Iterator[Item]:
+        """The images there, in order. Names are unique."""
+        ...
+
+
+class File(NamedTuple):
+    """Its path, and the part of it that tells it from the files beside it."""
+
+    name: str
+    path: Path
+    size_bytes: int
+
+
+def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]:
+    """The file, those below the folder, or those that fit the pattern, sorted by their paths' parts.
+
+    Raises:
+      UserError: there are none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes)]
+    else:
+        found = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
+    files = sorted(file for file in found if file.is_file())
+    if not files:
+        raise UserError(
+            f"images='{spec}': there is no {suffixes[0]} file in {pattern}; give a file, a folder of files, or a "
+            f"pattern like 'FOLDER/*{suffixes[0]}'"
+        )
+    folder = os.path.commonpath([file.parent for file in files])
+    return [File(printable(os.path.relpath(file, folder)), file, file.stat().st_size) for file in files]
+
+
+def printable(name: str) -> str:
+    """The name with bytes that are no UTF-8 written as \\xff, for nothing else can be stored as text."""
+    return os.fsencode(name).decode(errors="backslashreplace")

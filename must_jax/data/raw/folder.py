@@ -1,0 +1,38 @@
+"""A tree of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from must_jax.data import folders
+from must_jax.data.raw.base import Item, printable
+from must_jax.errors import UserError
+
+
+class Folder:
+    """See RawImages; names are paths relative to the folder."""
+
+    def __init__(self, spec: str, path: str) -> None:
+        self._folder = Path(path).expanduser()
+        if not self._folder.is_dir():
+            raise UserError(f"images='{spec}': there is no folder {path}; give the path of one with photos")
+        listing = folders.list_folder(self._folder)
+        self.digest = folders.digest(listing.images)
+        self.size_bytes = sum(size for _, size in listing.images)
+        self.others = listing.others
+        self.skipped = [(printable(name), reason) for name, reason in listing.skipped]
+        self._images, taken = [], set()
+        for name, size in listing.images:
+            if (shown := printable(name)) in taken:  # which takes a name with bytes that are no text
+                self.skipped.append((shown, "another image has this name"))
+            else:
+                taken.add(shown)
+                self._images.append((name, size))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def items(self, positions: range) -> Iterator[Item]:
+        for name, size in self._images[positions.start : positions.stop]:
+            yield Item(printable(name), size, (self._folder / name).read_bytes)

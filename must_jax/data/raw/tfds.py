@@ -1,0 +1,31 @@
+"""A TFDS dataset that is in ArrayRecord already."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from must_jax.data.image_sets import open_images
+from must_jax.data.raw.base import Item
+
+
+class Tfds:
+    """See RawImages; names are "INDEX/NAME", as names of a dataset made elsewhere may repeat, or INDEX without them."""
+
+    skipped: tuple[tuple[str, str], ...] = ()
+    others = 0
+    size_bytes = 0
+
+    def __init__(self, dataset: str, data_dir: Path) -> None:
+        self._images = open_images(dataset, data_dir)
+        self.digest = self._images.digest
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def items(self, positions: range) -> Iterator[Item]:
+        for index in positions:
+            record, number = self._images.record(index), f"{index:08d}"
+            name = number if record["name"] == number else f"{number}/{record['name']}"
+            yield Item(name, len(record["image"]), functools.partial(bytes, record["image"]))

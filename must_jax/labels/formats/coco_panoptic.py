@@ -1,0 +1,117 @@
+"""COCO panoptic segmentation: a JSON file, and PNG files whose colours are the ids of segments."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import PositiveInt
+
+from must_jax import files
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
+from must_jax.errors import UserError
+from must_jax.labels.formats.base import Annotations, Classes, Format, Photo
+from must_jax.labels.formats.coco import Category, Id, by, category_classes, read_json
+from must_jax.labels.formats.names import digest_of_sizes, match
+from must_jax.labels.formats.png import MAX_SIDE, Header, check_headers, map_label, read_codes
+
+_VOID = 0  # the id of no segment
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    id: Id
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    id: int
+    category_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotation:
+    image_id: Id
+    file_name: str
+    segments_info: list[_Segment]
+
+
+@dataclass(frozen=True, slots=True)
+class _Panoptic:
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[Category]
+
+
+class CocoPanoptic(Format):
+    """The classes of all segments, things and stuff, as one map of ids; pixels of no segment have no label.
+
+    Attributes:
+      masks: folder of the PNG files; "" = the JSON's path without its suffix, as COCO has it.
+      classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
+      max_side: longer maps are made smaller, by nearest neighbour.
+    """
+
+    name: ClassVar[str] = "coco_panoptic"
+    gives: ClassVar[str] = "map of ids"
+    holds: ClassVar[str] = "file"
+
+    masks: str = ""
+    classes: Classes = ()
+    max_side: PositiveInt = MAX_SIDE
+
+    def digest(self, path: Path, images: ImageSet) -> str:
+        folder = self._masks_of(path)
+        return hashlib.sha256(
+            f"{files.sha256(path)} {digest_of_sizes(sorted(folder.glob('*.png')), folder)}".encode()
+        ).hexdigest()
+
+    def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
+        assert isinstance(kind, MapLabel)  # as `gives` says
+        parsed, folder = read_json(path, _Panoptic), self._masks_of(path)
+        images = by("id", parsed.images, path)
+        class_of, classes = category_classes(parsed.categories, self.classes, path)
+        if len(classes) > IGNORE_ID:
+            raise UserError(f"{path} has {len(classes)} categories, a map takes {IGNORE_ID}; name some in classes")
+        annotations = {}
+        for each in parsed.annotations:
+            if each.image_id not in images:
+                raise UserError(f"{path} labels image {each.image_id}, which is not in its images; correct either")
+            if not (folder / each.file_name).is_file():
+                raise UserError(f"{path} names {each.file_name}, which is not in {folder}; set masks to its folder")
+            segments = {segment.id: class_of(segment.category_id) for segment in each.segments_info}
+            annotations[images[each.image_id].file_name] = folder / each.file_name, {_VOID: IGNORE_ID, **segments}
+        file_names = match(names, annotations, str(path))
+        check_headers((annotations[name][0] for name in file_names.values()), [Header(8, "RGB")], self.name)
+        stored = replace(kind, unit="")
+
+        def label(photo: Photo) -> Label | None:
+            if photo.name not in file_names:
+                return None
+            file, segments = annotations[file_names[photo.name]]
+            ids = _classes_of_pixels(file, segments, path)
+            return map_label(stored, photo, file, ids, None, self.max_side)
+
+        return Annotations(stored, classes, label)
+
+    def _masks_of(self, path: Path) -> Path:
+        folder = Path(self.masks).expanduser() if self.masks else path.with_suffix("")
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder} with the PNGs of {path}; set masks to it")
+        return folder
+
+
+def _classes_of_pixels(file: Path, segments: dict[int, int], path: Path) -> np.ndarray:
+    """u8[h, w] of a PNG with segment id = R + 256 G + 256^2 B."""
+    codes = read_codes(file).astype(np.int32)
+    found, which = np.unique(codes @ np.array([1, 256, 256**2], np.int32), return_inverse=True)
+    if unknown := [id_ for id_ in found.tolist() if id_ not in segments]:
+        raise UserError(f"{file} has pixels of segment {unknown[0]}, which {path} does not list for it; correct either")
+    return np.array([segments[id_] for id_ in found.tolist()], np.uint8)[which].reshape(codes.shape[:2])

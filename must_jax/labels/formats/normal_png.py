@@ -1,0 +1,76 @@
+"""Surface normals as RGB PNG files, 8 or 16 bits a component."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import AfterValidator
+
+from must_jax.errors import UserError
+from must_jax.labels.formats.png import Header, PngMaps, lengths, read_codes
+
+_AXES = re.compile(r"([+-]?)([xyz])")
+_ZERO_LENGTH = 0.05  # the grey that stands for no vector, whatever its rounding
+_LENGTH_ERROR, _FAR_SHARE = 0.2, 0.05
+_AWAY, _AWAY_SHARE = 0.5, 0.5  # a visible surface faces the camera; up to wide angles z stays below
+
+
+def _parse(axes: str) -> tuple[list[int], np.ndarray]:
+    """Which of the file's components ours are, and by what sign.
+
+    Raises:
+      ValueError: each is to be named once.
+    """
+    parts = [match for part in axes.split(",") if (match := _AXES.fullmatch(part.strip()))]
+    if sorted(part[2] for part in parts) != ["x", "y", "z"] or axes.count(",") != 2:
+        raise ValueError(f"'{axes}' does not say which of the file's x, y, z are ours; write 'x,y,z' or 'x,-y,-z'")
+    return ["xyz".index(part[2]) for part in parts], np.array(
+        [-1 if part[1] == "-" else 1 for part in parts], np.float32
+    )
+
+
+def _checked(axes: str) -> str:
+    _parse(axes)
+    return axes
+
+
+class NormalPng(PngMaps):
+    """Component = 2 * code / largest code - 1. Black, and the grey of the zero vector, are pixels without a normal.
+
+    A file is refused where more than 5 % of its vectors are more than 0.2 longer or shorter than 1, or where most point
+    away from the camera, since then it is no map of normals or has other axes.
+
+    Attributes:
+      axes: our x (right), y (down) and z (forward, away from the camera) in terms of the file's red, green and blue,
+        which are called x, y, z: "x,-y,-z" for files with y up and z towards the camera (OpenGL, bluish pictures).
+    """
+
+    name: ClassVar[str] = "normal_png"
+    gives: ClassVar[str] = "map of vectors"
+    headers: ClassVar[tuple[Header, ...]] = (Header(8, "RGB"), Header(16, "RGB"))
+
+    axes: Annotated[str, AfterValidator(_checked)]
+
+    def values(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
+        codes, (order, signs) = read_codes(file), _parse(self.axes)
+        stored = codes.astype(np.float32) * np.float32(2 / np.iinfo(codes.dtype).max) - 1
+        length = lengths(stored)
+        valid = ((codes[..., 0] | codes[..., 1] | codes[..., 2]) > 0) & (length > _ZERO_LENGTH)
+        far = valid & (np.abs(length - 1) > _LENGTH_ERROR)
+        if far.sum() > _FAR_SHARE * valid.sum():
+            raise UserError(
+                f"{file} is no map of unit vectors, {100 * far.sum() / valid.sum():.0f} % of them have another length; "
+                "convert or remove it"
+            )
+        normals = stored[..., order] * signs
+        valid &= ~far
+        away = valid & (normals[..., 2] > _AWAY)
+        if away.sum() > _AWAY_SHARE * valid.sum():
+            raise UserError(
+                f"{file} has normals that point away from the camera with axes '{self.axes}', so they are others; "
+                "correct axes ('x,-y,-z' for y up and z towards the camera), or remove the file"
+            )
+        return normals * valid[..., None], valid

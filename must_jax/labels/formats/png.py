@@ -1,0 +1,161 @@
+"""Maps as PNG files, one an image: which belongs to which, and whether they are what was declared."""
+
+from __future__ import annotations
+
+import abc
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import PIL.Image
+from pydantic import PositiveInt
+
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.errors import UserError
+from must_jax.labels.formats.base import PRESENT, Annotations, Format, Photo, check_aspect
+from must_jax.labels.formats.names import digest_of_sizes, files_below, match, stem
+
+SUFFIX = ".png"
+MAX_SIDE = 640
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_MIN_VALID = 0.5  # share of the pixels that are merged into one
+
+
+class Header(NamedTuple):
+    """Of a PNG file: bits a channel, and what the channels are."""
+
+    bits: int
+    colours: str
+
+    def __str__(self) -> str:
+        return f"{self.bits}-bit {self.colours}"
+
+
+class PngMaps(Format):
+    """A folder of PNG files that are called like their images.
+
+    Attributes:
+      replace: a text in an image's path (without its suffix), and by what to replace it to find its map:
+        ("_leftImg8bit", "_gtFine_labelTrainIds"); where the first is empty, the second is appended.
+      max_side: longer maps are made smaller: ids by nearest neighbour, values by the mean of the valid ones.
+      headers: what the files may be.
+      stored_unit: of the values in the column.
+    """
+
+    holds: ClassVar[str] = "folder"
+    headers: ClassVar[tuple[Header, ...]]
+    stored_unit: ClassVar[str] = ""
+
+    replace: tuple[str, str] = ("", "")
+    max_side: PositiveInt = MAX_SIDE
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return ()
+
+    @abc.abstractmethod
+    def values(self, file: Path) -> tuple[np.ndarray, np.ndarray | None]:
+        """A map at full size, 0 where it is not valid, and which of it is; None for ids.
+
+        Raises:
+          UserError: what the file holds contradicts the options.
+        """
+
+    def digest(self, path: Path, images: ImageSet) -> str:
+        return digest_of_sizes(files_below(path, SUFFIX).values(), path)
+
+    def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
+        assert isinstance(kind, MapLabel)  # as `gives` says
+        pngs = files_below(path, SUFFIX)
+        files = {name: pngs[key] for name, key in match(names, pngs, str(path), self._as_key).items()}
+        check_headers(files.values(), self.headers, self.name)
+        stored = replace(kind, unit=self.stored_unit)
+
+        def label(photo: Photo) -> Label | None:
+            if photo.name not in files:
+                return None
+            file = files[photo.name]
+            return map_label(stored, photo, file, *self.values(file), self.max_side)
+
+        return Annotations(stored, self.class_names, label)
+
+    def _as_key(self, name: str) -> str:
+        old, new = self.replace
+        return stem(name).replace(old, new) if old else stem(name) + new
+
+
+def map_label(
+    kind: MapLabel, photo: Photo, file: Path, values: np.ndarray, valid: np.ndarray | None, max_side: int
+) -> Label:
+    """A map (see `PngMaps.values`) as a label, made smaller where its longer side has more than `max_side` pixels.
+
+    Raises:
+      UserError: it has another shape than the image.
+    """
+    height, width = values.shape[:2]
+    check_aspect(photo, (height, width), str(file))
+    scale = min(1.0, max_side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if valid is None:
+        ids = cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return {kind.field: ids.astype(np.int32), "present": PRESENT}
+    values, valid = values.astype(np.float32), valid.astype(np.float32)
+    if scale < 1:
+        values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+        share = cv2.resize(valid, size, interpolation=cv2.INTER_AREA)
+        values = values / np.maximum(share[..., None] if values.ndim == 3 else share, np.float32(1e-6))
+        valid = (share >= _MIN_VALID).astype(np.float32)
+    if values.ndim == 3:
+        values = values / np.maximum(lengths(values), np.float32(1e-6))[..., None]
+    return {kind.field: values, "valid": valid, "present": PRESENT}
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """f32[h, w, 3] -> f32[h, w]; `np.linalg.norm` takes ten times as long."""
+    return np.sqrt(np.einsum("hwc,hwc->hw", vectors, vectors))
+
+
+def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str) -> None:
+    """Reads the first bytes of all files, which is cheap enough to do before the first label is written.
+
+    Raises:
+      UserError: a file that is no PNG, or one of another bit depth or number of channels.
+    """
+    for file in files:
+        with file.open("rb") as opened:
+            start = opened.read(26)
+        if not start.startswith(_SIGNATURE) or len(start) < 26:
+            raise UserError(f"{file} is no PNG file; convert or remove it")
+        header = Header(start[24], _COLOURS.get(start[25], "unknown"))
+        if header not in allowed:
+            raise UserError(
+                f"{file} is {header}, but {format_} takes {' or '.join(map(str, allowed))}; convert or remove it"
+            )
+
+
+def read_codes(file: Path) -> np.ndarray:
+    """u8 or u16[h, w] or [h, w, 3] (RGB) of a PNG without a palette.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    codes = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if codes is None:
+        raise UserError(f"{file} is cut off or damaged; replace or remove it")
+    return cv2.cvtColor(codes, cv2.COLOR_BGR2RGB) if codes.ndim == 3 else codes
+
+
+def read_indices(file: Path) -> np.ndarray:
+    """u8[h, w], grey values or indices into the palette. Errors as of `read_codes`."""
+    try:
+        with PIL.Image.open(io.BytesIO(file.read_bytes())) as picture:
+            return np.array(picture, np.uint8)
+    except Exception as error:  # Pillow raises nearly anything on broken bytes
+        raise UserError(f"{file} is cut off or damaged ({error}); replace or remove it") from None

@@ -1,0 +1,176 @@
+"""The gate between labelling and training: what is wrong with a column, in one sentence each, and the verdict.
+
+Most can be said from the manifest alone. What an audit has found besides lies in a file beside the manifest, and holds
+as long as the column is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pydantic
+
+from must_jax.data.kinds import VectorLabel
+from must_jax.errors import UserError
+from must_jax.files import write_text
+from must_jax.labels.manifest import Manifest
+from must_jax.labels.statistics import Statistics
+
+FILE = "audit.json"  # in the column's folder
+
+# Beyond these shares a column deserves a look.
+MOST_EMPTY = 0.5  # of the labelled images
+MOST_ABSENT = 0.1  # of the images
+LEAST_COVERED = 0.5  # of the pixels
+MOST_OF_ONE_CLASS = 0.95  # of the images, boxes or pixels
+MOST_FLAT = 0.01  # of the maps
+MOST_AWAY = 0.05  # of the vectors
+MOST_OFF_UNIT = 0.01
+
+Level = Literal["passed", "look", "failed"]
+
+
+class Finding(pydantic.BaseModel):
+    """`failed`: nothing can be learnt from such a column; `look`: someone should look at it first."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    level: Literal["look", "failed"]
+    reason: str
+
+
+class Audited(pydantic.BaseModel):
+    """What an audit has found: of the column whose manifest has this checksum."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    checksum: str
+    verdict: Level
+    findings: tuple[Finding, ...]
+
+
+class Headline(NamedTuple):
+    """How a task measures its models: the metric's name, and the value up to which a model has not learnt it."""
+
+    metric: str
+    near_chance: float
+
+
+def verdict(findings: Iterable[Finding]) -> Level:
+    levels = {finding.level for finding in findings}
+    return "failed" if "failed" in levels else "look" if "look" in levels else "passed"
+
+
+def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Finding]:
+    """What the sums that were made while labelling say, and the teacher's validation."""
+    summary = column.summary()
+    labelled = summary.images - summary.absent
+    if summary.not_finite:
+        yield Finding(level="failed", reason=_not_finite(summary.not_finite))
+    elif not labelled:
+        yield Finding(level="failed", reason="no image has a label")
+    elif summary.empty == labelled:
+        yield Finding(level="failed", reason=f"all {labelled:,} labels are empty")
+    else:
+        yield from _classes(column.classes, summary.images_with_class)
+        if isinstance(column.label_kind, VectorLabel) and len(column.classes) > 1:
+            yield from _even_odds(summary.confidence / labelled, len(column.classes))
+        yield from _look(summary.empty / labelled, MOST_EMPTY, "of the labels are empty")
+        if summary.covered:
+            yield from _look(1 - summary.covered / labelled, 1 - LEAST_COVERED, "of the pixels have no label")
+        if column.teacher:  # true labels may be few
+            yield from _look(summary.absent / summary.images, MOST_ABSENT, "of the images could not be labelled")
+    if column.teacher:
+        yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
+
+
+def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Finding]:
+    """What only a pass over the labels tells, beside `known_from_manifest`."""
+    if statistics.unreadable:
+        yield Finding(level="failed", reason=f"{statistics.unreadable:,} labels cannot be read")
+    if statistics.not_finite and not column.summary().not_finite:
+        yield Finding(level="failed", reason=_not_finite(statistics.not_finite))
+    amount = statistics.class_amount
+    if np.count_nonzero(amount) > 1:
+        top = int(amount.argmax())
+        what = f"of all labels are of class '{column.classes[top]}'"
+        yield from _look(amount[top] / amount.sum(), MOST_OF_ONE_CLASS, what)
+    maps = statistics.images - statistics.absent - statistics.unreadable - statistics.empty
+    if statistics.flat and statistics.flat == maps:
+        yield Finding(level="failed", reason="every map has one value only")
+    elif statistics.flat:
+        yield from _look(statistics.flat / maps, MOST_FLAT, "of the maps have one value only")
+    if statistics.known:
+        away = "of the vectors point away from the camera; their frame should be x right, y down, z forward"
+        yield from _look(statistics.away / statistics.known, MOST_AWAY, away)
+        yield from _look(statistics.off_unit / statistics.known, MOST_OFF_UNIT, "of the vectors have not length 1")
+
+
+def known_from_truth(score: float, headline: Headline) -> Iterator[Finding]:
+    """What the column's own labels are worth against true ones."""
+    if not score > headline.near_chance:  # NaN is no more than chance
+        yield Finding(level="failed", reason=f"against true labels {_near_chance(score, headline)}")
+
+
+def write(folder: Path, column: Manifest, findings: Iterable[Finding]) -> Audited:
+    """Leaves the verdict beside the manifest."""
+    found = tuple(findings)
+    audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found)
+    write_text(folder / FILE, audited.model_dump_json(indent=1) + "\n")
+    return audited
+
+
+def read(folder: Path, column: Manifest) -> Audited | None:
+    """The last audit's; None where there was none, or the column was made anew since.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        audited = Audited.model_validate_json(path.read_text(encoding="utf-8"))
+    except pydantic.ValidationError:
+        raise UserError(f"{path} is damaged; delete it, and rerun the audit stage") from None
+    return audited if audited.checksum == column.checksum else None
+
+
+def _classes(classes: tuple[str, ...], images_with_class: list[int]) -> Iterator[Finding]:
+    found = {name for name, images in zip(classes, images_with_class, strict=False) if images}
+    never = [name for name in classes if name not in found]
+    if len(classes) > 1 and len(found) == 1:
+        yield Finding(level="failed", reason=f"of {len(classes)} classes only '{found.pop()}' occurs")
+    elif never:
+        names = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")
+        yield Finding(level="look", reason=f"{len(never)} of {len(classes)} classes never occur: {names}")
+
+
+def _even_odds(confidence: float, classes: int) -> Iterator[Finding]:
+    even = 1 / classes
+    if confidence < min(2 * even, (1 + even) / 2):  # half-way to certainty where classes are few
+        reason = f"the mean top probability is {confidence:.2f}, hardly more than even odds of {classes} classes"
+        yield Finding(level="look", reason=reason)
+
+
+def _validated(value: float | None, headline: Headline) -> Iterator[Finding]:
+    if value is None:
+        yield Finding(level="look", reason=f"its teacher was not validated ({headline.metric} is not known)")
+    elif not value > headline.near_chance:
+        yield Finding(level="failed", reason=f"on its teacher's validation images {_near_chance(value, headline)}")
+
+
+def _near_chance(value: float, headline: Headline) -> str:
+    return f"{headline.metric} is {value:.1f}, and up to {headline.near_chance:.1f} is near chance"
+
+
+def _not_finite(count: int) -> str:
+    return f"{count:,} values are NaN or infinite"
+
+
+def _look(share: float, most: float, what: str) -> Iterator[Finding]:
+    if share > most:
+        yield Finding(level="look", reason=f"{100 * share:.0f} % {what}")

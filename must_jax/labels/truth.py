@@ -1,0 +1,115 @@
+"""Writing a column of true labels, image by image, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from must_jax.cores import cores
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import ImageSet
+from must_jax.errors import UserError
+from must_jax.labels import manifest
+from must_jax.labels.formats.base import Annotations, Photo
+from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
+from must_jax.labels.writer import ColumnWriter, Encoded
+from must_jax.progress import Progress, say
+
+_READ_TOGETHER = 64  # labels
+_MOST_NAMED = 20  # refused labels; with more something is wrong with all of them
+
+
+def is_finished(folder: Path, images: ImageSet, source: SourceRecord) -> bool:
+    """Whether the column is there, whole, and made from these annotations for these images.
+
+    Raises:
+      UserError: there is a column of other annotations, options or images, finished or not.
+    """
+    if not (folder / manifest.FILE).exists():
+        return False
+    column = manifest.read(folder)
+    if column.source is None:
+        raise UserError(f"{folder} holds labels of a teacher; delete it, or import true labels to another folder")
+    if (column.images.digest, column.images.length) != (images.digest, len(images)):
+        raise UserError(f"{folder} labels {column.images.name} as it was, not as it is now; delete it to begin anew")
+    made, wanted = (each.model_dump(include={"format", "options", "digest"}) for each in (column.source, source))
+    if made != wanted:
+        what = "options" if made["digest"] == wanted["digest"] else "annotations"
+        raise UserError(
+            f"{folder} was made from other {what} than those now in {source.path or images.name} ({source.format}); "
+            "delete it to import them anew"
+        )
+    return column.complete and not column.missing(folder)
+
+
+def record_of(images: ImageSet) -> ImagesRecord:
+    return ImagesRecord(name=images.name, length=len(images), digest=images.digest)
+
+
+def write(
+    folder: Path, description: Manifest, images: ImageSet, names: Sequence[str], annotations: Annotations
+) -> Manifest:
+    """Checks all labels, then writes the shards that are missing; images without a label are absent, with the reason.
+
+    Args:
+      names: of the images, in their order.
+
+    Returns:
+      The manifest of the finished column.
+
+    Raises:
+      UserError: files contradict what was declared. Nothing is written then, so the next try begins with mended files.
+    """
+
+    def read(index: int) -> Label | None:
+        return annotations.label(Photo(names[index], lambda: images.record(index)["image"]))
+
+    def encoded(index: int) -> Encoded | None:
+        label = read(index)
+        return None if label is None else writer.encode(label)
+
+    what = f"{description.task} labels of {images.name}"
+    with ThreadPoolExecutor(cores()) as pool:
+        if not (folder / manifest.FILE).exists():
+            _check(read, len(images), what, pool)
+        writer = ColumnWriter(folder, description)
+        ranges = {shard: writer.manifest.shard_range(shard) for shard in writer.missing()}
+        done = len(images) - sum(map(len, ranges.values()))
+        with Progress(f"importing {what}", len(images), start=done) as progress:
+            for index, positions in ranges.items():
+                with writer.shard(index) as shard:
+                    for together in _chunks(positions):
+                        for position, label in zip(together, pool.map(encoded, together), strict=True):
+                            if label is None:
+                                shard.skip(names[position], f"not in the {description.maker} labels")
+                            else:
+                                shard.add_encoded(names[position], label)
+                        progress.advance(len(together))
+    writer.finish()
+    return writer.manifest
+
+
+def _check(read: Callable[[int], Label | None], count: int, what: str, pool: ThreadPoolExecutor) -> None:
+    def refusal(index: int) -> str:
+        try:
+            read(index)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    refused: list[str] = []
+    with Progress(f"checking {what}", count) as progress:
+        for together in _chunks(range(count)):
+            refused += filter(None, pool.map(refusal, together))
+            progress.advance(len(together))
+            if len(refused) > _MOST_NAMED:
+                break
+    for each in refused[1:]:
+        say(f"refused as well: {each}")
+    if refused:
+        raise UserError(f"{refused[0]} (labels refused: {len(refused)})")
+
+
+def _chunks(positions: range) -> Iterator[range]:
+    return (positions[start : start + _READ_TOGETHER] for start in range(0, len(positions), _READ_TOGETHER))

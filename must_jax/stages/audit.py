@@ -1,0 +1,241 @@
+"""Audit: what the label columns of an image set hold, and a verdict on each: the gate before a training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from must_jax.config import AuditConfig
+from must_jax.cores import cores
+from must_jax.data.duplicates import Pair, hash_images, near
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import Column, ImageSet, open_images
+from must_jax.files import write_json
+from must_jax.labels import gate, manifest
+from must_jax.labels.agreement import only_where_labelled
+from must_jax.labels.columns import LabelColumn, open_beside, open_column
+from must_jax.labels.gate import Audited, Finding
+from must_jax.labels.statistics import Statistics
+from must_jax.progress import Progress, say
+from must_jax.stages import inputs
+from must_jax.stages.gate import headline
+from must_jax.stages.labels import find
+from must_jax.stages.workdir import RESULT_FILE, check, claim
+from must_jax.tasks import TASKS, build_task
+from must_jax.tasks.base import Task
+
+JSON_FILE, PAGE = "audit.json", "audit.html"
+_TOGETHER = 64  # labels that a thread takes
+_AHEAD = 64  # pairs of labels that are read before they are scored
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in one column. `scores` are metrics against true labels, empty where there are none."""
+
+    column: LabelColumn
+    task: Task
+    statistics: Statistics
+    scores: Mapping[str, float]
+    audited: Audited
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """An image that is nearly the same as one of the evaluation set `others`."""
+
+    others: ImageSet
+    pair: Pair
+
+
+def run(config: AuditConfig, workdir: Path) -> None:
+    """Writes `audit.html`, `audit.json` and, last, `result.json` into the workdir, and a verdict into every column.
+
+    A column that failed is no error here; a training refuses it. A finished audit of the same columns says so.
+
+    Raises:
+      UserError: columns or images that are not there or do not fit each other, a workdir of another config.
+    """
+    check(workdir, config)
+    inputs.check(config)
+    folders = list(dict.fromkeys(folder for path in config.columns for folder in find(Path(path))))
+    if _is_finished(workdir, folders):
+        say(f"{workdir} is finished; nothing to do, see {workdir / PAGE}")
+        return
+    images = open_images(config.images, config.data_dir, config.take)
+    columns = [open_column(folder, images) for folder in folders]
+    tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
+    evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
+    claim(workdir, config)
+
+    began = time.monotonic()
+    positions = np.unique(np.linspace(0, len(images) - 1, config.sample or len(images)).astype(int)).tolist()
+    true = [column for column in columns if column.teacher is None]
+    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
+    results = [audit(column, task, truths, positions) for column, task in zip(columns, tasks, strict=True)]
+    duplicates = find_duplicates(images, evaluation, config.duplicate_distance) if evaluation else []
+    _write(workdir, config, images, len(positions), results, duplicates, time.monotonic() - began)
+    for result in results:
+        reasons = "; ".join(finding.reason for finding in result.audited.findings) or "nothing found"
+        say(f"{result.column.folder}: {result.audited.verdict}, {reasons}")
+    say(f"{len(duplicates)} of {len(images)} images are nearly the same as evaluation images" * bool(evaluation))
+    say(f"see {workdir / PAGE}")
+
+
+def _is_finished(workdir: Path, folders: Sequence[Path]) -> bool:
+    """Whether all columns have been audited here as they are now, and their verdicts are still with them."""
+    if not (workdir / RESULT_FILE).exists():
+        return False
+    there = json.loads((workdir / JSON_FILE).read_text(encoding="utf-8"))["columns"]
+    columns = {str(folder): manifest.read(folder) for folder in folders}
+    now = {name: column.checksum for name, column in columns.items() if gate.read(Path(name), column)}
+    return now == {name: about["checksum"] for name, about in there.items()}
+
+
+def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: Sequence[int]) -> Result:
+    """One pass over a column's labels, another one if they can be scored; leaves the verdict in the column's folder.
+
+    Args:
+      task: with the options by which the labels were made.
+      truths: columns of true labels of the same images.
+      positions: of the images whose labels are read.
+    """
+    statistics = _read(column, positions)
+    findings = [
+        *gate.known_from_manifest(column.manifest, headline(task)),
+        *gate.known_from_labels(column.manifest, statistics),
+    ]
+    scores: dict[str, float] = {}
+    truth = next((each for each in truths if each.task == task.name), None)
+    if truth is not None and column.teacher is not None:
+        if truth.classes == column.classes:
+            scores = _score(column, truth, task, positions)
+            findings += gate.known_from_truth(scores[task.metric], headline(task)) if scores else []
+        else:
+            reason = "its labels were not scored, because the true labels have other classes"
+            findings.append(Finding(level="look", reason=reason))
+    return Result(column, task, statistics, scores, gate.write(column.folder, column.manifest, findings))
+
+
+def find_duplicates(images: ImageSet, evaluation: Sequence[ImageSet], most: int) -> list[Duplicate]:
+    """Of every image and evaluation set the nearest pair, if at most `most` bits of their hashes differ; nearest first.
+
+    Evaluation images are looked at mirrored, too: training mirrors images.
+    """
+    found = []
+    with Progress("looking for near-duplicates", len(images) + sum(map(len, evaluation))) as progress:
+        ours = hash_images(images, progress.advance)
+        for others in evaluation:
+            theirs = hash_images(others, progress.advance, mirror=True)
+            found += [Duplicate(others, pair) for pair in near(ours, theirs, most)]
+    return sorted(found, key=lambda duplicate: duplicate.pair.distance)
+
+
+def _read(column: LabelColumn, positions: Sequence[int]) -> Statistics:
+    def part(chunk: Sequence[int]) -> Statistics:
+        statistics = Statistics(len(column.classes))
+        for position in chunk:
+            try:
+                label = column[position]
+            except Exception:  # broken in whatever way; the verdict says so
+                statistics.images += 1
+                statistics.unreadable += 1
+            else:
+                statistics.add(column.kind, position, label)
+        return statistics
+
+    chunks = [positions[start : start + _TOGETHER] for start in range(0, len(positions), _TOGETHER)]
+    total = Statistics(len(column.classes))
+    with Progress(f"reading {column.folder.name}", len(positions)) as progress, ThreadPoolExecutor(cores()) as pool:
+        for statistics in pool.map(part, chunks):
+            total.merge(statistics)
+            progress.advance(statistics.images)
+    return total
+
+
+def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[int]) -> dict[str, float]:
+    """The task's metrics of the column's labels, over the images that both label; {} if there are none."""
+    metrics, scored = task.metrics(), 0
+    with Progress(f"scoring {column.folder.name}", len(positions)) as progress:
+        for pair in _pairs(column, truth, positions):
+            if pair:
+                label, true = pair
+                true = only_where_labelled(column.kind, label, true)
+                metrics.update(_batch(task.as_prediction(label)), _batch(true))
+                scored += 1
+            progress.advance()
+    return metrics.result() if scored else {}
+
+
+def _pairs(column: LabelColumn, truth: Column, positions: Sequence[int]) -> Iterator[tuple[Label, ...]]:
+    """(label, true label) of each image, read ahead by threads; () where one of them is not there."""
+
+    def read(position: int) -> tuple[Label, ...]:
+        try:
+            label, true = column[position], truth[position]
+        except Exception:  # those of the column are counted where its statistics are made
+            return ()
+        return (label, true) if label["present"] and true["present"] else ()
+
+    options = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=_AHEAD)
+    return iter(grain.MapDataset.source(positions).map(read).to_iter_dataset(options))
+
+
+def _batch(label: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values)[None] for name, values in label.items()}
+
+
+def _write(
+    workdir: Path,
+    config: AuditConfig,
+    images: ImageSet,
+    labels_read: int,
+    results: Sequence[Result],
+    duplicates: Sequence[Duplicate],
+    seconds: float,
+) -> None:
+    from must_jax.stages import audit_page  # matplotlib takes a second to load
+
+    audit_page.write(workdir / PAGE, config, images, labels_read, results, duplicates)
+    columns = {str(result.column.folder): _told(result) for result in results}
+    about = {
+        "images": {"name": images.name, "count": len(images), "digest": images.digest},
+        "labels_read": labels_read,
+        "columns": columns,
+        "evaluation": list(config.evaluation),
+        "duplicates": [_named(images, duplicate) for duplicate in duplicates],
+    }
+    write_json(workdir / JSON_FILE, about)
+    short = {name: {"task": told["task"], "verdict": told["verdict"]} for name, told in columns.items()}
+    write_json(workdir / RESULT_FILE, {"columns": short, "duplicates": len(duplicates), "seconds": seconds})
+
+
+def _told(result: Result) -> dict[str, Any]:
+    column = result.column
+    return {
+        "task": column.task,
+        "made_by": column.manifest.maker,
+        **result.audited.model_dump(mode="json"),
+        "validation": column.manifest.teacher.metrics if column.manifest.teacher else {},
+        "against_truth": dict(result.scores),
+        "statistics": result.statistics.readable(column.kind, column.classes),
+    }
+
+
+def _named(images: ImageSet, duplicate: Duplicate) -> dict[str, Any]:
+    pair = duplicate.pair
+    return {
+        "image": images.record(pair.position)["name"],
+        "evaluation": duplicate.others.name,
+        "evaluation_image": duplicate.others.record(pair.other)["name"],
+        "mirrored": pair.mirrored,
+        "distance": pair.distance,
+    }

@@ -1,0 +1,21 @@
+"""Prepare: images as people have them, and their labels, become an image set that the other stages read by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from must_jax.config import PrepareConfig
+from must_jax.data.prepare import prepare
+
+
+def run(config: PrepareConfig, workdir: Path) -> None:
+    """Writes `data_dir/NAME`, and nothing into the workdir; errors as of `prepare` and `truth.write`."""
+    if not config.labels:
+        prepare(config)
+        return
+    from must_jax.stages import truth  # loads jax, which images alone do not need
+
+    truth.check(config.labels)
+    images = prepare(config)
+    for task, labels in config.labels.items():
+        truth.write(images, task, labels, truth.folder_of(config, task))

@@ -1,0 +1,104 @@
+"""True labels that people have, into columns: what a config says about them is checked, then they are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import must_jax
+from must_jax.config import PrepareConfig, TruthConfig
+from must_jax.data.image_sets import ImageSet
+from must_jax.errors import UserError
+from must_jax.labels import truth
+from must_jax.labels.columns import COLUMNS
+from must_jax.labels.formats import FORMATS, build_format
+from must_jax.labels.formats.base import Format, shape
+from must_jax.labels.manifest import Manifest, SourceRecord
+from must_jax.progress import Progress, say
+from must_jax.tasks import TASKS, build_task, check_options
+
+SHARD_IMAGES = 1024
+
+
+def check(labels: Mapping[str, TruthConfig]) -> None:
+    """What can be wrong with `labels`, by task, before any image or annotation is read.
+
+    Raises:
+      UserError: an unknown task, format or option, a format that does not hold what the task takes, a missing file.
+    """
+    for task, config in labels.items():
+        _format(task, config)
+
+
+def folder_of(config: PrepareConfig, task: str) -> Path:
+    """Where the name "truth" finds the column of a prepared image set."""
+    return Path(config.data_dir).expanduser() / config.name / COLUMNS / task
+
+
+def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_images: int = SHARD_IMAGES) -> Manifest:
+    """Imports the labels of one task as the column `folder`. Images are matched by name.
+
+    A column that was stopped goes on; a finished one says so.
+
+    Returns:
+      The manifest of the finished column.
+
+    Raises:
+      UserError: as `check`; annotations that changed since they were imported, that are damaged, or that contradict
+        what is declared: unit, range, class list, the images' names and shapes.
+    """
+    format_ = _format(task, config)
+    path = Path(config.path).expanduser()
+    source = SourceRecord(
+        format=config.format,
+        path=config.path,
+        options=format_.model_dump(mode="json"),
+        digest=format_.digest(path, images),
+        licence=config.licence,
+    )
+    if truth.is_finished(folder, images, source):
+        say(f"{folder} is finished; nothing to do")
+        return truth.manifest.read(folder)
+
+    names = []
+    with Progress(f"reading the names of {images.name}", len(images)) as progress:
+        for index in range(len(images)):
+            names.append(images.name_of(index))
+            progress.advance()
+    annotations = format_.open(path, names, TASKS[task]().label)
+    build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
+    description = Manifest.describe(
+        annotations.kind,
+        task=task,
+        classes=annotations.classes,
+        rule={},
+        preprocessing="",
+        images=truth.record_of(images),
+        source=source,
+        shard_images=shard_images,
+        must_jax=must_jax.__version__,
+    )
+    column = truth.write(folder, description, images, names, annotations)
+    say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
+    return column
+
+
+def _format(task: str, config: TruthConfig) -> Format:
+    check_options(task, {})
+    try:
+        format_ = build_format(config.format, config.options)
+    except UserError as error:
+        raise UserError(f"config.labels.{task}: {error}") from None
+    wanted = shape(TASKS[task]().label)
+    if format_.gives != wanted:
+        fitting = [name for name, each in FORMATS.items() if each.gives == wanted]
+        raise UserError(
+            f"config.labels.{task}: format '{config.format}' holds labels of the kind {format_.gives}, but the task "
+            f"takes {wanted}; use {' or '.join(fitting) or 'another way to make its column'}"
+        )
+    if format_.holds == "" and config.path:
+        raise UserError(f"config.labels.{task}.path is set, but '{config.format}' reads the images' names; remove it")
+    path, holds = Path(config.path).expanduser(), format_.holds
+    if (holds == "file" and not path.is_file()) or (holds == "folder" and not (config.path and path.is_dir())):
+        raise UserError(f"config.labels.{task}: there is no {holds} '{config.path}'; correct its path")
+    return format_

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from photos import jpeg
+
+from must_jax.data.raw import RawImages, open_raw
+from must_jax.errors import UserError
+
+IMAGES = [jpeg(number) for number in range(5)]
+
+
+def opened(path: Path, column: str = "") -> RawImages:
+    return open_raw(f"parquet:{path}", Path(), column)
+
+
+def loaded(raw: RawImages) -> list[bytes]:
+    return [item.load() for item in raw.items(range(len(raw)))]
+
+
+def as_structs(images: list[bytes]) -> list[dict]:
+    return [{"bytes": image, "path": "x.jpg"} for image in images]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(as_structs(IMAGES)),
+        pa.array(IMAGES),
+        pa.array(IMAGES, pa.large_binary()),
+        pa.array(as_structs(IMAGES), pa.struct({"path": pa.string(), "bytes": pa.large_binary()})),
+    ],
+)
+def test_an_image_column_is_found(tmp_path: Path, column: pa.Array):
+    pq.write_table(pa.table({"label": range(5), "picture.of.it": column, "text": ["a"] * 5}), tmp_path / "t.parquet")
+    raw = opened(tmp_path / "t.parquet")
+    assert loaded(raw) == IMAGES
+    assert [item.name for item in raw.items(range(1, 3))] == ["t.parquet/1", "t.parquet/2"]
+
+
+def test_several_files_with_several_row_groups(tmp_path: Path):
+    """And one without rows, as a filter leaves it."""
+    for number, count in enumerate((3, 0, 4)):
+        images = pa.array(as_structs(IMAGES[:count]), pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+        pq.write_table(pa.table({"image": images}), tmp_path / f"train-{number}.parquet", row_group_size=2)
+    raw = opened(tmp_path)
+    assert len(raw) == 7
+    assert [item.name for item in raw.items(range(7))] == [
+        *(f"train-0.parquet/{row}" for row in range(3)),
+        *(f"train-2.parquet/{row}" for row in range(4)),
+    ]
+    assert loaded(raw) == IMAGES[:3] + IMAGES[:4]
+
+
+def test_a_row_without_bytes_is_an_image_that_cannot_be_read(tmp_path: Path):
+    images = [None, {"bytes": None, "path": "x"}, {"bytes": IMAGES[0], "path": None}]
+    pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+    *empty, whole = opened(tmp_path).items(range(3))
+    for item in empty:
+        with pytest.raises(UserError, match="the row holds no bytes"):
+            item.load()
+    assert whole.load() == IMAGES[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted", "sentence"),
+    [
+        (("a", "b"), "", "has several columns of bytes, a, b; choose with config.image_column"),
+        (("a", "b"), "c", "has no column 'c' .config.image_column.; known: a, b, number"),
+        (("image",), "imgae", "has no column 'imgae' .config.image_column.; did you mean 'image'?"),
+        (("image",), "number", "column 'number' of .* holds int64, but images are binary"),
+        ((), "", "has no column of images .*; its columns are number"),
+    ],
+)
+def test_which_column_has_the_images(tmp_path: Path, columns: tuple[str, ...], wanted: str, sentence: str):
+    table = {"number": range(5)} | {name: IMAGES for name in columns}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=sentence):
+        len(opened(tmp_path, wanted))
+    if len(columns) == 2:
+        assert loaded(opened(tmp_path, "b")) == IMAGES
+
+
+def test_damaged_files_are_named(tmp_path: Path):
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"a\.parquet is no Parquet file, or a damaged one"):
+        len(opened(tmp_path))
+    pq.write_table(pa.table({"image": [bytes(range(256)) * 9] * 50}), tmp_path / "a.parquet", compression="zstd")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[4:40] = bytes(36)
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.parquet is no Parquet file, or a damaged one"):
+        loaded(opened(tmp_path))

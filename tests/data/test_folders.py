@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from photos import jpeg, write_files
+
+from must_jax.data.folders import digest, list_folder
+from must_jax.data.image_sets import open_images
+
+
+def names(folder: Path) -> list[str]:
+    return [name for name, _ in list_folder(folder).images]
+
+
+def test_sorted_by_the_parts_of_paths(tmp_path: Path):
+    write_files(tmp_path, {name: b"12345" for name in ("b.png", "a-b/1.jpg", "a/2.JPG", "a/1.jpeg", "a/b/c.webp")})
+    assert list_folder(tmp_path).images == [
+        (name, 5) for name in ("a/1.jpeg", "a/2.JPG", "a/b/c.webp", "a-b/1.jpg", "b.png")
+    ]
+
+
+def test_everything_is_accounted_for(tmp_path: Path):
+    write_files(tmp_path, {name: b"" for name in ("1.jpg", "2.heic", "3.NEF", "4.txt", "README", "._1.jpg", ".jpg")})
+    (tmp_path / "5.png").symlink_to("nowhere")
+    (tmp_path / "6.png").symlink_to("6.png")
+    os.mkfifo(tmp_path / "7.png")
+    listing = list_folder(tmp_path)
+    assert listing.images == [("1.jpg", 0)]
+    nothing = "no regular file, or a link to nothing"
+    assert listing.skipped == [
+        ("2.heic", "format not read"),
+        ("3.NEF", "format not read"),
+        ("5.png", nothing),
+        ("6.png", "Too many levels of symbolic links"),
+        ("7.png", nothing),
+    ]
+    assert listing.others == 4
+
+
+def test_links_are_followed_once(tmp_path: Path):
+    elsewhere = write_files(tmp_path / "elsewhere", {"x.jpg": b"", "deep/y.jpg": b""})
+    (elsewhere / "deep" / "back").symlink_to(tmp_path / "photos")
+    photos = write_files(tmp_path / "photos", {"z/1.jpg": b"", "2.jpg": b""})
+    (photos / "a").symlink_to(photos / "z")  # has its own name
+    (photos / "b").symlink_to(elsewhere)
+    (photos / "c").symlink_to(elsewhere)
+    (photos / "z" / "up").symlink_to(photos)
+    (photos / "3.jpg").symlink_to(photos / "2.jpg")
+    listing = list_folder(photos)
+    assert [name for name, _ in listing.images] == ["2.jpg", "3.jpg", "b/deep/y.jpg", "b/x.jpg", "z/1.jpg"]
+    assert (listing.skipped, listing.others) == ([], 0)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By what the system answers: the one who runs the tests may be root, who may read everything."""
+    write_files(tmp_path, {"1.jpg": b"", "secret/2.jpg": b""})
+    scan = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if path.name == "secret":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert names(tmp_path) == ["1.jpg"]
+    assert list_folder(tmp_path).skipped == [("secret", "the folder cannot be read: Permission denied")]
+
+
+def test_a_folder_is_opened_with_what_is_listed(tmp_path: Path):
+    write_files(tmp_path, {"2.jpg": jpeg(), "sub/1.jpg": jpeg()})
+    images = open_images(f"folder:{tmp_path}", "")
+    assert [images.record(i)["name"] for i in range(len(images))] == names(tmp_path)
+    assert images.digest == digest(list_folder(tmp_path).images)

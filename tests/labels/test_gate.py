@@ -1,0 +1,118 @@
+"""Verdicts on columns; that a training obeys them is in tests/stages/test_gate.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hand_made import KINDS, TEACHER, Images, describe
+
+from must_jax.errors import UserError
+from must_jax.labels import gate
+from must_jax.labels.gate import Finding, Headline
+from must_jax.labels.manifest import Manifest, ShardRecord, SourceRecord
+from must_jax.labels.statistics import Statistics
+from must_jax.labels.summary import Summary
+
+NEAR_CHANCE = "top1 is 50.0, and up to 50.0 is near chance"
+BACKWARDS = "50 % of the vectors point away from the camera; their frame should be x right, y down, z forward"
+HEADLINE = Headline("top1", 50.0)
+GOOD = {"images": 10, "images_with_class": [4, 3, 3], "confidence": 9.0, "confident": 10}
+
+
+def column(task: str = "classification", metrics: dict[str, float] | None = None, **summary: Any) -> Manifest:
+    shard = ShardRecord(file="x", count=10, bytes=1, sha256="", names="", summary=Summary(**(GOOD | summary)))
+    teacher = TEACHER.model_copy(update={"metrics": {f"{task}/top1": 90.0} if metrics is None else metrics})
+    return describe(task, Images(), teacher=teacher, shards=(shard,), complete=True, checksum="c")
+
+
+def reasons(findings: Any) -> dict[str, str]:
+    return {finding.reason: finding.level for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (column(), {}),
+        (column(absent=10), {"no image has a label": "failed"}),
+        (column(absent=2, empty=8), {"all 8 labels are empty": "failed"}),
+        (column(images_with_class=[0, 10]), {"of 3 classes only 'b' occurs": "failed"}),
+        (column(images_with_class=[5, 5]), {"1 of 3 classes never occur: c": "look"}),
+        (column(confidence=6.7), {}),
+        (column(confidence=6.6), {"the mean top probability is 0.66, hardly more than even odds of 3 classes": "look"}),
+        (column(empty=6), {"60 % of the labels are empty": "look"}),
+        (column(empty=5), {}),
+        (column(absent=2), {"20 % of the images could not be labelled": "look"}),
+        (column("segmentation", covered=4.0), {"60 % of the pixels have no label": "look"}),
+        (column(not_finite=3), {"3 values are NaN or infinite": "failed"}),
+        (column(metrics={}), {"its teacher was not validated (top1 is not known)": "look"}),
+        (
+            column(metrics={"classification/top1": 50.0}),
+            {f"on its teacher's validation images {NEAR_CHANCE}": "failed"},
+        ),
+        (column(metrics={"classification/top1": 50.1}), {}),
+    ],
+)
+def test_what_the_manifest_tells(made: Manifest, expected: dict[str, str]) -> None:
+    assert reasons(gate.known_from_manifest(made, HEADLINE)) == expected
+
+
+def test_true_labels_may_be_few_and_have_no_teacher() -> None:
+    source = SourceRecord(format="coco", path="x", options={}, digest="")
+    made = column(absent=8).model_copy(update={"teacher": None, "source": source})
+    assert reasons(gate.known_from_manifest(made, HEADLINE)) == {}
+
+
+def statistics(**values: Any) -> Statistics:
+    made = Statistics(3)
+    vars(made).update({"images": 10, **values})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "expected"),
+    [
+        ("classification", {"class_amount": np.array([5, 5, 0])}, {}),
+        ("classification", {"unreadable": 2}, {"2 labels cannot be read": "failed"}),
+        ("classification", {"not_finite": 2}, {"2 values are NaN or infinite": "failed"}),
+        ("detection", {"class_amount": np.array([1, 0, 99])}, {"99 % of all labels are of class 'c'": "look"}),
+        ("depth", {"flat": 8, "empty": 2, "known": 90}, {"every map has one value only": "failed"}),
+        ("depth", {"flat": 2, "known": 90}, {"20 % of the maps have one value only": "look"}),
+        ("normals", {"known": 100, "off_unit": 3}, {"3 % of the vectors have not length 1": "look"}),
+        ("normals", {"known": 100, "away": 50}, {BACKWARDS: "look"}),
+    ],
+)
+def test_what_a_pass_over_the_labels_tells(task: str, values: dict[str, Any], expected: dict[str, str]) -> None:
+    assert reasons(gate.known_from_labels(column(task), statistics(**values))) == expected
+
+
+def test_what_true_labels_tell() -> None:
+    assert reasons(gate.known_from_truth(50.1, HEADLINE)) == {}
+    for score in (50.0, float("nan")):
+        ((reason, level),) = reasons(gate.known_from_truth(score, HEADLINE)).items()
+        assert level == "failed" and reason.startswith(f"against true labels top1 is {score:.1f}, and up to 50.0")
+
+
+def test_the_worst_finding_decides() -> None:
+    look, failed = Finding(level="look", reason="a"), Finding(level="failed", reason="b")
+    assert [gate.verdict(found) for found in ([], [look], [look, failed])] == ["passed", "look", "failed"]
+
+
+def test_a_verdict_belongs_to_one_column(tmp_path: Path) -> None:
+    made = column()
+    assert gate.read(tmp_path, made) is None
+    written = gate.write(tmp_path, made, [Finding(level="look", reason="a")])
+    assert gate.read(tmp_path, made) == written and written.verdict == "look"
+    assert gate.read(tmp_path, made.model_copy(update={"checksum": "another"})) is None
+    (tmp_path / gate.FILE).write_text("")
+    with pytest.raises(UserError, match="is damaged; delete it"):
+        gate.read(tmp_path, made)
+
+
+def test_every_kind_has_a_verdict() -> None:
+    for task, kind in KINDS.items():
+        made = Statistics(3)
+        made.add(kind, 0, {"present": np.float32(0)})
+        assert made.absent == 1 and reasons(gate.known_from_labels(column(task), made)) == {}

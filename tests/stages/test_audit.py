@@ -1,0 +1,230 @@
+"""The audit through the function that `main` calls, on columns whose labels are known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from made_column import like_truth, make_column
+
+from must_jax.config import AuditConfig, parse
+from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.kinds import IGNORE_ID
+from must_jax.errors import UserError
+from must_jax.labels import gate
+from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.stages import audit, train
+from must_jax.tasks import TASKS, build_task
+
+Labels = Callable[[int], dict[str, Any]]
+EVERY = range(48)
+
+
+@pytest.fixture(scope="module")
+def opened(data_dir: Path) -> Callable[[str], ImageSet]:
+    return lambda task: open_images(f"scenes/teacher_{task}_tiny:train", data_dir)
+
+
+def audited(folder: Path, images: ImageSet, task: str, **options: Any) -> audit.Result:
+    column = open_column(folder, images)
+    built = build_task(task, column.classes, options)
+    return audit.audit(column, built, list(images.labels.values()), EVERY)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_labels_like_the_truth_score_best(task: str, opened: Callable[[str], ImageSet], tmp_path: Path) -> None:
+    images = opened(task)
+    folder = make_column(tmp_path, task, images, images.labels[task].__getitem__, **like_truth(images, task))
+    result = audited(folder, images, task)
+    assert result.scores[TASKS[task].metric] == pytest.approx(100, abs=0.01)
+    assert result.audited.verdict == "passed" and result.statistics.images == len(EVERY)
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "normals"])
+def test_labels_of_other_images_fail(task: str, opened: Callable[[str], ImageSet], tmp_path: Path) -> None:
+    images = opened(task)
+    spoilt: dict[str, Labels] = {
+        "classification": lambda i: images.labels[task][(i + 1) % len(images)],
+        "detection": lambda i: images.labels[task][(i + 1) % len(images)],
+        "normals": lambda i: upside_down(images.labels[task][i]),
+    }
+    folder = make_column(tmp_path, task, images, spoilt[task], **like_truth(images, task))
+    result = audited(folder, images, task)
+    assert result.audited.verdict == "failed"
+    assert any(each.reason.startswith("against true labels") for each in result.audited.findings)
+
+
+def upside_down(label: dict[str, Any]) -> dict[str, Any]:
+    return label | {"normals": -label["normals"]}
+
+
+def test_normals_in_another_frame_deserve_a_look(opened: Callable[[str], ImageSet], tmp_path: Path) -> None:
+    images = opened("normals")
+    folder = make_column(tmp_path, "normals", images, lambda i: upside_down(images.labels["normals"][i]))
+    result = audited(folder, images, "normals")
+    assert any("point away from the camera" in each.reason for each in result.audited.findings)
+
+
+def test_pixels_that_were_left_out_lower_no_score(opened: Callable[[str], ImageSet], tmp_path: Path) -> None:
+    images = opened("segmentation")
+
+    def half(index: int) -> dict[str, Any]:
+        label = images.labels["segmentation"][index]
+        wrong_but_ignored = np.where(np.arange(64)[:, None] % 2, IGNORE_ID, label["ids"])
+        return label | {"ids": wrong_but_ignored.astype(np.int32)}
+
+    folder = make_column(tmp_path, "segmentation", images, half, **like_truth(images, "segmentation"))
+    result = audited(folder, images, "segmentation")
+    assert result.scores["miou"] == 100
+    assert result.statistics.readable(result.column.kind, result.column.classes)["labelled_pixels"] == 50
+
+
+def test_truth_with_other_classes_scores_nothing(opened: Callable[[str], ImageSet], tmp_path: Path) -> None:
+    images = opened("detection")
+    about = like_truth(images, "detection") | {"classes": ("x", "y", "z")}
+    folder = make_column(tmp_path, "detection", images, images.labels["detection"].__getitem__, **about)
+    result = audited(folder, images, "detection")
+    assert not result.scores and result.audited.verdict == "look"
+    assert result.audited.findings[0].reason.startswith("its labels were not scored")
+
+
+def test_labels_that_cannot_be_read_are_counted(
+    opened: Callable[[str], ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = opened("depth")
+    folder = make_column(tmp_path, "depth", images, images.labels["depth"].__getitem__)
+    whole = LabelColumn.__getitem__
+
+    def broken(self: LabelColumn, index: int) -> Any:
+        return whole(self, index) if index % 10 else 1 / 0
+
+    monkeypatch.setattr(LabelColumn, "__getitem__", broken)
+    result = audited(folder, images, "depth")
+    assert (result.statistics.images, result.statistics.unreadable) == (48, 5)
+    assert [each.reason for each in result.audited.findings] == ["5 labels cannot be read"]
+    assert result.scores["delta1"] == pytest.approx(100)
+
+
+@pytest.fixture
+def label_run(opened: Callable[[str], ImageSet], tmp_path: Path) -> Path:
+    """Depth as it is, and boxes that are nowhere, of the same images."""
+    images, depth = opened("depth"), opened("depth").labels["depth"]
+    nowhere = {"boxes_yxyx": np.zeros((0, 4)), "classes": np.zeros(0, int), "scores": np.zeros(0), "valid": np.zeros(0)}
+    make_column(tmp_path / "label/columns/a-depth", "depth", images, depth.__getitem__)
+    make_column(tmp_path / "label/columns/b-detection", "detection", images, lambda i: nowhere)
+    return tmp_path / "label"
+
+
+def config_of(data_dir: Path, columns: Path, **changes: Any) -> AuditConfig:
+    values = {"images": "scenes/teacher_depth_tiny:train", "data_dir": str(data_dir), "columns": (str(columns),)}
+    config = parse({"stage": "audit"} | values | changes)
+    assert isinstance(config, AuditConfig)
+    return config
+
+
+def test_a_verdict_a_column_as_page_as_json_and_for_the_training(
+    label_run: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit.run(config_of(data_dir, label_run), tmp_path / "audit")
+    told = json.loads((tmp_path / "audit/audit.json").read_text())
+    depth, boxes = (told["columns"][str(label_run / "columns" / name)] for name in ("a-depth", "b-detection"))
+    assert (depth["verdict"], boxes["verdict"]) == ("passed", "failed")
+    assert depth["against_truth"]["delta1"] == pytest.approx(100)
+    assert depth["validation"]["depth/delta1"] == 90 and boxes["against_truth"] == {}
+    assert boxes["findings"] == [{"level": "failed", "reason": "all 48 labels are empty"}]
+    assert boxes["checksum"] == json.loads((label_run / "columns/b-detection/manifest.json").read_text())["checksum"]
+    assert 1 < depth["statistics"]["quantiles"]["0.5"] < 8
+    result = json.loads((tmp_path / "audit/result.json").read_text())
+    assert [each["verdict"] for each in result["columns"].values()] == ["passed", "failed"]
+
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert "all 48 labels are empty" in page and page.count("<img ") == 2 * 16  # depth and image, from either end
+    assert f"{label_run / 'columns/b-detection'}: failed, all 48 labels are empty" in capsys.readouterr().err
+
+    values = {
+        "stage": "train",
+        "train": [{"images": "scenes/teacher_depth_tiny:train", "labels": [str(label_run / "columns/b-detection")]}],
+        "data_dir": str(data_dir),
+        "tasks": {"detection": {}},
+    }
+    with pytest.raises(UserError, match="b-detection failed: all 48 labels are empty; make them anew"):
+        train.run(parse(values), tmp_path / "student")
+
+
+def test_a_finished_audit_says_so_until_a_column_or_its_verdict_is_another(
+    label_run: Path,
+    data_dir: Path,
+    opened: Callable[[str], ImageSet],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, workdir = config_of(data_dir, label_run), tmp_path / "audit"
+
+    def runs_again() -> bool:
+        capsys.readouterr()
+        audit.run(config, workdir)
+        return "is finished; nothing to do" not in capsys.readouterr().err
+
+    assert runs_again() and not runs_again()
+    (label_run / "columns/a-depth" / gate.FILE).unlink()
+    assert runs_again() and not runs_again()
+    shutil.rmtree(label_run / "columns/b-detection")
+    assert runs_again() and not runs_again()
+    shutil.rmtree(label_run / "columns/a-depth")
+    images = opened("depth")
+    make_column(label_run / "columns/a-depth", "depth", images, lambda i: images.labels["depth"][i // 2])
+    assert runs_again() and not runs_again()
+
+
+def test_of_a_sample_only_its_labels_are_read(label_run: Path, data_dir: Path, tmp_path: Path) -> None:
+    audit.run(config_of(data_dir, label_run / "columns/a-depth", sample=7), tmp_path / "audit")
+    told = json.loads((tmp_path / "audit/audit.json").read_text())
+    (column,) = told["columns"].values()
+    assert told["labels_read"] == column["statistics"]["images"] == 7
+    assert told["images"]["count"] == 48
+
+
+def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -> None:
+    """In a folder of photographs, two of which are in the test set as well."""
+    evaluation, own = (open_images(f"scenes/teacher_depth_tiny:{split}", data_dir) for split in ("test", "train"))
+    (tmp_path / "photos").mkdir()
+    for index in range(6):
+        image = decode_image((evaluation if index in (1, 4) else own).record(index)["image"])
+        image = cv2.resize(image[:, ::-1] if index == 4 else image, (150, 130))
+        cv2.imwrite(str(tmp_path / f"photos/{index}.jpg"), image[..., ::-1])
+    photos = open_images(f"folder:{tmp_path / 'photos'}", "")
+    flat = {"depth": np.ones((8, 8), np.float32), "valid": np.ones((8, 8), np.float32)}
+    column = make_column(tmp_path / "column", "depth", photos, lambda i: flat)
+    config = config_of(data_dir, column, images=photos.name, evaluation="scenes/teacher_depth_tiny:test")
+    audit.run(config, tmp_path / "audit")
+    told = json.loads((tmp_path / "audit/audit.json").read_text())
+    names = [evaluation.record(index)["name"] for index in (1, 4)]
+    found = {each["image"]: (each["evaluation_image"], each["mirrored"]) for each in told["duplicates"]}
+    assert found == {"1.jpg": (names[0], False), "4.jpg": (names[1], True)}
+    assert told["columns"][str(column)]["findings"] == [{"level": "failed", "reason": "every map has one value only"}]
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert "2 found" in page and all(name in page for name in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"columns": ("nowhere",)}, "there is no label column nowhere"),
+        ({"images": "scenes/teacher_depth_tiny:tran"}, "there is no split 'tran'; did you mean 'train'"),
+        ({"take": 7}, "labels 48 images of .*, but .* has 7; read it with the image set"),
+        ({"images": "scenes/unlabelled_tiny:train", "take": 48}, "label this one, or read the other"),
+        ({"evaluation": ("scenes/teacher_dept_tiny:train",)}, "'scenes/teacher_dept_tiny' is no config of scenes"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    changes: dict[str, Any], sentence: str, label_run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        audit.run(config_of(data_dir, label_run).model_copy(update=changes), tmp_path / "audit")
+    assert not (tmp_path / "audit").exists() and not list(label_run.rglob(gate.FILE))

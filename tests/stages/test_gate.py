@@ -1,0 +1,185 @@
+"""A training does not start on a column that nothing can be learnt from, unless it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_column import make_column
+
+from must_jax.config import TrainConfig, parse
+from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.errors import UserError
+from must_jax.labels import gate, manifest
+from must_jax.labels.gate import Finding
+from must_jax.stages import train
+
+MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
+IMAGES = "scenes/teacher_depth_tiny:train"
+
+
+@pytest.fixture(scope="module")
+def images(data_dir: Path) -> ImageSet:
+    return open_images(IMAGES, data_dir)
+
+
+@pytest.fixture
+def start(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Starts a training on columns, which ends with "far enough" where its first step would come."""
+
+    def stop(*args: object, **options: object) -> None:
+        raise UserError("far enough")
+
+    def start(task: str, *columns: Path, **changes: Any) -> None:
+        values = {
+            "stage": "train",
+            "data_dir": str(data_dir),
+            "train": [{"images": IMAGES, "labels": [str(column) for column in columns]}],
+            "tasks": {task: {}},
+            "image_size": 32,
+            "model": MODEL,
+            "batch_size": 8,
+            "devices": 1,
+        }
+        config = parse(values | changes)
+        assert isinstance(config, TrainConfig)
+        train.run(config, tmp_path / "run")
+
+    monkeypatch.setattr(train, "init_state", stop)
+    return start
+
+
+def probs(*values: float) -> dict[str, np.ndarray]:
+    return {"probs": np.array(values, np.float32)}
+
+
+def varied(index: int) -> dict[str, np.ndarray]:
+    return {"probs": np.roll(np.array([0.8, 0.1, 0.1], np.float32), index)}
+
+
+def no_boxes(index: int) -> dict[str, np.ndarray]:
+    slots = np.zeros(4, np.float32)
+    return {
+        "boxes_yxyx": np.zeros((4, 4), np.float32),
+        "classes": np.zeros(4, np.int32),
+        "scores": slots,
+        "valid": slots,
+    }
+
+
+def nothing_known(index: int) -> dict[str, np.ndarray]:
+    return {"depth": np.ones((4, 4), np.float32), "valid": np.zeros((4, 4), np.float32)}
+
+
+def ramp(index: int) -> dict[str, np.ndarray]:
+    return {"depth": np.linspace(1, 2, 16, dtype=np.float32).reshape(4, 4), "valid": np.ones((4, 4), np.float32)}
+
+
+FAILING: dict[str, tuple[str, Callable[[int], dict[str, Any]], dict[str, Any], str]] = {
+    "no box anywhere": ("detection", no_boxes, {}, "all 48 labels are empty"),
+    "no pixel anywhere": ("depth", nothing_known, {}, "all 48 labels are empty"),
+    "nothing labelled": ("depth", lambda i: nothing_known(i) | {"present": np.float32(0)}, {}, "no image has a label"),
+    "one class only": ("classification", lambda i: probs(0.1, 0.6, 0.3), {}, "of 3 classes only 'b' occurs"),
+    "NaN": (
+        "classification",
+        lambda i: probs(np.nan, 0.5, np.inf) if i == 20 else varied(i),
+        {},
+        "2 values are NaN or infinite",
+    ),
+    "near chance": (
+        "depth",
+        ramp,
+        {"metrics": {"depth/delta1": 55.0}},
+        r"on its teacher's validation images delta1 is 55\.0, and up to 55\.0 is near chance",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_a_column_that_nothing_can_be_learnt_from_is_refused_unless_told_to(
+    case: str,
+    images: ImageSet,
+    start: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task, label_of, options, reason = FAILING[case]
+    column = make_column(tmp_path / "column", task, images, label_of, **options)
+    advice = f"; make them anew, leave them out, or train on them all the same with config.accept_failed={task}"
+    with pytest.raises(UserError, match=f"^the {task} labels in {column} failed: .*{reason}{advice}$"):
+        start(task, column)
+    assert not (tmp_path / "run").exists()
+
+    with pytest.raises(UserError, match="far enough"):
+        start(task, column, accept_failed=task)
+    said = capsys.readouterr().err
+    assert f"look at {column}: " in said and "(failed; accepted by config.accept_failed)" in said
+
+
+def test_one_good_column_does_not_excuse_another(images: ImageSet, start: Callable[..., None], tmp_path: Path) -> None:
+    good = make_column(tmp_path / "good", "depth", images, ramp)
+    bad = make_column(tmp_path / "bad", "depth", images, nothing_known)
+    with pytest.raises(UserError, match=f"labels in {bad} failed"):
+        start("depth", good, bad)
+
+
+def test_to_accept_one_task_is_not_to_accept_another(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    depth = make_column(tmp_path / "depth", "depth", images, nothing_known)
+    boxes = make_column(tmp_path / "boxes", "detection", images, no_boxes)
+    both = {"tasks": {"depth": {}, "detection": {}}}
+    with pytest.raises(UserError, match=f"the detection labels in {boxes} failed"):
+        start("depth", depth, boxes, **both, accept_failed="depth")
+    with pytest.raises(UserError, match="far enough"):
+        start("depth", depth, boxes, **both, accept_failed="depth,detection")
+
+
+def test_a_column_of_a_task_that_is_not_learnt_is_not_looked_at(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    good = make_column(tmp_path / "good", "depth", images, ramp)
+    bad = make_column(tmp_path / "bad", "detection", images, no_boxes)
+    with pytest.raises(UserError, match="far enough"):
+        start("depth", good, bad)
+
+
+def test_what_deserves_a_look_is_said_and_no_more(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    column = make_column(tmp_path / "column", "depth", images, ramp, metrics={})
+    with pytest.raises(UserError, match="far enough"):
+        start("depth", column)
+    assert f"look at {column}: its teacher was not validated (delta1 is not known)\n" in capsys.readouterr().err
+
+
+def test_the_verdict_of_an_audit_counts_as_long_as_the_column_is_the_same(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    column = make_column(tmp_path / "column", "depth", images, ramp)
+    gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")])
+    with pytest.raises(UserError, match=f"{column} failed: every map is of yesterday; make them anew"):
+        start("depth", column)
+
+    for file in (path for path in column.iterdir() if path.name != gate.FILE):
+        file.unlink()
+    make_column(column, "depth", images, lambda i: ramp(i + 1), preprocessing="another")
+    with pytest.raises(UserError, match="far enough"):
+        start("depth", column)
+
+
+def test_a_verdict_that_cannot_be_read_is_no_verdict_in_favour(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    column = make_column(tmp_path / "column", "depth", images, ramp)
+    (column / gate.FILE).write_text('{"verdict": "passed"')
+    with pytest.raises(UserError, match=f"{column / gate.FILE} is damaged; delete it, and rerun the audit stage"):
+        start("depth", column)
+
+
+def test_only_tasks_can_be_accepted(images: ImageSet, start: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="accept_failed names 'dept', which is no task here; did you mean 'depth'"):
+        start("depth", tmp_path, accept_failed="dept")
