@@ -107,6 +107,17 @@ class AugmentConfig(_Config):
         return self
 
 
+class ColumnsConfig(_Config):
+    """Which of the training labels are read, by task or by who made them: a teacher's name, or "truth".
+
+    drop: left out; a task or teacher. A task that loses its last labels by it is not learnt.
+    keep: all others are left out; () = none are.
+    """
+
+    drop: Names = ()
+    keep: Names = ()
+
+
 class TruthConfig(_Config):
     """True labels that people have, in one of the formats of `labels/formats`; they become a column of one task.
 
@@ -167,6 +178,7 @@ class TrainConfig(_Config):
     devices: NonNegativeInt = 0  # 0 = as many as can share the batches; on a CPU virtual ones, at most one a core
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     validation: SourceConfig | None = None
+    columns: ColumnsConfig = ColumnsConfig()
     # Task name -> that task's own options and its loss weight.
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     image_size: ImageSize = 64
@@ -205,7 +217,14 @@ class LabelConfig(_Config):
     A rerun with further teachers adds their columns. Of several processes on one workdir each takes every n-th shard.
     """
 
-    free: ClassVar[frozenset[str]] = _Config.free | {"teachers", "tasks", "gallery_images", "worker"}
+    free: ClassVar[frozenset[str]] = _Config.free | {
+        "teachers",
+        "tasks",
+        "gallery_images",
+        "worker",
+        "dry_run",
+        "chips",
+    }
 
     stage: Literal["label"] = "label"
     data_dir: str = "data"
@@ -218,6 +237,8 @@ class LabelConfig(_Config):
     shard_images: PositiveInt = 1024
     gallery_images: NonNegativeInt = 32
     worker: Annotated[str, Field(pattern=r"^\d+/[1-9]\d*$")] = "0/1"  # this process, from 0, and how many
+    dry_run: bool = False  # label a sample, print what the whole set costs, and write nothing
+    chips: NonNegativeInt = 0  # devices to forecast the hours for; 0 = those in use here
 
     @property
     def worker_of(self) -> tuple[int, int]:

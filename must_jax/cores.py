@@ -1,10 +1,42 @@
-"""How many cores there are for threads and processes."""
+"""How many cores there are for threads and processes, and how work is laid out for them."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def cores() -> int:
     """Cores that this process may use; where the system does not tell (macOS), those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(
+    pool: ThreadPoolExecutor, count: int, work: Callable[[range], Sequence[_Result]]
+) -> Callable[[], list[_Result]]:
+    """Begins `work` on the numbers below `count`, a range a core; returns what waits for all the results in order."""
+    ends = [count * part // cores() for part in range(cores() + 1)]
+    parts = [pool.submit(work, range(*each)) for each in itertools.pairwise(ends)]
+    return lambda: [result for part in parts for result in part.result()]
+
+
+def ahead(items: Iterable[_Item], begin: Callable[[_Item], Callable[[], _Result]], count: int) -> Iterator[_Result]:
+    """The results in the items' order, with the work on the next `count` items begun before one is waited for.
+
+    Args:
+      begin: begins the work on an item and returns what waits for its result.
+    """
+    begun: deque[Callable[[], _Result]] = deque()
+    for item in items:
+        begun.append(begin(item))
+        if len(begun) > count:
+            yield begun.popleft()()
+    while begun:
+        yield begun.popleft()()

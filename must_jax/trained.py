@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,8 @@ from must_jax.tasks.base import Task
 MODEL_FILE = "model.json"
 CHECKPOINTS = "checkpoints"
 SCHEMA_VERSION = 1
+
+Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading batch axis
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,6 +111,27 @@ class Trained:
         predictions = jax.device_get(self._predict(self._on_devices, put_batch(self.mesh, {"image": images})))
         return jax.tree.map(lambda x: x[: len(x) - missing], predictions)
 
+    def dispatch(self, images: np.ndarray | jax.Array) -> Predictions:
+        """Begins to predict, and does not wait: `jax.device_get` of the result does. Condensed for pseudo labels.
+
+        Args:
+          images: as of `predict_batch`, here or on the devices; B must be a multiple of their number.
+        """
+        return self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
+
+    def memory(self, batch_size: int) -> tuple[int, int] | None:
+        """Bytes on each device for a batch of `dispatch`, which is compiled: images and predictions, working space.
+
+        None where the compiler does not tell.
+        """
+        images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
+        variables = jax.eval_shape(lambda: self.variables)
+        used = self._condensed.lower(variables, {"image": images}).compile().memory_analysis()
+        if used is None:
+            return None
+        images_bytes = math.prod(images.shape) // self.mesh.size
+        return images_bytes + used.output_size_in_bytes, used.temp_size_in_bytes
+
     @cached_property
     def _on_devices(self) -> Variables:
         return put_replicated(self.mesh, self.variables)
@@ -115,6 +139,10 @@ class Trained:
     @cached_property
     def _predict(self) -> PredictStep:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
+
+    @cached_property
+    def _condensed(self) -> jax.stages.Wrapped:
+        return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh, condense=True)
 
 
 def image_forward(model: Model) -> Forward:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import must_jax
-from must_jax.cores import cores
+from must_jax.cores import ahead, cores
 
 
 def test_cores_where_the_system_does_not_tell_which_are_ours(monkeypatch: pytest.MonkeyPatch):
@@ -17,6 +18,32 @@ def test_cores_where_the_system_does_not_tell_which_are_ours(monkeypatch: pytest
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert cores() == 7
+
+
+def test_work_is_spread_over_the_cores_and_comes_back_in_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(must_jax.cores, "cores", lambda: 3)
+    ranges = []
+    with ThreadPoolExecutor(3) as pool:
+        for count in (0, 1, 2, 7):
+            ranges.clear()
+            squares = must_jax.cores.spread(pool, count, lambda part: ranges.append(part) or [i * i for i in part])
+            assert squares() == [i * i for i in range(count)]
+            assert max(map(len, ranges)) <= -(-count // 3)
+
+
+def test_so_many_are_begun_ahead_and_no_more():
+    events = []
+
+    def begin(item: str):
+        events.append(f"begin {item}")
+        return lambda: events.append(f"wait {item}") or item.upper()
+
+    results = ahead("abcd", begin, 2)
+    assert events == []
+    assert next(results) == "A"
+    assert events == ["begin a", "begin b", "begin c", "wait a"]
+    assert list(results) == ["B", "C", "D"]
+    assert events[4:] == ["begin d", "wait b", "wait c", "wait d"]
 
 
 def test_nothing_else_counts_cores_by_a_function_that_macos_lacks():

@@ -142,6 +142,22 @@ def test_a_batch_of_any_size_on_any_mesh(run, model, photo, leaves):
             np.testing.assert_allclose(leaves(two)[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_what_is_dispatched_comes_back_condensed(model, photo):
+    images = np.stack([np.roll(cv2.resize(photo, (SIZE, SIZE)), shift, 0) for shift in range(3)])
+    whole, condensed = model.predict_batch(images), jax.device_get(model.dispatch(images))
+    assert list(condensed) == list(whole)
+    probs = whole["segmentation"]["probs"]
+    np.testing.assert_array_equal(condensed["segmentation"]["ids"], probs.argmax(-1))
+    np.testing.assert_allclose(condensed["segmentation"]["confidence"], probs.max(-1), atol=1e-6)
+    np.testing.assert_allclose(condensed["depth"]["depth"], whole["depth"]["depth"], rtol=1e-5)
+
+
+def test_a_larger_batch_needs_more_memory(model):
+    (images, working), (more_images, more_working) = model.memory(2), model.memory(8)
+    assert images > 2 * SIZE * SIZE * 3 and more_images == pytest.approx(4 * images, rel=0.01)
+    assert more_working > working > 0
+
+
 def test_what_is_no_finished_run_or_no_image(model, run, tmp_path):
     with pytest.raises(UserError, match="there is no run"):
         must_jax.load(tmp_path / "nowhere")

@@ -101,6 +101,23 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return record
 
 
+def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
+    """What `encode` returns, as TFDS stores it, in a fraction of its time; the same record has the same bytes."""
+    if isinstance(kind, VectorLabel):
+        record = {**record, "probs": zlib.compress(record["probs"].tobytes())}
+    example = tf_example_pb2.Example()
+    for name, value in record.items():
+        feature = example.features.feature[name]
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+            continue
+        array = np.asarray(value)
+        values = getattr(feature, _PROTO_LISTS[array.dtype.kind])
+        values.SetInParent()  # also where it is empty
+        values.value.extend(array.ravel().tolist())
+    return example.SerializeToString(deterministic=True)  # in which TFDS follows the process's hash seed
+
+
 def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Label:
     """A sub-dict read with images left as bytes -> the label (see `kinds`): boxes un-padded, maps as stored.
 

@@ -257,20 +257,21 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if not folder.is_dir():
         raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
     listing = folders.list_folder(folder)
-    paths = [folder / name for name, _ in listing.images]
+    names = [name for name, _ in listing.images]  # paths would take several times the memory
     skipped = [(str(folder / name), reason) for name, reason in listing.skipped]
-    readable: list[Path] = []
-    wanted = min(take or len(paths), len(paths))
+    readable: list[str] = []
+    wanted = min(take or len(names), len(names))
     with (
         Progress(f"checking {spec}", total=wanted, unit="images") as progress,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        chunks = (paths[start : start + _CHECKED_TOGETHER] for start in range(0, len(paths), _CHECKED_TOGETHER))
-        for path, problem in itertools.chain.from_iterable(pool.map(_check, chunk) for chunk in chunks):
+        chunks = (names[start : start + _CHECKED_TOGETHER] for start in range(0, len(names), _CHECKED_TOGETHER))
+        checked = (pool.map(_check, [folder / name for name in chunk]) for chunk in chunks)
+        for name, (path, problem) in zip(names, itertools.chain.from_iterable(checked), strict=False):
             if problem:
                 skipped.append((str(path), problem))
                 continue
-            readable.append(path)
+            readable.append(name)
             progress.advance()
             if len(readable) == wanted:
                 break
@@ -280,13 +281,12 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 
-    def name_of(index: int) -> str:
-        return readable[index].relative_to(folder).as_posix()
-
     def read(index: int) -> dict[str, Any]:
-        return {"image": readable[index].read_bytes(), "name": name_of(index)}
+        return {"image": (folder / readable[index]).read_bytes(), "name": readable[index]}
 
-    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
+    return ImageSet(
+        spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=readable.__getitem__
+    )
 
 
 def _check(path: Path) -> tuple[Path, str]:

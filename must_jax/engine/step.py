@@ -30,6 +30,8 @@ class Task(Protocol):
 
     def predict(self, outputs: Any, image_size: int) -> Mapping[str, jax.Array]: ...
 
+    def condense(self, predictions: Any) -> Mapping[str, jax.Array]: ...
+
     def metrics(self) -> Any: ...
 
 
@@ -78,11 +80,18 @@ def make_train_step(
     )
 
 
-def make_predict_step(forward: Forward, tasks: Mapping[str, Task], image_size: int, mesh: Mesh) -> PredictStep:
-    """`predict(variables, batch) -> {task: predictions}`, in inference mode, split over the mesh like the batch."""
+def make_predict_step(
+    forward: Forward, tasks: Mapping[str, Task], image_size: int, mesh: Mesh, *, condense: bool = False
+) -> jax.stages.Wrapped:
+    """`predict(variables, batch) -> {task: predictions}`, in inference mode, split over the mesh like the batch.
+
+    Args:
+      condense: whether only what pseudo labels need comes out.
+    """
 
     def predict(variables: Variables, batch: Batch) -> Mapping[str, Any]:
         outputs, _ = forward(variables, batch, False)
-        return {name: task.predict(outputs[name], image_size) for name, task in tasks.items()}
+        predictions = {name: task.predict(outputs[name], image_size) for name, task in tasks.items()}
+        return {name: task.condense(predictions[name]) for name, task in tasks.items()} if condense else predictions
 
     return jax.jit(predict, in_shardings=(replicated(mesh), split(mesh)), out_shardings=split(mesh))

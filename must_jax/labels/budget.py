@@ -1,16 +1,30 @@
-"""What a column will need on disk, before it is made."""
+"""What a column needs on disk, before it is made."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from must_jax.data import shards
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.labels.manifest import Manifest
 
 _RECORD = 640  # field names and framing of one record, headers and tables of its pictures
+_SHARD = 3 * 2**16  # a file's own parts begin with a block of 64 KiB each
 _BOX = 4 * 4 + 2 + 4  # corners, class and score as TFDS stores them
 _CELL = {"ids": 1, "scalar": 2, "vector": 2}
 
 
-def bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
-    """An upper estimate for one image: the codes of `encodings` before they are compressed."""
+def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_images: int) -> int:
+    """An upper estimate for all shards of a column: the codes of `encodings` before they are compressed."""
+    return images * _bytes_per_image(kind, map_hw) + math.ceil(images / shard_images) * _SHARD
+
+
+def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
     match kind:
         case VectorLabel():
             return _RECORD + 2 * kind.size
@@ -18,3 +32,33 @@ def bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
             return _RECORD + _BOX * kind.max_boxes
         case MapLabel():
             return _RECORD + (_CELL[kind.content] + kind.confidence) * map_hw[0] * map_hw[1]
+
+
+def stored_records(folder: Path, description: Manifest) -> list[bytes]:
+    """The records of a column whose shards are all written, whether or not it is finished."""
+    shards = (folder / description.shard_file(index) for index in range(description.shard_count))
+    return [record for shard in shards for record in ArrayRecordReader(str(shard)).read_all()]
+
+
+def column_bytes(sample: Sequence[bytes], images: int, shard_images: int, folder: Path) -> int:
+    """Of all shards of a column whose records are like those of a sample.
+
+    A file is cut into blocks of 64 KiB, which for small labels is more than they need themselves. So a shard of each
+    size is written, from the sample over and over, and weighed; `folder` holds it meanwhile.
+    """
+    whole, rest = divmod(images, shard_images)
+    return sum(
+        times * _shard_bytes(sample, count, folder)
+        for times, count in ((whole, shard_images), (1, rest))
+        if times * count
+    )
+
+
+def _shard_bytes(sample: Sequence[bytes], count: int, folder: Path) -> int:
+    path = folder / "shard"
+    with shards.committed(path) as write:
+        for record in itertools.islice(itertools.cycle(sample), count):
+            write(record)
+    size = path.stat().st_size
+    path.unlink()
+    return size

@@ -82,23 +82,23 @@ class LabelColumn:
 
 
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
-    """A column to be read beside `images`.
+    """A column to be read beside `images`, which may be only the first ones of those it labels (`take`).
 
     Raises:
-      UserError: as `LabelColumn`, and a column of another image set.
+      UserError: as `LabelColumn`, and a column of another image set, or of fewer images.
     """
     column = LabelColumn(folder)
     labelled = column.manifest.images
-    if labelled.length != len(images):
+    if labelled.length < len(images):
         raise UserError(
             f"{folder} labels {labelled.length} images of {labelled.name}, but {images.name} has {len(images)}; "
-            "read it with the image set (and take) that it was made for"
+            "read it with the image set that it was made for, or with take"
         )
     if labelled.digest != images.digest:
         raise UserError(
             f"{folder} labels {labelled.name}, not {images.name} as it is now; label this one, or read the other"
         )
-    return column
+    return column.at(np.arange(len(images)))
 
 
 def beside(images: ImageSet) -> list[Path]:

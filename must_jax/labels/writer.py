@@ -73,8 +73,6 @@ class ColumnWriter:
     def __init__(self, folder: Path, description: Manifest) -> None:
         self.folder = folder
         self._kind = description.label_kind
-        self._features = tfds.features.FeaturesDict(encodings.features(self._kind))
-        self._serialize = shards.serializer(self._features)
         folder.mkdir(parents=True, exist_ok=True)
         files.create_text(folder / manifest.FILE, description.to_json())
         self.manifest = manifest.read(folder)
@@ -136,7 +134,7 @@ class ColumnWriter:
     def encode(self, label: Label) -> Encoded:
         """What takes the time of adding a label; thread-safe."""
         summary = summarize(self._kind, by_rule(self._kind, label, self.manifest.min_confidence))
-        return Encoded(self._serialize(encodings.encode(self._kind, label)), summary)
+        return Encoded(encodings.serialize(self._kind, encodings.encode(self._kind, label)), summary)
 
 
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:

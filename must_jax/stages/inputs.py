@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.config import AuditConfig, ColumnsConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Batch, Source
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
-from must_jax.labels import verify
+from must_jax.labels import manifest, verify
 from must_jax.labels.columns import COLUMNS, LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
@@ -66,6 +67,8 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
             if label != TRUTH and Path(label) not in made and not Path(label).is_dir():
                 raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
         _check_images(source.images, config.data_dir)
+    if isinstance(config, TrainConfig):
+        _check_chosen(config)
 
 
 def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
@@ -119,6 +122,29 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
                 "remove it, or add the column to labels"
             )
     return Source(images, tuple(column for column in columns if column.task in tasks))
+
+
+def choose(
+    columns: ColumnsConfig, sources: Sequence[Source], tasks: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Source], dict[str, Mapping[str, Any]]]:
+    """What is left of sources and tasks if only some of the labels are read: those without any of them are gone.
+
+    A task that had no labels to begin with stays, since that is a mistake and no choice.
+
+    Raises:
+      UserError: nothing is left.
+    """
+
+    def is_read(column: Column) -> bool:
+        names = {column.task, _maker(column)}
+        return not names & {*columns.drop} and (not columns.keep or bool(names & {*columns.keep}))
+
+    chosen = [replace(source, columns=tuple(filter(is_read, source.columns))) for source in sources]
+    before, after = ({column.task for source in each for column in source.columns} for each in (sources, chosen))
+    left = {name: options for name, options in tasks.items() if name in after or name not in before}
+    if not left:
+        raise UserError("config.columns leaves no labels to learn from; drop less, or keep more")
+    return [new for new, old in zip(chosen, sources, strict=True) if new.columns or not old.columns], left
 
 
 def check_unchanged(sources: Iterable[Source]) -> None:
@@ -249,6 +275,31 @@ def _check_images(spec: str, data_dir: str) -> None:
         raise UserError(f"'{dataset}' is no config of scenes; {nearest(name, scenes.CONFIGS)}")
     elif (split := rest.partition("[")[0]) not in (splits := scenes.CONFIGS[name].images):
         raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, splits)}")
+
+
+def _check_chosen(config: TrainConfig) -> None:
+    known = {*config.tasks}.union(*(_names(label) for source in config.train for label in source.labels))
+    for key, names in config.columns:
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"config.columns.{key} names '{name}', which is neither a task nor the maker of a column here; "
+                    f"{nearest(name, known)}"
+                )
+
+
+def _names(label: str) -> set[str]:
+    """Task and maker of the labels; of a column that is yet to be made, by its folder."""
+    if label == TRUTH:
+        return {TRUTH}
+    if not (Path(label) / manifest.FILE).is_file():
+        return {*Path(label).name.rpartition("-")[::2]}
+    column = manifest.read(Path(label))
+    return {column.task, column.teacher.name if column.teacher else TRUTH}
+
+
+def _maker(column: Column) -> str:
+    return column.teacher["name"] if isinstance(column, LabelColumn) and column.teacher else TRUTH
 
 
 def _content(column: Manifest) -> str:

@@ -20,12 +20,12 @@ from must_jax.data.pipeline import TRAIN_MAP_STRIDE
 from must_jax.errors import UserError, nearest
 from must_jax.files import check_space, write_json
 from must_jax.labels import manifest
-from must_jax.labels.budget import bytes_per_image
+from must_jax.labels.budget import most_bytes
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 from must_jax.progress import say
-from must_jax.stages import inputs
+from must_jax.stages import budget, inputs
 from must_jax.stages.inputs import COLUMNS
 from must_jax.stages.labelling import Column, Teacher, label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, check, claim
@@ -47,6 +47,9 @@ def run(config: LabelConfig, workdir: Path) -> None:
       UserError: a teacher that is missing, not finished, near chance or there twice, an unknown option, no readable
         images, too little disk, a workdir of another config or of another training of a teacher.
     """
+    if config.dry_run:
+        budget.show(forecast(config, workdir), config.chips, config.batch_size)
+        return
     check(workdir, config)
     if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
@@ -56,18 +59,15 @@ def run(config: LabelConfig, workdir: Path) -> None:
     inputs.check(config)
     models = _load_teachers(config)
     images = open_images(config.images, config.data_dir, config.take)
-    _check_space(workdir, images, [(model, task) for model in models.values() for task in model.tasks.values()])
+    _check_space(workdir, images, models.values(), config.shard_images)
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
-    teachers = {
-        name: Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
-        for name, model in models.items()
-    }
-    compile_seconds = warm_up(list(teachers.values()), config.batch_size)
+    teachers = begin_columns(workdir, models, images, config)
+    compile_seconds = warm_up(teachers, config.batch_size)
     began = time.monotonic()
-    labelled = label(images, list(teachers.values()), config.batch_size)
-    columns = [column for teacher in teachers.values() for column in teacher.columns]
+    labelled = label(images, teachers, config.batch_size)
+    columns = [column for teacher in teachers for column in teacher.columns]
     if missing := max(len(column.writer.missing()) for column in columns):
         say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
         return
@@ -90,6 +90,32 @@ def run(config: LabelConfig, workdir: Path) -> None:
     _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
     write_json(workdir / RESULT_FILE, result)
     say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} not labelled; see {workdir / GALLERY}")
+
+
+def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> list[Teacher]:
+    """The teachers with their columns in `workdir`, begun or continued; errors as of `ColumnWriter`."""
+    return [
+        Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
+        for name, model in models.items()
+    ]
+
+
+def forecast(config: LabelConfig, workdir: Path) -> budget.Forecast:
+    """What labelling into the workdir would cost. What is in it does not matter, and stays as it is.
+
+    Raises:
+      UserError: as of `run`, but for the workdir and the disk.
+    """
+    inputs.check(config)
+    models, alone = _load_teachers(config), config.model_copy(update={"worker": "0/1"})
+    began = time.monotonic()
+    images = open_images(config.images, config.data_dir, config.take)
+    opening_seconds = time.monotonic() - began
+    beside = next(path for path in workdir.resolve().parents if path.is_dir())  # on the same disk
+    measured = budget.measure(
+        images, lambda folder, sample: begin_columns(folder, models, sample, alone), config.batch_size, beside
+    )
+    return dataclasses.replace(measured, opening_seconds=opening_seconds)
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
@@ -172,9 +198,12 @@ def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> T
     return dataclasses.replace(model, tasks=tasks)
 
 
-def _check_space(workdir: Path, images: ImageSet, columns: Collection[tuple[Trained, Task]]) -> None:
-    sides = [(model.image_size // TRAIN_MAP_STRIDE, task.label) for model, task in columns]
-    needed = len(images) * sum(bytes_per_image(kind, (side, side)) for side, kind in sides)
+def _check_space(workdir: Path, images: ImageSet, models: Collection[Trained], shard_images: int) -> None:
+    needed = 0
+    for model in models:
+        side = model.image_size // TRAIN_MAP_STRIDE
+        for task in model.tasks.values():
+            needed += most_bytes(task.label, (side, side), len(images), shard_images)
     check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
 
 

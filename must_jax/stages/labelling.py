@@ -1,43 +1,34 @@
-"""All teachers pass over an image set at once: an image is read and decoded once, shards are committed as they fill."""
+"""All teachers label an image set in one pass, shard by shard.
+
+Three things go on side by side, a few batches apart: threads read images, one thread feeds the devices, and threads
+turn answers into records, which are written in the images' order and committed as shards fill.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import grain
 import jax
 import numpy as np
 
-from must_jax.cores import cores
-from must_jax.data.augment import apply as place
-from must_jax.data.augment import letterbox_geometry
+from must_jax.cores import ahead, cores, spread
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageSet, decode_reduced
+from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.labels.letterbox import cut_padding
-from must_jax.labels.writer import ColumnWriter, Shard
+from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
+from must_jax.stages.answers import AHEAD, Answer, Example, ask, blank, read, told
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
 MAX_BAD_SHARE, MAX_BAD = 0.1, 100  # more images than both of these that cannot be labelled end the run
-CHUNKS_AHEAD = 2  # predicted or waiting for it while labels are written
-
-Predictions = Mapping[str, Mapping[str, np.ndarray]]  # by task, with a leading batch axis
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one teacher says about one batch: nothing if it was not asked. `errors`: row -> why it failed there."""
-
-    predictions: Predictions = field(default_factory=dict)
-    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,28 +45,26 @@ class Teacher:
     model: Trained
     columns: Sequence[Column]
 
-
-@dataclass(frozen=True)
-class Example:
-    """One image as the teachers see it, or why it cannot be read.
-
-    Attributes:
-      inputs: by side in pixels, u8[side, side, 3] with the image in the top left corner.
-      content_hw: by side, the pixels of the input that the image fills.
-    """
-
-    name: str
-    inputs: Mapping[int, np.ndarray] = field(default_factory=dict)
-    content_hw: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    error: str = ""
+    def is_asked(self, shard: int) -> bool:
+        return any(shard in column.missing for column in self.columns)
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Unlabelled:
+    """In the place of a label, why there is none."""
+
+    reason: str
+
+
+class Chunk(NamedTuple):
     """Positions of the images of one batch. All are of one shard, so what it holds does not depend on the others."""
 
     shard: int
-    positions: Sequence[int]
+    positions: range
+
+
+Entry = Encoded | Unlabelled | None  # what a column takes of an image; None: it has its shard already
+Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # of a chunk; by image, then by column
 
 
 def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
@@ -83,7 +72,7 @@ def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
     began = time.monotonic()
     for teacher in teachers:
         if any(column.missing for column in teacher.columns):
-            teacher.model.predict_batch(_stack([], teacher.model.image_size, batch_size))
+            jax.block_until_ready(teacher.model.dispatch(blank(teacher.model, batch_size)))
     return time.monotonic() - began
 
 
@@ -104,126 +93,59 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
         for start in range(0, len(positions), batch_size)
     ]
     total, failed = sum(map(len, ranges.values())), []
-    with Progress(f"labelling {images.name}", total) as progress:
-        results = _predict(images, teachers, chunks, batch_size)
-        for shard, group in itertools.groupby(results, key=lambda result: result[0].shard):
+    with (
+        Progress(f"labelling {images.name}", total) as progress,
+        ThreadPoolExecutor(cores()) as pool,
+        ThreadPoolExecutor(1) as feeder,
+    ):
+        models = [teacher.model for teacher in teachers]
+        batches = read(pool, images, (chunk.positions for chunk in chunks), models, batch_size)
+        answers = ask(models, batches, ([teacher.is_asked(chunk.shard) for teacher in teachers] for chunk in chunks))
+        fed = ahead(chunks, lambda _: feeder.submit(next, answers).result, AHEAD)
+        entries = ahead(
+            zip(chunks, fed, strict=True), lambda e: _begin_encoding(pool, teachers, e[0].shard, *e[1]), AHEAD
+        )
+        for shard, group in itertools.groupby(zip(chunks, entries, strict=True), key=lambda each: each[0].shard):
             with contextlib.ExitStack() as stack:
                 shards = [stack.enter_context(c.writer.shard(shard)) if shard in c.missing else None for c in columns]
-                for _, examples, answers in group:
-                    failed += _write(teachers, shards, examples, answers)
+                for _, (examples, rows) in group:
+                    failed += _write(shards, examples, rows)
                     if len(failed) > max(MAX_BAD, MAX_BAD_SHARE * total):
                         raise UserError(f"{len(failed)} images of {images.name} cannot be labelled, e.g. {failed[-1]}")
                     progress.advance(len(examples))
     return total
 
 
-def _predict(
-    images: ImageSet, teachers: Sequence[Teacher], chunks: Sequence[Chunk], batch_size: int
-) -> Iterator[tuple[Chunk, list[Example], list[Answer]]]:
-    """By chunk, the answers of the teachers.
+def _begin_encoding(
+    pool: ThreadPoolExecutor,
+    teachers: Sequence[Teacher],
+    shard: int,
+    examples: Sequence[Example],
+    answers: Sequence[Answer],
+) -> Callable[[], Entries]:
+    pairs = zip(teachers, answers, strict=True)
+    asked = [(teacher.model.image_size, column, answer) for teacher, answer in pairs for column in teacher.columns]
 
-    A thread feeds the devices, so that these go on with the next chunk while labels of the last one are written. Only
-    one: programs over several devices must reach all of them in one order.
-    """
-    sizes = sorted({teacher.model.image_size for teacher in teachers})
-
-    def predict(chunk: Chunk, examples: Sequence[Example]) -> list[Answer]:
-        wanted = [any(chunk.shard in column.missing for column in teacher.columns) for teacher in teachers]
-        inputs = {size: _stack(examples, size, batch_size) for size in sizes}
+    def encode(rows: range) -> list[list[Entry]]:
         return [
-            _ask(t.model, inputs[t.model.image_size], len(examples)) if w else Answer()
-            for t, w in zip(teachers, wanted, strict=True)
+            [
+                _entry(size, column, answer, row, examples[row]) if shard in column.missing else None
+                for size, column, answer in asked
+            ]
+            for row in rows
         ]
 
-    pending: deque[tuple[Chunk, list[Example], Future[list[Answer]]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        for chunk, examples in zip(chunks, _read(images, chunks, sizes), strict=True):
-            pending.append((chunk, examples, pool.submit(predict, chunk, examples)))
-            if len(pending) > CHUNKS_AHEAD:
-                done, read, future = pending.popleft()
-                yield done, read, future.result()
-        for done, read, future in pending:
-            yield done, read, future.result()
+    entries = spread(pool, len(examples), encode)
+    return lambda: (examples, entries())
 
 
-def _ask(model: Trained, inputs: np.ndarray, count: int) -> Answer:
-    """The answer to the first `count` rows. If the teacher fails on the batch, it is asked row by row."""
+def _entry(image_size: int, column: Column, answer: Answer, row: int, example: Example) -> Entry:
+    if reason := example.error or answer.errors.get(row, ""):
+        return Unlabelled(reason)
     try:
-        return Answer(model.predict_batch(inputs))
-    except Exception:  # whatever a teacher raises is about these images, or comes again and soon ends the run
-        predictions, errors = [], {}
-        for row in range(count):
-            alone = np.zeros_like(inputs)  # in its place among others, the row has the same answer
-            alone[row] = inputs[row]
-            try:
-                predictions.append(jax.tree.map(lambda x: x[row], model.predict_batch(alone)))  # noqa: B023
-            except Exception as error:
-                errors[row] = f"{type(error).__name__}: {error}"
-                predictions.append(None)
-        answered = [each for each in predictions if each is not None]
-        if not answered:
-            return Answer({}, errors)
-        filled = [answered[0] if each is None else each for each in predictions]
-        return Answer(jax.tree.map(lambda *rows: np.stack(rows), *filled), errors)
-
-
-def _read(images: ImageSet, chunks: Sequence[Chunk], sizes: Sequence[int]) -> Iterator[list[Example]]:
-    """The examples of each chunk, read ahead by threads."""
-
-    def read(chunk: Chunk) -> list[Example]:
-        return [_example(images, position, sizes) for position in chunk.positions]
-
-    threads = cores()
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.source(chunks).map(read).to_iter_dataset(options))
-
-
-def _example(images: ImageSet, position: int, sizes: Sequence[int]) -> Example:
-    name = f"{images.name}[{position}]"
-    try:
-        record = images.record(position)
-        name = record["name"]
-        image, image_hw = decode_reduced(record["image"], max(sizes))
-    except Exception as error:  # one record, broken in whatever way, must not end a run of days
-        return Example(name, error=str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-    geometries = {size: letterbox_geometry(image_hw, size) for size in sizes}
-    inputs = {size: place(geometry, image, {}, {}, map_size=0)[0] for size, geometry in geometries.items()}
-    return Example(name, inputs, {size: (g.y.out_length, g.x.out_length) for size, g in geometries.items()})
-
-
-def _stack(examples: Sequence[Example], size: int, batch_size: int) -> np.ndarray:
-    """u8[batch_size, size, size, 3]; zeros where there is no image, so that shapes never change."""
-    batch = np.zeros((batch_size, size, size, 3), np.uint8)
-    for row, example in zip(batch, examples, strict=False):
-        row[:] = example.inputs.get(size, 0)
-    return batch
-
-
-def _write(
-    teachers: Sequence[Teacher], shards: Sequence[Shard | None], examples: Sequence[Example], answers: Sequence[Answer]
-) -> list[str]:
-    """Adds the labels of one chunk to the shards; `shards` are in the order of teachers and their columns.
-
-    Returns the images that have no label in some column, with the reason.
-    """
-    remaining, failed = iter(shards), {}
-    for teacher, answer in zip(teachers, answers, strict=True):
-        for column in teacher.columns:
-            shard = next(remaining)
-            if shard is None:
-                continue
-            for row, example in enumerate(examples):
-                try:
-                    reason = example.error or answer.errors.get(row, "")
-                    label = None if reason else _label(teacher.model.image_size, column.task, answer, row, example)
-                except Exception as error:
-                    label, reason = None, f"{type(error).__name__}: {error}"
-                if label is None:
-                    shard.skip(example.name, reason)
-                    failed[row] = f"{example.name}: {reason}"
-                else:
-                    shard.add(example.name, label)
-    return list(failed.values())
+        return column.writer.encode(_label(image_size, column.task, answer, row, example))
+    except Exception as error:
+        return Unlabelled(told(error))
 
 
 def _label(image_size: int, task: Task, answer: Answer, row: int, example: Example) -> Label:
@@ -237,3 +159,17 @@ def _label(image_size: int, task: Task, answer: Answer, row: int, example: Examp
         if not np.isfinite(values).all():
             raise FloatingPointError(f"the teacher's {name} has values that are not finite")
     return cut_padding(task.label, task.pseudo_label(prediction), example.content_hw[image_size], image_size)
+
+
+def _write(shards: Sequence[Shard | None], examples: Sequence[Example], rows: Sequence[Sequence[Entry]]) -> list[str]:
+    """Adds a chunk to the shards of all columns. Returns the images that have no label in some column, and why."""
+    failed = {}
+    for index, (example, row) in enumerate(zip(examples, rows, strict=True)):
+        for shard, entry in zip(shards, row, strict=True):
+            match shard, entry:
+                case Shard(), Encoded():
+                    shard.add_encoded(example.name, entry)
+                case Shard(), Unlabelled(reason):
+                    shard.skip(example.name, reason)
+                    failed[index] = f"{example.name}: {reason}"
+    return list(failed.values())

@@ -62,7 +62,7 @@ def table(columns: list[tuple[Path, Manifest]]) -> Table:
             ", ".join(f"{key} {value}" for key, value in column.rule.items()) or "-",
             column.unit or "-",
             state,
-            f"{_bytes(size)}, {_bytes(size / max(1, column.images.length))} an image",
+            f"{readable_bytes(size)}, {readable_bytes(size / max(1, column.images.length))} an image",
             f"{summary['empty_share']:.1f} %",
             f"{column.created[:16].replace('T', ' ')} must_jax {column.must_jax}",
         )
@@ -99,6 +99,7 @@ def _has_manifest(folder: Path) -> bool:
     return True
 
 
-def _bytes(count: float) -> str:
+def readable_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
     size, unit = next(((size, unit) for size, unit in _UNITS if count >= size), (1, "B"))
     return f"{count / size:.1f} {unit}"

@@ -100,7 +100,7 @@ def _stage(entry: Entry) -> Stage:
     known = {name: result.get(name) for name in ("steps", "images_per_second", "data_wait_share", "parameters")}
     tasks = [column["task"] for column in result.get("columns", {}).values()]
     if isinstance(entry.config, TrainConfig):
-        tasks = list(entry.config.tasks)
+        tasks = list(result.get("loss_weights", entry.config.tasks))  # without those that config.columns drops
     return Stage(
         name=entry.name,
         kind=entry.config.stage,

@@ -132,9 +132,10 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     mesh = inputs.mesh_of(config)
     start_from = trained.load(config.init) if config.init else None
     sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
-    checked = [inputs.open_source(config.validation, config.data_dir, config.tasks)] if config.validation else []
+    sources, options = inputs.choose(config.columns, sources, config.tasks)
+    checked = [inputs.open_source(config.validation, config.data_dir, options)] if config.validation else []
     inputs.check_unchanged([*sources, *checked])
-    tasks = inputs.build_tasks(config.tasks, sources, config.max_boxes, also=checked)
+    tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}

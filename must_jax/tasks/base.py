@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from must_jax.data.kinds import LabelKind
 
 Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; the leading axis is the batch, B
 NumpyArrays = Mapping[str, np.ndarray]
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight); the mean is taken after merging over devices
 
 
@@ -70,6 +71,10 @@ class Task(pydantic.BaseModel, abc.ABC):
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
         """Outputs -> predictions in label form, static shapes, jit-able. `image_size`: the input's side in pixels."""
 
+    def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """What of the predictions `pseudo_label` needs, jit-able: labelling fetches only that from the devices."""
+        return predictions
+
     @abc.abstractmethod
     def metrics(self) -> TaskMetrics:
         """A fresh accumulator."""
@@ -81,7 +86,7 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
-        """The rule: one image's prediction (no batch axis) -> its label (paper section 3)."""
+        """The rule: one image's prediction, whole or condensed (no batch axis) -> its label (paper section 3)."""
 
     def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
         """A label in the form of predictions, so that `metrics` can hold it against another one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, resize_on_host, valid_pixels
 
 TYPICAL_M = 3.0  # the depth that an output of 0 stands for, so that training starts near the truth
@@ -56,6 +57,9 @@ class Depth(Task):
         if self.kind == "metric_m":
             depth = jnp.exp(jnp.clip(depth + math.log(TYPICAL_M), math.log(NEAREST_M), math.log(FARTHEST_M)))
         return {"depth": depth, "valid": jnp.ones_like(depth)}
+
+    def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        return {"depth": predictions["depth"]}
 
     def metrics(self) -> DepthMetrics:
         return DepthMetrics(align=self.kind == "relative")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, resize_on_host, valid_pixels
 
 
@@ -37,6 +38,9 @@ class Normals(Task):
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
         normals = _unit(outputs["maps"])
         return {"normals": normals, "valid": jnp.ones(normals.shape[:3], jnp.float32)}
+
+    def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        return {"normals": predictions["normals"]}
 
     def metrics(self) -> NormalsMetrics:
         return NormalsMetrics()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from must_jax.data.kinds import IGNORE_ID, MapLabel
 from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
 from must_jax.tasks.measures import masked_sum, resize_maps, resize_on_host
 
 
@@ -59,6 +60,11 @@ class Segmentation(Task):
         """{"probs": f32[B, h, w, K]} at the head's resolution, stride 4."""
         return {"probs": jax.nn.softmax(outputs["maps"])}
 
+    def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """{"ids": u8[B, h, w], "confidence": f32[B, h, w]}: no longer K numbers a cell."""
+        probs = predictions["probs"]
+        return {"ids": probs.argmax(-1).astype(np.uint8), "confidence": probs.max(-1)}
+
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(len(self.classes))
 
@@ -69,9 +75,10 @@ class Segmentation(Task):
         return chance + min(chance / 2, 10)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
-        probs = prediction["probs"]
-        label = {"ids": probs.argmax(-1).astype(np.int32), "present": np.ones((), np.float32)}
-        confidence = probs.max(-1)
+        if "probs" in prediction:
+            prediction = self.condense(prediction)
+        confidence = np.asarray(prediction["confidence"])
+        label = {"ids": np.array(prediction["ids"], np.int32), "present": np.ones((), np.float32)}
         if self.keep_confidence:
             return label | {"confidence": confidence}
         label["ids"][confidence < self.confidence_threshold] = IGNORE_ID

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import encodings
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
@@ -41,6 +42,27 @@ def round_trip(kind: LabelKind, label: dict) -> dict:
 def unit_vectors(rng: np.random.Generator, *shape: int) -> np.ndarray:
     vectors = rng.normal(size=(*shape, 3)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def test_records_are_written_as_tfds_writes_them():
+    rng, hw = np.random.default_rng(0), (5, 7)
+    boxes = {"boxes_yxyx": rng.random((4, 4)), "classes": np.array([3, 0, 400, 1]), "scores": rng.random(4)}
+    labels: list[tuple[LabelKind, dict]] = [
+        (VECTOR, {"probs": rng.random(5)}),
+        (BOXES, boxes | {"valid": np.ones(4)}),
+        (BOXES, boxes | {"valid": np.zeros(4)}),
+        (IDS, {"ids": rng.integers(0, 9, hw)}),
+        (SCALAR, {"depth": rng.random(hw, np.float32), "valid": rng.integers(0, 2, hw)}),
+        (VECTORS, {"normals": unit_vectors(rng, *hw), "valid": np.ones(hw)}),
+    ]
+    for kind, label in (*labels, *((kind, encodings.absent(kind, (1, 1))) for kind in KINDS)):
+        features, record = tfds.features.FeaturesDict(encodings.features(kind)), encodings.encode(kind, label)
+        theirs, ours = (
+            tf_example_pb2.Example.FromString(written)
+            for written in (features.serialize_example(record), encodings.serialize(kind, record))
+        )
+        assert ours == theirs, kind
+        assert encodings.serialize(kind, dict(reversed(record.items()))) == encodings.serialize(kind, record)
 
 
 def test_vector():

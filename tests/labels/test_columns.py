@@ -104,6 +104,8 @@ def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr(encodings, "features", lambda kind, stored=stored: stored)
             patch.setattr(encodings, "encode", encode)
+            serialize = tfds.features.FeaturesDict(stored).serialize_example
+            patch.setattr(encodings, "serialize", lambda kind, record, serialize=serialize: serialize(record))
             write_column(folder, task, Images())
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["min_confidence"]

@@ -173,6 +173,20 @@ def test_a_rule_leaves_nothing_below_its_least_confidence(case):
         assert np.sum(left.get("valid", 1)) == np.sum(label.get("valid", 1)) > 0
 
 
+def test_the_rule_takes_what_labelling_fetches_for_the_whole_prediction(case):
+    predictions = case.predict()
+    condensed = jax.device_get(jax.jit(case.task.condense)(predictions))
+    assert sum(x.nbytes for x in condensed.values()) <= sum(x.nbytes for x in jax.device_get(predictions).values())
+    for row in range(4):
+        whole, short = (
+            case.task.pseudo_label({key: np.asarray(value)[row] for key, value in each.items()})
+            for each in (predictions, condensed)
+        )
+        assert whole.keys() == short.keys()
+        for key, value in whole.items():
+            np.testing.assert_array_equal(short[key], value, err_msg=key)
+
+
 def test_a_task_survives_its_own_description(case):
     described = json.loads(case.task.model_dump_json(exclude={"classes"}))
     assert build_task(case.task.name, case.task.classes, described) == case.task

@@ -1,0 +1,190 @@
+"""Labelling images a second with five teachers, against the bare forward passes of the same networks.
+
+python benchmarks/labelling.py [--preset=photos|quickstart] [--rounds=3] [--images=N]
+
+Five teachers, one a task, of different input sizes and with random weights, label a folder of JPEGs through the code
+of the label stage, from files to committed shards. Bare are their jitted forward passes on batches that lie on the
+devices, one teacher after the other, nothing fetched. Rounds of both alternate in one process. On a CPU the host's
+work takes its share of the same cores, so its CPU time an image is measured as well, with networks that answer at
+once: what one core feeds, and what share of the bare rate the cores could reach at best. Leave the machine alone.
+
+Random weights make maps without smooth regions, which take longer to encode than those of trained teachers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from must_jax.config import LabelConfig, ModelConfig
+from must_jax.cores import cores
+from must_jax.data import scenes
+from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.engine.mesh import make_mesh, setup_devices
+from must_jax.models.api import build_model
+from must_jax.stages.answers import read
+from must_jax.stages.budget import forward_per_second
+from must_jax.stages.label import begin_columns
+from must_jax.stages.labelling import label, warm_up
+from must_jax.tasks import TASKS, build_task
+from must_jax.trained import Trained
+
+GOAL = 0.9  # of the rate of the bare forward passes
+CLASSES = tuple(f"class {i}" for i in range(20))
+RENDERED = 48  # different images
+GRAIN = 7.0  # of 255: gives the renderings as many bytes as photographs of their size have
+
+
+@dataclass(frozen=True)
+class Preset:
+    model: ModelConfig
+    image_sizes: tuple[int, ...]  # of the teachers, in turn
+    image_hw: tuple[int, int]
+    batch_size: int
+    images: int  # a round
+
+
+PRESETS = {
+    "photos": Preset(
+        ModelConfig(backbone="resnet18", pyramid_channels=128, head_channels=128, head_convs=3),
+        (224, 256),
+        (375, 500),
+        16,
+        128,
+    ),
+    "quickstart": Preset(
+        ModelConfig(backbone="resnet10", width=0.5, pyramid_channels=64, head_channels=32, head_convs=2),
+        (64,),
+        (64, 64),
+        64,
+        2048,
+    ),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Instant(Trained):
+    """A teacher that answers at once, always the same."""
+
+    answer: Any = None
+
+    def dispatch(self, images: np.ndarray | jax.Array) -> Any:
+        return self.answer
+
+
+def make_teachers(preset: Preset) -> dict[str, Trained]:
+    mesh, teachers = make_mesh(0, [preset.batch_size]), {}
+    for name, image_size in zip(TASKS, itertools.cycle(preset.image_sizes)):
+        task = build_task(name, CLASSES if TASKS[name].has_classes else ())
+        model = build_model(preset.model, {name: task.head(preset.model)})
+        teachers[f"teacher_{name}"] = Trained(
+            workdir=Path(name),
+            model=model,
+            variables=model.init(jax.random.key(0), image_size),
+            config=preset.model,
+            tasks={name: task},
+            image_size=image_size,
+            settings={"learning_rate": 0.1, "batch_size": 32, "steps": 1},
+            metrics={},
+            digest="0" * 64,
+            mesh=mesh,
+        )
+    return teachers
+
+
+def write_images(folder: Path, preset: Preset, count: int) -> None:
+    jpegs = []
+    for seed in range(min(RENDERED, count)):
+        rng = np.random.default_rng(seed)
+        scene = scenes.sample_scene(rng, scenes.TRAINING)
+        image = scenes.render(scene, scene.camera, *preset.image_hw, rng).image
+        image = np.clip(image + rng.normal(0, GRAIN, image.shape), 0, 255).astype(np.uint8)
+        jpegs.append(cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes())
+    for index, jpeg in zip(range(count), itertools.cycle(jpegs)):
+        (folder / f"{index:06d}.jpg").write_bytes(jpeg)
+
+
+def label_all(images: ImageSet, models: Mapping[str, Trained], batch_size: int) -> tuple[float, float]:
+    """Wall and CPU seconds an image."""
+    config = LabelConfig(images=images.name, teachers=tuple(models), batch_size=batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        teachers = begin_columns(Path(folder), models, images, config)
+        warm_up(teachers, batch_size)
+        began, used = time.perf_counter(), time.process_time()
+        label(images, teachers, batch_size)
+        return (time.perf_counter() - began) / len(images), (time.process_time() - used) / len(images)
+
+
+def read_all(images: ImageSet, models: Sequence[Trained], batch_size: int) -> float:
+    """CPU seconds an image for files, decoding and letterboxing."""
+    used = time.process_time()
+    chunks = (range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size))
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in read(pool, images, chunks, models, batch_size):
+            pass
+    return (time.process_time() - used) / len(images)
+
+
+def instant(model: Trained, images: np.ndarray) -> Instant:
+    answer = jax.block_until_ready(model.dispatch(images))
+    return Instant(**{each.name: getattr(model, each.name) for each in fields(Trained)}, answer=answer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="photos")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=0, help="images a round; 0 = as the preset says")
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    setup_devices()
+    models, batch_size = make_teachers(preset), preset.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), preset, args.images or preset.images)
+        images = open_images(f"folder:{folder}", "")
+        with ThreadPoolExecutor(cores()) as pool:
+            batch = next(read(pool, images, [range(min(batch_size, len(images)))], list(models.values()), batch_size))
+        silent = {name: instant(model, batch.inputs[model.image_size]) for name, model in models.items()}
+
+        bare, whole, host, reading = [], [], [], []
+        for _ in range(args.rounds):
+            bare.append(1 / forward_per_second(list(models.values()), batch_size, least_s=10.0))
+            whole.append(label_all(images, models, batch_size)[0])
+            host.append(label_all(images, silent, batch_size)[1])
+            reading.append(read_all(images, list(models.values()), batch_size))
+        share = statistics.median(b / w for b, w in zip(bare, whole, strict=True))
+        bare_s, whole_s, host_s, reading_s = map(statistics.median, (bare, whole, host, reading))
+
+    device = jax.devices()[0]
+    on_host = device.platform == "cpu"
+    sides = " and ".join(map(str, preset.image_sizes))
+    print(
+        f"{preset.model.backbone}, five teachers of {sides} pixels, batches of {batch_size}, {len(images)} images of "
+        f"{preset.image_hw[1]}x{preset.image_hw[0]}, {args.rounds} rounds, {len(jax.devices())} {device.device_kind} "
+        f"devices, {cores()} cores"
+    )
+    print(f"bare forward passes  {1 / bare_s:9.1f} images/s")
+    print(f"labelling            {1 / whole_s:9.1f} images/s")
+    print(
+        f"the host's work      {1000 * host_s:9.2f} ms of CPU an image ({1000 * reading_s:.2f} reading, "
+        f"{1000 * (host_s - reading_s):.2f} labels): one core feeds {1 / host_s:,.0f} images/s"
+    )
+    if on_host:
+        print(f"at best, as both share the cores: {bare_s / (bare_s + host_s / cores()):.0%} of bare")
+    print(f"labelling / bare: {share:.0%} (goal: at least {GOAL:.0%}: {'met' if share >= GOAL else 'missed'})")
+
+
+if __name__ == "__main__":
+    main()

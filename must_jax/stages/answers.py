@@ -1,0 +1,151 @@
+"""What teachers say about images: an image is read and decoded once for all of them, and the devices need not wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from must_jax.cores import ahead, spread
+from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry
+from must_jax.data.image_sets import ImageSet, decode_reduced
+from must_jax.errors import UserError
+from must_jax.trained import Predictions, Trained
+
+AHEAD = 2  # batches that a step of the work is ahead of the next one
+IN_FLIGHT = 2  # batches that the devices hold: one to work on, one to fetch
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image that was read, or why it cannot be.
+
+    Attributes:
+      content_hw: by side of an input in pixels, the pixels of it that the image fills, from its top left corner.
+    """
+
+    name: str
+    content_hw: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    error: str = ""
+
+
+class Batch(NamedTuple):
+    """Images as the teachers see them.
+
+    Attributes:
+      inputs: by side in pixels, u8[rows, side, side, 3]; zeros where there is no image, so that shapes never change.
+    """
+
+    examples: Sequence[Example]
+    inputs: Mapping[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one teacher says about one batch: nothing if it was not asked. `errors`: row -> why it failed there."""
+
+    predictions: Predictions = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
+
+
+def blank(model: Trained, batch_size: int) -> np.ndarray:
+    """u8[rows, size, size, 3], zeros; at least `batch_size` rows, as many as the devices can share evenly."""
+    return np.zeros((batch_size + -batch_size % model.mesh.size, model.image_size, model.image_size, 3), np.uint8)
+
+
+def told(error: Exception) -> str:
+    """In one line, for those who look for an image's label."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def read(
+    pool: ThreadPoolExecutor, images: ImageSet, chunks: Iterable[range], models: Sequence[Trained], batch_size: int
+) -> Iterator[Batch]:
+    """The images of each chunk of positions, at most `batch_size` of them; `pool` reads them ahead."""
+
+    def begin(positions: range) -> Callable[[], Batch]:
+        inputs = {model.image_size: blank(model, batch_size) for model in models}
+
+        def draw(rows: range) -> list[Example]:
+            return [_draw(images, positions[row], {size: batch[row] for size, batch in inputs.items()}) for row in rows]
+
+        examples = spread(pool, len(positions), draw)
+        return lambda: Batch(examples(), inputs)
+
+    return ahead(chunks, begin, AHEAD)
+
+
+def _draw(images: ImageSet, position: int, inputs: Mapping[int, np.ndarray]) -> Example:
+    """Puts an image into the inputs, u8[size, size, 3] by size."""
+    name = f"{images.name}[{position}]"
+    try:
+        record = images.record(position)
+        name = record["name"]
+        image, image_hw = decode_reduced(record["image"], max(inputs))
+    except Exception as error:  # one record, broken in whatever way, must not end a run of days
+        return Example(name, error=told(error))
+    geometries = {size: letterbox_geometry(image_hw, size) for size in inputs}
+    for size, geometry in geometries.items():
+        inputs[size][:] = place(geometry, image, {}, {}, map_size=0)[0]
+    return Example(name, {size: (g.y.out_length, g.x.out_length) for size, g in geometries.items()})
+
+
+def ask(
+    models: Sequence[Trained], batches: Iterable[Batch], wanted: Iterable[Sequence[bool]]
+) -> Iterator[tuple[Sequence[Example], list[Answer]]]:
+    """The answers of the models to each batch, fetched when the devices have the next batch to work on.
+
+    Programs over several devices must reach all of them in one order: only one thread may go through this.
+
+    Args:
+      wanted: for each batch, which models are asked.
+    """
+
+    def begin(batch: Batch, asked: Sequence[bool]) -> Callable[[], tuple[Sequence[Example], list[Answer]]]:
+        begun = [
+            _begin(model, batch.inputs[model.image_size], len(batch.examples)) if a else Answer
+            for model, a in zip(models, asked, strict=True)
+        ]
+        return lambda: (batch.examples, [answer() for answer in begun])
+
+    return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), IN_FLIGHT - 1)
+
+
+def _begin(model: Trained, inputs: np.ndarray, count: int) -> Callable[[], Answer]:
+    """Sets the devices to work on the first `count` rows. If the model fails on them, it is asked row by row."""
+    try:
+        begun = model.dispatch(inputs)
+        jax.tree.map(lambda x: x.copy_to_host_async(), begun)
+    except Exception:  # whatever a teacher raises is about these images, or comes again and soon ends the run
+        return lambda: _ask_one_by_one(model, inputs, count)
+
+    def answer() -> Answer:
+        try:
+            return Answer(jax.device_get(begun))
+        except Exception:  # it may come up only now
+            return _ask_one_by_one(model, inputs, count)
+
+    return answer
+
+
+def _ask_one_by_one(model: Trained, inputs: np.ndarray, count: int) -> Answer:
+    predictions, errors = [], {}
+    for row in range(count):
+        alone = np.zeros_like(inputs)  # in its place among others, the row has the same answer
+        alone[row] = inputs[row]
+        try:
+            answer = jax.device_get(model.dispatch(alone))
+            predictions.append(jax.tree.map(lambda x: x[row], answer))  # noqa: B023
+        except Exception as error:
+            errors[row] = told(error)
+            predictions.append(None)
+    answered = [each for each in predictions if each is not None]
+    if not answered:
+        return Answer({}, errors)
+    filled = [answered[0] if each is None else each for each in predictions]
+    return Answer(jax.tree.map(lambda *rows: np.stack(rows), *filled), errors)

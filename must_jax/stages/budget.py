@@ -1,0 +1,205 @@
+"""What labelling an image set costs, from a sample of it that is labelled by the same code and thrown away."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from must_jax.data.image_sets import ImageSet
+from must_jax.engine.mesh import put_batch
+from must_jax.labels.budget import column_bytes, stored_records
+from must_jax.stages.answers import IN_FLIGHT
+from must_jax.stages.labelling import Teacher, label, warm_up
+from must_jax.stages.labels import readable_bytes
+from must_jax.trained import Trained
+
+SAMPLE = 256  # images
+LEAST_S = 10.0  # that a rate is measured for; in less, pipelines still fill
+MOST_PASSES = 64  # over the sample, for that
+FORWARD_S = 1.0  # the same for a teacher alone
+SPARE = 0.1  # of the memory, which is never all to be had
+
+Begin = Callable[[Path, ImageSet], list[Teacher]]  # begins the columns of all teachers in a folder
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What was measured on the sample, and what of the whole set follows from it.
+
+    Attributes:
+      images, shards: of the whole set.
+      devices: that the rates are of.
+      images_per_second: of the whole pass, from encoded images to records on disk.
+      forward_per_second: by teacher, images/s of its network alone on a batch that lies on the devices.
+      column_bytes: by column, of all shards.
+      free_bytes: of the disk.
+      largest_batch: an estimate; None where the memory is not known.
+      opening_seconds, compile_seconds: on top, at every start; compiled programs are kept.
+    """
+
+    images: int
+    shards: int
+    devices: int
+    images_per_second: float
+    forward_per_second: Mapping[str, float]
+    column_bytes: Mapping[str, int]
+    free_bytes: int
+    largest_batch: int | None
+    compile_seconds: float
+    opening_seconds: float = 0.0
+
+    def seconds(self, chips: int) -> float:
+        """Of labelling the whole set on so many devices, each as fast as these. Workers share no shard."""
+        alone = self.images / self.images_per_second
+        if chips < self.devices:
+            return alone * self.devices / chips
+        return alone * math.ceil(self.shards / (chips // self.devices)) / self.shards
+
+    def chip_hours(self, chips: int) -> float:
+        return chips * self.seconds(chips) / 3600
+
+
+def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Forecast:
+    """Labels a sample in a temporary folder inside of `folder`, which should be on the disk that labels will go to.
+
+    Raises:
+      UserError: as of `begin` and of labelling.
+    """
+    with tempfile.TemporaryDirectory(prefix=".dry_run-", dir=folder) as scratch:
+        teachers = begin(Path(scratch) / "once", _sample(images))
+        compile_seconds = warm_up(teachers, batch_size)
+        seconds = _timed(_sample(images), teachers, batch_size)
+        count, passes = len(_sample(images)), min(math.ceil(LEAST_S / seconds), MOST_PASSES)
+        if passes > 1:
+            again = _sample(images, passes)
+            seconds = _timed(again, begin(Path(scratch) / "again", again), batch_size)
+        sizes = {}
+        for column in (column for teacher in teachers for column in teacher.columns):
+            records = stored_records(column.writer.folder, column.writer.manifest)
+            shard_images = column.writer.manifest.shard_images
+            sizes[column.writer.folder.name] = column_bytes(records, len(images), shard_images, Path(scratch))
+    models = {teacher.columns[0].writer.manifest.maker: teacher.model for teacher in teachers}
+    return Forecast(
+        images=len(images),
+        shards=math.ceil(len(images) / shard_images),
+        devices=next(iter(models.values())).mesh.size,
+        images_per_second=count * passes / seconds,
+        forward_per_second={name: forward_per_second([model], batch_size) for name, model in models.items()},
+        column_bytes=sizes,
+        free_bytes=shutil.disk_usage(folder).free,
+        largest_batch=_largest_batch(list(models.values()), batch_size),
+        compile_seconds=compile_seconds,
+    )
+
+
+def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: float = FORWARD_S) -> float:
+    """Images a second that pass through all the networks, on batches that lie on the devices; nothing is fetched."""
+    rng = np.random.default_rng(0)
+    sizes = {model.image_size for model in models}
+    resident = {s: put_batch(models[0].mesh, rng.integers(0, 256, (batch_size, s, s, 3), np.uint8)) for s in sizes}
+
+    def forward() -> list[object]:
+        return [model.dispatch(resident[model.image_size]) for model in models]
+
+    running, count = jax.block_until_ready(forward()), 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < least_s or count < 2:
+        begun, running = running, forward()  # the devices always have the next batch to work on
+        jax.block_until_ready(begun)
+        count += 1
+    jax.block_until_ready(running)
+    return batch_size * count / (time.perf_counter() - began)
+
+
+def _sample(images: ImageSet, passes: int = 1) -> ImageSet:
+    """Images evenly spread over the set, over and over."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist()
+    return ImageSet(
+        f"a sample of {images.name}",
+        passes * len(chosen),
+        lambda index: images.record(chosen[index % len(chosen)]),
+        images.digest,
+    )
+
+
+def _timed(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> float:
+    began = time.perf_counter()
+    label(images, teachers, batch_size)
+    return time.perf_counter() - began
+
+
+def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
+    """By two sizes of which XLA tells the memory, and a straight line through them."""
+    mesh = models[0].mesh
+    free = _free_bytes(mesh.devices.flat[0], mesh.size)
+    if free is None:
+        return None
+    two = [mesh.size * max(1, batch_size // mesh.size) * factor for factor in (1, 2)]
+    kept, working = np.zeros(2), np.zeros(2)  # bytes at the two sizes
+    for model in models:
+        told = [model.memory(size) for size in two]
+        if None in told:
+            return None
+        found = np.array(told, float)
+        kept += IN_FLIGHT * found[:, 0]
+        working = np.maximum(working, found[:, 1])
+    first, second = kept + working
+    per_image = (second - first) / (two[1] - two[0])
+    fitting = two[0] + ((1 - SPARE) * free - first) / max(per_image, 1.0)
+    return max(0, int(fitting) // mesh.size * mesh.size)
+
+
+def _free_bytes(device: jax.Device, devices: int) -> int | None:
+    """Of one device; of a CPU, its share of the machine's memory. None if it does not tell."""
+    told = device.memory_stats() or {}
+    if "bytes_limit" in told:
+        return told["bytes_limit"] - told.get("bytes_in_use", 0)
+    meminfo = Path("/proc/meminfo")
+    if device.platform != "cpu" or not meminfo.exists():
+        return None
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024 // devices
+
+
+def show(forecast: Forecast, chips: int, batch_size: int) -> None:
+    """Prints a forecast; `chips` as in `LabelConfig`."""
+    needed, largest = sum(forecast.column_bytes.values()), forecast.largest_batch
+    columns = _table("label column", "an image", "whole set")
+    for name, size in (*forecast.column_bytes.items(), ("all", needed)):
+        columns.add_row(name, readable_bytes(size / forecast.images), readable_bytes(size))
+    rates = _table(f"on {forecast.devices} devices, in batches of {batch_size}", "images/s")
+    for name, rate in forecast.forward_per_second.items():
+        rates.add_row(f"{name}, its network alone", f"{rate:,.1f}")
+    rates.add_row("all, from files to labels on disk", f"{forecast.images_per_second:,.1f}")
+    hours = _table("chips", "hours", "chip-hours")
+    for count in dict.fromkeys((forecast.devices, chips or forecast.devices)):
+        hours.add_row(f"{count:,}", f"{forecast.seconds(count) / 3600:,.3f}", f"{forecast.chip_hours(count):,.3f}")
+    fits = "not known here" if largest is None else f"about {largest:,} images, by an estimate"
+    console = Console(width=max(100, Console().width), highlight=False)
+    for part in (
+        f"a forecast for {forecast.images:,} images; nothing was kept",
+        columns,
+        rates,
+        hours,
+        f"largest batch that fits: {fits}\n"
+        f"disk: {readable_bytes(needed)} needed, {readable_bytes(forecast.free_bytes)} free\n"
+        f"at a start: {forecast.opening_seconds:.1f} s to open the images, {forecast.compile_seconds:.1f} s to compile",
+    ):
+        console.print(part, "", sep="\n")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=None, header_style="bold")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
