@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,7 +32,10 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
-    theirs = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(pydantic.ValidationError):  # then it is another stage's, and differs as it is
+        stored = type(config).model_validate(stored).model_dump(mode="json")  # keys that are new since have defaults
+    theirs = dict(_leaves(stored))
     ours, home = dict(_leaves(config.model_dump(mode="json"))), _home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")

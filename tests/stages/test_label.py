@@ -12,12 +12,14 @@ import numpy as np
 import PIL.Image
 import pytest
 from made_teacher import HEADLINES, make_teacher
+from photos import bad_files, good_files, write_files
 
 from must_jax import files, trained
-from must_jax.config import LabelConfig, OptimizerConfig
+from must_jax.config import LabelConfig, OptimizerConfig, PrepareConfig
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.image_sets import decode_image, open_images
+from must_jax.data.prepare import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column
@@ -79,6 +81,30 @@ def test_own_photos_are_labelled_to_the_end_and_all_accounted_for(labelled: Path
         assert told["bytes_per_image"] == sum(f.stat().st_size for f in column.folder.glob("*.array_record-*")) / 8
         assert column.teacher["learning_rate"] == OptimizerConfig().learning_rate
         assert column.teacher["batch_size"] == 16
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_seventeen_kinds_of_nasty_files_are_all_accounted_for(
+    prepared: bool, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Labelled to the end, as a folder and as an image set that was made of it; each is labelled, or listed and why."""
+    good, bad = good_files(), bad_files()
+    assert len(good | bad) == 17
+    folder, config = write_files(tmp_path / "nasty", good | bad), {"data_dir": str(tmp_path / "data")}
+    images, listed = f"folder:{folder}", tmp_path / "run/result.json"
+    if prepared:
+        prepare(PrepareConfig(name="nasty", images=images, **config))
+        images, listed = "nasty:train", tmp_path / "data/nasty/1.0.0/skipped.json"
+    label.run(config_of(images, teachers, **config), tmp_path / "run")
+    told = json.loads(listed.read_text(encoding="utf-8"))
+    left_out = told if prepared else told["bad"]
+    assert {Path(file["name"]).name for file in left_out} == {Path(name).name for name in bad}
+    assert all(file["reason"] for file in left_out)
+    opened = open_images(images, config["data_dir"])
+    assert {opened.record(i)["name"] for i in range(len(opened))} == set(good)
+    for path in (tmp_path / "run/columns").iterdir():
+        column = open_column(path, opened)
+        assert [column[i]["present"] for i in range(len(good))] == [1] * len(good)
 
 
 def test_maps_cover_the_photo_without_the_padding(labelled: Path) -> None:

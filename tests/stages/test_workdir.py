@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from must_jax.config import SourceConfig, TrainConfig
 from must_jax.errors import UserError
-from must_jax.stages.workdir import claim
+from must_jax.stages.workdir import CONFIG_FILE, claim
 
 CONFIG = TrainConfig(train=(SourceConfig(images="scenes/teacher_depth:train"),), tasks={"depth": {}})
 HOLDER = """
@@ -33,3 +34,16 @@ def test_one_process_at_a_time(tmp_path: Path):
         holder.kill()  # even so the folder is free again
     claim(tmp_path / "run", CONFIG)
     claim(tmp_path / "run", CONFIG)
+
+
+def test_a_folder_from_before_a_key_was_added_goes_on(tmp_path: Path):
+    claim(tmp_path, CONFIG)
+    path = tmp_path / CONFIG_FILE
+    values = json.loads(path.read_text())
+    del values["init"], values["optimizer"]["ema_decay"]
+    path.write_text(json.dumps(values))
+    claim(tmp_path, CONFIG)
+    path.write_text(json.dumps(values))
+    changed = CONFIG.model_copy(update={"optimizer": CONFIG.optimizer.model_copy(update={"ema_decay": 0.9})})
+    with pytest.raises(UserError, match=r"config\.optimizer\.ema_decay is 0\.0 there and 0\.9 here"):
+        claim(tmp_path, changed)
