@@ -2,7 +2,8 @@
 
 Data: `scenes/unlabelled:train` with the five columns in runs/label/columns. Task weights follow the paper's rule,
 (student's batch size x teacher's learning rate) / (teacher's batch size x student's learning rate); set your own with
---config.tasks.depth.weight=0.5. A column that failed the gate (docs/label_store.md) is refused.
+--config.tasks.depth.weight=0.5. Without some of the labels: --config.columns.drop=depth (a task, or a teacher's name), or
+of fewer images: --config.train.0.take=2000, each in a workdir of its own. A column that failed the gate (docs/label_store.md) is refused.
 Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py says whether.
 Cost: 2,000 steps of 32 images of 64², 4 minutes on two cores (measured).
 
