@@ -9,8 +9,9 @@ Your own photographs, of any size and format:
       --config.images=folder:PATH --config.teachers=runs/teacher_depth,runs/teacher_detection
 The rules are the paper's: boxes from a score of 0.5 up, pixels under 0.5 ignored, classes soft, depth as predicted.
 Other thresholds: --config.tasks.detection.score_threshold=0.3, --config.tasks.segmentation.confidence_threshold=0.4;
-sparser classes: --config.tasks.classification.top_k=10.
-What it will cost, from 256 of the images (nothing is kept): --config.dry_run=true, and --config.chips=64 for hours on 64.
+sparser classes: --config.tasks.classification.top_k=10. To change the threshold of segmentation without labelling
+again: --config.tasks.segmentation.keep_confidence=True here, min_confidence in the student (see configs/student.py).
+What it will cost, from 256 of the images and without keeping anything: --config.dry_run=true.
 """
 
 from ml_collections import ConfigDict

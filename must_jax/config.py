@@ -83,11 +83,14 @@ class SourceConfig(_Config):
     labels: where labels come from: "truth" (stored with the images) or a column's folder. Where an image has several of
       one task, a true one wins, and among others the first.
     take: only the first n images; 0 = all.
+    min_confidence: by task; what the labels of columns are less sure of is left out: boxes, pixels (of columns made
+      with keep_confidence) and distributions, by their largest probability.
     """
 
     images: str
     labels: Names = ("truth",)
     take: NonNegativeInt = 0
+    min_confidence: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
 
 
 class AugmentConfig(_Config):

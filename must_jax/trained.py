@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from must_jax.config import ModelConfig, TrainConfig
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
+from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import decode_image
 from must_jax.data.kinds import LabelKind, MapLabel
@@ -79,8 +80,8 @@ class Trained:
         Returns:
           {task: label} by each task's rule for pseudo labels: {"probs": f32[K]}; {"boxes_yxyx": f32[n, 4] in fractions
           of the image, "classes", "scores", "valid"}; maps of the image's size: {"ids": i32[H, W]} with 255 where
-          unsure, {"depth" | "normals": f32[H, W(, 3)], "valid": f32[H, W]}. Of detection's rows only those with
-          `valid` 1 count; class names are `tasks[name].classes`.
+          unsure (and "confidence": f32[H, W] where the task keeps it), {"depth" | "normals": f32[H, W(, 3)], "valid":
+          f32[H, W]}. Of detection's rows only those with `valid` 1 count; class names are `tasks[name].classes`.
 
         Raises:
           UserError: no such file, or no image.
@@ -96,6 +97,7 @@ class Trained:
                 side = (self.image_size, self.image_size)
                 prediction = {key: _resize(map_, side) for key, map_ in prediction.items()}
             label = cut_padding(task.label, task.pseudo_label(prediction), content_hw, self.image_size)
+            label = by_rule(task.label, label, task.min_confidence)
             labels[name] = _enlarge(task.label, label, pixels.shape[:2])
         return labels
 

@@ -91,6 +91,18 @@ def test_labels_cover_the_whole_original_image(model, photo):
     assert boxes.max() <= 1
 
 
+def test_a_model_that_keeps_its_confidence_still_says_where_it_is_unsure(model, photo):
+    probs = model.predict_batch(cv2.resize(photo, (SIZE, SIZE))[None])["segmentation"]["probs"]
+    options = {"confidence_threshold": float(np.median(probs.max(-1)))}
+    found = {}
+    for keep in (False, True):
+        task = build_task("segmentation", CLASSES, options | {"keep_confidence": keep})
+        found[keep] = dataclasses.replace(model, tasks={"segmentation": task}).predict(photo)["segmentation"]
+    assert 0 < np.mean(found[False]["ids"] == 255) < 1
+    np.testing.assert_array_equal(found[True]["ids"], found[False]["ids"])
+    assert found[True]["confidence"].shape == (64, 96)
+
+
 def test_what_is_in_the_padding_does_not_reach_the_labels(model, photo, monkeypatch):
     """A network that reports the position of each cell: its map must come out as positions in the photo."""
 

@@ -2,26 +2,31 @@
 
 | label          | record                                                                                           |
 |----------------|--------------------------------------------------------------------------------------------------|
-| vector         | `probs` float16 [K]                                                                              |
+| vector         | `probs` float16 [K], zlib                                                                        |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]  |
-| map of ids     | `<field>` 8-bit PNG, 255 = ignore                                                                |
-| map of scalars | `<field>` 16-bit PNG, value = offset + scale * code, 0 = invalid; `scale`, `offset` float32      |
-| map of vectors | `<field>` 8-bit RGB PNG, (x, y, z) = (code - 128) / 127, (128, 128, 128) = invalid               |
+| map of ids     | `<field>` 8-bit PNG, 255 = ignore; where it is kept, `confidence` 8-bit PNG, 255 = 1             |
+| map of scalars | `<field>` lossless WebP; value = offset + scale * (256 R + G), R = G = 0: invalid;               |
+|                | `scale`, `offset` float32                                                                        |
+| map of vectors | `<field>` lossless WebP; R, G = 128 + 100 * octahedral u, v (see `pictures`), R = G = 0: invalid |
 
 Each also has `present`: 1 labelled, 0 not labelled, in which case the rest is a place holder (maps are 1x1).
+
+docs/label_store.md has the measurements that these choices rest on. Records from before (16-bit PNGs, RGB PNGs of three
+components) are read as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from must_jax.data import pictures
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -30,10 +35,6 @@ Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
 _PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
 _MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
-_ZERO, _UNIT = 128, 127  # codes of 0 and of a step to 1 in a vector map
-_COMPONENTS = ((np.arange(256) - _ZERO) / _UNIT).astype(np.float32)  # code -> value
-# The filter for smooth maps that is fastest to write and to read, and smallest as well.
-_PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 
 
 def features(kind: LabelKind) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def features(kind: LabelKind) -> dict[str, Any]:
     present = {"present": np.uint8}
     match kind:
         case VectorLabel():
-            return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16)} | present
+            return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16, encoding="zlib")} | present
         case BoxesLabel():
             return {
                 "boxes_yxyx": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
@@ -49,11 +50,15 @@ def features(kind: LabelKind) -> dict[str, Any]:
                 "scores": tfds.features.Tensor(shape=(None,), dtype=np.float16),
             } | present
         case MapLabel(content="ids"):
-            return {kind.field: _png_feature(np.uint8, 1)} | present
+            fields = [kind.field, "confidence"] if kind.confidence else [kind.field]
+            png = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+            return dict.fromkeys(fields, png) | present
         case MapLabel(content="scalar"):
-            return {kind.field: _png_feature(np.uint16, 1), "scale": np.float32, "offset": np.float32} | present
+            webp = tfds.features.Image(shape=(None, None, 3), doc="offset + scale * (256 R + G); R = G = 0: invalid")
+            return {kind.field: webp, "scale": np.float32, "offset": np.float32} | present
         case _:
-            return {kind.field: _png_feature(np.uint8, 3)} | present
+            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{pictures.DIRECTION}; R = G = 0: invalid")
+            return {kind.field: webp} | present
 
 
 def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -64,7 +69,7 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     present = int(label.get("present", 1))
     if not present:
-        label = absent(kind, (1, 1))
+        label = absent(kind, (1, 1)) | {"confidence": np.zeros((1, 1))}
     record: dict[str, Any] = {"present": present}
     match kind:
         case VectorLabel():
@@ -79,24 +84,27 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             ids = np.asarray(label[kind.field])
             if np.any((ids < 0) | (ids > IGNORE_ID)):
                 raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
-            record[kind.field] = _to_png(ids.astype(np.uint8))
+            record[kind.field] = pictures.png(ids, smooth=False)
+            if kind.confidence:
+                record["confidence"] = pictures.png(np.rint(np.clip(label["confidence"], 0, 1) * 255), smooth=True)
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
             scale = (high - low) / np.float32(_MAX_CODE - 1)
             offset = low - scale  # so that code 1 is the lowest value
             steps = (values - low) / scale if scale > 0 else np.zeros_like(values)
-            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0)
-            record |= {kind.field: _to_png(codes.astype(np.uint16)), "scale": scale, "offset": offset}
+            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0).astype(np.uint16)
+            record |= {kind.field: pictures.webp(codes), "scale": scale, "offset": offset}
         case MapLabel(content="vector"):
-            codes = _ZERO + np.rint(np.clip(label[kind.field], -1, 1) * _UNIT)
-            codes = np.where(np.asarray(label["valid"])[..., None] > 0, codes, _ZERO)
-            record[kind.field] = _to_png(codes.astype(np.uint8)[..., ::-1])  # cv2 takes BGR, the file is RGB
+            codes = pictures.direction_codes(np.asarray(label[kind.field], np.float32))
+            record[kind.field] = pictures.webp(np.where(np.asarray(label["valid"]) > 0, codes, 0))
     return record
 
 
-def serialize(record: Mapping[str, Any]) -> bytes:
+def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
     """What `encode` returns, as TFDS stores it, in a fraction of its time; the same record has the same bytes."""
+    if isinstance(kind, VectorLabel):
+        record = {**record, "probs": zlib.compress(record["probs"].tobytes())}
     example = tf_example_pb2.Example()
     for name, value in record.items():
         feature = example.features.feature[name]
@@ -111,9 +119,9 @@ def serialize(record: Mapping[str, Any]) -> bytes:
 
 
 def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Label:
-    """A sub-dict read with PNGs left as bytes -> the label (see `kinds`): boxes un-padded, maps as stored.
+    """A sub-dict read with images left as bytes -> the label (see `kinds`): boxes un-padded, maps as stored.
 
-    Values are 0 where invalid; vectors have unit length up to their 8 bits.
+    Values are 0 where invalid.
 
     Raises:
       UserError: a class id beyond the number of `classes` (0 = not known); a loss would become NaN from it.
@@ -121,7 +129,10 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
     label: Label = {"present": np.float32(record["present"])}
     match kind:
         case VectorLabel():
-            label["probs"] = np.asarray(record["probs"], np.float32)
+            probs = record["probs"]
+            if isinstance(probs, bytes):
+                probs = np.frombuffer(zlib.decompress(probs), np.float16)
+            label["probs"] = np.asarray(probs, np.float32)
         case BoxesLabel():
             label["boxes_yxyx"] = np.asarray(record["boxes_yxyx"], np.float32).reshape(-1, 4)
             label["classes"] = np.asarray(record["classes"], np.int32)
@@ -129,18 +140,19 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label["valid"] = np.ones(label["classes"].shape, np.float32)
             _check_ids(label["classes"], classes)
         case MapLabel(content="ids"):
-            codes = _from_png(record[kind.field])
+            codes = pictures.pixels(record[kind.field])
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != IGNORE_ID], classes)
+            if kind.confidence:
+                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / np.float32(255)
         case MapLabel(content="scalar"):
-            codes = _from_png(record[kind.field])
+            codes = pictures.codes(record[kind.field])
             valid = (codes > 0).astype(np.float32)
             scale, offset = np.float32(record["scale"]), np.float32(record["offset"])
             label |= {kind.field: (offset + scale * codes.astype(np.float32)) * valid, "valid": valid}
         case MapLabel(content="vector"):
-            codes = _from_png(record[kind.field], cv2.IMREAD_COLOR_RGB)
-            invalid = cv2.inRange(codes, (_ZERO, _ZERO, _ZERO), (_ZERO, _ZERO, _ZERO))
-            label |= {kind.field: cv2.LUT(codes, _COMPONENTS), "valid": (invalid == 0).astype(np.float32)}
+            vectors, valid = pictures.directions(record[kind.field])
+            label |= {kind.field: vectors, "valid": valid}
     return label
 
 
@@ -223,21 +235,3 @@ def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:
 def _check_ids(ids: np.ndarray, classes: int) -> None:
     if classes and ids.size and ids.max() >= classes:
         raise UserError(f"a label has class id {ids.max()}, but its data lists {classes} classes; correct either")
-
-
-def _png_feature(dtype: type[np.generic], channels: int) -> tfds.features.Image:
-    return tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
-
-
-def _to_png(codes: np.ndarray) -> bytes:
-    ok, png = cv2.imencode(".png", np.ascontiguousarray(codes), _PNG_OPTIONS)
-    if not ok:
-        raise ValueError(f"OpenCV cannot encode an array of shape {codes.shape} and type {codes.dtype} as PNG")
-    return png.tobytes()  # from encoded images TFDS writes records without TensorFlow
-
-
-def _from_png(png: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    codes = cv2.imdecode(np.frombuffer(png, np.uint8), flags)
-    if codes is None:
-        raise ValueError("a label's PNG cannot be decoded")
-    return codes

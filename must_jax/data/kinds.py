@@ -6,6 +6,7 @@ A *label* is a dict of NumPy arrays of one image; a task says which kind its lab
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,14 @@ class MapLabel:
       "scalar": `{field: f32[h, w], "valid": f32[h, w]}`; linear sampling.
       "vector": `{field: f32[h, w, 3], "valid": f32[h, w]}`, unit vectors in the camera frame (x right, y down,
                 z forward); linear sampling then renormalised; a horizontal flip negates x.
+    confidence: of "ids" alone, how they are stored, and no part of what they mean: ids everywhere, with
+      `"confidence": f32[h, w]`, 0..1, beside them; whoever reads them applies a threshold. Batches never have it.
     """
 
     field: str
     content: Literal["ids", "scalar", "vector"]
     unit: str = ""
+    confidence: bool = dataclasses.field(default=False, compare=False)
 
 
 LabelKind = VectorLabel | BoxesLabel | MapLabel

@@ -13,10 +13,10 @@ from must_jax.data import shards
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.manifest import Manifest
 
-_RECORD = 256  # field names and framing of one record and, of a map, of its PNG
+_RECORD = 640  # field names and framing of one record, headers and tables of its pictures
 _SHARD = 3 * 2**16  # a file's own parts begin with a block of 64 KiB each
 _BOX = 4 * 4 + 2 + 4  # corners, class and score as TFDS stores them
-_CELL = {"ids": 1, "scalar": 2, "vector": 3}
+_CELL = {"ids": 1, "scalar": 2, "vector": 2}
 
 
 def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_images: int) -> int:
@@ -27,17 +27,17 @@ def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_imag
 def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
     match kind:
         case VectorLabel():
-            return _RECORD + 4 * kind.size  # TFDS stores float16 as float32
+            return _RECORD + 2 * kind.size
         case BoxesLabel():
             return _RECORD + _BOX * kind.max_boxes
         case MapLabel():
-            return _RECORD + _CELL[kind.content] * map_hw[0] * map_hw[1] + map_hw[0]  # a byte a row of the PNG
+            return _RECORD + (_CELL[kind.content] + kind.confidence) * map_hw[0] * map_hw[1]
 
 
 def stored_records(folder: Path, description: Manifest) -> list[bytes]:
     """The records of a column whose shards are all written, whether or not it is finished."""
-    shards = (folder / description.shard_file(index) for index in range(description.shard_count))
-    return [record for shard in shards for record in ArrayRecordReader(str(shard)).read_all()]
+    files = [folder / description.shard_file(index) for index in range(description.shard_count)]
+    return [record for file in files for record in ArrayRecordReader(str(file)).read_all()]
 
 
 def column_bytes(sample: Sequence[bytes], images: int, shard_images: int, folder: Path) -> int:

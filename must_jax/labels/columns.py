@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax.data import encodings
+from must_jax.data.confidence import confident, is_kept, is_known
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import MapLabel
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest
@@ -26,6 +28,7 @@ class LabelColumn:
     Attributes:
       task, kind, classes: what the labels are.
       teacher: its record in the manifest, with `learning_rate` and `batch_size`; None for true labels.
+      min_confidence: what the labels are less sure of is left out; at first as the rule of the column says.
 
     Raises:
       UserError: no column there, one that is not complete, a damaged manifest, a missing or truncated shard.
@@ -37,6 +40,8 @@ class LabelColumn:
         self.task, self.kind, self.classes = self.manifest.task, self.manifest.label_kind, self.manifest.classes
         teacher = self.manifest.teacher
         self.teacher: dict[str, Any] | None = teacher.model_dump() if teacher else None
+        self.min_confidence = self.manifest.min_confidence
+        self._stored_from = 0.0 if is_kept(self.kind) else self.min_confidence
         _check_whole(self.folder, self.manifest)
         builder = tfds.builder_from_directory(self.folder)
         self._records = encodings.Records(builder, "train", list(encodings.features(self.kind)))
@@ -46,12 +51,33 @@ class LabelColumn:
         return len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
+        label = encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
+        return confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
 
     def at(self, positions: np.ndarray) -> LabelColumn:
         """The same column for a part of its images."""
         column = copy.copy(self)
         column._positions = positions
+        return column
+
+    def at_least(self, min_confidence: float) -> LabelColumn:
+        """The same column, read with another threshold (see `confidence.confident`).
+
+        Raises:
+          UserError: the labels do not say how sure they are, or those under the rule's own threshold were not stored.
+        """
+        given = f"min_confidence.{self.task} = {min_confidence:g}"
+        if not is_known(self.kind):
+            can_have = isinstance(self.kind, MapLabel) and self.kind.content == "ids"
+            remedy = "label again with keep_confidence, or remove it" if can_have else "remove it"
+            raise UserError(f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy}")
+        if min_confidence < self._stored_from:
+            raise UserError(
+                f"{given} cannot be applied, {self.folder} was labelled with a threshold of {self._stored_from:g} and "
+                "holds nothing below; raise it to that, or label again with a lower threshold"
+            )
+        column = copy.copy(self)
+        column.min_confidence = min_confidence
         return column
 
 

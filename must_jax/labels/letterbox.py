@@ -26,11 +26,11 @@ def cut_padding(kind: LabelKind, label: Label, content_hw: tuple[int, int], imag
             inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
             return label | {"boxes_yxyx": boxes, "valid": label["valid"] * inside}
         case MapLabel(content="ids"):
-            ids = label[kind.field].astype(np.uint8)
-            return {
-                kind.field: _resample(ids, fractions, cv2.INTER_NEAREST).astype(np.int32),
-                "present": label["present"],
-            }
+            ids = _resample(label[kind.field].astype(np.uint8), fractions, cv2.INTER_NEAREST)
+            cut = {kind.field: ids.astype(np.int32), "present": label["present"]}
+            if kind.confidence:
+                cut["confidence"] = _resample(label["confidence"], fractions, cv2.INTER_NEAREST)
+            return cut
         case MapLabel():
             weight = _resample(label["valid"], fractions, cv2.INTER_LINEAR)
             values = _resample(label[kind.field], fractions, cv2.INTER_LINEAR)

@@ -27,7 +27,7 @@ FILE = "manifest.json"
 DATASET = "labels"  # every column as TFDS names it
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
 _SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
-_INVALID = {"ids": "255", "scalar": "code 0", "vector": "code (128, 128, 128)"}  # by content of a map
+_INVALID = {"ids": "255", "scalar": "code 0", "vector": "code 0"}  # by content of a map
 
 
 class _Record(pydantic.BaseModel):
@@ -108,6 +108,7 @@ class Manifest(_Record):
       unit, invalid: of a map's values, and how a missing value is coded in the files.
       map_stride: pixels of the teacher's input a cell of a map; 0 without maps.
       rule: the task's options, which say how predictions became labels.
+      min_confidence: of the rule; what is less sure is left out, or, where the confidence is kept, left to the reader.
       preprocessing: how an image became the teacher's input.
       teacher, source: who made the labels; one of the two.
       shard_images: images a shard; only the last one has fewer.
@@ -123,6 +124,7 @@ class Manifest(_Record):
     invalid: str = ""
     map_stride: int = 0
     rule: dict[str, Any]
+    min_confidence: float = 0.0
     preprocessing: str
     images: ImagesRecord
     teacher: TeacherRecord | None = None

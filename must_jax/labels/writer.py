@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from must_jax import files
 from must_jax.data import encodings, shards
+from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
@@ -132,7 +133,8 @@ class ColumnWriter:
 
     def encode(self, label: Label) -> Encoded:
         """What takes the time of adding a label; thread-safe."""
-        return Encoded(encodings.serialize(encodings.encode(self._kind, label)), summarize(self._kind, label))
+        summary = summarize(self._kind, by_rule(self._kind, label, self.manifest.min_confidence))
+        return Encoded(encodings.serialize(self._kind, encodings.encode(self._kind, label)), summary)
 
 
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:

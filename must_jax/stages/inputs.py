@@ -61,6 +61,8 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
         if Path(run) not in made and not Path(run).is_dir():
             raise UserError(f"there is no run {run}; train it first, or correct the path")
     for source in named.sources:
+        for task in source.min_confidence:
+            check_options(task, {})
         for label in source.labels:
             if label != TRUTH and Path(label) not in made and not Path(label).is_dir():
                 raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
@@ -99,16 +101,26 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
     """The image set, and of its labels the columns of `tasks`.
 
     Raises:
-      UserError: images or a column that are not there or do not fit each other.
+      UserError: images or a column that are not there or do not fit each other, a threshold that cannot be applied.
     """
     images = open_images(config.images, data_dir, config.take)
     columns: list[Column] = []
+    stored = set()
     for label in config.labels:
         if label == TRUTH:
             columns += [*images.labels.values(), *open_beside(images, tasks)]
-        else:
-            columns.append(open_column(label, images))
+            continue
+        column = open_column(label, images)
+        threshold = config.min_confidence.get(column.task)
+        columns.append(column if threshold is None else column.at_least(threshold))
+        stored.add(column.task)
     columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: the truth comes first
+    for task in config.min_confidence:
+        if task not in stored:
+            raise UserError(
+                f"min_confidence.{task} is set, but {images.name} is read without a label column of that task; "
+                "remove it, or add the column to labels"
+            )
     return Source(images, tuple(column for column in columns if column.task in tasks))
 
 
@@ -200,6 +212,9 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
             made = getattr(column, "manifest", None)
             maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH
             data[f"train.{i}.labels.{j}"] = f"{column.task} by {maker}"
+            least = getattr(column, "min_confidence", None)
+            if made and least != made.min_confidence:
+                data[f"train.{i}.labels.{j}.min_confidence"] = least
     return data
 
 

@@ -215,6 +215,7 @@ def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageS
         classes=task.classes,
         map_stride=TRAIN_MAP_STRIDE if isinstance(kind, MapLabel) else 0,
         rule=task.model_dump(mode="json", exclude=NO_RULE),
+        min_confidence=task.min_confidence,
         preprocessing=f"fitted into {size}x{size} pixels, aspect kept, padding cut off from the labels",
         images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
         teacher=TeacherRecord(

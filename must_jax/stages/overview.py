@@ -184,7 +184,7 @@ def _truth(config: TrainConfig, task: str) -> tuple[str, Source] | None:
         choices.insert(0, ("Held-out images", config.validation))
     for what, chosen in choices:
         if TRUTH in chosen.labels:
-            source = open_source(chosen.model_copy(update={"labels": (TRUTH,)}), config.data_dir, [task])
+            source = open_source(SourceConfig(images=chosen.images, take=chosen.take), config.data_dir, [task])
             if source.columns:
                 return f"{what} of {chosen.images}, labelled by the rules for pseudo labels.", source
     return None

@@ -54,6 +54,11 @@ class Task(pydantic.BaseModel, abc.ABC):
     def label(self) -> LabelKind:
         """What its labels look like, for the data pipeline and the label store."""
 
+    @property
+    def min_confidence(self) -> float:
+        """What a pseudo label is less sure of than this, 0..1, its rule leaves out."""
+        return 0.0
+
     @abc.abstractmethod
     def head(self, model: ModelConfig) -> nn.Module:
         """A module `(features, train) -> outputs`; see `models/heads.py` for the features."""

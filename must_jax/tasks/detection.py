@@ -51,6 +51,10 @@ class Detection(Task):
     def label(self) -> BoxesLabel:
         return BoxesLabel(self.max_boxes)
 
+    @property
+    def min_confidence(self) -> float:
+        return self.score_threshold
+
     def head(self, model: ModelConfig) -> nn.Module:
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
 

@@ -26,6 +26,8 @@ class Segmentation(Task):
 
     Attributes:
       confidence_threshold: pixels of a pseudo label whose largest probability is smaller become IGNORE_ID.
+      keep_confidence: whether stored pseudo labels keep ids and probability of all pixels, so that the threshold is
+        applied when they are read and another one can be set without labelling again.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -34,10 +36,15 @@ class Segmentation(Task):
 
     classes: Annotated[tuple[str, ...], Field(max_length=IGNORE_ID)] = ()
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    keep_confidence: bool = False
 
     @property
     def label(self) -> MapLabel:
-        return MapLabel("ids", "ids")
+        return MapLabel("ids", "ids", confidence=self.keep_confidence)
+
+    @property
+    def min_confidence(self) -> float:
+        return self.confidence_threshold
 
     def head(self, model: ModelConfig) -> nn.Module:
         return DenseHead(len(self.classes), model.head_convs, model.head_channels, model.batch_norm_momentum)
@@ -70,11 +77,12 @@ class Segmentation(Task):
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         if "probs" in prediction:
             prediction = self.condense(prediction)
-        unsure = prediction["confidence"] < self.confidence_threshold
-        return {
-            "ids": np.where(unsure, IGNORE_ID, prediction["ids"]).astype(np.int32),
-            "present": np.ones((), np.float32),
-        }
+        confidence = np.asarray(prediction["confidence"])
+        label = {"ids": np.array(prediction["ids"], np.int32), "present": np.ones((), np.float32)}
+        if self.keep_confidence:
+            return label | {"confidence": confidence}
+        label["ids"][confidence < self.confidence_threshold] = IGNORE_ID
+        return label
 
     def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
         """Pixels without a label have no probability of any class."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cv2
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -14,9 +17,14 @@ from must_jax.errors import UserError
 VECTOR = VectorLabel(5)
 BOXES = BoxesLabel(4)
 IDS = MapLabel("ids", "ids")
+KEPT = MapLabel("ids", "ids", confidence=True)
 SCALAR = MapLabel("depth", "scalar", "m")
 VECTORS = MapLabel("normals", "vector")
-KINDS: list[LabelKind] = [VECTOR, BOXES, IDS, SCALAR, VECTORS]
+KINDS: list[LabelKind] = [VECTOR, BOXES, IDS, KEPT, SCALAR, VECTORS]
+
+settings = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+sides = st.integers(1, 24)
 
 
 def stored(kind: LabelKind, label: dict) -> dict:
@@ -51,10 +59,10 @@ def test_records_are_written_as_tfds_writes_them():
         features, record = tfds.features.FeaturesDict(encodings.features(kind)), encodings.encode(kind, label)
         theirs, ours = (
             tf_example_pb2.Example.FromString(written)
-            for written in (features.serialize_example(record), encodings.serialize(record))
+            for written in (features.serialize_example(record), encodings.serialize(kind, record))
         )
         assert ours == theirs, kind
-        assert encodings.serialize(dict(reversed(record.items()))) == encodings.serialize(record)
+        assert encodings.serialize(kind, dict(reversed(record.items()))) == encodings.serialize(kind, record)
 
 
 def test_vector():
@@ -91,6 +99,87 @@ def test_ids():
     np.testing.assert_array_equal(round_trip(IDS, {"ids": ids})["ids"], ids)
 
 
+def test_a_confidence_is_kept_to_half_a_code():
+    rng = np.random.default_rng(0)
+    label = {"ids": rng.integers(0, 9, (5, 9)), "confidence": rng.random((5, 9), np.float32)}
+    out = round_trip(KEPT, label)
+    np.testing.assert_array_equal(out["ids"], label["ids"])
+    np.testing.assert_allclose(out["confidence"], label["confidence"], atol=0.5 / 255 + 1e-6)
+    assert out["confidence"].dtype == np.float32
+    plain = stored(IDS, label)
+    assert set(plain) == {"ids", "present"}  # nothing more unless it is asked for
+
+
+@settings
+@hypothesis.given(generators, st.integers(2, 1000), st.floats(-3, 1))
+def test_a_distribution_loses_less_than_half_a_percent(rng: np.random.Generator, classes: int, evenness: float):
+    """As total variation; from one class alone to all alike."""
+    probs = rng.dirichlet(np.full(classes, 10**evenness)).astype(np.float32)
+    out = round_trip(VectorLabel(classes), {"probs": probs})["probs"]
+    assert 0.5 * np.abs(out.astype(np.float64) - probs).sum() <= 0.005
+
+
+@settings
+@hypothesis.given(generators, st.integers(0, 30))
+def test_boxes_are_right_to_a_tenth_of_a_pixel_of_640(rng: np.random.Generator, count: int):
+    boxes_yxyx = np.sort(rng.random((count, 2, 2)), axis=1).reshape(count, 4)
+    out = round_trip(BOXES, {"boxes_yxyx": boxes_yxyx, "classes": np.zeros(count)})["boxes_yxyx"]
+    np.testing.assert_allclose(out, boxes_yxyx, atol=0.1 / 640)
+
+
+def surface(rng: np.random.Generator, height: int, width: int, roughness: float) -> np.ndarray:
+    """f64[height, width]: a slope with noise."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return rng.normal() * y + rng.normal() * x + roughness * rng.normal(size=(height, width))
+
+
+@settings
+@hypothesis.given(generators, sides, sides, st.floats(-4, 1), st.floats(-2, 3), st.floats(-100, 100))
+def test_a_scalar_map_is_right_to_a_65535th_of_its_range(
+    rng: np.random.Generator, height: int, width: int, roughness: float, scale: float, offset: float
+):
+    depth = ((surface(rng, height, width, 10**roughness) + offset) * 10**scale).astype(np.float32)
+    valid = (rng.random((height, width)) < 0.9).astype(np.float32)
+    out = round_trip(SCALAR, {"depth": np.where(valid > 0, depth, np.nan), "valid": valid})
+    np.testing.assert_array_equal(out["valid"], valid)
+    if valid.any():
+        known = depth[valid > 0].astype(np.float64)
+        rounding = 2 * np.finfo(np.float32).eps * np.abs(known).max()  # of float32 itself
+        assert np.abs(out["depth"][valid > 0] - known).max() <= np.ptp(known) / 65535 + rounding
+
+
+def angles_deg(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.degrees(2 * np.arcsin(np.linalg.norm(found.astype(np.float64) - wanted, axis=-1) / 2))
+
+
+@settings
+@hypothesis.given(generators, sides, sides, st.floats(-3, 1))
+def test_no_vector_turns_by_more_than_a_degree_and_a_quarter(
+    rng: np.random.Generator, height: int, width: int, roughness: float
+):
+    normals = np.stack([surface(rng, height, width, 10**roughness) for _ in range(3)], -1) + rng.normal(size=3)
+    normals = (normals / np.linalg.norm(normals, axis=-1, keepdims=True)).astype(np.float32)
+    out = round_trip(VECTORS, {"normals": normals, "valid": np.ones((height, width))})["normals"]
+    assert angles_deg(out, normals).max() <= 1.25
+
+
+def test_vectors_turn_by_less_than_half_a_degree_on_average():
+    normals = unit_vectors(np.random.default_rng(0), 200, 200)
+    for facing in (1, -1):  # the whole sphere; the half of it that a camera sees
+        normals[..., 2] = np.where(normals[..., 2] > 0, facing * normals[..., 2], normals[..., 2])
+        out = round_trip(VECTORS, {"normals": normals, "valid": np.ones((200, 200))})["normals"]
+        assert angles_deg(out, normals).mean() <= 0.45
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_vectors_along_the_axes_come_back_exactly(axis: int):
+    """Floors, walls and ceilings, and where the octahedron is folded."""
+    normals = np.zeros((1, 2, 3), np.float32)
+    normals[0, :, axis] = 1, -1
+    out = round_trip(VECTORS, {"normals": normals, "valid": np.ones((1, 2))})
+    np.testing.assert_allclose(out["normals"], normals, atol=1e-6)
+
+
 def test_class_ids_out_of_range_are_refused():
     for wrong in (-1, 256):
         with pytest.raises(UserError, match=f"{wrong}"):
@@ -120,19 +209,63 @@ def test_a_map_without_a_valid_pixel():
     np.testing.assert_array_equal(out["valid"], np.zeros((2, 2)))
 
 
-def test_vectors_stay_units_and_their_png_is_rgb():
+def test_vectors_stay_units_and_zero_where_invalid():
     normals = unit_vectors(np.random.default_rng(0), 8, 6)
     valid = np.ones((8, 6), np.float32)
     valid[2, 3] = 0
-    out = round_trip(VECTORS, {"normals": normals, "valid": valid})
+    out = round_trip(VECTORS, {"normals": normals * valid[..., None], "valid": valid})
     np.testing.assert_array_equal(out["valid"], valid)
-    np.testing.assert_allclose(np.linalg.norm(out["normals"], axis=-1), valid, atol=0.5 * 3**0.5 / 127)
-    np.testing.assert_allclose(out["normals"], normals * valid[..., None], atol=0.5 / 127 + 1e-6)
+    np.testing.assert_allclose(np.linalg.norm(out["normals"], axis=-1), valid, atol=1e-6)
 
-    features = tfds.features.FeaturesDict(encodings.features(VECTORS))
-    record = features.serialize_example(encodings.encode(VECTORS, {"normals": normals, "valid": valid}))
-    codes = features.deserialize_example_np(record)["normals"]  # as plain TFDS decodes it: R, G, B = x, y, z
-    np.testing.assert_allclose((codes[0].astype(float) - 128) / 127, normals[0], atol=0.5 / 127 + 1e-6)
+
+def plain(kind: LabelKind, label: dict) -> dict:
+    """As plain TFDS decodes a record, without TensorFlow."""
+    features = tfds.features.FeaturesDict(encodings.features(kind))
+    return features.deserialize_example_np(features.serialize_example(encodings.encode(kind, label)))
+
+
+def test_what_plain_tfds_reads_becomes_values_by_the_documented_formulas():
+    rng = np.random.default_rng(0)
+    depth, normals, valid = rng.uniform(1, 9, (8, 6)), unit_vectors(rng, 8, 6), np.ones((8, 6))
+    valid[2, 3] = 0
+
+    record = plain(SCALAR, {"depth": depth, "valid": valid})
+    high, low, _ = np.moveaxis(record["depth"].astype(float), -1, 0)
+    assert high[2, 3] == low[2, 3] == 0
+    found = record["offset"] + record["scale"] * (256 * high + low)
+    np.testing.assert_allclose(found[valid > 0], depth[valid > 0], atol=8 / 65535)
+
+    codes = plain(VECTORS, {"normals": normals, "valid": valid})["normals"].astype(float)
+    assert codes[2, 3].tolist() == [0, 0, 0]
+    u, v = (codes[..., 0] - 128.0) / 100, (codes[..., 1] - 128.0) / 100
+    z = abs(u) + abs(v) - 1
+    behind = np.maximum(z, 0)
+    found = np.stack([u - np.copysign(behind, u), v - np.copysign(behind, v), z], -1)
+    found /= np.linalg.norm(found, axis=-1, keepdims=True)
+    assert angles_deg(found, normals)[valid > 0].max() <= 1.25
+
+    probs = rng.dirichlet(np.ones(5))
+    np.testing.assert_allclose(plain(VECTOR, {"probs": probs})["probs"], probs, rtol=1e-3)
+    ids = rng.integers(0, 256, (5, 9))
+    np.testing.assert_array_equal(plain(IDS, {"ids": ids})["ids"][..., 0], ids)
+
+
+def test_records_from_before_are_read():
+    """Scalars were 16-bit PNGs, vectors RGB PNGs with 127 codes to 1 and (128, 128, 128) where invalid."""
+    codes = np.array([[0, 1, 258, 65535]], np.uint16)
+    old = {"depth": cv2.imencode(".png", codes)[1].tobytes(), "scale": np.float32(0.5), "offset": np.float32(1)}
+    label = encodings.decode(SCALAR, old | {"present": 1})
+    assert label["depth"].tolist() == [[0, 1.5, 130, 32768.5]]
+    assert label["valid"].tolist() == [[0, 1, 1, 1]]
+
+    rgb = np.array([[[128, 128, 128], [255, 128, 128], [128, 128, 1], [204, 128, 26]]], np.uint8)
+    old = {"normals": cv2.imencode(".png", rgb[..., ::-1])[1].tobytes(), "present": 1}
+    label = encodings.decode(VECTORS, old)
+    np.testing.assert_allclose(label["normals"][0], [[0, 0, 0], [1, 0, 0], [0, 0, -1], [76 / 127, 0, -102 / 127]])
+    assert label["valid"].tolist() == [[0, 1, 1, 1]]
+
+    old = {"probs": np.array([0.25, 0.75], np.float16), "present": 1}
+    np.testing.assert_array_equal(encodings.decode(VectorLabel(2), old)["probs"], [0.25, 0.75])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -150,9 +283,16 @@ def test_absent(kind: LabelKind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_kinds_survive_json(kind: LabelKind):
-    assert encodings.kind_from_dict(encodings.kind_to_dict(kind)) == kind
+    again = encodings.kind_from_dict(encodings.kind_to_dict(kind))
+    assert again == kind
+    assert getattr(again, "confidence", None) == getattr(kind, "confidence", None)
+
+
+def test_a_kind_from_before_confidence_was_kept_is_read():
+    old = {"kind": "map", "field": "ids", "content": "ids", "unit": ""}
+    assert not encodings.kind_from_dict(old).confidence
 
 
 def test_a_broken_png_is_an_error():
-    with pytest.raises(ValueError, match="PNG"):
+    with pytest.raises(ValueError, match="picture cannot be decoded"):
         encodings.decode(IDS, {"ids": b"no png", "present": 1})

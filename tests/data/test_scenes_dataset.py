@@ -53,7 +53,8 @@ def test_every_config_opens_with_the_truth_it_promises(name: str, tmp_path: Path
         for task, truth in config.truths.items():
             stored = encodings.decode(truth.kind, record[task])
             for field, expected in truth.make(scene, rendering).items():
-                np.testing.assert_allclose(stored[field], expected, atol=1e-2, err_msg=f"{task} {field}")
+                tolerance = 2.2e-2 if field == "normals" else 1e-2  # 1.25 degrees
+                np.testing.assert_allclose(stored[field], expected, atol=tolerance, err_msg=f"{task} {field}")
 
 
 def test_same_seed_same_bytes_with_one_process_or_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,8 +17,9 @@ KINDS: dict[str, LabelKind] = {
     "segmentation": MapLabel("ids", "ids"),
     "depth": MapLabel("depth", "scalar", "m"),
     "normals": MapLabel("normals", "vector"),
+    "segmentation kept": MapLabel("ids", "ids", confidence=True),
 }
-CLASSES = {"classification": ("a", "b", "c"), "detection": ("a", "b", "c"), "segmentation": ("a", "b", "c")}
+CLASSES = dict.fromkeys(("classification", "detection", "segmentation", "segmentation kept"), ("a", "b", "c"))
 TEACHER = TeacherRecord(
     name="teacher",
     digest="0" * 64,
@@ -46,6 +47,7 @@ def describe(task: str, images: Images, shard_images: int = 4, **changes: object
         task=task,
         classes=CLASSES.get(task, ()),
         rule={"threshold": 0.5},
+        min_confidence=0.5 if task in ("detection", "segmentation", "segmentation kept") else 0.0,
         preprocessing="letterbox to 64x64",
         images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
         teacher=TEACHER,
@@ -68,10 +70,13 @@ def label_of(task: str, index: int, map_hw: tuple[int, int] = (8, 12)) -> dict[s
             return {
                 "boxes_yxyx": np.concatenate([low, high], 1),
                 "classes": rng.integers(0, 3, 4).astype(np.int32),
-                "scores": rng.random(4, np.float32),
+                "scores": 0.5 + rng.random(4, np.float32) / 2,
                 "valid": np.array([1, 0, 1, 0], np.float32) * (index % 2),
             } | present
         case MapLabel(content="ids"):
+            if kind.confidence:
+                confidence = rng.integers(0, 256, map_hw).astype(np.float32) / 255
+                return {"ids": rng.integers(0, 3, map_hw).astype(np.int32), "confidence": confidence} | present
             return {"ids": rng.choice([0, 1, 255], map_hw).astype(np.int32)} | present
         case MapLabel(content="scalar"):
             valid = (rng.random(map_hw) > 0.2).astype(np.float32)

@@ -5,12 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from hand_made import KINDS, Images, describe, label_of, write_column
 
+from must_jax.data import encodings
+from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.labels.manifest import _checksum
 from must_jax.labels.writer import ColumnWriter
 
 READ_WITHOUT_MUST_JAX = """
@@ -42,12 +47,14 @@ def test_labels_come_back(task: str, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(got["boxes_yxyx"], wanted["boxes_yxyx"][wanted["valid"] > 0])
             case "segmentation":
                 np.testing.assert_array_equal(got["ids"], wanted["ids"])
+            case "segmentation kept":  # its rule has a threshold of 0.5
+                np.testing.assert_array_equal(got["ids"], np.where(wanted["confidence"] < 0.5, 255, wanted["ids"]))
+                np.testing.assert_array_equal(got["confidence"], wanted["confidence"])
             case "depth":
                 np.testing.assert_array_equal(got["valid"], wanted["valid"])
                 np.testing.assert_allclose(got["depth"], wanted["depth"] * wanted["valid"], atol=1e-3)
             case "normals":
-                unit = got["normals"] / np.linalg.norm(got["normals"], axis=-1, keepdims=True)  # 8 bits a component
-                assert np.all(np.sum(unit * wanted["normals"], -1) > np.cos(np.radians(1)))
+                assert np.all(np.sum(got["normals"] * wanted["normals"], -1) > np.cos(np.radians(1.25)))
 
 
 def test_columns_are_tfds_datasets_for_a_process_without_must_jax(tmp_path: Path) -> None:
@@ -61,6 +68,7 @@ def test_columns_are_tfds_datasets_for_a_process_without_must_jax(tmp_path: Path
     lines = run.stdout.splitlines()
     assert lines[0] == "10 1 0 present probs"
     assert lines[3] == "10 1 0 depth offset present scale"
+    assert lines[5] == "10 1 0 confidence ids present"
     assert len(lines) == len(KINDS)
 
 
@@ -74,6 +82,42 @@ def test_shards_are_named_as_tfds_names_them_and_listed_with_their_bytes(tmp_pat
     assert (total.images, total.absent, total.empty) == (10, 2, 4)  # even indices have no valid box
     absent = [image for shard in shards for image in shard.absent]
     assert [(image.name, image.reason) for image in absent] == [("4.jpg", "cut off"), ("9.jpg", "cut off")]
+
+
+def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scalars were 16-bit PNGs, distributions lists of numbers, and manifests said less."""
+    scalar, number = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"), np.float32
+    features = {
+        "classification": {"probs": tfds.features.Tensor(shape=(3,), dtype=np.float16), "present": np.uint8},
+        "depth": {"depth": scalar, "scale": number, "offset": number, "present": np.uint8},
+    }
+
+    def encode(kind: LabelKind, label: dict[str, np.ndarray]) -> dict[str, object]:
+        present = {"present": int(label["present"])}
+        if isinstance(kind, VectorLabel):
+            return {"probs": label["probs"].astype(np.float16)} | present
+        codes = np.rint(6000 * label["depth"] * label["valid"]).astype(np.uint16)
+        return {"depth": cv2.imencode(".png", codes)[1].tobytes(), "scale": 1 / 6000, "offset": 0.0} | present
+
+    for task, stored in features.items():
+        folder = tmp_path / task
+        with monkeypatch.context() as patch:
+            patch.setattr(encodings, "features", lambda kind, stored=stored: stored)
+            patch.setattr(encodings, "encode", encode)
+            serialize = tfds.features.FeaturesDict(stored).serialize_example
+            patch.setattr(encodings, "serialize", lambda kind, record, serialize=serialize: serialize(record))
+            write_column(folder, task, Images())
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["min_confidence"]
+        manifest["kind"].pop("confidence", None)
+        manifest["checksum"] = _checksum(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        got, wanted = LabelColumn(folder)[3], label_of(task, 3)
+        if task == "depth":
+            np.testing.assert_array_equal(got["valid"], wanted["valid"])
+            np.testing.assert_allclose(got["depth"], wanted["depth"] * wanted["valid"], atol=1e-4)
+        else:
+            np.testing.assert_allclose(got["probs"], wanted["probs"], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +167,53 @@ def test_a_column_is_not_continued_with_another_description(tmp_path: Path) -> N
     write_column(tmp_path / "c", "depth", Images(), shards=1)
     with pytest.raises(UserError, match="made with another 'rule'"):
         ColumnWriter(tmp_path / "c", describe("depth", Images(), rule={"threshold": 0.3}))
+
+
+def test_a_column_is_read_with_another_threshold(tmp_path: Path) -> None:
+    columns = {}
+    for task in ("classification", "detection", "segmentation kept"):
+        write_column(tmp_path / task, task, Images())
+        columns[task] = LabelColumn(tmp_path / task)
+
+    chosen = columns["classification"].at_least(0.6)
+    tops = {i: label_of("classification", i)["probs"].max() for i in (0, 1, 2, 3, 5, 6, 7, 8)}
+    assert {i: bool(chosen[i]["present"]) for i in tops} == {i: top >= 0.6 for i, top in tops.items()}
+    assert 0 < sum(top >= 0.6 for top in tops.values()) < len(tops)
+
+    for index in (1, 3):
+        written = label_of("detection", index)
+        kept = (written["valid"] > 0) & (written["scores"] >= 0.7)
+        found = columns["detection"].at_least(0.7)[index]
+        np.testing.assert_array_equal(found["boxes_yxyx"], written["boxes_yxyx"][kept])
+        assert {len(found[name]) for name in ("classes", "scores", "valid")} == {kept.sum()}
+        assert found["present"] == 1
+        assert len(columns["detection"][index]["classes"]) == 2
+
+    written = label_of("segmentation kept", 0)
+    for threshold in (0.0, 0.2, 0.5, 0.9):  # below that of the rule, too
+        ids = columns["segmentation kept"].at_least(threshold)[0]["ids"]
+        np.testing.assert_array_equal(ids, np.where(written["confidence"] < threshold, 255, written["ids"]))
+
+
+@pytest.mark.parametrize(
+    ("task", "threshold", "reason"),
+    [
+        ("detection", 0.4, r"was labelled with a threshold of 0\.5 and holds nothing below; raise it to that"),
+        ("segmentation", 0.7, "holds labels without confidence; label again with keep_confidence, or remove it"),
+        ("depth", 0.7, "holds labels without confidence; remove it$"),
+        ("normals", 0.7, "holds labels without confidence; remove it$"),
+    ],
+)
+def test_a_threshold_that_cannot_be_applied_is_refused(
+    task: str, threshold: float, reason: str, tmp_path: Path
+) -> None:
+    write_column(tmp_path / task, task, Images())
+    with pytest.raises(UserError, match=rf"^min_confidence\.{task} = {threshold} cannot be applied, .*{reason}"):
+        LabelColumn(tmp_path / task).at_least(threshold)
+
+
+def test_a_summary_counts_what_the_rule_leaves(tmp_path: Path) -> None:
+    column = write_column(tmp_path, "segmentation kept", Images())
+    shares = [(label_of("segmentation kept", i)["confidence"] >= 0.5).mean() for i in range(10) if i % 5 != 4]
+    assert column.manifest.summary().covered == pytest.approx(sum(shares))
+    assert 0.3 < np.mean(shares) < 0.7

@@ -23,6 +23,15 @@ def test_maps_are_cropped_where_the_stride_divides_the_content() -> None:
     np.testing.assert_array_equal(cut["ids"], ids[:, :6])
 
 
+def test_a_pixel_keeps_its_confidence() -> None:
+    ids = np.random.default_rng(0).integers(0, 255, (16, 16)).astype(np.int32)
+    label = {"ids": ids, "confidence": ids.astype(np.float32) / 255} | PRESENT
+    for content_hw, shape in (((43, 64), (11, 16)), ((64, 24), (16, 6))):
+        cut = cut_padding(KINDS["segmentation kept"], label, content_hw, 64)
+        assert cut["ids"].shape == shape
+        np.testing.assert_array_equal(cut["confidence"], cut["ids"].astype(np.float32) / 255)
+
+
 @pytest.mark.parametrize("content_hw", [(43, 64), (64, 29)])
 def test_maps_cover_the_image_exactly(content_hw: tuple[int, int]) -> None:
     """A ramp from 0 at the image's top left corner to 1 at its bottom right one, padding far off."""

@@ -42,17 +42,15 @@ def test_killed_at_random_moments_the_column_ends_up_the_same(tmp_path: Path) ->
     write_column(tmp_path / "undisturbed", "normals", Images(40), map_hw=(96, 96))
     seconds = time.monotonic() - seconds
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, hand_made.__file__, str(tmp_path / "killed")]
-    killed, moments = 0, random.Random(0)
-    while True:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-            if killed < 3:
-                time.sleep(moments.uniform(0.1, 0.5) * seconds)
-                process.send_signal(signal.SIGKILL)
-            process.wait()
-        if process.returncode == 0:
-            break
-        killed += 1
-    assert killed == 3
+    command, killed = [sys.executable, hand_made.__file__, str(tmp_path / "killed")], tmp_path / "killed"
+    moments = random.Random(0)
+    for _ in range(3):
+        before = len(list(killed.glob("*array_record*")))
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+            while len(list(killed.glob("*array_record*"))) == before and process.poll() is None:
+                time.sleep(0.001)  # until it is at work again
+            time.sleep(moments.uniform(0, 0.1) * seconds)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL, "it was through before it was killed: there is too little to do"
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from must_jax.config import SourceConfig
-from must_jax.data.pipeline import eval_batches
+import numpy as np
+import pytest
+from hand_made import write_column
+
+from must_jax.config import SourceConfig, TrainConfig
+from must_jax.data.image_sets import open_images
+from must_jax.data.pipeline import Source, eval_batches
+from must_jax.errors import UserError
 from must_jax.stages import inputs
+
+IMAGES = "scenes/unlabelled_tiny:train"
 
 
 def test_an_evaluation_sees_all_boxes(data_dir: Path):
@@ -16,3 +24,48 @@ def test_an_evaluation_sees_all_boxes(data_dir: Path):
     batch = next(eval_batches(source, kinds, image_size=64, batch_size=16))
     assert task.label.max_boxes == 1
     assert batch["labels"]["detection"]["valid"].sum() > batch["mask"].sum()
+
+
+@pytest.fixture(scope="module")
+def boxes(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A column whose rule has a threshold of 0.5."""
+    folder = tmp_path_factory.mktemp("columns") / "teacher-detection"
+    write_column(folder, "detection", open_images(IMAGES, data_dir))
+    return str(folder)
+
+
+def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, boxes: str):
+    def opened(**min_confidence: float) -> Source:
+        source = SourceConfig(images=IMAGES, labels=("truth", boxes), min_confidence=min_confidence)
+        return inputs.open_source(source, str(data_dir), ["detection"])
+
+    def found(source: Source) -> float:
+        batch = next(eval_batches(source, inputs.true_kinds(source), image_size=64, batch_size=64))
+        return batch["labels"]["detection"]["valid"].sum()
+
+    plain, same, strict = opened(), opened(detection=0.5), opened(detection=0.75)
+    assert 0 < found(strict) < found(plain) == found(same)
+    assert inputs.fingerprint([plain]) == inputs.fingerprint([same])
+    changed = dict(inputs.fingerprint([strict]).items() ^ inputs.fingerprint([plain]).items())
+    assert changed == {"train.0.labels.0.min_confidence": 0.75}
+
+
+def test_batches_have_no_confidence(data_dir: Path, tmp_path: Path):
+    write_column(tmp_path / "kept", "segmentation kept", open_images(IMAGES, data_dir))
+    source = inputs.open_source(
+        SourceConfig(images=IMAGES, labels=(str(tmp_path / "kept"),)), str(data_dir), ["segmentation kept"]
+    )
+    batch = next(eval_batches(source, inputs.true_kinds(source), image_size=64, batch_size=64))
+    labels = batch["labels"]["segmentation kept"]
+    assert set(labels) == {"ids", "present"}
+    assert {0, 1, 2, 255} == set(np.unique(labels["ids"][0]))  # by the threshold of the rule
+
+
+def test_a_threshold_without_a_column_is_refused(data_dir: Path, boxes: str):
+    for labels, task in ((("truth",), "detection"), ((boxes,), "depth")):
+        source = SourceConfig(images=IMAGES, labels=labels, min_confidence={task: 0.7})
+        with pytest.raises(UserError, match=rf"min_confidence\.{task} is set, but {IMAGES} is read without"):
+            inputs.open_source(source, str(data_dir), ["detection"])
+    source = SourceConfig(images=IMAGES, labels=(boxes,), min_confidence={"detektion": 0.7})
+    with pytest.raises(UserError, match="did you mean 'detection'"):
+        inputs.check(TrainConfig(train=(source,), tasks={"detection": {}}))

@@ -314,11 +314,33 @@ def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp
     rules = {"segmentation": {"confidence_threshold": 1.0}}
     label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path)
     column = LabelColumn(tmp_path / "columns" / "everything-segmentation")
-    assert column.manifest.rule == {"confidence_threshold": 1.0}
+    assert column.manifest.rule == {"confidence_threshold": 1.0, "keep_confidence": False}
     assert np.all(column[0]["ids"] == 255)
     assert (
         json.loads((tmp_path / "result.json").read_text())["columns"]["everything-segmentation"]["empty_share"] == 100
     )
+
+
+def test_a_kept_confidence_changes_nothing_but_what_can_be_read_later(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    def labelled_by(**rule: object) -> tuple[LabelColumn, dict]:
+        workdir, name = tmp_path / str(len(list(tmp_path.iterdir()))), "everything-segmentation"
+        label.run(config_of(f"folder:{photos}", teachers[:1], tasks={"segmentation": rule}), workdir)
+        told = json.loads((workdir / "result.json").read_text())["columns"][name]
+        return LabelColumn(workdir / "columns" / name), told
+
+    bold, _ = labelled_by(keep_confidence=True, confidence_threshold=0)
+    codes = np.concatenate([255 * bold[i]["confidence"].ravel() for i in range(8)])
+    threshold = float(np.rint(np.median(codes)) - 0.5) / 255  # in the middle between two stored values
+    (plain, told), (kept, told_kept) = (
+        labelled_by(keep_confidence=keep, confidence_threshold=threshold) for keep in (False, True)
+    )
+    for i in range(8):
+        np.testing.assert_array_equal(kept[i]["ids"], plain[i]["ids"])
+        np.testing.assert_array_equal(bold.at_least(threshold)[i]["ids"], plain[i]["ids"])
+        assert np.all(bold[i]["ids"] < 255)
+    assert 0 < told["labelled_pixels"] == told_kept["labelled_pixels"] < 100
 
 
 @pytest.mark.parametrize(("min_score", "boxes"), [(0.0, True), (1.0, False)])

@@ -250,7 +250,9 @@ def test_loss_weights_by_the_rule_of_the_paper():
 def test_the_fingerprint_names_images_and_labels():
     def read(digest="abc", threshold=0.5, shard="x"):
         column = Column()
+        column.min_confidence = 0.5
         column.manifest = SimpleNamespace(
+            min_confidence=0.5,
             teacher=SimpleNamespace(digest=digest),
             rule={"threshold": threshold},
             shards=[SimpleNamespace(sha256=shard)],

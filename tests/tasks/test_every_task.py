@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import ModelConfig
+from must_jax.data.confidence import confident, is_known
 from must_jax.errors import UserError
 from must_jax.tasks import TASKS, build_task
 
@@ -161,6 +162,15 @@ def test_a_prediction_becomes_a_label_that_can_be_read_and_drawn(case):
         assert picture.dtype == np.uint8 and picture.shape[2] == 3
         assert 256 <= picture.shape[1] <= 1024
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 3
+
+
+def test_a_rule_leaves_nothing_below_its_least_confidence(case):
+    predictions = case.predict()
+    label = case.task.pseudo_label({key: value[0] for key, value in predictions.items()})
+    if is_known(case.task.label):
+        left = confident(case.task.label, label, case.task.min_confidence)
+        assert left["present"] == 1
+        assert np.sum(left.get("valid", 1)) == np.sum(label.get("valid", 1)) > 0
 
 
 def test_the_rule_takes_what_labelling_fetches_for_the_whole_prediction(case):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from must_jax.data.confidence import by_rule
 from must_jax.errors import UserError
 from must_jax.tasks import build_task
 
@@ -28,6 +29,16 @@ def test_unsure_pixels_become_the_ignore_id():
     assert label["ids"].tolist() == [[0, 255], [2, 1]]
     bold = build_task("segmentation", CLASSES, {"confidence_threshold": 0}).pseudo_label({"probs": probs})
     assert bold["ids"].tolist() == [[0, 0], [2, 1]]
+
+
+def test_with_its_confidence_a_pseudo_label_leaves_the_threshold_to_the_reader():
+    probs = np.array([[[0.5, 0.3, 0.2], [0.49, 0.3, 0.21]]], np.float32)
+    task = build_task("segmentation", CLASSES, {"keep_confidence": True})
+    label = task.pseudo_label({"probs": probs})
+    assert label["ids"].tolist() == [[0, 0]]
+    np.testing.assert_array_equal(label["confidence"], probs.max(-1))
+    assert task.label.confidence and not build_task("segmentation", CLASSES).label.confidence
+    assert by_rule(task.label, label, task.min_confidence)["ids"].tolist() == [[0, 255]]
 
 
 def miou(predicted, truth, classes=CLASSES):
