@@ -4,9 +4,11 @@ python benchmarks/labelling.py [--preset=photos|quickstart] [--rounds=3] [--imag
 
 Five teachers, one a task, of different input sizes and with random weights, label a folder of JPEGs through the code
 of the label stage, from files to committed shards. Bare are their jitted forward passes on batches that lie on the
-devices, one teacher after the other, nothing fetched. Rounds of both alternate in one process. On a CPU the host's
-work takes its share of the same cores, so its CPU time an image is measured as well, with networks that answer at
-once: what one core feeds, and what share of the bare rate the cores could reach at best. Leave the machine alone.
+devices, one teacher after the other, nothing fetched. Rounds of both alternate in one process. Leave the machine alone.
+
+On a CPU the host's work takes its share of the same cores, so two more things are measured. With networks that answer
+at once: the host's CPU time an image, and the rate that all cores feed. And with networks that let the time of another
+device pass without using the cores: whether that would have to wait, at LOAD of the rate that the cores feed.
 
 Random weights make maps without smooth regions, which take longer to encode than those of trained teachers.
 """
@@ -20,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,9 @@ from must_jax.tasks import TASKS, build_task
 from must_jax.trained import Trained
 
 GOAL = 0.9  # of the rate of the bare forward passes
+LOAD = 0.7  # of the images/s that the cores feed
 CLASSES = tuple(f"class {i}" for i in range(20))
+HOST_IMAGES = 2048  # a round, where no network computes
 RENDERED = 48  # different images
 GRAIN = 7.0  # of 255: gives the renderings as many bytes as photographs of their size have
 
@@ -82,6 +86,39 @@ class Instant(Trained):
 
     def dispatch(self, images: np.ndarray | jax.Array) -> Any:
         return self.answer
+
+
+class Late:
+    """A prediction that is there at a certain time."""
+
+    def __init__(self, array: np.ndarray, at: float) -> None:
+        self._array, self._at = array, at
+
+    def copy_to_host_async(self) -> None:
+        """Nothing to copy."""
+
+    def __array__(self, *args: Any, **options: Any) -> np.ndarray:
+        time.sleep(max(0.0, self._at - time.perf_counter()))
+        return self._array
+
+
+@dataclass
+class Pace:
+    """One device, which works on one batch after the other."""
+
+    seconds: float  # a batch
+    free_at: float = 0.0
+
+
+@dataclass(frozen=True, repr=False)
+class Paced(Instant):
+    """As if the networks ran on another device."""
+
+    pace: Pace = field(default_factory=lambda: Pace(0.0))
+
+    def dispatch(self, images: np.ndarray | jax.Array) -> Any:
+        self.pace.free_at = max(self.pace.free_at, time.perf_counter()) + self.pace.seconds
+        return jax.tree.map(lambda array: Late(array, self.pace.free_at), self.answer)
 
 
 def make_teachers(preset: Preset) -> dict[str, Trained]:
@@ -138,8 +175,14 @@ def read_all(images: ImageSet, models: Sequence[Trained], batch_size: int) -> fl
 
 
 def instant(model: Trained, images: np.ndarray) -> Instant:
-    answer = jax.block_until_ready(model.dispatch(images))
+    answer = jax.device_get(model.dispatch(images))
     return Instant(**{each.name: getattr(model, each.name) for each in fields(Trained)}, answer=answer)
+
+
+def paced(models: Mapping[str, Instant], batch_size: int, images_per_second: float) -> dict[str, Paced]:
+    """Teachers on one device, which all of them together pass at this rate."""
+    pace = Pace(batch_size / images_per_second / len(models))
+    return {name: Paced(**vars(model), pace=pace) for name, model in models.items()}
 
 
 def main() -> None:
@@ -152,23 +195,27 @@ def main() -> None:
     setup_devices()
     models, batch_size = make_teachers(preset), preset.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder), preset, args.images or preset.images)
-        images = open_images(f"folder:{folder}", "")
+        write_images(Path(folder), preset, HOST_IMAGES)
+        more = open_images(f"folder:{folder}", "")
+        images = open_images(f"folder:{folder}", "", args.images or preset.images)
         with ThreadPoolExecutor(cores()) as pool:
             batch = next(read(pool, images, [range(min(batch_size, len(images)))], list(models.values()), batch_size))
         silent = {name: instant(model, batch.inputs[model.image_size]) for name, model in models.items()}
 
-        bare, whole, host, reading = [], [], [], []
+        bare, whole, host, fed, reading, waiting = [], [], [], [], [], []
         for _ in range(args.rounds):
             bare.append(1 / forward_per_second(list(models.values()), batch_size, least_s=10.0))
             whole.append(label_all(images, models, batch_size)[0])
-            host.append(label_all(images, silent, batch_size)[1])
-            reading.append(read_all(images, list(models.values()), batch_size))
+            fed_s, used_s = label_all(more, silent, batch_size)
+            host.append(used_s)
+            fed.append(1 / fed_s)
+            reading.append(read_all(more, list(models.values()), batch_size))
+            rate = LOAD * fed[-1]
+            waiting.append(1 / label_all(more, paced(silent, batch_size, rate), batch_size)[0] / rate)
         share = statistics.median(b / w for b, w in zip(bare, whole, strict=True))
         bare_s, whole_s, host_s, reading_s = map(statistics.median, (bare, whole, host, reading))
 
     device = jax.devices()[0]
-    on_host = device.platform == "cpu"
     sides = " and ".join(map(str, preset.image_sizes))
     print(
         f"{preset.model.backbone}, five teachers of {sides} pixels, batches of {batch_size}, {len(images)} images of "
@@ -181,7 +228,11 @@ def main() -> None:
         f"the host's work      {1000 * host_s:9.2f} ms of CPU an image ({1000 * reading_s:.2f} reading, "
         f"{1000 * (host_s - reading_s):.2f} labels): one core feeds {1 / host_s:,.0f} images/s"
     )
-    if on_host:
+    print(
+        f"all cores feed       {statistics.median(fed):9,.0f} images/s; a device that takes {LOAD:.0%} of that works "
+        f"{statistics.median(waiting):.0%} of the time"
+    )
+    if device.platform == "cpu":
         print(f"at best, as both share the cores: {bare_s / (bare_s + host_s / cores()):.0%} of bare")
     print(f"labelling / bare: {share:.0%} (goal: at least {GOAL:.0%}: {'met' if share >= GOAL else 'missed'})")
 

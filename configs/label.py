@@ -11,6 +11,7 @@ The rules are the paper's: boxes from a score of 0.5 up, pixels under 0.5 ignore
 Other thresholds: --config.tasks.detection.score_threshold=0.3, --config.tasks.segmentation.confidence_threshold=0.4;
 sparser classes: --config.tasks.classification.top_k=10. To change the threshold of segmentation without labelling
 again: --config.tasks.segmentation.keep_confidence=True here, min_confidence in the student (see configs/student.py).
+What it will cost, from 256 of the images and without keeping anything: --config.dry_run=true.
 """
 
 from ml_collections import ConfigDict

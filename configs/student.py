@@ -5,6 +5,8 @@ Data: `scenes/unlabelled:train` with the five columns in runs/label/columns. Tas
 --config.tasks.depth.weight=0.5. A column that failed the gate (docs/label_store.md) is refused.
 For surer labels than the columns were made with, without labelling again, say so a task:
 --config.train.0.min_confidence.detection=0.7, or of segmentation (made with keep_confidence), or of classification.
+Without some labels, in a workdir of their own: --config.columns.drop=depth (a task, or a teacher's name), or
+--config.train.0.take=2000 (of so many images).
 Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py says whether.
 Cost: 2,000 steps of 32 images of 64², 4 minutes on two cores (measured).
 

@@ -358,6 +358,13 @@ class PipelineConfig(_Config):
         Field(min_length=1),
     ]
 
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, stage in self.stages.items():
+            if isinstance(stage, LabelConfig) and stage.dry_run:
+                raise ValueError(f"stages.{name}.dry_run makes no labels to go on with; use it with configs/label.py")
+        return self
+
 
 AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | AuditConfig | EvaluateConfig | PipelineConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {

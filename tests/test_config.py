@@ -26,6 +26,10 @@ def train(**values: Any) -> dict[str, Any]:
     return {"stage": "train", "train": (SOURCE,), "validation": SOURCE, "tasks": {"depth": {}}, **values}
 
 
+def label(**values: Any) -> dict[str, Any]:
+    return {"stage": "label", "images": "folder:x", "teachers": ("a",), **values}
+
+
 def evaluate(**values: Any) -> dict[str, Any]:
     downstream = {"depth": {"task": "depth", "train": SOURCE, "validation": SOURCE, "test": SOURCE}}
     transfers = ({"mode": "frozen", "steps": 10, "learning_rates": (0.1,)},)
@@ -45,7 +49,7 @@ def changed(values: dict[str, Any], *overrides: str) -> Any:
 def test_stages_become_their_own_types():
     assert isinstance(parse(train()), TrainConfig)
     assert isinstance(parse({"stage": "prepare", "name": "photos", "images": "folder:x"}), PrepareConfig)
-    assert isinstance(parse({"stage": "label", "images": "folder:x", "teachers": ("a",)}), LabelConfig)
+    assert isinstance(parse(label()), LabelConfig)
     assert isinstance(parse(evaluate()), EvaluateConfig)
     assert isinstance(parse(pipeline()), PipelineConfig)
 
@@ -87,6 +91,14 @@ def test_a_config_cannot_be_changed():
         (evaluate(), "inits={}", "config.inits is empty, but needs at least one entry"),
         (evaluate(), "transfers.0.inits=a,b", "config: a transfer starts from 'b', which is not in inits"),
         (evaluate(), "transfers.0.learning_rates=fast", "config.transfers.0.learning_rates.0 is 'fast', but should be"),
+        (train(), "columns.dorp=depth", "config.columns.dorp is unknown; did you mean 'drop'?"),
+        (train(), "columns=depth", "config.columns is 'depth', but should be a valid dictionary"),
+        (label(), "chips=-1", "config.chips is -1, but should be greater than or equal to 0"),
+        (
+            {"stage": "pipeline", "stages": {"labels": label()}},
+            "stages.labels.dry_run=true",
+            "config: stages.labels.dry_run makes no labels to go on with; use it with configs/label.py",
+        ),
         (
             pipeline(),
             "stages.teacher.optimizer.lerning_rate=1",
@@ -132,6 +144,8 @@ def test_an_override_through_nothing_is_answered(path: str):
         ("validation=None", lambda c: c.validation is None),
         ("tasks.detection.score_threshold=0.3", lambda c: c.tasks["detection"] == {"score_threshold": 0.3}),
         ("minimum.depth/delta1=50", lambda c: c.minimum == {"depth/delta1": 50.0}),
+        ("columns.drop=depth", lambda c: (c.columns.drop, c.columns.keep) == (("depth",), ())),
+        ("columns.keep=depth,teacher_a", lambda c: c.columns.keep == ("depth", "teacher_a")),
     ],
 )
 def test_an_override_reaches_every_key_of_the_schema(text: str, read: Any):

@@ -36,8 +36,8 @@ def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
 
 def stored_records(folder: Path, description: Manifest) -> list[bytes]:
     """The records of a column whose shards are all written, whether or not it is finished."""
-    shards = (folder / description.shard_file(index) for index in range(description.shard_count))
-    return [record for shard in shards for record in ArrayRecordReader(str(shard)).read_all()]
+    files = [folder / description.shard_file(index) for index in range(description.shard_count)]
+    return [record for file in files for record in ArrayRecordReader(str(file)).read_all()]
 
 
 def column_bytes(sample: Sequence[bytes], images: int, shard_images: int, folder: Path) -> int:

@@ -18,7 +18,7 @@ from rich.table import Table
 from must_jax.data.image_sets import ImageSet
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.budget import column_bytes, stored_records
-from must_jax.stages.answers import IN_FLIGHT
+from must_jax.stages.answers import IN_FLIGHT, blank
 from must_jax.stages.labelling import Teacher, label, warm_up
 from must_jax.stages.labels import readable_bytes
 from must_jax.trained import Trained
@@ -43,7 +43,7 @@ class Forecast:
       forward_per_second: by teacher, images/s of its network alone on a batch that lies on the devices.
       column_bytes: by column, of all shards.
       free_bytes: of the disk.
-      largest_batch: an estimate; None where the memory is not known.
+      largest_batch: an estimate; None where it is not known.
       opening_seconds, compile_seconds: on top, at every start; compiled programs are kept.
     """
 
@@ -83,11 +83,14 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Fo
         if passes > 1:
             again = _sample(images, passes)
             seconds = _timed(again, begin(Path(scratch) / "again", again), batch_size)
-        sizes = {}
-        for column in (column for teacher in teachers for column in teacher.columns):
-            records = stored_records(column.writer.folder, column.writer.manifest)
-            shard_images = column.writer.manifest.shard_images
-            sizes[column.writer.folder.name] = column_bytes(records, len(images), shard_images, Path(scratch))
+        writers = [column.writer for teacher in teachers for column in teacher.columns]
+        shard_images = writers[0].manifest.shard_images
+        sizes = {
+            writer.folder.name: column_bytes(
+                stored_records(writer.folder, writer.manifest), len(images), shard_images, Path(scratch)
+            )
+            for writer in writers
+        }
     models = {teacher.columns[0].writer.manifest.maker: teacher.model for teacher in teachers}
     return Forecast(
         images=len(images),
@@ -105,11 +108,13 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Fo
 def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: float = FORWARD_S) -> float:
     """Images a second that pass through all the networks, on batches that lie on the devices; nothing is fetched."""
     rng = np.random.default_rng(0)
-    sizes = {model.image_size for model in models}
-    resident = {s: put_batch(models[0].mesh, rng.integers(0, 256, (batch_size, s, s, 3), np.uint8)) for s in sizes}
+    shapes = [blank(model, batch_size).shape for model in models]
+    resident = [
+        put_batch(model.mesh, rng.integers(0, 256, s, np.uint8)) for model, s in zip(models, shapes, strict=True)
+    ]
 
     def forward() -> list[object]:
-        return [model.dispatch(resident[model.image_size]) for model in models]
+        return [model.dispatch(inputs) for model, inputs in zip(models, resident, strict=True)]
 
     running, count = jax.block_until_ready(forward()), 0
     began = time.perf_counter()
@@ -139,12 +144,16 @@ def _timed(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> fl
 
 
 def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
-    """By two sizes of which XLA tells the memory, and a straight line through them."""
+    """By two sizes, of which XLA tells the memory, and a straight line through them.
+
+    The second one is that in use, which is known to compile. With an image a device there is none below.
+    """
     mesh = models[0].mesh
     free = _free_bytes(mesh.devices.flat[0], mesh.size)
-    if free is None:
+    rows = math.ceil(batch_size / mesh.size)
+    if free is None or rows == 1:
         return None
-    two = [mesh.size * max(1, batch_size // mesh.size) * factor for factor in (1, 2)]
+    two = [mesh.size * (rows // 2), mesh.size * rows]
     kept, working = np.zeros(2), np.zeros(2)  # bytes at the two sizes
     for model in models:
         told = [model.memory(size) for size in two]
