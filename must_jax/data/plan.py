@@ -85,7 +85,8 @@ def read(folder: Path) -> Plan | None:
     """
     path = folder / FILE
     if not path.exists():
-        if any(folder.parent.rglob(shards.INFO_FILE)):
+        theirs = (path.relative_to(folder.parent) for path in folder.parent.rglob(shards.INFO_FILE))
+        if any(path.parts[0] != shards.COLUMNS for path in theirs):
             raise UserError(f"{folder.parent} holds a dataset that was not prepared here; choose another config.name")
         return None
     try:

@@ -150,8 +150,12 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
             raise UserError(f"an image has {item.size_bytes:,} bytes, more than the limit of {MAX_BYTES:,}")
         data = item.load()
         check_image(data, max_pixels)
-    except (UserError, OSError) as error:
+    except (UserError, PermissionError) as error:
         return _Checked(shard, item.name, reason=getattr(error, "strerror", None) or str(error))
+    except OSError as error:  # of the disk or the network, not of this image: it must not be left out for ever
+        raise UserError(
+            f"{item.name} cannot be read now ({error.strerror}); see to the disk, then the same command continues"
+        ) from None
     return _Checked(shard, item.name, record=serialize({"image": data, "name": item.name}))
 
 

@@ -14,7 +14,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from must_jax import files
 
 SPLIT = "train"
-INFO_FILE = "dataset_info.json"
+COLUMNS = "columns"  # folder of the label columns beside an image set's versions, and in a label run
+FEATURES_FILE, INFO_FILE = DESCRIPTIONS = "features.json", "dataset_info.json"
 
 
 def shard_file(dataset: str, index: int, count: int) -> str:
@@ -92,4 +93,4 @@ def descriptions(
         name=SPLIT, shard_lengths=list(lengths), num_bytes=size_bytes, filename_template=template
     )
     info.set_splits(tfds.core.splits.SplitDict([split]))
-    return {"features.json": json.dumps(features.to_json(), indent=4, sort_keys=True), INFO_FILE: info.as_json}
+    return {FEATURES_FILE: json.dumps(features.to_json(), indent=4, sort_keys=True), INFO_FILE: info.as_json}

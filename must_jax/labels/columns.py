@@ -14,11 +14,11 @@ from must_jax.data import encodings
 from must_jax.data.confidence import confident, is_kept, is_known
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import MapLabel
+from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest
 
-COLUMNS = "columns"  # the folder of a label run's columns, and of the true ones beside a dataset's versions
 NAMES_LISTED = 5
 
 

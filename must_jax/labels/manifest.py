@@ -31,7 +31,7 @@ _INVALID = {"ids": "255", "scalar": "code 0", "vector": "code 0"}  # by content 
 
 
 class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class ImagesRecord(_Record):
@@ -69,8 +69,8 @@ class SourceRecord(_Record):
     Attributes:
       format: as `prepare` names it, e.g. "coco".
       path: the file or folder, as it was given.
-      options: of the format; a map's unit and codes, the class list's origin.
-      digest: sha256 of the annotations.
+      options: of the format; a map's unit and codes, classes.
+      digest: of the annotations; of PNG files that of their names and sizes.
       licence: of the data; "" = unknown.
     """
 
@@ -197,6 +197,17 @@ class Manifest(_Record):
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a column is complete, and nothing of it is gone or, as far as sizes and the checksum tell, changed."""
+    column = read(folder)
+    return (
+        column.complete
+        and is_as_written(folder)
+        and not column.missing(folder)
+        and all((folder / name).is_file() for name in shards.DESCRIPTIONS)
+    )
 
 
 def is_as_written(folder: Path) -> bool:

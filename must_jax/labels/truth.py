@@ -40,7 +40,7 @@ def is_finished(folder: Path, images: ImageSet, source: SourceRecord) -> bool:
             f"{folder} was made from other {what} than those now in {source.path or images.name} ({source.format}); "
             "delete it to import them anew"
         )
-    return column.complete and not column.missing(folder)
+    return manifest.is_whole(folder)
 
 
 def record_of(images: ImageSet) -> ImagesRecord:

@@ -21,6 +21,7 @@ from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
 
 _AGAIN = "delete the file and rerun the stage that wrote it"
+_ANEW = "delete the column's folder and rerun the stage that wrote it"
 
 
 def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -> list[str]:
@@ -40,10 +41,10 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
         return [f"{folder} is not finished; rerun the stage that wrote it"]
     found = []
     if not manifest.is_as_written(folder):
-        found.append(f"{folder / manifest.FILE} was changed after the column was written; {_AGAIN} for this column")
+        found.append(f"{folder / manifest.FILE} was changed after the column was written; {_ANEW}")
     wanted = [(column.shard_file(index), len(column.shard_range(index))) for index in column.indices]
     if [(shard.file, shard.count) for shard in column.shards] != wanted:
-        return [*found, f"{folder / manifest.FILE} does not list the shards of {column.images.length} images; {_AGAIN}"]
+        return [*found, f"{folder / manifest.FILE} does not list the shards of {column.images.length} images; {_ANEW}"]
     for name, text in dataset_files(column, folder).items():
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
             found.append(f"{folder / name} is missing or was changed, TFDS would read other labels; {_AGAIN}")
@@ -56,7 +57,8 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
         records = encodings.Records(tfds.builder_from_directory(folder), "train", encodings.features(column.label_kind))
 
         def unreadable(positions: range) -> list[str]:
-            return [f"{folder} {why}; {_AGAIN}" for i in positions if (why := _unreadable(column, records, i))]
+            path = folder / column.shard_file(positions.start // column.shard_images)
+            return [f"{path} {why}; {_AGAIN}" for i in positions if (why := _unreadable(column, records, i))]
 
         ranges = [column.shard_range(index) for index in column.indices]
         for positions, problems in zip(ranges, pool.map(unreadable, ranges), strict=True):
@@ -76,14 +78,16 @@ def changed_shards(folders: Iterable[Path]) -> list[str]:
 def other_images(folder: Path, images: ImageSet) -> Iterator[str]:
     """Where a column does not belong to these images in this order, one sentence each."""
     column = manifest.read(folder)
-    if len(images) != column.images.length:
+    if len(images) > column.images.length:
         yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}"
         return
     if images.digest != column.images.digest:
         yield f"{folder} labels {column.images.name} as it was, not {images.name} as it is now"
     for index, shard in enumerate(column.shards):
-        names = hashlib.sha256()
-        for position in column.shard_range(index):
+        positions, names = column.shard_range(index), hashlib.sha256()
+        if positions.stop > len(images):  # only the first images are to be looked at
+            return
+        for position in positions:
             names.update(f"{images.record(position)['name']}\n".encode(errors="surrogateescape"))
         if names.hexdigest() != shard.names:
             yield f"{folder / shard.file} labels other images, or in another order, than {images.name}"
@@ -94,7 +98,7 @@ def disagreements(folders: Sequence[Path]) -> Iterator[str]:
     columns = [(folder, manifest.read(folder)) for folder in folders]
     for index, (folder, column) in enumerate(columns):
         for other_folder, other in columns[:index]:
-            if (column.images.digest, column.images.length) != (other.images.digest, other.images.length):
+            if column.images.digest != other.images.digest:
                 yield f"{folder} and {other_folder} label different images ({column.images.name}, {other.images.name})"
             if column.task == other.task and column.classes != other.classes:
                 yield f"{folder} and {other_folder} have different class lists of task {column.task}"

@@ -20,7 +20,7 @@ from must_jax.labels import manifest
 from must_jax.labels.manifest import AbsentRecord, Manifest, ShardRecord
 from must_jax.labels.summary import Summary, summarize
 
-_PROGRESS = {"created", "shards", "complete", "checksum"}  # what changes while a column is made
+_PROGRESS = {"created", "must_jax", "shards", "complete", "checksum"}  # what may change while a column is made
 
 
 class Encoded(NamedTuple):
@@ -119,7 +119,7 @@ class ColumnWriter:
         records = manifest.records_beside(self.folder)
         if missing := self.missing():
             raise ValueError(f"{self.folder} lacks shards {missing}")
-        if self.manifest.complete and not records:
+        if not records and manifest.is_whole(self.folder):
             return
         records = {shard.file: shard for shard in self.manifest.shards} | records
         listed = tuple(records[self.manifest.shard_file(index)] for index in self.manifest.indices)

@@ -33,6 +33,7 @@ from must_jax.tasks import TASKS, build_task
 from must_jax.tasks.base import Task
 
 JSON_FILE, PAGE = "audit.json", "audit.html"
+LEAST_SCORED = 50  # labels; with fewer a score is luck
 _TOGETHER = 64  # labels that a thread takes
 _AHEAD = 64  # pairs of labels that are read before they are scored
 
@@ -114,11 +115,16 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
         *gate.known_from_labels(column.manifest, statistics),
     ]
     scores: dict[str, float] = {}
-    truth = next((each for each in truths if each.task == task.name), None)
+    of_task = [each for each in truths if each.task == task.name]
+    truth = next((each for each in of_task if each.classes == column.classes), next(iter(of_task), None))
     if truth is not None and column.teacher is not None:
         if truth.classes == column.classes:
-            scores = _score(column, truth, task, positions)
-            findings += gate.known_from_truth(scores[task.metric], headline(task)) if scores else []
+            scores, scored = _score(column, truth, task, positions)
+            if scored >= LEAST_SCORED:
+                findings += gate.known_from_truth(scores[task.metric], headline(task))
+            else:
+                reason = f"only {scored} of its labels could be scored against true ones, which says little"
+                findings.append(Finding(level="look", reason=reason))
         else:
             reason = "its labels were not scored, because the true labels have other classes"
             findings.append(Finding(level="look", reason=reason))
@@ -161,8 +167,8 @@ def _read(column: LabelColumn, positions: Sequence[int]) -> Statistics:
     return total
 
 
-def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[int]) -> dict[str, float]:
-    """The task's metrics of the column's labels, over the images that both label; {} if there are none."""
+def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[int]) -> tuple[dict[str, float], int]:
+    """The task's metrics of the column's labels, over the images that both label, and the number of these images."""
     metrics, scored = task.metrics(), 0
     with Progress(f"scoring {column.folder.name}", len(positions)) as progress:
         for pair in _pairs(column, truth, positions):
@@ -172,7 +178,7 @@ def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[i
                 metrics.update(_batch(task.as_prediction(label)), _batch(true))
                 scored += 1
             progress.advance()
-    return metrics.result() if scored else {}
+    return (metrics.result() if scored else {}), scored
 
 
 def _pairs(column: LabelColumn, truth: Column, positions: Sequence[int]) -> Iterator[tuple[Label, ...]]:

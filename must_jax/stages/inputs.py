@@ -17,10 +17,11 @@ from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Batch, Source
+from must_jax.data.shards import COLUMNS
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
 from must_jax.labels import manifest, verify
-from must_jax.labels.columns import COLUMNS, LabelColumn, beside, open_beside, open_column
+from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options

@@ -17,6 +17,7 @@ from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
+from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError, nearest
 from must_jax.files import check_space, write_json
 from must_jax.labels import manifest
@@ -26,7 +27,6 @@ from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 from must_jax.progress import say
 from must_jax.stages import budget, inputs
-from must_jax.stages.inputs import COLUMNS
 from must_jax.stages.labelling import Column, Teacher, label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.tasks import build_task
@@ -119,27 +119,36 @@ def forecast(config: LabelConfig, workdir: Path) -> budget.Forecast:
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
-    """Whether the columns of all teachers are there, made by the same parameters and rules as now.
+    """Whether the columns of all teachers are there and whole, made by the same parameters and rules as now.
+
+    A teacher that is gone counts as it was. Loads no network.
 
     Raises:
       UserError: a teacher was trained anew since.
     """
     columns = _columns_before(workdir)
     for path in config.teachers:
-        name, now = Path(path).resolve().name, inputs.run_digest(path)
-        folders = [workdir / COLUMNS / folder for folder, told in columns.items() if told["teacher"] == name]
-        for folder in folders:
+        name, file = Path(path).resolve().name, Path(path) / trained.MODEL_FILE
+        model = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        there = {
+            told["task"]: workdir / COLUMNS / folder for folder, told in columns.items() if told["teacher"] == name
+        }
+        if not there or (model and not model["tasks"].keys() <= there.keys()):
+            return False
+        for task, folder in there.items():
+            if not manifest.is_whole(folder):
+                return False
             column = manifest.read(folder)
-            if column.teacher is None or now not in (column.teacher.digest, None):
+            if model is None:
+                continue
+            if column.teacher is None or column.teacher.digest != model["digest"]:
                 raise UserError(
                     f"{workdir} was labelled by another {name} than the one now in {path}; "
                     f"choose another --workdir or delete {folder}"
                 )
-            options = config.tasks.get(column.task, {})
-            if column.missing(folder) or any(column.rule.get(key) != value for key, value in options.items()):
+            rule = {**model["tasks"][task], **config.tasks.get(task, {})}
+            if {key: value for key, value in rule.items() if key not in NO_RULE} != column.rule:
                 return False
-        if not folders:
-            return False
     return True
 
 
@@ -148,7 +157,7 @@ def _columns_before(workdir: Path) -> dict[str, dict[str, Any]]:
     if not (workdir / RESULT_FILE).exists():
         return {}
     columns = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
-    return {name: told for name, told in columns.items() if (workdir / COLUMNS / name).is_dir()}
+    return {name: told for name, told in columns.items() if (workdir / COLUMNS / name / manifest.FILE).is_file()}
 
 
 def _load_teachers(config: LabelConfig) -> dict[str, Trained]:

@@ -92,7 +92,8 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
         for shard, positions in ranges.items()
         for start in range(0, len(positions), batch_size)
     ]
-    total, failed = sum(map(len, ranges.values())), []
+    total = sum(map(len, ranges.values()))
+    failed: list[str] = []
     with (
         Progress(f"labelling {images.name}", total) as progress,
         ThreadPoolExecutor(cores()) as pool,
@@ -108,11 +109,17 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
         for shard, group in itertools.groupby(zip(chunks, entries, strict=True), key=lambda each: each[0].shard):
             with contextlib.ExitStack() as stack:
                 shards = [stack.enter_context(c.writer.shard(shard)) if shard in c.missing else None for c in columns]
+                before = len(failed)
                 for _, (examples, rows) in group:
                     failed += _write(shards, examples, rows)
                     if len(failed) > max(MAX_BAD, MAX_BAD_SHARE * total):
                         raise UserError(f"{len(failed)} images of {images.name} cannot be labelled, e.g. {failed[-1]}")
                     progress.advance(len(examples))
+                if len(failed) - before == len(ranges[shard]) > 1:  # that is no matter of images; nothing is committed
+                    raise UserError(
+                        f"none of {len(ranges[shard])} images of {images.name} in a row can be labelled, "
+                        f"e.g. {failed[-1]}; repair that, then the same command continues"
+                    )
     return total
 
 

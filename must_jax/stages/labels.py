@@ -9,11 +9,11 @@ from rich.table import Table
 
 from must_jax.config import LabelsConfig
 from must_jax.data.image_sets import open_images
+from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import Progress, say
-from must_jax.stages.inputs import COLUMNS
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import must_jax
 from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import truth
-from must_jax.labels.columns import COLUMNS
 from must_jax.labels.formats import FORMATS, build_format
 from must_jax.labels.formats.base import Format, shape
 from must_jax.labels.manifest import Manifest, SourceRecord

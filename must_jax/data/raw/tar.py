@@ -13,6 +13,7 @@ from must_jax.data.raw.base import Item, find_files, printable
 from must_jax.errors import UserError
 from must_jax.progress import Progress
 
+_CHUNK = 2**20  # bytes
 _SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # all but the first are refused, with advice
 
 
@@ -96,7 +97,12 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 yield member
         with path.open("rb") as file:  # `next` takes a header that it cannot read for the end
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            rest = 0
+            while chunk := file.read(_CHUNK):
+                rest += len(chunk)
+                if chunk.strip(b"\0"):
+                    raise tarfile.ReadError("there is more behind its end")
+            if rest < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("unexpected end of data")
     except tarfile.TarError as error:
         raise UserError(

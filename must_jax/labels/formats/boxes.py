@@ -22,6 +22,8 @@ def to_fractions(boxes_px: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray
 
 
 def boxes_label(boxes_yxyx: np.ndarray, classes: np.ndarray) -> Label:
-    """True boxes: all valid, all certain."""
+    """True boxes: all valid, all certain. Those of which nothing lies inside of the image are left out."""
+    inside = np.all(boxes_yxyx[:, 2:] > boxes_yxyx[:, :2], axis=1)
+    boxes_yxyx, classes = boxes_yxyx[inside], classes[inside]
     ones = np.ones(len(classes), np.float32)
     return {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}

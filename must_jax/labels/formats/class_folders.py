@@ -14,6 +14,8 @@ from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Annotations, Classes, Format, Photo, known_classes
 
+_FEW = 20  # images; with more, a class has several
+
 
 class ClassFolders(Format):
     """ "train/cat/1.jpg" is a "cat".
@@ -37,6 +39,11 @@ class ClassFolders(Format):
         first: dict[str, str] = {}
         for name in names:
             first.setdefault(self._folder(name), name)
+        if len(names) > _FEW and len(first) > len(names) // 2:
+            raise UserError(
+                f"{len(names)} images lie in {len(first)} folders at level {self.level}, e.g. {names[0]}, "
+                "so these folders are no classes; change level, or use another format"
+            )
         classes = known_classes(sorted(first), self.classes, first.__getitem__)
         indices = {folder: i for i, folder in enumerate(classes)}
 

@@ -77,6 +77,8 @@ class CocoPanoptic(Format):
         assert isinstance(kind, MapLabel)  # as `gives` says
         parsed, folder = read_json(path, _Panoptic), self._masks_of(path)
         images = by("id", parsed.images, path)
+        by("file_name", parsed.images, path)
+        by("image_id", parsed.annotations, path)
         class_of, classes = category_classes(parsed.categories, self.classes, path)
         if len(classes) > IGNORE_ID:
             raise UserError(f"{path} has {len(classes)} categories, a map takes {IGNORE_ID}; name some in classes")

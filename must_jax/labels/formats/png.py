@@ -25,7 +25,6 @@ SUFFIX = ".png"
 MAX_SIDE = 640
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-_MIN_VALID = 0.5  # share of the pixels that are merged into one
 
 
 class Header(NamedTuple):
@@ -111,7 +110,7 @@ def map_label(
         values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
         share = cv2.resize(valid, size, interpolation=cv2.INTER_AREA)
         values = values / np.maximum(share[..., None] if values.ndim == 3 else share, np.float32(1e-6))
-        valid = (share >= _MIN_VALID).astype(np.float32)
+        valid = (share > 0).astype(np.float32)  # of measurements that are sparse all are kept
     if values.ndim == 3:
         values = values / np.maximum(lengths(values), np.float32(1e-6))[..., None]
     return {kind.field: values, "valid": valid, "present": PRESENT}
