@@ -4,7 +4,7 @@ Data: the embedded `scenes`, rendered into `data/` on first use; nothing is down
 each, the student sees the separate unlabelled set, and the scorecard has held-out shapes, textures and cameras.
 Expected: runs/quickstart/report/index.html, in which the student beats training from scratch on all six tasks and the
 mean over single teachers on at least four. A teacher that has not learnt (`MINIMUM`, in percent) stops the run.
-Measured (docs/performance.md): just under 30 minutes and 2.2 GB of memory on two cores; the student beats both on six
+Measured (docs/performance.md): 28 to 30 minutes and 2.2 GB of memory on two cores; the student beats both on six
 of six.
 
 The other configs are single stages of this one, with the same settings, between which `runs/` carries the results.

@@ -33,7 +33,7 @@ from must_jax.tasks import TASKS, build_task
 from must_jax.tasks.base import Task
 
 JSON_FILE, PAGE = "audit.json", "audit.html"
-LEAST_SCORED = 50  # labels; with fewer a score is luck
+LEAST_SCORED = 20  # labels; with fewer a score is luck
 _TOGETHER = 64  # labels that a thread takes
 _AHEAD = 64  # pairs of labels that are read before they are scored
 
