@@ -3,11 +3,13 @@
 python benchmarks/label_encoding.py [--model=runs/quickstart/student] [--others]
 
 (a) Scenes rendered at 256x256 pixels, with their exact truth at stride 4, as the label stage stores maps.
-(b) The photographs inside scikit-image's wheel, enlarged until the longer side has 640 pixels. Their maps are those of
+(b) The same scenes at 640x640 pixels.
+(c) The photographs inside scikit-image's wheel, enlarged until the longer side has 640 pixels. Their maps are those of
     a model when its run is given, which then sees 640x640 pixels, whatever it was trained with. Without a model they
     come from the photograph's own luminance at stride 4: depth is proportional to it, normals are those of that
     surface, ids are eight steps of it. Such maps are rougher than what a model says, and need more bytes.
-(c) With --others: pictures of the depth and normals of (b) by other encodings that were considered, framing left out.
+    One of them, motorcycle_left.png, comes with the depth that a stereo rig measured, whose size is told as well.
+(d) With --others: pictures of the depth and normals of (c) by other encodings that were considered, framing left out.
 
 Stored bytes are those of a record in an ArrayRecord shard of 1000 records, framing included.
 Distributions over 1000 classes are drawn (a softmax of normal logits), as are the 20 boxes of a photograph: their size
@@ -57,6 +59,11 @@ KINDS: dict[str, LabelKind] = {
     KEPT: MapLabel("ids", "ids", confidence=True),
 }
 SCENES, SCENE_SIZE, SIZE = 24, 256, 640
+STEREO = "motorcycle_disp.npz"  # disparity in pixels of motorcycle_left.png (Scharstein et al. 2014)
+STEREO_M, STEREO_OFFSET = (
+    0.193001 * 994.978,
+    31.086,
+)  # baseline * focal length, doffs: depth_m = M / (disparity + OFFSET)
 PHOTOGRAPHS = (  # all in the wheel but microscopy, astronomy, scans and drawings
     "astronaut.png",
     "brick.png",
@@ -69,7 +76,7 @@ PHOTOGRAPHS = (  # all in the wheel but microscopy, astronomy, scans and drawing
     "motorcycle_left.png",
     "rocket.jpg",
 )
-GOAL_BYTES = 40_000  # an image of (b), all five tasks
+GOAL_BYTES = 40_000  # an image of SIZE pixels, all five tasks
 GOALS = {  # loss -> its unit and the most that may be
     "depth": ("of the range, at most", 1 / 65535),
     "normals": ("degrees on average", 0.5),
@@ -83,29 +90,37 @@ Labels = Mapping[str, Label]  # of one image, by task
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="folder of a finished training run that makes the maps of (b)")
-    parser.add_argument("--others", action="store_true", help="print table (c), too")
+    parser.add_argument("--model", default="", help="folder of a finished training run that makes the maps of (c)")
+    parser.add_argument("--others", action="store_true", help="print table (d), too")
     args = parser.parse_args()
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
         sys.exit("scikit-image is missing, whose photographs are labelled here; pip install -e '.[bench]'")
     cv2.setNumThreads(1)
 
-    of_scenes, _ = report(f"(a) {SCENES} scenes, {SCENE_SIZE}x{SCENE_SIZE} pixels", scene_labels(), SCENE_SIZE)
-    images = {name: photograph(Path(found.origin).parent / "data" / name) for name in PHOTOGRAPHS}
+    data = Path(found.origin).parent / "data"
+    small, _ = report(f"(a) {SCENES} scenes, {SCENE_SIZE}x{SCENE_SIZE} pixels", scene_labels(SCENE_SIZE), SCENE_SIZE)
+    large, of_scenes = report(f"(b) {SCENES} scenes, {SIZE}x{SIZE} pixels", scene_labels(SIZE), SIZE)
+    print()
+    images = {name: photograph(data / name) for name in PHOTOGRAPHS}
     labels = model_labels(args.model, images) if args.model else luminance_labels(images)
     maker = args.model or "their luminance"
-    title = f"(b) {len(images)} photographs, longer side {SIZE} pixels, maps by {maker}"
-    of_photographs, sizes = report(title, labels, SIZE)
+    title = f"(c) {len(images)} photographs, longer side {SIZE} pixels, maps by {maker}"
+    photographs, sizes = report(title, labels, SIZE)
     smallest, largest = min(images, key=sizes.__getitem__), max(images, key=sizes.__getitem__)
-    print(f"from {sizes[smallest] / 1000:.1f} kB ({smallest}) to {sizes[largest] / 1000:.1f} kB ({largest})\n")
+    print(f"from {sizes[smallest] / 1000:.1f} kB ({smallest}) to {sizes[largest] / 1000:.1f} kB ({largest})")
+    stereo = measured_depth(data / STEREO)
+    height, width = stereo["depth"].shape
+    size = len(encodings.encode(KINDS["depth"], stereo)["depth"])
+    print(f"depth of motorcycle_left.png as measured by stereo, {width}x{height} cells: {size:,} bytes\n")
     if args.others:
         report_others(labels)
 
-    mean, goal = sum(sizes.values()) / len(sizes), GOAL_BYTES / 1000
-    print(f"all five tasks, (b): {mean / 1000:.1f} kB an image (goal: at most {goal:g}: {_met(mean, GOAL_BYTES)})")
+    for what, found_sizes in {"exact maps (b)": of_scenes, f"maps by {maker} (c)": sizes}.items():
+        mean = sum(found_sizes.values()) / len(found_sizes)
+        print(f"{what}: {mean / 1000:.1f} kB an image (goal: at most {GOAL_BYTES / 1000:g}: {_met(mean, GOAL_BYTES)})")
     for task, (unit, goal) in GOALS.items():
-        worst = max(of_scenes[task], of_photographs[task])
+        worst = max(small[task], large[task], photographs[task])
         print(f"{task}: {worst:.3g} {unit} (goal: {goal:.3g}: {_met(worst, goal)})")
 
 
@@ -135,7 +150,7 @@ def report(title: str, labels: Mapping[str, Labels], image_size: int) -> tuple[d
             sizes = {name: sizes[name] + len(record) + framing for name, record in zip(labels, records, strict=True)}
     _print_row("all five tasks", totals, "")
     steps = np.median([_roughness(of_image["depth"]["depth"]) for of_image in labels.values()])
-    print(f"half of all depths lie more than {steps:,.0f} of the 65,534 steps from the mean of their neighbours")
+    print(f"half of all depths are over {steps:,.0f} of {encodings.SCALAR_STEPS:,} steps off their neighbours' mean")
     return losses, sizes
 
 
@@ -195,8 +210,8 @@ def summary(kind: LabelKind, losses: np.ndarray) -> tuple[float, str]:
 
 
 def report_others(labels: Mapping[str, Labels]) -> None:
-    """Prints table (c)."""
-    print(f"(c) other encodings of the same maps\n{'':44}{'bytes':>8}{'write':>9}{'read':>9}")
+    """Prints table (d)."""
+    print(f"(d) other encodings of the same maps\n{'':44}{'bytes':>8}{'write':>9}{'read':>9}")
     for task, encoders in OTHERS.items():
         kind = KINDS[task]
         for name, encode in encoders.items():
@@ -275,8 +290,8 @@ OTHERS: dict[str, dict[str, Callable[[np.ndarray], bytes]]] = {
 }
 
 
-def scene_labels() -> dict[str, Labels]:
-    side, labels = SCENE_SIZE // STRIDE, {}
+def scene_labels(size: int) -> dict[str, Labels]:
+    side, labels = size // STRIDE, {}
     for index in range(SCENES):
         rng = np.random.default_rng(index)
         scene = scenes.sample_scene(rng, scenes.TRAINING)
@@ -300,6 +315,16 @@ def photograph(path: Path) -> np.ndarray:
     image = decode_image(path.read_bytes())
     height, width = (round(side * SIZE / max(image.shape[:2])) for side in image.shape[:2])
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def measured_depth(path: Path) -> Label:
+    """A measured depth map at stride 4 of SIZE pixels; cells that are not wholly known are invalid."""
+    disparity = np.load(path)["arr_0"]
+    known = np.isfinite(disparity)
+    depth_m = np.where(known, STEREO_M / (np.where(known, disparity, 1) + STEREO_OFFSET), 0).astype(np.float32)
+    size = tuple(round(side * SIZE / STRIDE / max(disparity.shape)) for side in reversed(disparity.shape))
+    cells, share = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (depth_m, known.astype(np.float32)))
+    return {"depth": cells, "valid": (share > 0.999).astype(np.float32)}
 
 
 def model_labels(run: str, images: Mapping[str, np.ndarray]) -> dict[str, Labels]:
@@ -357,7 +382,7 @@ def distribution(rng: np.random.Generator) -> Label:
 def _roughness(depth: np.ndarray) -> float:
     """Median distance of a cell from the mean of those above, below, left and right, in steps of the encoding."""
     around = (depth[:-2, 1:-1] + depth[2:, 1:-1] + depth[1:-1, :-2] + depth[1:-1, 2:]) / 4
-    return float(np.median(np.abs(depth[1:-1, 1:-1] - around)) / np.ptp(depth) * 65534)
+    return float(np.median(np.abs(depth[1:-1, 1:-1] - around)) / np.ptp(depth) * encodings.SCALAR_STEPS)
 
 
 def _milliseconds(call: Callable[[], Any], repeats: int = REPEATS) -> float:

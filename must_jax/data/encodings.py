@@ -34,7 +34,9 @@ Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
 _PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
-_MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
+# Of a scalar map's range: no value is off by more than 1 / 65,535 of it, rounding of float32 included. Twice as many
+# would cost one bit a cell. Codes are these plus one, as 0 is taken by "invalid".
+SCALAR_STEPS = 34_000
 
 
 def features(kind: LabelKind) -> dict[str, Any]:
@@ -90,10 +92,10 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
-            scale = (high - low) / np.float32(_MAX_CODE - 1)
+            scale = (high - low) / np.float32(SCALAR_STEPS)
             offset = low - scale  # so that code 1 is the lowest value
             steps = (values - low) / scale if scale > 0 else np.zeros_like(values)
-            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, _MAX_CODE - 1), 0).astype(np.uint16)
+            codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, SCALAR_STEPS), 0).astype(np.uint16)
             record |= {kind.field: pictures.webp(codes), "scale": scale, "offset": offset}
         case MapLabel(content="vector"):
             codes = pictures.direction_codes(np.asarray(label[kind.field], np.float32))

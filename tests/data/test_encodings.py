@@ -199,7 +199,7 @@ def test_scalars_are_exact_to_half_a_code(low: float, high: float):
     valid = (rng.uniform(size=(6, 7)) > 0.3).astype(np.float32)
     out = round_trip(SCALAR, {"depth": depth, "valid": valid})
     np.testing.assert_array_equal(out["valid"], valid)
-    step = (high - low) / 65534
+    step = (high - low) / encodings.SCALAR_STEPS
     np.testing.assert_allclose(out["depth"], depth * valid, atol=0.6 * step + 1e-6 * max(abs(low), abs(high)))
 
 
