@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from must_jax.errors import UserError
+from must_jax.errors import Preempted, UserError
 
 # By their text, because libraries wrap the operating system's error into exceptions of their own.
 _MACHINE = {
@@ -21,7 +21,7 @@ _MACHINE = {
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command: 0 when it is through, 2 after a user's mistake, 130 when it was stopped by Ctrl-C.
+    """Runs a command: 0 when it is through or preempted, 2 after a user's mistake, 130 when stopped by Ctrl-C.
 
     Anything else is a bug and keeps its traceback.
     """
@@ -29,6 +29,8 @@ def exit_code(command: Callable[[], None]) -> int:
         command()
     except UserError as error:
         return _end(2, f"error: {error}")
+    except Preempted as stop:
+        return _end(0, f"preempted, {stop}; the same command continues")
     except KeyboardInterrupt:
         return _end(130, "stopped; the same command continues")
     except Exception as error:

@@ -170,7 +170,10 @@ class PrepareConfig(_Config):
 class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
 
-    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum", "accept_failed"}
+    free: ClassVar[frozenset[str]] = _Config.free | {
+        *("log_every", "checkpoint_every", "minimum", "accept_failed"),
+        *("fsdp", "max_skipped", "ready_within_s"),
+    }
 
     stage: Literal["train"] = "train"
     seed: NonNegativeInt = 0
@@ -179,6 +182,8 @@ class TrainConfig(_Config):
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     validation: SourceConfig | None = None
     columns: ColumnsConfig = ColumnsConfig()
+    fsdp: PositiveInt = 1  # devices that share one copy of the training state
+    ready_within_s: PositiveFloat = 600.0  # of the first host that is ready; then the one that is missing is named
     # Task name -> that task's own options and its loss weight.
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     image_size: ImageSize = 64
@@ -187,7 +192,9 @@ class TrainConfig(_Config):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: PositiveInt = 32
+    accumulate: PositiveInt = 1  # parts of a batch that are worked on one after the other, for less memory
     steps: PositiveInt = 1000
+    max_skipped: NonNegativeInt = 5  # of 100 updates that may be left out because they are not finite
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
@@ -198,6 +205,8 @@ class TrainConfig(_Config):
     def _check(self) -> Self:
         if self.optimizer.warmup_steps >= self.steps:
             raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         if self.minimum and self.validation is None:
             raise ValueError("minimum needs a validation source to be measured on; add 'validation'")
         for key in self.minimum:

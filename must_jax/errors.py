@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see."""
+"""The exceptions that end a command without a traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class UserError(Exception):
 
     `main` prints it without a traceback and exits with a non-zero code.
     """
+
+
+class Preempted(KeyboardInterrupt):
+    """The run was told to stop by SIGTERM, and has kept what it had. No mistake: the same command continues."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

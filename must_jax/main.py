@@ -16,10 +16,12 @@ from typing import Any
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from must_jax import cli
+from must_jax import cli, preemption
 from must_jax.config import override, parse
-from must_jax.errors import UserError, nearest
+from must_jax.errors import Preempted, UserError, nearest
+from must_jax.files import write_text
 from must_jax.stages import STAGES
+from must_jax.stages.workdir import PREEMPTED_FILE
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file; any value is overridden with --config.KEY.KEY=VALUE.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<name of the config file>.")
@@ -80,10 +82,16 @@ def run(argv: Sequence[str]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
 
-    STAGES[config.stage](config, workdir)
+    try:
+        STAGES[config.stage](config, workdir)
+    except Preempted as stop:
+        if workdir.is_dir():  # else there is nothing to go on with
+            write_text(workdir / PREEMPTED_FILE, f"{stop}; the same command continues\n")
+        raise
 
 
 def main(argv: Sequence[str]) -> int:
+    preemption.watch()
     return cli.exit_code(lambda: run(argv))
 
 

@@ -11,11 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 PLAIN_EVERY_S = 10.0
+_muted = False
+
+
+def mute() -> None:
+    """Nothing is said from now on: another process of the same run says it already."""
+    global _muted
+    _muted = True
 
 
 def say(text: str) -> None:
     """One plain line."""
-    print(text, file=sys.stderr, flush=True)
+    if not _muted:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -40,7 +48,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._printed, self._printed_done = time.monotonic(), -1
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not _muted:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),

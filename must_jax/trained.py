@@ -64,7 +64,7 @@ class Trained:
     settings: dict[str, Any]
     metrics: dict[str, float]
     digest: str
-    mesh: Mesh = field(default_factory=lambda: make_mesh(1))
+    mesh: Mesh = field(default_factory=lambda: make_mesh(1, devices=jax.local_devices()))
 
     def __repr__(self) -> str:
         tasks = (f"{name} ({len(task.classes)} classes)" if task.classes else name for name, task in self.tasks.items())
@@ -181,7 +181,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         variables=restore_variables(workdir / CHECKPOINTS),
         config=config,
         tasks=tasks,
-        mesh=mesh or make_mesh(1),
+        mesh=mesh or make_mesh(1, devices=jax.local_devices()),
         **known,
     )
 

@@ -58,6 +58,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    rows: np.ndarray | None = None,
     threads: int = 0,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
@@ -65,6 +66,7 @@ def train_batches(
 
     Args:
       kinds: the tasks that come out; images without a label of a task have `present` 0 there. Maps have stride 4.
+      rows: i64[n], which examples of each batch are made: those of one host; None = all.
       threads: that make batches; 0 = one a core. They do not change the batches.
       on_bad: hears of every image and label that cannot be read, each time it is met.
 
@@ -72,21 +74,14 @@ def train_batches(
       UserError: a column does not fit its image set or its task.
     """
     _check(sources, kinds)
-    order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    starts = np.cumsum([0, *(len(source.images) for source in sources)])
-
-    @functools.lru_cache(2)  # grain's own shuffle takes longer than decoding where there are few images
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([order_seed, epoch]).permutation(starts[-1])
+    order, augment_seed = _order(sources, seed), _seeds(seed)[1]
 
     def example(position: int, rng: np.random.Generator) -> Example:
-        epoch, place = divmod(position, int(starts[-1]))
-        image = order(epoch)[place]
-        which = int(np.searchsorted(starts, image, side="right")) - 1
+        which, index = order(position)
         scale = sample_scale(rng, augment)  # first: what is shown small need not be decoded at full size
         return _example(
             sources[which],
-            int(image - starts[which]),
+            index,
             kinds,
             lambda data: decode_reduced(data, math.ceil(image_size * scale)),
             lambda image_hw: sample_geometry(rng, image_hw, image_size, scale, augment.flip),
@@ -96,7 +91,14 @@ def train_batches(
         )
 
     endless = grain.MapDataset.range(sys.maxsize).random_map(example, seed=augment_seed)
-    return _iterate(endless.batch(batch_size, drop_remainder=True, batch_fn=_stack)[start_step:], threads)
+    return _iterate(_batches(endless, batch_size, rows)[start_step:], threads)
+
+
+def examples_of(sources: Sequence[Source], *, batch_size: int, seed: int, step: int) -> list[str]:
+    """What batch `step` of `train_batches` is made of, as "image set[position]"."""
+    order = _order(sources, seed)
+    chosen = [order(position) for position in range(step * batch_size, (step + 1) * batch_size)]
+    return [f"{sources[which].images.name}[{index}]" for which, index in chosen]
 
 
 def eval_batches(
@@ -106,6 +108,7 @@ def eval_batches(
     image_size: int,
     batch_size: int,
     map_stride: int = 1,
+    rows: np.ndarray | None = None,
     threads: int = 0,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
@@ -131,7 +134,40 @@ def eval_batches(
         )
 
     padded = batch_size * math.ceil(count / batch_size)
-    return _iterate(grain.MapDataset.range(padded).map(example).batch(batch_size, batch_fn=_stack), threads)
+    return _iterate(_batches(grain.MapDataset.range(padded).map(example), batch_size, rows), threads)
+
+
+def _seeds(seed: int) -> list[int]:
+    """Of the order and of augmentation."""
+    return np.random.SeedSequence(seed).generate_state(2).tolist()
+
+
+def _order(sources: Sequence[Source], seed: int) -> Callable[[int], tuple[int, int]]:
+    """Position in the endless stream of examples -> which source, and which of its images."""
+    starts = np.cumsum([0, *(len(source.images) for source in sources)])
+    order_seed = _seeds(seed)[0]
+
+    @functools.lru_cache(2)  # grain's own shuffle takes longer than decoding where there are few images
+    def permutation(epoch: int) -> np.ndarray:
+        return np.random.default_rng([order_seed, epoch]).permutation(starts[-1])
+
+    def chosen(position: int) -> tuple[int, int]:
+        epoch, place = divmod(position, int(starts[-1]))
+        image = permutation(epoch)[place]
+        which = int(np.searchsorted(starts, image, side="right")) - 1
+        return which, int(image - starts[which])
+
+    return chosen
+
+
+def _batches(examples: grain.MapDataset, batch_size: int, rows: np.ndarray | None) -> grain.MapDataset:
+    """Of every whole batch of `batch_size` the examples in `rows`."""
+    taken = range(batch_size) if rows is None else rows.tolist()
+
+    def batch(k: int) -> Batch:
+        return _stack([examples[k * batch_size + row] for row in taken])
+
+    return grain.MapDataset.range(len(examples) // batch_size).map(batch)
 
 
 def _example(

@@ -1,7 +1,8 @@
 """Devices: how many, how arrays lie on them, and where compiled programs are kept.
 
-One axis, "data": batches are split over it, everything else is a copy on every device. Under `jit` a mean over the
-batch is then a mean over all devices (batch norm included), so the device count does not change what is computed.
+Two axes, "data" and "fsdp". Batches are split over both, so that under `jit` a mean over the batch is a mean over all
+devices (batch norm included) and their number does not change what is computed. Large arrays of the training state are
+split over "fsdp" as well, and gathered where they are used; everything else is a copy on every device.
 """
 
 from __future__ import annotations
@@ -13,23 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from must_jax.cores import cores
+from must_jax.engine import distributed
 from must_jax.errors import UserError
 
-DATA_AXIS = "data"
+DATA_AXIS, FSDP_AXIS = "data", "fsdp"
+LEAST_SPLIT = 4096  # numbers: to gather smaller arrays takes longer than to keep copies of them
 COMPILATION_CACHE = "~/.cache/must_jax/jax"
 
 
 def setup_devices(count: int = 0) -> None:
-    """Virtual CPU devices and the cache of compiled programs; call it before jax is used.
+    """Other processes, virtual CPU devices and the cache of compiled programs; call it before jax is used.
 
     Args:
-      count: virtual devices on a CPU; 0 = one per core that this process may use. Accelerators are not affected.
+      count: virtual devices on CPUs, over all processes; 0 = one per core that a process may use. Accelerators are not
+        affected.
+
+    Raises:
+      UserError: as `distributed.join`.
     """
+    processes = distributed.join()
     with contextlib.suppress(RuntimeError):  # jax is in use already: its devices stay as they are
-        jax.config.update("jax_num_cpu_devices", count or cores())
+        jax.config.update("jax_num_cpu_devices", max(1, count // processes) if count else cores())
     keep_programs()
 
 
@@ -40,28 +49,41 @@ def keep_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def make_mesh(count: int = 0, batch_sizes: Sequence[int] = ()) -> Mesh:
-    """The first `count` devices along the axis "data". The only caller of `jax.make_mesh`.
+def make_mesh(
+    count: int = 0, batch_sizes: Sequence[int] = (), fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The first `count` devices along the axes "data" and "fsdp". The only caller of `jax.make_mesh`.
 
     Args:
       count: 0 = as many as can share batches of all `batch_sizes` evenly.
+      fsdp: how many share one copy of the training state.
+      devices: to choose from; None = all of this run, over all of its processes.
 
     Raises:
       UserError: more devices wanted than there are, or a batch that they cannot share evenly.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if count > len(devices):
-        raise UserError(f"config.devices is {count}, but this machine has {len(devices)}; lower it, or use 0")
+        raise UserError(f"config.devices is {count}, but this run has {len(devices)}; lower it, or use 0")
     if not count:
-        count = max(n for n in range(1, len(devices) + 1) if all(size % n == 0 for size in batch_sizes))
+        fitting = [
+            n for n in range(1, len(devices) + 1) if n % fsdp == 0 and all(size % n == 0 for size in batch_sizes)
+        ]
+        count = max(fitting, default=len(devices))
+    hosts = {device.process_index for device in devices}
+    if len(hosts) > 1:  # a host without a part of every batch could not take part
+        count = len(devices)
     for size in batch_sizes:
         if size % count:
             raise UserError(
                 f"a batch_size is {size}, which {count} devices cannot share evenly; "
                 f"use a multiple of {count}, or set config.devices to a divisor of it, or to 0"
             )
+    if count % fsdp:
+        raise UserError(f"config.fsdp is {fsdp}, which does not divide {count} devices; use a divisor of {count}")
     # Explicit axes, the default of newer jax, have no gradient for convolutions.
-    return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((count // fsdp, fsdp), (DATA_AXIS, FSDP_AXIS), axis_types=axis_types, devices=devices[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -69,18 +91,92 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The leading axis over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    """The leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA_AXIS, FSDP_AXIS)))
+
+
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """How each array of the training state lies: split over "fsdp" along its longest axis that can be, or copied.
+
+    Args:
+      tree: of anything with `shape`.
+    """
+    parts = mesh.shape[FSDP_AXIS]
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
+        if parts == 1 or not axes or int(np.prod(leaf.shape)) < LEAST_SPLIT:
+            return replicated(mesh)
+        axis = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, FSDP_AXIS))
+
+    return jax.tree.map(sharding, tree)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """i64[n]: the positions in a global batch that this process's devices hold, ascending."""
+    indices = split(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.concatenate(sorted((np.arange(batch_size)[index] for index in indices), key=lambda rows: rows[0]))
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """Host arrays with a leading batch axis -> device arrays split over the mesh."""
-    return jax.device_put(batch, split(mesh))
+    """Host arrays with a leading batch axis -> device arrays split over the mesh.
+
+    In a run of several processes `batch` is the `local_rows` of the global one.
+    """
+    if split(mesh).is_fully_addressable:
+        return jax.device_put(batch, split(mesh))
+    devices = len(mesh.local_devices)
+
+    def place(local: np.ndarray) -> jax.Array:
+        shape = (len(local) * mesh.size // devices, *local.shape[1:])
+        rows = local_rows(mesh, shape[0])
+
+        def part(index: Any) -> np.ndarray:
+            first = int(np.searchsorted(rows, index[0].start or 0))
+            return local[first : first + shape[0] // mesh.size]
+
+        return jax.make_array_from_callback(shape, split(mesh), part)
+
+    return jax.tree.map(place, batch)
+
+
+def local_part(tree: Any) -> Any:
+    """Of arrays that `split` lays out, what this process holds: NumPy arrays, the inverse of `put_batch`."""
+
+    def fetch(array: jax.Array) -> np.ndarray:
+        shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate(jax.device_get([shard.data for shard in shards]))
+
+    if all(array.is_fully_addressable for array in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    return jax.tree.map(fetch, tree)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays laid out as told, which share no memory with `tree` and so can be donated.
+
+    By way of the host: from device to devices, jax reuses the source even with `may_alias=False`. In a run of several
+    processes all have the same `tree`.
+    """
+    tree = jax.device_get(tree)
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings, may_alias=False)
+
+    def place(value: Any, sharding: Sharding) -> jax.Array:
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: np.array(value[index]))
+
+    return jax.tree.map(place, tree, shardings)
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """A copy of every array on every device, which shares no memory with `tree` and so can be donated.
+    """A copy of every array on every device, as `put`."""
+    return put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
-    By way of the host: from device to devices, jax reuses the source even with `may_alias=False`.
-    """
-    return jax.device_put(jax.device_get(tree), replicated(mesh), may_alias=False)
+
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Device arrays of which every device has a copy, from parts."""
+    if all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
+        return tree
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)

@@ -13,17 +13,20 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from must_jax.engine.mesh import put_replicated, replicated
+from must_jax.engine.mesh import put, state_shardings
 
 State = dict[str, Any]
 Variables = dict[str, Any]  # {"params": tree, "stats": tree}
 
 
 def init_state(variables: Variables, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
-    """Step 0 from `variables`, copied onto every device of the mesh."""
-    weights = put_replicated(mesh, {"params": variables["params"], "stats": variables["stats"]})
-    opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(weights["params"])
-    return {**weights, "opt_state": opt_state, "ema": put_replicated(mesh, weights) if ema else {}}
+    """Step 0 from `variables`, laid out over the devices of the mesh (`state_shardings`)."""
+    weights = {"params": variables["params"], "stats": variables["stats"]}
+    shardings = state_shardings(mesh, weights)
+    placed = put(weights, shardings)
+    of_optimizer = state_shardings(mesh, jax.eval_shape(optimizer.init, weights["params"]))
+    opt_state = jax.jit(optimizer.init, out_shardings=of_optimizer)(placed["params"])
+    return {**placed, "opt_state": opt_state, "ema": put(weights, shardings) if ema else {}}
 
 
 def trained_variables(state: State) -> Variables:

@@ -11,7 +11,7 @@ import optax
 from clu.metrics import Average
 from jax.sharding import Mesh
 
-from must_jax.engine.mesh import replicated, split
+from must_jax.engine.mesh import replicated, split, state_shardings
 from must_jax.engine.state import State, Variables
 
 Batch = Mapping[str, Any]
@@ -21,6 +21,9 @@ Forward = Callable[[Variables, Batch, bool], tuple[Mapping[str, Any], Any]]
 Averages = dict[str, Average]  # "loss" and "task/term" -> (sum, weight), divided after merging
 TrainStep = Callable[[State, Batch, jax.Array], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
+
+
+STOP = "stop"  # of a batch: 1 in the rows of a process that was told to stop; of averages: whether any was
 
 
 class Task(Protocol):
@@ -43,41 +46,81 @@ def make_train_step(
     mesh: Mesh,
     *,
     ema_decay: float = 0.0,
+    accumulate: int = 1,
 ) -> TrainStep:
     """`step(state, batch, learning_rate) -> (state, averages)`; the state it is given is consumed.
 
     Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a
     label in the batch adds nothing. Compiled once for all initial parameters, seeds and learning rates.
+
+    An update whose loss or gradient is not finite changes nothing; the average "skipped" says so.
+
+    Args:
+      accumulate: parts that the batch is worked on in, one after the other, each with batch statistics of its own. The
+        terms are still means over the whole batch.
     """
 
-    def loss_fn(params: Any, stats: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Averages]]:
+    def parts_of(batch: Batch) -> Batch:
+        # Part i has every `accumulate`-th example from i on, so that each device works on its own part of each part.
+        return jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def sums(params: Any, stats: Any, batch: Batch) -> tuple[dict[str, Average], Any]:
         outputs, new_stats = forward({"params": params, "stats": stats}, batch, True)
-        loss, averages = jnp.float32(0), {}
-        for name, task in tasks.items():
-            for term, (total, count) in task.loss(outputs[name], batch["labels"][name]).items():
-                loss += weights[name] * total / jnp.where(count > 0, count, 1.0)
-                averages[f"{name}/{term}"] = Average(total=total, count=count)
-        averages["loss"] = Average(total=loss, count=jnp.float32(1))
-        return loss, (new_stats, averages)
+        terms = {name: task.loss(outputs[name], batch["labels"][name]) for name, task in tasks.items()}
+        named = {f"{name}/{term}": Average(*sum_) for name in terms for term, sum_ in terms[name].items()}
+        return named, new_stats
+
+    def loss_fn(params: Any, stats: Any, batch: Batch, counts: Averages) -> tuple[jax.Array, tuple[Any, Averages]]:
+        averages, new_stats = sums(params, stats, batch)
+        loss = jnp.float32(0)
+        for name, average in averages.items():
+            count = counts[name].count if counts else average.count
+            loss += weights[name.split("/")[0]] * average.total / jnp.where(count > 0, count, 1.0)
+        return loss, (new_stats, averages | {"loss": Average(loss, jnp.float32(1))})
+
+    def gradients(params: Any, stats: Any, batch: Batch) -> tuple[Any, Any, Averages]:
+        grad = jax.grad(loss_fn, has_aux=True)
+        if accumulate == 1:
+            grads, (new_stats, averages) = grad(params, stats, batch, {})
+            return grads, new_stats, averages
+        parts = parts_of(batch)
+        # How many labels each term has over all parts; what else this computes is thrown away by the compiler.
+        counts = jax.tree.map(lambda x: x.sum(0), jax.vmap(lambda part: sums(params, stats, part)[0])(parts))
+
+        def of_part(part: Batch) -> tuple[Any, Any, Averages]:
+            grads, (new_stats, averages) = grad(params, stats, part, counts)
+            return grads, jax.tree.map(lambda x: x / accumulate, new_stats), averages
+
+        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (grads, new_stats, averages), _ = jax.lax.scan(
+            lambda so_far, part: (jax.tree.map(jnp.add, so_far, of_part(part)), None), zeros, parts
+        )
+        return grads, new_stats, averages | {"loss": Average(averages["loss"].total, jnp.float32(1))}
 
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Averages]:
+        whole = jax.lax.with_sharding_constraint(state["params"], replicated(mesh))
+        grads, stats, averages = gradients(whole, state["stats"], batch)
         params = state["params"]
-        grads, (stats, averages) = jax.grad(loss_fn, has_aux=True)(params, state["stats"], batch)
+        grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+        new = {"params": jax.tree.map(lambda p, u: p - learning_rate * u, params, updates), "stats": stats}
         ema = {}
         if ema_decay:
-            new = {"params": params, "stats": stats}
             ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state["ema"], new)
-        return {"params": params, "stats": stats, "opt_state": opt_state, "ema": ema}, averages
+        new |= {"opt_state": opt_state, "ema": ema}
+        finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(averages["loss"].total)
+        new, averages = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (new, averages),
+            (state, jax.tree.map(jnp.zeros_like, averages)),
+        )
+        averages["skipped"] = Average(1 - finite.astype(jnp.float32), jnp.float32(1))
+        if STOP in batch:
+            averages[STOP] = Average(jnp.max(batch[STOP]), jnp.float32(1))
+        return jax.lax.with_sharding_constraint(new, state_shardings(mesh, new)), averages
 
-    everywhere = replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(everywhere, split(mesh), everywhere),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
-    )
+    return jax.jit(step, out_shardings=(None, replicated(mesh)), donate_argnums=0)
 
 
 def make_predict_step(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
+from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.files import write_json, write_text
 from must_jax.models.api import build_model
@@ -48,10 +50,15 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     mesh = inputs.mesh_of(config)
     starts = {name: _load(name, folder, config.model) for name, folder in config.inits.items()}
     downstream = [_open(name, values, config) for name, values in config.downstream.items()]
-    claim(workdir, config)
+    if distributed.is_first():
+        claim(workdir, config)
+    distributed.wait("claimed")
 
     began = time.monotonic()
     rows = _measure(config, starts, downstream, mesh, workdir)
+    if not distributed.is_first():
+        distributed.wait("written")
+        return
     scorecard.write(rows, workdir)
     result = {
         "seconds": time.monotonic() - began,
@@ -59,6 +66,7 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     }
     write_json(workdir / RESULT_FILE, result)
     say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}")
+    distributed.wait("written")
 
 
 def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
@@ -76,17 +84,20 @@ def choose(validation: Mapping[float, float]) -> float:
 
 
 class Runs:
-    """The trainings that are finished, on disk: name -> measured values, one line each."""
+    """The trainings that are finished, on disk: name -> measured values, one line each; every process has its file."""
 
-    def __init__(self, path: Path) -> None:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a kill can leave half a line at the end
-        write_text(path, "".join(whole))
-        self._path = path
+    def __init__(self, workdir: Path) -> None:
+        number = distributed.position()
+        self._path = workdir / (f"runs-{number}.jsonl" if number else RUNS_FILE)
         self._done: dict[str, Measured] = {}
-        for line in whole:
-            values = json.loads(line)
-            self._done[values.pop("run")] = values
+        for path in {self._path, *workdir.glob("runs*.jsonl")}:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]  # a kill can leave half a line at the end
+            if path == self._path:
+                write_text(path, "".join(whole))
+            for line in whole:
+                values = json.loads(line)
+                self._done[values.pop("run")] = values
 
     def __len__(self) -> int:
         return len(self._done)
@@ -105,20 +116,34 @@ class Runs:
 def _measure(
     config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
+    """All results; each process measures its share, and the first one then has all of them."""
     features = jax.jit(build_model(config.model, {}).features)
-    runs = Runs(workdir / RUNS_FILE)
-    each = [len(t.learning_rates) + len(t.seeds) - 1 for t in config.transfers]
-    total = sum(len(sets) * len(t.inits or starts) * count for t, count in zip(config.transfers, each, strict=True))
-    rows = []
-    with Progress(f"evaluating {workdir.name}", total, "runs") as progress:
-        for number, transfer in enumerate(config.transfers):
-            for downstream in sets:
+    cells = [
+        (number, transfer, downstream, init)
+        for number, transfer in enumerate(config.transfers)
+        for downstream in sets
+        for init in transfer.inits or starts
+    ]
+
+    def rows_of(cells: Sequence[tuple[int, TransferConfig, Downstream, str]]) -> list[Row]:
+        runs, rows = Runs(workdir), []
+        total = sum(len(transfer.learning_rates) + len(transfer.seeds) - 1 for _, transfer, _, _ in cells)
+        with Progress(f"evaluating {workdir.name}", total, "runs") as progress:
+            for _, of_set in itertools.groupby(cells, key=lambda cell: (cell[0], cell[2].name)):
+                group = list(of_set)
+                number, transfer, downstream, _ = group[0]
                 # Compiled, and its features computed, when the first run of it is missing.
                 program = functools.cache(functools.partial(Transfer, transfer, downstream, features, mesh))
                 data = "-".join(source.images.digest[:8] for source in downstream.sources.values())
-                for init in transfer.inits or starts:
+                for _, _, _, init in group:
                     name = f"{number}/{transfer.mode}/{downstream.name} {data}/{init}"
                     rows += _rows(name, init, transfer, downstream, starts[init], program, runs, progress)
+        return rows
+
+    rows = rows_of(cells[distributed.position() :: distributed.processes()])
+    if distributed.processes() > 1:
+        distributed.wait("measured")
+        rows = rows_of(cells) if distributed.is_first() else []
     return rows
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from must_jax import trained
@@ -18,6 +20,7 @@ from must_jax.data.image_sets import Column, open_images
 from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Batch, Source
 from must_jax.data.shards import COLUMNS
+from must_jax.engine import distributed
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
 from must_jax.labels import manifest, verify
@@ -87,9 +90,15 @@ def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
 
 
 def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
-    """The devices that a stage runs on; errors as of `make_mesh`."""
+    """The devices that a stage runs on; errors as of `make_mesh`.
+
+    A training takes those of all processes. Others divide their work among the processes, each on its own devices.
+    """
     setup_devices(config.devices)
-    return make_mesh(config.devices, _named(config).batch_sizes)
+    batch_sizes = _named(config).batch_sizes
+    if isinstance(config, TrainConfig):
+        return make_mesh(config.devices, batch_sizes, config.fsdp)
+    return make_mesh(config.devices // distributed.processes(), batch_sizes, devices=jax.local_devices())
 
 
 def run_digest(run: str) -> str | None:
@@ -219,12 +228,19 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
     return data
 
 
+def lengths(sources: Sequence[Source]) -> dict[str, int]:
+    """Image set -> number of its images."""
+    return {source.images.name: len(source.images) for source in sources}
+
+
 class Unreadable:
     """Images and labels that could not be read: named once, counted, too many of them end the run."""
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: Mapping[str, int]) -> None:
+        """`images`: image set -> its length."""
         self.found: dict[str, str] = {}  # what -> why
-        self._most = max(1, int(MAX_UNREADABLE * images))
+        self._images = images
+        self._most = max(1, int(MAX_UNREADABLE * sum(images.values())))
 
     def add(self, what: str, why: str) -> None:
         if what not in self.found:
@@ -242,12 +258,20 @@ class Unreadable:
                 raise UserError(f"{len(self.found)} images cannot be read, they are listed above; repair the data")
             yield batch
 
+    def shares(self) -> dict[str, float]:
+        """ "unreadable/image set" -> share of its images, over all processes; the sets without any are left out."""
+        for found in distributed.gather(self.found):
+            self.found |= found
+        counts = Counter(what.rpartition("[")[0] for what in self.found)
+        return {f"unreadable/{name}": count / self._images[name] for name, count in counts.items()}
+
 
 def _named(config: StageConfig) -> Named:
     match config:
         case TrainConfig():
             sources = [*config.train, *filter(None, [config.validation])]
-            return Named(config.tasks.items(), sources, [config.init] if config.init else [], [config.batch_size])
+            runs = [config.init] if config.init else []
+            return Named(config.tasks.items(), sources, runs, [config.batch_size // config.accumulate])
         case LabelConfig():  # fills its batches up
             return Named(config.tasks.items(), [SourceConfig(images=config.images)], config.teachers, [])
         case AuditConfig():

@@ -18,6 +18,7 @@ from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
 from must_jax.data.shards import COLUMNS
+from must_jax.engine import distributed
 from must_jax.errors import UserError, nearest
 from must_jax.files import check_space, write_json
 from must_jax.labels import manifest
@@ -57,6 +58,8 @@ def run(config: LabelConfig, workdir: Path) -> None:
 
     # What can be wrong is found out first.
     inputs.check(config)
+    if distributed.processes() > 1:
+        config = config.model_copy(update={"worker": f"{distributed.position()}/{distributed.processes()}"})
     models = _load_teachers(config)
     images = open_images(config.images, config.data_dir, config.take)
     _check_space(workdir, images, models.values(), config.shard_images)
@@ -68,6 +71,10 @@ def run(config: LabelConfig, workdir: Path) -> None:
     began = time.monotonic()
     labelled = label(images, teachers, config.batch_size)
     columns = [column for teacher in teachers for column in teacher.columns]
+    distributed.wait("labelled")
+    if not distributed.is_first():
+        distributed.wait("finished")
+        return
     if missing := max(len(column.writer.missing()) for column in columns):
         say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
         return
@@ -90,6 +97,7 @@ def run(config: LabelConfig, workdir: Path) -> None:
     _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
     write_json(workdir / RESULT_FILE, result)
     say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} not labelled; see {workdir / GALLERY}")
+    distributed.wait("finished")
 
 
 def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> list[Teacher]:

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from must_jax.config import TransferConfig
 from must_jax.data.pipeline import Source, eval_batches, train_batches
 from must_jax.engine.evaluate import evaluate
+from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import Variables, init_state, trained_variables
 from must_jax.engine.step import Batch, make_predict_step, make_train_step
 from must_jax.models.api import Features, Model, transfer
-from must_jax.stages.inputs import Unreadable, true_kinds
-from must_jax.stages.train import fit
+from must_jax.stages.inputs import Unreadable, lengths, true_kinds
 from must_jax.tasks.base import Task
 
 MEASURED = ("validation", "test")
@@ -75,7 +75,7 @@ class Transfer:
             forward, self._tasks, {task.name: weight}, self._optimizer, mesh, ema_decay=ema_decay
         )
         self._predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
-        self._unreadable = {split: Unreadable(len(source.images)) for split, source in downstream.sources.items()}
+        self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
 
     def start(self, trained: Variables | None) -> Start:
         """What to learn from, starting at backbone and pyramid of `trained`; None = random ones."""

@@ -18,6 +18,7 @@ from must_jax.files import lock, write_text
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
+PREEMPTED_FILE = "PREEMPTED"  # the run was told to stop, and saved itself: start it again
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 _STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
@@ -60,6 +61,7 @@ def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:
     _lock(workdir, worker)
     text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
     write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")
+    (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
 
 
 def _lock(workdir: Path, worker: str) -> None:

@@ -25,6 +25,10 @@ class TaskMetrics(Protocol):
 
     def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None: ...
 
+    def merge(self, other: Any) -> None:
+        """Adds what another accumulator of the same task has seen, in another process for instance."""
+        ...
+
     def result(self) -> dict[str, float]:
         """Metric name -> value; shares and scores are in percent (0..100)."""
         ...

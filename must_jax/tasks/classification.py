@@ -86,5 +86,8 @@ class ClassificationMetrics:
         correct = predictions["probs"].argmax(-1) == labels["probs"].argmax(-1)
         self._means.add("top1", 100.0 * correct, labels["present"])
 
+    def merge(self, other: ClassificationMetrics) -> None:
+        self._means.merge(other._means)
+
     def result(self) -> dict[str, float]:
         return self._means.result()

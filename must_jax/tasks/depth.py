@@ -104,6 +104,9 @@ class DepthMetrics:
         self._means.add("delta1", 100.0 * (np.maximum(ratio, 1 / ratio) < 1.25), mask)
         self._means.add("abs_rel", np.abs(ratio - 1), mask)
 
+    def merge(self, other: DepthMetrics) -> None:
+        self._means.merge(other._means)
+
     def result(self) -> dict[str, float]:
         return self._means.result()
 

@@ -158,6 +158,12 @@ class DetectionMetrics:
                 self._truth.append(box | {"id": len(self._truth) + 1, "iscrowd": 0})
             self._found += _coco_boxes({key: predictions[key][i] for key in _FIELDS}, image_id)
 
+    def merge(self, other: DetectionMetrics) -> None:
+        images, boxes = len(self._images), len(self._truth)
+        self._images += [{"id": image["id"] + images} for image in other._images]
+        self._truth += [box | {"id": box["id"] + boxes, "image_id": box["image_id"] + images} for box in other._truth]
+        self._found += [box | {"image_id": box["image_id"] + images} for box in other._found]
+
     def result(self) -> dict[str, float]:
         if not self._truth or not self._found:
             return {"ap50": 0.0, "ap": 0.0}

@@ -48,6 +48,9 @@ class Means:
         batch = metrics.Average(total=counted.sum(), count=np.float64(counted.size))
         self._averages[name] = self._averages[name].merge(batch)
 
+    def merge(self, other: Means) -> None:
+        self._averages = {name: mean.merge(other._averages[name]) for name, mean in self._averages.items()}
+
     def result(self) -> dict[str, float]:
         """0 where nothing was added."""
         return {name: float(mean.compute()) if mean.count else 0.0 for name, mean in self._averages.items()}

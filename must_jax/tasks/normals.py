@@ -77,6 +77,9 @@ class NormalsMetrics:
         self._means.add("within_11_25", 100.0 * (angle_deg < 11.25), mask)
         self._means.add("mean_angle_deg", angle_deg, mask)
 
+    def merge(self, other: NormalsMetrics) -> None:
+        self._means.merge(other._means)
+
     def result(self) -> dict[str, float]:
         return self._means.result()
 

@@ -118,6 +118,9 @@ class SegmentationMetrics:
                 pairs = ids[known].astype(np.int64) * classes + predicted[known]
                 self._confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
+    def merge(self, other: SegmentationMetrics) -> None:
+        self._confusion += other._confusion
+
     def result(self) -> dict[str, float]:
         truth, hits = self._confusion.sum(1), np.diag(self._confusion)
         union = truth + self._confusion.sum(0) - hits

@@ -9,15 +9,15 @@ from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
 from must_jax.errors import UserError
 
 
-def test_all_devices_or_the_first_few_on_one_automatic_axis():
+def test_all_devices_or_the_first_few_on_automatic_axes():
     assert make_mesh().size == 4
     mesh = make_mesh(2)
-    assert list(mesh.devices) == jax.devices()[:2]
-    assert (mesh.axis_names, mesh.axis_types) == (("data",), (AxisType.Auto,))
+    assert list(mesh.devices.flat) == jax.devices()[:2]
+    assert (mesh.axis_names, mesh.axis_types) == (("data", "fsdp"), (AxisType.Auto,) * 2)
 
 
 def test_more_devices_than_there_are():
-    with pytest.raises(UserError, match=r"config.devices is 9, but this machine has 4"):
+    with pytest.raises(UserError, match=r"config.devices is 9, but this run has 4"):
         make_mesh(9)
 
 

@@ -183,7 +183,7 @@ def test_starts_from_the_backbone_of_a_finished_run(finished, config, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"devices": 9}, "this machine has 4"),
+        ({"devices": 9}, "this run has 4"),
         ({"batch_size": 7}, "batch_size is 7, which 2 devices cannot share"),
         ({"init": "runs/nowhere"}, "there is no run runs/nowhere"),
         ({"train": [{"images": f"{SCENES}:train", "labels": ["runs/no-column"]}]}, "no label column runs/no-column"),
@@ -296,7 +296,7 @@ def test_unreadable_validation_images_end_the_run_by_their_own_number(config, tm
 
 
 def test_a_few_unreadable_images_are_named_many_end_the_run(capsys):
-    unreadable = inputs.Unreadable(200)
+    unreadable = inputs.Unreadable({"photos": 200})
     batches = unreadable.guard(iter([{}, {}, {}]))
     for name in ("a", "b", "a"):
         unreadable.add(name, "cut off")

@@ -13,13 +13,13 @@ import pytest
 from must_jax.config import OptimizerConfig
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.clock import Clock
+from must_jax.engine.fit import fit
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.optimizers import build_optimizer, learning_rates
+from must_jax.engine.skipped import Diverged
 from must_jax.engine.state import init_state
 from must_jax.engine.step import make_train_step
 from must_jax.engine.writer import METRICS_FILE, MetricWriter
-from must_jax.errors import UserError
-from must_jax.stages.train import fit
 
 STEPS, BATCH = 8, 8
 CONFIG = OptimizerConfig(learning_rate=0.05, warmup_steps=2, clip_norm=5.0, ema_decay=0.9)
@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_the_run(toy, mesh, step, fresh):
             batch["x"][:] = np.inf
             yield batch
 
-    with pytest.raises(UserError, match=r"loss is nan at step 2; lower config.optimizer.learning_rate"):
+    with pytest.raises(Diverged, match=r"6 of the last 100 .* of update 5; lower config.optimizer.learning_rate"):
         fit(step, fresh(), batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, log_every=2)
 
 

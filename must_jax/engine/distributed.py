@@ -1,0 +1,164 @@
+"""Processes that train one model together: how they find each other, wait for each other and agree.
+
+Every host of a pod runs the same command. Process 0 alone writes the files of a workdir; checkpoints are written by
+all. One process by itself needs none of this, and nothing here costs it anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax._src import distributed as _runtime  # the only way to its key-value store
+from jax._src import xla_bridge
+from jax.experimental import multihost_utils
+
+from must_jax import progress
+from must_jax.errors import UserError
+
+SHUTDOWN_WITHIN_S = 30
+READY_WITHIN_S = 600.0  # of the first process that is ready to begin
+_ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_Value = TypeVar("_Value")
+_rounds = 0  # of `together`; the same in every process
+
+
+def join() -> int:
+    """Joins the other processes of this run, if there are any; call it before jax is used. Returns their number.
+
+    Cloud TPU, GKE, SLURM and Open MPI are detected by jax. Elsewhere three environment variables say who is who:
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+      UserError: only some of the variables are set, or the processes do not find each other.
+    """
+    if not jax.distributed.is_initialized() and not xla_bridge.backends_are_initialized():
+        stated = {name: os.environ.get(name, "") for name in (_ADDRESS, _COUNT, _ID)}
+        if any(stated.values()) and not all(stated.values()):
+            missing = next(name for name, value in stated.items() if not value)
+            raise UserError(f"{missing} is not set; set all of {', '.join(stated)}, or none of them")
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `preemption`
+        try:
+            address, count, number = (value or None for value in stated.values())
+            jax.distributed.initialize(
+                address,
+                int(count) if count else None,
+                int(number) if number else None,
+                shutdown_timeout_seconds=SHUTDOWN_WITHIN_S,
+            )
+        except ValueError as error:
+            if stated[_ADDRESS]:
+                raise UserError(f"{', '.join(stated)} do not fit each other: {error}") from None
+            return 1  # no cluster that jax knows
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the processes of this run do not find each other ({reason}); start all of them") from None
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        if not is_first():
+            progress.mute()
+    return _runtime.global_state.num_processes
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return _runtime.global_state.process_id == 0
+
+
+def processes() -> int:
+    """How many work together; does not touch the devices."""
+    return _runtime.global_state.num_processes
+
+
+def position() -> int:
+    """Which of `processes` this is."""
+    return _runtime.global_state.process_id
+
+
+def wait(what: str) -> None:
+    """Returns when all processes are here."""
+    if processes() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def gather(value: _Value) -> list[_Value]:
+    """The value of every process, in their order; anything that can be pickled."""
+    if processes() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def any_says(flag: bool) -> bool:
+    """Whether any process says so; all get the same answer."""
+    return flag if processes() == 1 else bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+@contextlib.contextmanager
+def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iterator[None]:
+    """What every process prepares by itself, then all begin, or none does.
+
+    Args:
+      facts: what must be equal everywhere, by name; it may still be filled inside of the block.
+      within_s: how long the first process that is ready waits for the last one.
+
+    Raises:
+      UserError: a process failed, did not get here in time, or differs from process 0; it is named with its host.
+    """
+    global _rounds
+    _rounds += 1
+    failure = ""
+    try:
+        yield
+    except UserError as error:
+        failure = str(error)
+        raise
+    except BaseException as error:
+        failure = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if processes() > 1:
+            report = {"host": socket.gethostname(), "failure": failure, "facts": dict(facts)}
+            _client().key_value_set(f"must_jax/{_rounds}/{position()}", json.dumps(report))
+    if processes() > 1:
+        until = time.monotonic() + within_s
+        _compare([_report(process, within_s, until) for process in range(processes())])
+
+
+def _report(process: int, within_s: float, until: float) -> dict[str, Any]:
+    left_s = max(1.0, until - time.monotonic())
+    try:
+        return json.loads(_client().blocking_key_value_get(f"must_jax/{_rounds}/{process}", int(1000 * left_s)))
+    except RuntimeError:  # the deadline
+        raise UserError(
+            f"process {process} of {processes()} was not ready {within_s:.0f} s after process {position()}; look at "
+            "its log and its host, then start all again"
+        ) from None
+
+
+def _compare(reports: list[dict[str, Any]]) -> None:
+    for process, report in enumerate(reports):
+        if report["failure"]:
+            raise UserError(f"process {process} on {report['host']}: {report['failure']}")
+    for process, report in enumerate(reports[1:], start=1):
+        for name, value in reports[0]["facts"].items():
+            if report["facts"].get(name) != value:
+                raise UserError(
+                    f"process {process} on {report['host']} has {name} {report['facts'].get(name)}, but process 0 on "
+                    f"{reports[0]['host']} has {value}; bring all hosts to the same state"
+                )
+
+
+def _client() -> Any:
+    return _runtime.global_state.client

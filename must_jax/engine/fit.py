@@ -1,0 +1,130 @@
+"""The training loop. Teachers, the student, fine-tuning and heads on frozen features all go through `fit`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+
+import jax
+from jax.sharding import Mesh
+
+from must_jax import preemption
+from must_jax.config import OptimizerConfig
+from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.clock import Clock
+from must_jax.engine.mesh import put_batch, put_replicated
+from must_jax.engine.optimizers import learning_rates
+from must_jax.engine.skipped import Skipped
+from must_jax.engine.state import State
+from must_jax.engine.step import STOP, Averages, Batch, TrainStep
+from must_jax.engine.writer import MetricWriter
+from must_jax.errors import Preempted
+from must_jax.progress import Progress
+
+
+def fit(
+    step: TrainStep,
+    state: State,
+    batches: Iterator[Batch],
+    optimizer: OptimizerConfig,
+    steps: int,
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    start: int = 0,
+    clock: Clock | None = None,
+    skipped: Skipped | None = None,
+    progress: Progress | None = None,
+    writer: MetricWriter | None = None,
+    log_every: int = 0,
+    also: Callable[[], Mapping[str, float]] = dict,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_every: int = 0,
+) -> State:
+    """Updates number `start` to `steps` - 1: exactly `steps` in all, over however many restarts.
+
+    Args:
+      step: compiled once; runs with other initial parameters, data and learning rates may share it.
+      state: after `start` updates; it is consumed.
+      batches: the next one is that of update `start`.
+      clock: takes the time (and goes into the checkpoints).
+      skipped: hears of updates that were not finite.
+      log_every, checkpoint_every: every so many updates and after the last one; 0 = never.
+      also: what is logged besides.
+
+    Raises:
+      Diverged: too many updates were not finite.
+      Preempted: the run was told to stop, and has been saved; only with `checkpoints`.
+    """
+    clock, skipped = clock or Clock(), skipped or Skipped()
+    rates = learning_rates(optimizer, steps)
+    running: Averages | None = None  # of the update that the devices work on
+    window: list[Averages] = []  # of the updates since the last log
+    extra: dict[str, float] = {}
+    since = clock.state()
+    for k in range(start, steps):
+        # The devices still work on update k - 1 while the next batch is fetched. If they are through when it is here,
+        # they may have waited all that time: `waited` is an upper bound.
+        asked = time.perf_counter()
+        batch = put_batch(mesh, next(batches))
+        if running is not None and running["loss"].total.is_ready():
+            clock.waited += time.perf_counter() - asked
+
+        called = time.perf_counter()
+        rate = put_replicated(mesh, rates[k])
+        with jax.transfer_guard("disallow"):  # nothing goes back and forth unseen
+            state, averages = step(state, batch, rate)
+        if running is None:  # the first call compiles, which is no time of training
+            extra = {"compile_seconds": time.perf_counter() - called}
+            jax.block_until_ready(averages)
+            clock.start()
+        else:
+            jax.block_until_ready(running)  # at most one update waits behind the running one
+            clock.tick()
+            skipped.look(k - 1, running)
+        before, running = running, averages
+        if log_every:
+            window.append(averages)
+        if progress:
+            progress.advance()
+
+        done, last = k + 1, k + 1 == steps
+        if log_every and (done % log_every == 0 or last):
+            row = _means(window) | {
+                "learning_rate": float(rates[k]),
+                **clock.rates(batch_size, since),
+                **also(),
+                **extra,
+            }
+            window, since, extra = [], clock.state(), {}
+            if writer:
+                writer.write(done, row)
+            if progress:
+                loss = row.get("loss", math.nan)
+                progress.note(f"loss {loss:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
+        stop = checkpoints is not None and not last and _is_told_to_stop(before)
+        if checkpoints and (stop or last or (checkpoint_every and done % checkpoint_every == 0)):
+            checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
+        if stop:
+            raise Preempted(f"stopped after update {done} of {steps}")
+    if running is not None:
+        skipped.look(steps - 1, running)
+    return state
+
+
+def _means(window: list[Averages]) -> dict[str, float]:
+    """Sums over the window, then divided; a term without any label in it is left out. Of "skipped" the sum."""
+    merged = reduce(lambda a, b: {name: a[name].merge(b[name]) for name in a}, jax.device_get(window))
+    merged.pop(STOP, None)
+    skipped = float(merged.pop("skipped").total)
+    means = {name: float(average.total / average.count) for name, average in merged.items() if average.count > 0}
+    return means | {"skipped": skipped}
+
+
+def _is_told_to_stop(before: Averages | None) -> bool:
+    """Agreed by all processes, by what they said in the update `before` the one that runs."""
+    if jax.process_count() == 1:
+        return preemption.requested()
+    return before is not None and bool(jax.device_get(before[STOP].total))

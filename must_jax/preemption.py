@@ -1,0 +1,47 @@
+"""What happens when the machine is taken away: SIGTERM, as preempted TPUs, spot GPUs and schedulers send it.
+
+Everywhere but in training, work stops at once: what was written is whole, and the same command continues. Training puts
+the signal off (`deferred`), asks after each update, saves, and stops then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from must_jax.errors import Preempted
+
+_requested = False
+_deferred = 0
+
+
+def watch() -> None:
+    """From now on SIGTERM means preemption. Only for the main thread of a command; not for libraries."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_signal)
+
+
+def requested() -> bool:
+    """Whether this process has been told to stop."""
+    return _requested
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, a signal only makes `requested` true; whoever asks has to end the work, by `Preempted`."""
+    global _deferred
+    _deferred += 1
+    try:
+        yield
+    finally:
+        _deferred -= 1
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _requested
+    _requested = True
+    if not _deferred:
+        raise Preempted("stopped by SIGTERM")
