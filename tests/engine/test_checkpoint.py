@@ -6,19 +6,21 @@ import pytest
 
 from must_jax import files
 from must_jax.config import OptimizerConfig
+from must_jax.engine import mesh
 from must_jax.engine.checkpoint import Checkpoints, check_space, restore_variables
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import init_state
 from must_jax.errors import UserError
 
+ADAMW = OptimizerConfig(name="adamw", clip_norm=1.0)
 DATA = {"train.0.images": "abc", "train.0.length": 64}
 
 
 @pytest.fixture
 def state(toy):
-    def state(seed=0, *, ema=True, devices=4, config=OptimizerConfig(name="adamw", clip_norm=1.0)):  # noqa: B008
-        return init_state(toy.variables(seed), build_optimizer(config), make_mesh(devices), ema=ema)
+    def state(seed=0, *, ema=True, devices=4, fsdp=1, config=ADAMW):
+        return init_state(toy.variables(seed), build_optimizer(config), make_mesh(devices, fsdp=fsdp), ema=ema)
 
     return state
 
@@ -42,6 +44,19 @@ def test_comes_back_bit_for_bit_on_another_number_of_devices(saved, state, leave
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert restored["params"]["layer"]["kernel"].sharding == state(devices=2)["params"]["layer"]["kernel"].sharding
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 4)])
+def test_parts_come_back_in_any_other_layout(tmp_path, state, leaves, monkeypatch, devices, fsdp):
+    monkeypatch.setattr(mesh, "LEAST_SPLIT", 1)
+    saved = state(5, fsdp=2)
+    with Checkpoints(tmp_path / "c", DATA) as checkpoints:
+        checkpoints.save(1, saved, {})
+    with Checkpoints(tmp_path / "c", DATA) as checkpoints:
+        restored, _ = checkpoints.restore(1, like := state(devices=devices, fsdp=fsdp))
+    for name, value in leaves(saved).items():
+        np.testing.assert_array_equal(leaves(restored)[name], value, err_msg=name)
+    assert restored["params"]["layer"]["kernel"].sharding == like["params"]["layer"]["kernel"].sharding
 
 
 def test_the_last_two_are_kept(saved):

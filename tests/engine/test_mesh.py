@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
+from must_jax.engine.mesh import (
+    everywhere,
+    local_part,
+    local_rows,
+    make_mesh,
+    put,
+    put_batch,
+    put_replicated,
+    state_shardings,
+)
 from must_jax.errors import UserError
 
 
@@ -45,3 +54,35 @@ def test_a_copied_state_may_be_consumed():
     jax.jit(lambda x: x + 1, donate_argnums=0)(copy)
     assert copy.is_deleted()
     np.testing.assert_array_equal(original, np.ones(1000))
+
+
+def test_two_axes_share_a_batch():
+    mesh, x = make_mesh(4, fsdp=2), np.arange(8, dtype=np.float32)
+    assert mesh.shape == {"data": 2, "fsdp": 2}
+    batch = put_batch(mesh, x)
+    assert [shard.data.tolist() for shard in batch.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    np.testing.assert_array_equal(local_part({"x": batch})["x"], x)
+    np.testing.assert_array_equal(local_rows(mesh, 8), np.arange(8))
+
+
+def test_large_arrays_are_split_along_their_longest_axis_that_can_be():
+    mesh = make_mesh(4, fsdp=2)
+    shapes = {"conv": (3, 3, 64, 128), "odd": (65, 129), "wide": (129, 64), "small": (64,), "count": ()}
+    tree = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    placed = put(tree, state_shardings(mesh, tree))
+    assert {name: value.sharding.shard_shape(value.shape) for name, value in placed.items()} == {
+        "conv": (3, 3, 64, 64),
+        "odd": (65, 129),
+        "wide": (129, 32),
+        "small": (64,),
+        "count": (),
+    }
+    assert everywhere(mesh, placed)["conv"].sharding.is_fully_replicated
+    assert state_shardings(make_mesh(4), tree)["conv"].is_fully_replicated
+
+
+def test_shares_of_the_state_must_divide_the_devices():
+    assert make_mesh(0, [8], fsdp=2).shape == {"data": 2, "fsdp": 2}
+    assert make_mesh(0, [6], fsdp=2).shape == {"data": 1, "fsdp": 2}
+    with pytest.raises(UserError, match=r"config.fsdp is 3, which does not divide 4 devices"):
+        make_mesh(4, fsdp=3)

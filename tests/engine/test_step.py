@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import OptimizerConfig
+from must_jax.engine import mesh as mesh_module
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer
@@ -16,10 +17,11 @@ PLAIN = OptimizerConfig(momentum=0.0, weight_decay=0.0)
 
 @pytest.fixture
 def train(toy):
-    def train(batches, *, devices=1, rate=0.1, weight=1.0, ema_decay=0.0, config=PLAIN, seed=0):
-        mesh, optimizer = make_mesh(devices), build_optimizer(config)
+    def train(batches, *, devices=1, fsdp=1, accumulate=1, rate=0.1, weight=1.0, ema_decay=0.0, config=PLAIN, seed=0):
+        mesh, optimizer = make_mesh(devices, fsdp=fsdp), build_optimizer(config)
         state = init_state(toy.variables(seed), optimizer, mesh, ema=ema_decay > 0)
-        step = make_train_step(toy.forward, toy.tasks, {"toy": weight}, optimizer, mesh, ema_decay=ema_decay)
+        options = {"ema_decay": ema_decay, "accumulate": accumulate}
+        step = make_train_step(toy.forward, toy.tasks, {"toy": weight}, optimizer, mesh, **options)
         history = []
         for batch in batches:
             state, averages = step(state, put_batch(mesh, batch), put_replicated(mesh, np.float32(rate)))
@@ -61,6 +63,54 @@ def test_four_devices_compute_what_one_does(toy, train, leaves):
     for name, value in leaves(one).items():
         np.testing.assert_allclose(leaves(four)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     assert [float(h["loss"].total) for h in history_4] == pytest.approx([float(h["loss"].total) for h in history_1])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_in_parts_learns_as_a_whole_one(toy, train, leaves, monkeypatch, name):
+    monkeypatch.setattr(mesh_module, "LEAST_SPLIT", 1)
+    batches, config = [toy.batch(k) for k in range(5)], OptimizerConfig(name=name, clip_norm=1.0)
+    whole, history_1 = train(batches, config=config, ema_decay=0.5)
+    parts, history_2 = train(batches, devices=4, fsdp=2, config=config, ema_decay=0.5)
+    for name, value in leaves(whole).items():
+        np.testing.assert_allclose(leaves(parts)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert [float(h["loss"].total) for h in history_2] == pytest.approx([float(h["loss"].total) for h in history_1])
+
+
+def test_a_state_in_parts_stays_in_parts(toy, leaves, monkeypatch):
+    monkeypatch.setattr(mesh_module, "LEAST_SPLIT", 1)
+    mesh, optimizer = make_mesh(4, fsdp=2), build_optimizer(OptimizerConfig(name="adamw"))
+    state = init_state(toy.variables(), optimizer, mesh, ema=True)
+    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh, ema_decay=0.9)
+    for k in range(2):
+        for name, part in leaves(jax.tree.map(lambda x: np.zeros(x.sharding.shard_shape(x.shape)), state)).items():
+            assert part.shape == {"kernel": (3, 1), "bias": (1,)}.get(name.split("'")[-2], part.shape), name
+        state, _ = step(state, put_batch(mesh, toy.batch(k)), put_replicated(mesh, np.float32(0.1)))
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(1, 2), (1, 8), (2, 4)])
+def test_a_batch_in_parts_teaches_what_the_whole_one_does(toy, train, leaves, devices, accumulate):
+    batches, config = [toy.batch(k) for k in range(3)], OptimizerConfig(clip_norm=1.0)
+    batches[1]["labels"]["toy"]["present"][:] = [1, 0, 0, 0, 0, 0, 0, 0]  # most parts have no label
+    whole, history_1 = train(batches, config=config, ema_decay=0.5)
+    parts, history_2 = train(batches, devices=devices, accumulate=accumulate, config=config, ema_decay=0.5)
+    for name, value in leaves(whole).items():
+        np.testing.assert_allclose(leaves(parts)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for one, other in zip(history_1, history_2, strict=True):
+        np.testing.assert_allclose(jax.tree.leaves(other), jax.tree.leaves(one), rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["x", "y"])
+def test_an_update_that_is_not_finite_changes_nothing(toy, train, leaves, where):
+    bad, config = toy.batch(1), OptimizerConfig(name="adamw", clip_norm=1.0)
+    (bad if where == "x" else bad["labels"]["toy"])[where][3, 0] = np.inf
+    bad["labels"]["toy"]["present"][3] = 1
+    without, _ = train([toy.batch(0), toy.batch(2)], devices=4, config=config, ema_decay=0.5)
+    skipped, history = train([toy.batch(0), bad, toy.batch(2)], devices=4, config=config, ema_decay=0.5)
+    for name, value in leaves(without).items():
+        np.testing.assert_array_equal(leaves(skipped)[name], value, err_msg=name)
+    assert [float(h["skipped"].total) for h in history] == [0, 1, 0]
+    assert all(np.isfinite(jax.tree.leaves(history[1])))
+    assert history[1]["loss"].count == history[1]["toy/squared"].count == 0
 
 
 def test_moving_average_of_parameters_and_statistics(toy, train):
