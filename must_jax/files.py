@@ -109,17 +109,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError if the disk cannot hold `needed` bytes of `what` in `folder`; those already in it count."""
-    written = 0
+def bytes_in(folder: Path) -> int:
+    """Of all the files in a folder and its folders; 0 if there is none."""
+    size = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process may be at work there
-            written += file.stat().st_size
+            size += file.stat().st_size
+    return size
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises UserError if the disk of `folder` cannot hold `needed` bytes more; `what` they are of, in words."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if needed - written > free:
+    if needed > free:
         raise UserError(
-            f"{what} need about {(needed - written) // _MIB} MiB, {existing} has {free // _MIB} MiB free; "
+            f"{what} need about {needed // _MIB} MiB, {existing} has {free // _MIB} MiB free; "
             "free some, or write to another disk"
         )
 

@@ -85,7 +85,7 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     raw = _open(config)
     plan.check_same(folder, config, raw.digest)
     _check_images(raw, config.images)
-    files.check_space(folder, raw.size_bytes, f"the images of {config.images}")
+    files.check_space(folder, raw.size_bytes - files.bytes_in(folder), f"the images of {config.images}")
     with _taken(folder):
         plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
         there = plan.read(folder)

@@ -113,7 +113,7 @@ def check_space(folder: Path, state: State) -> None:
       state: arrays, or their shapes and types alone.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    files.check_space(folder, (KEPT + 1) * size, f"the checkpoints of {folder.parent}")
+    files.check_space(folder, (KEPT + 1) * size - files.bytes_in(folder), f"the checkpoints of {folder.parent}")
 
 
 def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:

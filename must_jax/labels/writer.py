@@ -137,6 +137,16 @@ class ColumnWriter:
         return Encoded(encodings.serialize(self._kind, encodings.encode(self._kind, label)), summary)
 
 
+def still_to_write(folder: Path, description: Manifest) -> list[int]:
+    """The shards that a `ColumnWriter` of this description would find missing; errors as there. Writes nothing."""
+    if not (folder / manifest.FILE).exists():
+        return list(description.indices)
+    beside = manifest.records_beside(folder)
+    there = manifest.read(folder)
+    _check_same(folder, there, description)
+    return there.missing(folder, beside)
+
+
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
     """File name -> text of what makes the folder of a complete column a TFDS dataset."""
     features = tfds.features.FeaturesDict(encodings.features(column.label_kind))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from must_jax.labels import manifest
 from must_jax.labels.budget import most_bytes
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
-from must_jax.labels.writer import ColumnWriter
+from must_jax.labels.writer import ColumnWriter, still_to_write
 from must_jax.progress import say
 from must_jax.stages import budget, inputs
 from must_jax.stages.labelling import Column, Teacher, label, warm_up
@@ -59,7 +59,7 @@ def run(config: LabelConfig, workdir: Path) -> None:
     inputs.check(config)
     models = _load_teachers(config)
     images = open_images(config.images, config.data_dir, config.take)
-    _check_space(workdir, images, models.values(), config.shard_images)
+    _check_columns(workdir, models, images, config)
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
@@ -207,18 +207,32 @@ def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> T
     return dataclasses.replace(model, tasks=tasks)
 
 
-def _check_space(workdir: Path, images: ImageSet, models: Collection[Trained], shard_images: int) -> None:
+def _check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> None:
+    """Raises UserError if columns that are there were made otherwise, or the disk cannot hold what is missing of all."""
     needed = 0
-    for model in models:
+    for name, model in models.items():
         side = model.image_size // TRAIN_MAP_STRIDE
         for task in model.tasks.values():
-            needed += most_bytes(task.label, (side, side), len(images), shard_images)
+            column = _describe(name, model, task, images, config)
+            missing = still_to_write(_folder(workdir, name, task), column)
+            count = sum(len(column.shard_range(shard)) for shard in missing)
+            needed += most_bytes(task.label, (side, side), count, config.shard_images)
     check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
 
 
 def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Column:
+    writer = ColumnWriter(_folder(workdir, name, task), _describe(name, model, task, images, config))
+    number, workers = config.worker_of
+    return Column(task, writer, frozenset(shard for shard in writer.missing() if shard % workers == number))
+
+
+def _folder(workdir: Path, teacher: str, task: Task) -> Path:
+    return workdir / COLUMNS / f"{teacher}-{task.name}"
+
+
+def _describe(teacher: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Manifest:
     kind, size = task.label, model.image_size
-    description = Manifest.describe(
+    return Manifest.describe(
         kind,
         task=task.name,
         classes=task.classes,
@@ -228,14 +242,11 @@ def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageS
         preprocessing=f"fitted into {size}x{size} pixels, aspect kept, padding cut off from the labels",
         images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
         teacher=TeacherRecord(
-            name=name, digest=model.digest, image_size=size, metrics=_metrics_of(task, model), **model.settings
+            name=teacher, digest=model.digest, image_size=size, metrics=_metrics_of(task, model), **model.settings
         ),
         shard_images=config.shard_images,
         must_jax=must_jax.__version__,
     )
-    writer = ColumnWriter(workdir / COLUMNS / f"{name}-{task.name}", description)
-    number, workers = config.worker_of
-    return Column(task, writer, frozenset(shard for shard in writer.missing() if shard % workers == number))
 
 
 def _metrics_of(task: Task, model: Trained) -> dict[str, float]:

@@ -282,13 +282,17 @@ def test_a_lost_shard_of_a_finished_run_is_made_again(photos: Path, teachers: tu
 def test_what_is_written_needs_no_more_space(
     labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workdir = Path(shutil.copytree(labelled, tmp_path / "run"))
+    """But what other columns take is of no use to those of this run."""
+    workdir, config = Path(shutil.copytree(labelled, tmp_path / "run")), config_of(f"folder:{photos}", teachers)
     (workdir / "result.json").unlink()
-    (workdir / "columns/filler").write_bytes(bytes(10_000_000))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 0})())
     monkeypatch.setattr(label, "claim", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # so far it gets
-        label.run(config_of(f"folder:{photos}", teachers), workdir)
+        label.run(config, workdir)
+    (workdir / "columns/another-depth").mkdir()
+    (workdir / "columns/another-depth/labels").write_bytes(bytes(10_000_000))
+    (workdir / "columns/small-depth/labels-train.array_record-00001-of-00002").unlink()
+    refused(r"labels of 8 images .* need about \d MiB, .* has 0 MiB free", config, workdir)
 
 
 def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
@@ -305,10 +309,14 @@ def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
 
 
 def refused(match: str, config: LabelConfig, workdir: Path) -> None:
-    before = sorted(workdir.rglob("*"))
+    before = contents(workdir)
     with pytest.raises(UserError, match=match):
         label.run(config, workdir)
-    assert sorted(workdir.rglob("*")) == before  # before any work
+    assert contents(workdir) == before  # before any work
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def test_what_cannot_work_is_refused_before_any_work(
@@ -334,6 +342,17 @@ def test_a_workdir_of_another_config_is_refused(labelled: Path, photos: Path, te
     refused(
         r"config\.shard_images is 6 there and 7 here", config_of(f"folder:{photos}", teachers, shard_images=7), labelled
     )
+
+
+def test_columns_by_another_rule_are_refused_and_nothing_is_written(
+    labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Nor of the columns that come before them, and the folder's config stays that of its columns."""
+    workdir = Path(shutil.copytree(labelled, tmp_path / "run"))
+    shutil.rmtree(workdir / "columns/everything-classification")
+    rules = {"segmentation": {"confidence_threshold": 0.9}}
+    config = config_of(f"folder:{photos}", teachers, tasks=rules)
+    refused("everything-segmentation holds labels made with another 'rule'", config, workdir)
 
 
 def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
