@@ -111,9 +111,7 @@ def check_space(folder: Path, state: State) -> None:
     files.check_space(folder, (KEPT + 1) * size - files.bytes_in(folder), f"the checkpoints of {folder.parent}")
 
 
-def _check_same(
-    manager: ocp.CheckpointManager, step: int, folder: Path, data: Mapping[str, Any], like: State
-) -> None:
+def _check_same(manager: ocp.CheckpointManager, step: int, folder: Path, data: Mapping[str, Any], like: State) -> None:
     saved_data = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
     for name in sorted(saved_data.keys() | data.keys()):
         was, now = saved_data.get(name), data.get(name)

@@ -78,11 +78,16 @@ class ColumnWriter:
         self.manifest = manifest.read(folder)
         _check_same(folder, self.manifest, description)
 
-    def missing(self) -> list[int]:
-        """Shards still to be written, whoever does it."""
+    def written(self) -> dict[int, ShardRecord]:
+        """The shards that are there, whoever has written them."""
         beside = manifest.records_beside(self.folder)
         self.manifest = manifest.read(self.folder)
-        return self.manifest.missing(self.folder, beside)
+        return self.manifest.written(self.folder, beside)
+
+    def missing(self) -> list[int]:
+        """Shards still to be written, whoever does it."""
+        written = self.written()
+        return [index for index in self.manifest.indices if index not in written]
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Shard]:

@@ -75,15 +75,17 @@ def run(config: LabelConfig, workdir: Path) -> None:
         column.writer.finish()
     seconds = time.monotonic() - began
 
+    before = _columns_before(workdir)
     written = {column.writer.folder.name: column.writer.manifest for column in columns}
-    absent = {(image.name, image.reason): None for each in written.values() for image in each.absent()}
+    others = [manifest.read(workdir / COLUMNS / name) for name in before.keys() - written.keys()]
+    absent = {(image.name, image.reason): None for each in (*written.values(), *others) for image in each.absent()}
     bad = [*images.skipped, *absent]
     result = {
         "images": len(images),
         "seconds": seconds,
         "compile_seconds": compile_seconds,
         "images_per_second": labelled / seconds,
-        "columns": _columns_before(workdir) | {name: _told(column) for name, column in written.items()},
+        "columns": before | {name: _told(column) for name, column in written.items()},
         "bad": [{"name": name, "reason": reason} for name, reason in bad],
     }
     shown = [(column.task, LabelColumn(column.writer.folder)) for column in columns]
@@ -208,7 +210,7 @@ def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> T
 
 
 def _check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> None:
-    """Raises UserError if columns that are there were made otherwise, or the disk cannot hold what is missing of all."""
+    """Raises UserError if columns that are there were made otherwise, or the disk cannot hold what they lack."""
     needed = 0
     for name, model in models.items():
         side = model.image_size // TRAIN_MAP_STRIDE

@@ -269,6 +269,39 @@ def test_too_many_unreadable_images_end_the_run(
     assert not list((tmp_path / "columns").rglob("*array_record*"))
 
 
+def test_unlabelled_images_count_and_are_listed_over_all_runs(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, broken = open_images(f"folder:{photos}", ""), {0, 1}
+    read, names = images.record, [images.name_of(i) for i in range(8)]
+
+    def record(index: int) -> dict[str, object]:
+        if index == stop_at:
+            raise KeyboardInterrupt
+        return read(index) | ({"image": b"gone"} if index in broken else {})
+
+    monkeypatch.setattr(images, "record", record)
+    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(labelling, "MAX_BAD", 2)
+    config = config_of(images.name, teachers[1:], shard_images=1, batch_size=1)
+    stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        label.run(config, tmp_path)
+    stop_at, written = -1, len(list(tmp_path.rglob("*array_record-*-of-00008")))
+    assert 2 <= written < 7
+    broken.add(7)
+    with pytest.raises(UserError, match=r"3 images of folder:.* cannot be labelled, e\.g\. .*größe\.png: .*; repair"):
+        label.run(config, tmp_path)
+    broken.remove(7)
+    label.run(config, tmp_path)
+    broken.clear()
+    broken.add(3)  # of another teacher
+    label.run(config_of(images.name, teachers[:1], shard_images=1, batch_size=1), tmp_path)
+    bad = [each["name"] for each in json.loads((tmp_path / "result.json").read_text())["bad"]]
+    assert sorted(bad[3:]) == [names[0], names[1], names[3]]
+    assert all(Path(name).name in (tmp_path / "gallery.html").read_text() for name in bad)
+
+
 def test_a_lost_shard_of_a_finished_run_is_made_again(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
     config = config_of(f"folder:{photos}", teachers[1:], gallery_images=0)
     label.run(config, tmp_path)
