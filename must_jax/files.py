@@ -18,6 +18,7 @@ from typing import Any
 from must_jax.errors import UserError
 
 LOCK_FILE = ".lock"
+MODEL_FILE = "model.json"  # of a finished training; `trained` says what is in it, and loads jax
 _MIB = 2**20
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from command_line import CONFIGS
 from made_teacher import HEADLINES, make_teacher
 from photos import bad_files, good_files, write_files
 
@@ -23,7 +26,7 @@ from must_jax.data.prepare import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.stages import label, labelling
+from must_jax.stages import label, label_columns, labelling
 from must_jax.tasks.depth import Depth
 
 
@@ -132,15 +135,31 @@ def test_the_gallery_is_one_file_with_pictures(labelled: Path) -> None:
     assert all(name in text for name in ("x text.jpg", "y empty.png", "z cut off.jpg"))
 
 
-def test_a_finished_run_says_so_at_once(
-    labelled: Path, photos: Path, teachers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in labelled.rglob("*") if path.name != "config.json"}
-    began = time.monotonic()
-    label.run(config_of(f"folder:{photos}", teachers), labelled)
-    assert time.monotonic() - began < 2
-    assert "is finished" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+WATCHED = """
+import json, sys
+opened = []
+sys.addaudithook(lambda event, about: opened.append(str(about[0])) if event in ("open", "os.scandir") else None)
+from must_jax import main
+code = main.main(["must_jax.main", *sys.argv[1:]])
+print(json.dumps({"code": code, "opened": opened, "modules": list(sys.modules)}))
+"""
+
+
+def test_a_finished_run_says_so_at_once(labelled: Path, photos: Path, teachers: tuple[str, ...]) -> None:
+    """In a process of its own: without jax and networks, and without a look at an image or a shard."""
+    before = {path: path.stat().st_mtime_ns for path in labelled.rglob("*")}
+    values = {"images": f"folder:{photos}", "teachers": ",".join(teachers), "batch_size": 4, "shard_images": 6}
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    command = [sys.executable, "-c", WATCHED, f"--config={CONFIGS}/label.py", *overrides, f"--workdir={labelled}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == f"{labelled} is finished; nothing to do\n"
+    seen = json.loads(done.stdout)
+    assert seen["code"] == 0
+    assert not {"jax", "flax", "orbax", "matplotlib", "grain"} & set(seen["modules"])
+    assert str(labelled / "result.json") in seen["opened"]
+    assert not [path for path in seen["opened"] if str(photos) in path or "train.array_record-" in path]
+    assert {path: path.stat().st_mtime_ns for path in labelled.rglob("*")} == before
 
 
 def test_an_interrupted_run_goes_on_to_the_same_columns(
@@ -177,7 +196,7 @@ def test_an_image_that_breaks_while_labelling_is_absent_in_every_column(
     images = open_images(f"folder:{photos}", "")
     read = images.record
     monkeypatch.setattr(images, "record", lambda i: read(i) | {"image": b"gone"} if i == 2 else read(i))
-    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
     label.run(config_of(images.name, teachers, gallery_images=8), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert [Path(file["name"]).name for file in result["bad"][3:]] == ["c grey.jpg"]
@@ -262,7 +281,7 @@ def test_too_many_unreadable_images_end_the_run(
 ) -> None:
     images = open_images(f"folder:{photos}", "")
     monkeypatch.setattr(images, "record", lambda i: {"image": b"gone", "name": f"image {i}"})
-    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
     monkeypatch.setattr(labelling, "MAX_BAD", 3)
     with pytest.raises(UserError, match=r"4 images of folder:.* cannot be labelled, e\.g\. image 3: "):
         label.run(config_of(images.name, teachers[1:]), tmp_path)
@@ -281,7 +300,7 @@ def test_unlabelled_images_count_and_are_listed_over_all_runs(
         return read(index) | ({"image": b"gone"} if index in broken else {})
 
     monkeypatch.setattr(images, "record", record)
-    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
     monkeypatch.setattr(labelling, "MAX_BAD", 2)
     config = config_of(images.name, teachers[1:], shard_images=1, batch_size=1)
     stop_at = 7
@@ -319,7 +338,7 @@ def test_what_is_written_needs_no_more_space(
     workdir, config = Path(shutil.copytree(labelled, tmp_path / "run")), config_of(f"folder:{photos}", teachers)
     (workdir / "result.json").unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 0})())
-    monkeypatch.setattr(label, "claim", lambda *_: 1 / 0)
+    monkeypatch.setattr(label_columns, "claim", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # so far it gets
         label.run(config, workdir)
     (workdir / "columns/another-depth").mkdir()
