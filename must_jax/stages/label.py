@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from must_jax.cli import interrupted_later
 from must_jax.config import LabelConfig
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
@@ -29,16 +30,16 @@ def run(config: LabelConfig, workdir: Path) -> None:
         images, too little disk, a workdir of another config, columns by another rule or another training of a teacher.
     """
     if config.dry_run:
-        from must_jax.stages import budget
-
+        with interrupted_later():
+            from must_jax.stages import budget
         budget.show(budget.forecast(config, workdir), config.chips, config.batch_size)
         return
     check(workdir, config)
     if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
         return
-    from must_jax.stages import label_columns
-
+    with interrupted_later():
+        from must_jax.stages import label_columns
     label_columns.make(config, workdir)
 
 
