@@ -46,17 +46,17 @@ def run(config: LabelConfig, workdir: Path) -> None:
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
     """Whether the columns of all teachers are there and whole, made by the same parameters and rules as now.
 
-    A teacher that is gone counts as it was. Loads no network.
+    A teacher that is gone counts as it was.
 
     Raises:
       UserError: a teacher was trained anew since.
     """
     columns = finished_columns(workdir)
     for path in config.teachers:
-        name, file = Path(path).resolve().name, Path(path) / MODEL_FILE
+        teacher, file = Path(path).resolve().name, Path(path) / MODEL_FILE
         model = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         there = {
-            told["task"]: workdir / COLUMNS / folder for folder, told in columns.items() if told["teacher"] == name
+            about["task"]: workdir / COLUMNS / name for name, about in columns.items() if about["teacher"] == teacher
         }
         if not there or (model and not model["tasks"].keys() <= there.keys()):
             return False
@@ -68,7 +68,7 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
                 continue
             if column.teacher is None or column.teacher.digest != model["digest"]:
                 raise UserError(
-                    f"{workdir} was labelled by another {name} than the one now in {path}; "
+                    f"{workdir} was labelled by another {teacher} than the one now in {path}; "
                     f"choose another --workdir or delete {folder}"
                 )
             rule = {**model["tasks"][task], **config.tasks.get(task, {})}
@@ -82,4 +82,4 @@ def finished_columns(workdir: Path) -> dict[str, dict[str, Any]]:
     if not (workdir / RESULT_FILE).exists():
         return {}
     columns = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
-    return {name: told for name, told in columns.items() if (workdir / COLUMNS / name / manifest.FILE).is_file()}
+    return {name: about for name, about in columns.items() if (workdir / COLUMNS / name / manifest.FILE).is_file()}

@@ -29,7 +29,12 @@ from must_jax.trained import Trained
 
 
 def load(config: LabelConfig) -> dict[str, Trained]:
-    """By name, which is that of the run's folder and names its columns."""
+    """By name, which is that of the run's folder and names its columns; with the pseudo-label options of this run.
+
+    Raises:
+      UserError: a teacher that is missing, not finished, near chance or there twice, an option that is unknown or would
+        change what labels mean.
+    """
     mesh, models = inputs.mesh_of(config), {}
     for path in config.teachers:
         name = Path(path).resolve().name
@@ -58,11 +63,6 @@ def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
 
 
 def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> Trained:
-    """The teacher, with the pseudo-label options of this run.
-
-    Raises:
-      UserError: an option that would change what the teacher's outputs mean.
-    """
     tasks = {}
     for name, task in model.tasks.items():
         options = {**task.model_dump(exclude={"classes"}), **overrides.get(name, {})}
