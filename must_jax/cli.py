@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from must_jax.errors import UserError
 
@@ -37,6 +39,19 @@ def exit_code(command: Callable[[], None]) -> int:
             raise
         return _end(2, f"error: {error}; {advice}")
     return 0
+
+
+@contextlib.contextmanager
+def interrupted_later() -> Iterator[None]:
+    """Keeps Ctrl-C until the block has ended: modules in C++ that are interrupted while they are loaded abort."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _end(code: int, text: str) -> int:

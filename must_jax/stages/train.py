@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from must_jax import trained
 from must_jax.config import OptimizerConfig, TrainConfig
 from must_jax.data.pipeline import eval_batches, train_batches
-from must_jax.engine.checkpoint import Checkpoints, check_space
+from must_jax.engine.checkpoint import Checkpoints, check_same, check_space
 from must_jax.engine.clock import Clock
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.mesh import put_batch, put_replicated
@@ -146,10 +146,11 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     if start_from:
         variables = transfer(variables, start_from.variables)
     opt_state, ema = jax.eval_shape(optimizer.init, variables["params"]), variables if averaged else {}
-    check_space(workdir / trained.CHECKPOINTS, {**variables, "opt_state": opt_state, "ema": ema})
-    claim(workdir, config)
-
+    folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(sources)
+    check_space(folder, {**variables, "opt_state": opt_state, "ema": ema})
     state = init_state(variables, optimizer, mesh, ema=averaged)
+    check_same(folder, data, state)
+    claim(workdir, config)
 
     forward = trained.image_forward(model)
     step = make_train_step(forward, tasks, weights, optimizer, mesh, ema_decay=config.optimizer.ema_decay)
@@ -160,7 +161,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     kinds = {name: task.label for name, task in tasks.items()}
     unreadable = inputs.Unreadable(sum(len(source.images) for source in sources))
     start, clock = 0, Clock()
-    with Checkpoints(workdir / trained.CHECKPOINTS, inputs.fingerprint(sources)) as checkpoints:
+    with Checkpoints(folder, data) as checkpoints:
         if (latest := checkpoints.latest_step()) is not None:
             state, meta = checkpoints.restore(latest, state)
             start, clock = latest, Clock(**meta["clock"])
