@@ -42,8 +42,8 @@ def label_all(folder: Path, workdir: Path, count: int, trace: bool) -> dict[str,
     from must_jax.engine.mesh import make_mesh, setup_devices
     from must_jax.models.api import build_model
     from must_jax.stages.answers import blank
-    from must_jax.stages.label import begin_columns
     from must_jax.stages.labelling import label
+    from must_jax.stages.teachers import begin_columns
     from must_jax.tasks import TASKS, build_task
     from must_jax.trained import Trained
 

@@ -36,10 +36,11 @@ from must_jax.data import scenes
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.models.api import build_model
+from must_jax.progress import say
 from must_jax.stages.answers import read
 from must_jax.stages.budget import forward_per_second
-from must_jax.stages.label import begin_columns
 from must_jax.stages.labelling import label, warm_up
+from must_jax.stages.teachers import begin_columns
 from must_jax.tasks import TASKS, build_task
 from must_jax.trained import Trained
 
@@ -203,7 +204,7 @@ def main() -> None:
         silent = {name: instant(model, batch.inputs[model.image_size]) for name, model in models.items()}
 
         bare, whole, host, fed, reading, waiting = [], [], [], [], [], []
-        for _ in range(args.rounds):
+        for number in range(1, args.rounds + 1):
             bare.append(1 / forward_per_second(list(models.values()), batch_size, least_s=10.0))
             whole.append(label_all(images, models, batch_size)[0])
             fed_s, used_s = label_all(more, silent, batch_size)
@@ -212,6 +213,7 @@ def main() -> None:
             reading.append(read_all(more, list(models.values()), batch_size))
             rate = LOAD * fed[-1]
             waiting.append(1 / label_all(more, paced(silent, batch_size, rate), batch_size)[0] / rate)
+            say(f"round {number}: bare {1 / bare[-1]:.1f}, labelling {1 / whole[-1]:.1f} images/s")
         share = statistics.median(b / w for b, w in zip(bare, whole, strict=True))
         bare_s, whole_s, host_s, reading_s = map(statistics.median, (bare, whole, host, reading))
 

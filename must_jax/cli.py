@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from must_jax.errors import Preempted, UserError
 
@@ -39,6 +41,21 @@ def exit_code(command: Callable[[], None]) -> int:
             raise
         return _end(2, f"error: {error}; {advice}")
     return 0
+
+
+@contextlib.contextmanager
+def interrupted_later() -> Iterator[None]:
+    """Keeps Ctrl-C and SIGTERM until the block has ended: modules in C++ that are interrupted while loading abort."""
+    kept: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: kept.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    for number in kept[:1]:
+        signal.raise_signal(number)
 
 
 def _end(code: int, text: str) -> int:

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 from must_jax.errors import UserError
 
 LOCK_FILE = ".lock"
+MODEL_FILE = "model.json"  # of a finished training; `trained` says what is in it, and loads jax
 _MIB = 2**20
 
 
@@ -26,14 +28,11 @@ def committed(path: Path) -> Iterator[Path]:
 
     When the block raises, nothing is left. What a killed writer of the same `path` on this machine left is removed.
     """
-    temporary = _temporary(path)
-    try:
+    with _temporary(path) as temporary:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)  # the rename itself
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,24 +50,49 @@ def create_text(path: Path, text: str) -> None:
     """Writes the text in one step where there is no such file; of several processes that try, one succeeds."""
     if path.exists():
         return
-    temporary = _temporary(path)
-    try:
+    with _temporary(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         _sync(temporary)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
+        _rename_new(temporary, path)
         _sync(path.parent)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Gives a file its name, unless there is one of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # nor with locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not path.exists():
+                os.replace(temporary, path)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` that nobody else has, gone afterwards; so are those of dead processes of this machine."""
+    prefix = f"{path.name}.tmp-{_machine()}-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        process = leftover.name.removeprefix(prefix).partition("-")[0]
+        if process.isdigit() and not _alive(int(process)):
+            leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
-    """This process's own name beside `path`, and no leftovers of dead processes of this machine."""
-    host = socket.gethostname()
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.tmp-{glob.escape(host)}-*"):
-        if not _alive(int(leftover.name.rpartition("-")[2])):
-            leftover.unlink(missing_ok=True)
-    return path.with_name(f"{path.name}.tmp-{host}-{os.getpid()}")
+def _machine() -> str:
+    """Where a process is known by its number: the host and, on Linux, the container, as several can have one name."""
+    container = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{container.stat().st_ino}" if container.exists() else socket.gethostname()
 
 
 def _alive(process: int) -> bool:
@@ -77,8 +101,8 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:  # someone else's
-        return True
-    return process != os.getpid()
+        pass
+    return True
 
 
 def sha256(path: Path) -> str:
@@ -86,17 +110,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError if the disk cannot hold `needed` bytes of `what` in `folder`; those already in it count."""
-    written = 0
+def bytes_in(folder: Path) -> int:
+    """Of all the files in a folder and its folders; 0 if there is none."""
+    size = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process may be at work there
-            written += file.stat().st_size
+            size += file.stat().st_size
+    return size
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises UserError if the disk of `folder` cannot hold `needed` bytes more; `what` they are of, in words."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if needed - written > free:
+    if needed > free:
         raise UserError(
-            f"{what} need about {(needed - written) // _MIB} MiB, {existing} has {free // _MIB} MiB free; "
+            f"{what} need about {needed // _MIB} MiB, {existing} has {free // _MIB} MiB free; "
             "free some, or write to another disk"
         )
 

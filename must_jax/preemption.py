@@ -31,13 +31,19 @@ def requested() -> bool:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a signal only makes `requested` true; whoever asks has to end the work, by `Preempted`."""
+    """Inside, a signal only makes `requested` true, and whoever asks ends the work; at the latest, it ends here.
+
+    Raises:
+      Preempted: on leaving the block as it was meant to be left.
+    """
     global _deferred
     _deferred += 1
     try:
         yield
     finally:
         _deferred -= 1
+    if _requested and not _deferred:
+        raise Preempted("stopped by SIGTERM")
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -27,13 +27,12 @@ from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replic
 from must_jax.engine.state import Variables, count_parameters
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
 from must_jax.errors import UserError
-from must_jax.files import write_json
+from must_jax.files import MODEL_FILE, write_json
 from must_jax.labels.letterbox import cut_padding
 from must_jax.models.api import Model, build_model
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
-MODEL_FILE = "model.json"
 CHECKPOINTS = "checkpoints"
 SCHEMA_VERSION = 1
 

@@ -1,24 +1,85 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from must_jax.files import committed, lock, write_json
+from must_jax import files
+from must_jax.files import committed, create_text, lock, write_json
 
 
 def test_an_interrupted_file_is_replaced_whole(tmp_path: Path):
     path = tmp_path / "file"
     path.write_text("old")
-    (tmp_path / f"file.tmp-{socket.gethostname()}-{2**22 + 1}").write_text("of a killed process")
+    killed, elsewhere = f"{files._machine()}-{2**22 + 1}-0a", f"{socket.gethostname()}-0-{2**22 + 1}-0a"
+    for name in (killed, elsewhere):
+        (tmp_path / f"file.tmp-{name}").write_text("not finished")
     with pytest.raises(RuntimeError), committed(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"file": "old"}
+    assert {file.name for file in tmp_path.iterdir()} == {"file", f"file.tmp-{elsewhere}"}
+    assert path.read_text() == "old"
+
+
+def test_threads_write_one_file_side_by_side(tmp_path: Path):
+    """Nor do containers disturb each other whose processes have one number and whose hosts have one name."""
+    path = tmp_path / "file"
+    with committed(path) as first, committed(path) as second:
+        for temporary in (first, second):
+            temporary.write_text(temporary.name)
+    assert path.read_text() == first.name  # which ended last
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_those_that_create_a_file_succeeds(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On file systems without hard links too, where one is about to while the other waits."""
+    path, replaced, another = tmp_path / "file", [], threading.Event()
+    replace = os.replace
+
+    def slow(source: Path, target: Path) -> None:
+        replaced.append(source.read_text())
+        if len(replaced) == 1:
+            another.wait(0.2)
+        else:
+            another.set()
+        replace(source, target)
+
+    def no_link(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(target))
+
+    monkeypatch.setattr(os, "replace", slow)
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    texts = [f"text {i}" for i in range(4)]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(lambda text: create_text(path, text), texts))
+    assert path.read_text() in texts
+    assert replaced == ([] if links else [path.read_text()])
+    create_text(path, "late")
+    assert path.read_text() != "late"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_cannot_be_created_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "link", full)
+        patch.setattr(os, "replace", full)
+        create_text(tmp_path / "file", "text")
+    assert not list(tmp_path.iterdir())
+    create_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
 
 
 def test_json_is_complete_or_as_before(tmp_path: Path):

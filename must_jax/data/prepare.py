@@ -11,9 +11,8 @@ import functools
 import itertools
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from must_jax import files
 from must_jax.config import PrepareConfig
-from must_jax.cores import cores
+from must_jax.cores import ahead, cores
 from must_jax.data import folders, plan, shards
 from must_jax.data.image_sets import SOURCE, ImageSet, check_image, open_images
 from must_jax.data.plan import Plan, ShardRecord, Skipped
@@ -86,7 +85,7 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     raw = _open(config)
     plan.check_same(folder, config, raw.digest)
     _check_images(raw, config.images)
-    files.check_space(folder, raw.size_bytes, f"the images of {config.images}")
+    files.check_space(folder, raw.size_bytes - files.bytes_in(folder), f"the images of {config.images}")
     with _taken(folder):
         plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
         there = plan.read(folder)
@@ -124,7 +123,7 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
         Progress(f"preparing {there.name}", there.length, start=there.length - left) as progress,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        checked = _ahead(pool, check, items, 2 * cores())
+        checked = ahead(items, lambda item: pool.submit(check, item).result, 2 * cores() - 1)
         for index, group in itertools.groupby(checked, key=lambda image: image.shard):
             path, count, skipped = folder / there.shard_file(index), 0, []
             with shards.committed(path, "uncompressed") as write:  # images are already
@@ -157,22 +156,6 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
             f"{item.name} cannot be read now ({error.strerror}); see to the disk, then the same command continues"
         ) from None
     return _Checked(shard, item.name, record=serialize({"image": data, "name": item.name}))
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    check: Callable[[tuple[int, Item]], _Checked],
-    images: Iterable[tuple[int, Item]],
-    count: int,
-) -> Iterator[_Checked]:
-    """As `pool.map`, but with at most `count` images in memory."""
-    pending: deque[Future[_Checked]] = deque()
-    for image in images:
-        pending.append(pool.submit(check, image))
-        if len(pending) == count:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _finish(folder: Path, written: Plan, raw: RawImages) -> str:

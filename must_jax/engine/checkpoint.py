@@ -63,25 +63,20 @@ class Checkpoints:
         Raises:
           UserError: made on other data, or of another model; names what differs.
         """
-        told = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
-        told = self._manager.restore(step, args=told)
-        for name in sorted(told["data"].keys() | self._data.keys()):
-            was, now = told["data"].get(name), self._data.get(name)
-            if was != now:
-                raise UserError(
-                    f"{self._folder} was made with {name} = {was}, which is {now} now; "
-                    "bring the data back, or start in another workdir"
-                )
-        saved, wanted = _shapes(self._manager.item_metadata(step)["state"].tree), _shapes(like)
-        differing = sorted(name for name, _ in saved.items() ^ wanted.items())
-        if differing:
-            raise UserError(
-                f"{self._folder} holds another model or optimizer, start in another workdir; different: "
-                + ", ".join(dict.fromkeys(differing))
-            )
+        _check_same(self._manager, step, self._folder, self._data, like)
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         state = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
-        return state, told["meta"]
+        return state, meta
+
+
+def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
+    """As `restore` of the newest checkpoint, if there is one, but only its errors. Writes nothing."""
+    if folder.is_dir():
+        handlers = _handlers(ocp.StandardCheckpointHandler())
+        with ocp.CheckpointManager(folder.resolve(), item_handlers=handlers) as manager:
+            if (step := manager.latest_step()) is not None:
+                _check_same(manager, step, folder, data, like)
 
 
 def restore_variables(folder: Path) -> Variables:
@@ -113,7 +108,25 @@ def check_space(folder: Path, state: State) -> None:
       state: arrays, or their shapes and types alone.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    files.check_space(folder, (KEPT + 1) * size, f"the checkpoints of {folder.parent}")
+    files.check_space(folder, (KEPT + 1) * size - files.bytes_in(folder), f"the checkpoints of {folder.parent}")
+
+
+def _check_same(manager: ocp.CheckpointManager, step: int, folder: Path, data: Mapping[str, Any], like: State) -> None:
+    saved_data = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"]
+    for name in sorted(saved_data.keys() | data.keys()):
+        was, now = saved_data.get(name), data.get(name)
+        if was != now:
+            raise UserError(
+                f"{folder} was made with {name} = {was}, which is {now} now; "
+                "bring the data back, or start in another workdir"
+            )
+    saved, wanted = _shapes(manager.item_metadata(step)["state"].tree), _shapes(like)
+    differing = sorted(name for name, _ in saved.items() ^ wanted.items())
+    if differing:
+        raise UserError(
+            f"{folder} holds another model or optimizer, start in another workdir; different: "
+            + ", ".join(dict.fromkeys(differing))
+        )
 
 
 def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:

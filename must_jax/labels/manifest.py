@@ -185,11 +185,16 @@ class Manifest(_Record):
         """The images that have no label, and why."""
         return [image for shard in self.shards for image in shard.absent]
 
-    def missing(self, folder: Path, beside: Mapping[str, ShardRecord] | None = None) -> list[int]:
-        """Shards without a record, or whose file is gone or has another size; `beside` as of `records_beside`."""
+    def written(self, folder: Path, beside: Mapping[str, ShardRecord] | None = None) -> dict[int, ShardRecord]:
+        """Shards that have a record and whose file is there, of the size that it says; `beside` as `records_beside`."""
         records = {shard.file: shard for shard in self.shards} | dict(beside or records_beside(folder))
-        files_ = [(folder / self.shard_file(index), records.get(self.shard_file(index))) for index in self.indices]
-        return [i for i, (file, record) in enumerate(files_) if not record or _size(file) != record.bytes]
+        known = ((index, records.get(self.shard_file(index))) for index in self.indices)
+        return {index: record for index, record in known if record and _size(folder / record.file) == record.bytes}
+
+    def missing(self, folder: Path, beside: Mapping[str, ShardRecord] | None = None) -> list[int]:
+        """The shards that are not `written`."""
+        written = self.written(folder, beside)
+        return [index for index in self.indices if index not in written]
 
     def sealed(self) -> Manifest:
         """The manifest with its checksum."""

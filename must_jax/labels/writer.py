@@ -78,11 +78,16 @@ class ColumnWriter:
         self.manifest = manifest.read(folder)
         _check_same(folder, self.manifest, description)
 
-    def missing(self) -> list[int]:
-        """Shards still to be written, whoever does it."""
+    def written(self) -> dict[int, ShardRecord]:
+        """The shards that are there, whoever has written them."""
         beside = manifest.records_beside(self.folder)
         self.manifest = manifest.read(self.folder)
-        return self.manifest.missing(self.folder, beside)
+        return self.manifest.written(self.folder, beside)
+
+    def missing(self) -> list[int]:
+        """Shards still to be written, whoever does it."""
+        written = self.written()
+        return [index for index in self.manifest.indices if index not in written]
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Shard]:
@@ -135,6 +140,16 @@ class ColumnWriter:
         """What takes the time of adding a label; thread-safe."""
         summary = summarize(self._kind, by_rule(self._kind, label, self.manifest.min_confidence))
         return Encoded(encodings.serialize(self._kind, encodings.encode(self._kind, label)), summary)
+
+
+def still_to_write(folder: Path, description: Manifest) -> list[int]:
+    """The shards that a `ColumnWriter` of this description would find missing; errors as there. Writes nothing."""
+    if not (folder / manifest.FILE).exists():
+        return list(description.indices)
+    beside = manifest.records_beside(folder)
+    there = manifest.read(folder)
+    _check_same(folder, there, description)
+    return there.missing(folder, beside)
 
 
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from must_jax.cli import interrupted_later
+
 Stage = Callable[[Any, Path], None]
 
 
 def _stage(name: str) -> Stage:
     def run(config: Any, workdir: Path) -> None:
-        importlib.import_module(f"{__name__}.{name}").run(config, workdir)  # only what is asked for is loaded
+        with interrupted_later():
+            stage = importlib.import_module(f"{__name__}.{name}")  # only what is asked for is loaded
+        stage.run(config, workdir)
 
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import jax
@@ -134,18 +135,17 @@ def _begin(model: Trained, inputs: np.ndarray, count: int) -> Callable[[], Answe
 
 
 def _ask_one_by_one(model: Trained, inputs: np.ndarray, count: int) -> Answer:
-    predictions, errors = [], {}
+    predictions: dict[int, Predictions] = {}
+    errors = {}
     for row in range(count):
         alone = np.zeros_like(inputs)  # in its place among others, the row has the same answer
         alone[row] = inputs[row]
         try:
-            answer = jax.device_get(model.dispatch(alone))
-            predictions.append(jax.tree.map(lambda x: x[row], answer))  # noqa: B023
+            predictions[row] = jax.tree.map(itemgetter(row), jax.device_get(model.dispatch(alone)))
         except Exception as error:
             errors[row] = told(error)
-            predictions.append(None)
-    answered = [each for each in predictions if each is not None]
-    if not answered:
+    if not predictions:
         return Answer({}, errors)
-    filled = [answered[0] if each is None else each for each in predictions]
-    return Answer(jax.tree.map(lambda *rows: np.stack(rows), *filled), errors)
+    any_ = next(iter(predictions.values()))  # in the place of those that failed
+    rows = (predictions.get(row, any_) for row in range(count))
+    return Answer(jax.tree.map(lambda *values: np.stack(values), *rows), errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import tempfile
@@ -15,9 +16,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from must_jax.data.image_sets import ImageSet
+from must_jax.config import LabelConfig
+from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.budget import column_bytes, stored_records
+from must_jax.stages import inputs, teachers
 from must_jax.stages.answers import IN_FLIGHT, blank
 from must_jax.stages.labelling import Teacher, label, warm_up
 from must_jax.stages.labels import readable_bytes
@@ -67,6 +70,24 @@ class Forecast:
 
     def chip_hours(self, chips: int) -> float:
         return chips * self.seconds(chips) / 3600
+
+
+def forecast(config: LabelConfig, workdir: Path) -> Forecast:
+    """What labelling into the workdir would cost. What is in it does not matter, and stays as it is.
+
+    Raises:
+      UserError: as of `label.run`, but for the workdir and the disk.
+    """
+    inputs.check(config)
+    models, alone = teachers.load(config), config.model_copy(update={"worker": "0/1"})
+    began = time.monotonic()
+    images = open_images(config.images, config.data_dir, config.take)
+    opening_seconds = time.monotonic() - began
+    beside = next(path for path in workdir.resolve().parents if path.is_dir())  # on the same disk
+    measured = measure(
+        images, lambda folder, sample: teachers.begin_columns(folder, models, sample, alone), config.batch_size, beside
+    )
+    return dataclasses.replace(measured, opening_seconds=opening_seconds)
 
 
 def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Forecast:

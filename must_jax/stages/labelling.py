@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,6 +63,36 @@ class Chunk(NamedTuple):
     positions: range
 
 
+class Failure(NamedTuple):
+    """An image without a label in some column, and why."""
+
+    name: str
+    reason: str
+
+
+class Failures:
+    """Counts the images that cannot be labelled, with those of the shards that are written; too many end the run.
+
+    Of several workers, each answers for its own shards and those that the others have written when it begins.
+    """
+
+    def __init__(self, images: str, columns: Sequence[Column], to_write: Collection[int]) -> None:
+        written = [column.writer.written() for column in columns]
+        shard_range, covered = columns[0].writer.manifest.shard_range, {*to_write}.union(*written)
+        self._before = {(i, image.name) for shards in written for i, shard in shards.items() for image in shard.absent}
+        self._images, self._count = images, len(self._before)
+        self._most = max(MAX_BAD, MAX_BAD_SHARE * sum(len(shard_range(shard)) for shard in covered))
+
+    def add(self, shard: int, failed: Sequence[Failure]) -> None:
+        """Raises UserError when there are too many."""
+        self._count += sum((shard, failure.name) not in self._before for failure in failed)
+        if failed and self._count > self._most:
+            raise UserError(
+                f"{self._count} images of {self._images} cannot be labelled, e.g. {': '.join(failed[-1])}; "
+                "repair that, then the same command continues with the shards that are not written"
+            )
+
+
 Entry = Encoded | Unlabelled | None  # what a column takes of an image; None: it has its shard already
 Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # of a chunk; by image, then by column
 
@@ -82,7 +112,7 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
     An image that cannot be read, or that a teacher fails on, has no label in the columns concerned.
 
     Raises:
-      UserError: too many such images.
+      UserError: too many such images, with those of the shards that were there; a shard of which none can be labelled.
     """
     columns = [column for teacher in teachers for column in teacher.columns]
     manifest = columns[0].writer.manifest  # all columns are cut into the same shards
@@ -92,8 +122,7 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
         for shard, positions in ranges.items()
         for start in range(0, len(positions), batch_size)
     ]
-    total = sum(map(len, ranges.values()))
-    failed: list[str] = []
+    total, failures = sum(map(len, ranges.values())), Failures(images.name, columns, ranges)
     with (
         Progress(f"labelling {images.name}", total) as progress,
         ThreadPoolExecutor(cores()) as pool,
@@ -109,16 +138,15 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
         for shard, group in itertools.groupby(zip(chunks, entries, strict=True), key=lambda each: each[0].shard):
             with contextlib.ExitStack() as stack:
                 shards = [stack.enter_context(c.writer.shard(shard)) if shard in c.missing else None for c in columns]
-                before = len(failed)
+                bad: list[Failure] = []
                 for _, (examples, rows) in group:
-                    failed += _write(shards, examples, rows)
-                    if len(failed) > max(MAX_BAD, MAX_BAD_SHARE * total):
-                        raise UserError(f"{len(failed)} images of {images.name} cannot be labelled, e.g. {failed[-1]}")
+                    bad += (failed := _write(shards, examples, rows))
+                    failures.add(shard, failed)
                     progress.advance(len(examples))
-                if len(failed) - before == len(ranges[shard]) > 1:  # that is no matter of images; nothing is committed
+                if len(bad) == len(ranges[shard]) > 1:  # that is no matter of images; nothing is committed
                     raise UserError(
-                        f"none of {len(ranges[shard])} images of {images.name} in a row can be labelled, "
-                        f"e.g. {failed[-1]}; repair that, then the same command continues"
+                        f"none of {len(bad)} images of {images.name} in a row can be labelled, "
+                        f"e.g. {': '.join(bad[-1])}; repair that, then the same command continues"
                     )
     return total
 
@@ -168,8 +196,10 @@ def _label(image_size: int, task: Task, answer: Answer, row: int, example: Examp
     return cut_padding(task.label, task.pseudo_label(prediction), example.content_hw[image_size], image_size)
 
 
-def _write(shards: Sequence[Shard | None], examples: Sequence[Example], rows: Sequence[Sequence[Entry]]) -> list[str]:
-    """Adds a chunk to the shards of all columns. Returns the images that have no label in some column, and why."""
+def _write(
+    shards: Sequence[Shard | None], examples: Sequence[Example], rows: Sequence[Sequence[Entry]]
+) -> list[Failure]:
+    """Adds a chunk to the shards of all columns."""
     failed = {}
     for index, (example, row) in enumerate(zip(examples, rows, strict=True)):
         for shard, entry in zip(shards, row, strict=True):
@@ -178,5 +208,5 @@ def _write(shards: Sequence[Shard | None], examples: Sequence[Example], rows: Se
                     shard.add_encoded(example.name, entry)
                 case Shard(), Unlabelled(reason):
                     shard.skip(example.name, reason)
-                    failed[index] = f"{example.name}: {reason}"
+                    failed[index] = Failure(example.name, reason)
     return list(failed.values())

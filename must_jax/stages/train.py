@@ -17,7 +17,7 @@ from must_jax import preemption, trained
 from must_jax.config import TrainConfig
 from must_jax.data.pipeline import Source, eval_batches, examples_of, train_batches
 from must_jax.engine import distributed
-from must_jax.engine.checkpoint import Checkpoints, check_space
+from must_jax.engine.checkpoint import Checkpoints, check_same, check_space
 from must_jax.engine.clock import Clock
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
@@ -111,14 +111,14 @@ def _train(config: TrainConfig, workdir: Path) -> None:
         training = prepare(config, mesh)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
     variables, averaged = training.variables, config.optimizer.ema_decay > 0
+    state = init_state(variables, training.optimizer, mesh, ema=averaged)
+    folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)
+    check_same(folder, data, state)
     if distributed.is_first():
-        opt_state = jax.eval_shape(training.optimizer.init, variables["params"])
-        state_like = {**variables, "opt_state": opt_state, "ema": variables if averaged else {}}
-        check_space(workdir / trained.CHECKPOINTS, state_like)
+        check_space(folder, state)
         claim(workdir, config)
     self_test.check_shared(workdir)
 
-    state = init_state(variables, training.optimizer, mesh, ema=averaged)
     forward = trained.image_forward(training.model)
     step = make_train_step(
         forward,
@@ -133,10 +133,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(training.weights)}")
 
     unreadable = inputs.Unreadable(inputs.lengths(training.sources))
-    with (
-        preemption.deferred(),
-        Checkpoints(workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)) as checkpoints,
-    ):
+    with preemption.deferred(), Checkpoints(folder, data) as checkpoints:
         # The updates that are still to do.
         start, clock = 0, Clock()
         if (latest := checkpoints.latest_step()) is not None:

@@ -16,7 +16,7 @@ from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.stages import budget, label
-from must_jax.stages.label import begin_columns
+from must_jax.stages.teachers import begin_columns
 
 IMAGES = 300
 

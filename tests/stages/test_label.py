@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from command_line import CONFIGS
 from made_teacher import HEADLINES, make_teacher
 from photos import bad_files, good_files, write_files
 
@@ -23,7 +26,7 @@ from must_jax.data.prepare import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.stages import label, labelling
+from must_jax.stages import label, label_columns, labelling
 from must_jax.tasks.depth import Depth
 
 
@@ -132,15 +135,31 @@ def test_the_gallery_is_one_file_with_pictures(labelled: Path) -> None:
     assert all(name in text for name in ("x text.jpg", "y empty.png", "z cut off.jpg"))
 
 
-def test_a_finished_run_says_so_at_once(
-    labelled: Path, photos: Path, teachers: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in labelled.rglob("*") if path.name != "config.json"}
-    began = time.monotonic()
-    label.run(config_of(f"folder:{photos}", teachers), labelled)
-    assert time.monotonic() - began < 2
-    assert "is finished" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in before}
+WATCHED = """
+import json, sys
+opened = []
+sys.addaudithook(lambda event, about: opened.append(str(about[0])) if event in ("open", "os.scandir") else None)
+from must_jax import main
+code = main.main(["must_jax.main", *sys.argv[1:]])
+print(json.dumps({"code": code, "opened": opened, "modules": list(sys.modules)}))
+"""
+
+
+def test_a_finished_run_says_so_at_once(labelled: Path, photos: Path, teachers: tuple[str, ...]) -> None:
+    """In a process of its own: without jax and networks, and without a look at an image or a shard."""
+    before = {path: path.stat().st_mtime_ns for path in labelled.rglob("*")}
+    values = {"images": f"folder:{photos}", "teachers": ",".join(teachers), "batch_size": 4, "shard_images": 6}
+    overrides = [f"--config.{key}={value}" for key, value in values.items()]
+    command = [sys.executable, "-c", WATCHED, f"--config={CONFIGS}/label.py", *overrides, f"--workdir={labelled}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == f"{labelled} is finished; nothing to do\n"
+    seen = json.loads(done.stdout)
+    assert seen["code"] == 0
+    assert not {"jax", "flax", "orbax", "matplotlib", "grain"} & set(seen["modules"])
+    assert str(labelled / "result.json") in seen["opened"]
+    assert not [path for path in seen["opened"] if str(photos) in path or "train.array_record-" in path]
+    assert {path: path.stat().st_mtime_ns for path in labelled.rglob("*")} == before
 
 
 def test_an_interrupted_run_goes_on_to_the_same_columns(
@@ -177,7 +196,7 @@ def test_an_image_that_breaks_while_labelling_is_absent_in_every_column(
     images = open_images(f"folder:{photos}", "")
     read = images.record
     monkeypatch.setattr(images, "record", lambda i: read(i) | {"image": b"gone"} if i == 2 else read(i))
-    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
     label.run(config_of(images.name, teachers, gallery_images=8), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert [Path(file["name"]).name for file in result["bad"][3:]] == ["c grey.jpg"]
@@ -262,11 +281,44 @@ def test_too_many_unreadable_images_end_the_run(
 ) -> None:
     images = open_images(f"folder:{photos}", "")
     monkeypatch.setattr(images, "record", lambda i: {"image": b"gone", "name": f"image {i}"})
-    monkeypatch.setattr(label, "open_images", lambda *_: images)
+    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
     monkeypatch.setattr(labelling, "MAX_BAD", 3)
     with pytest.raises(UserError, match=r"4 images of folder:.* cannot be labelled, e\.g\. image 3: "):
         label.run(config_of(images.name, teachers[1:]), tmp_path)
     assert not list((tmp_path / "columns").rglob("*array_record*"))
+
+
+def test_unlabelled_images_count_and_are_listed_over_all_runs(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, broken = open_images(f"folder:{photos}", ""), {0, 1}
+    read, names = images.record, [images.name_of(i) for i in range(8)]
+
+    def record(index: int) -> dict[str, object]:
+        if index == stop_at:
+            raise KeyboardInterrupt
+        return read(index) | ({"image": b"gone"} if index in broken else {})
+
+    monkeypatch.setattr(images, "record", record)
+    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
+    monkeypatch.setattr(labelling, "MAX_BAD", 2)
+    config = config_of(images.name, teachers[1:], shard_images=1, batch_size=1)
+    stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        label.run(config, tmp_path)
+    stop_at, written = -1, len(list(tmp_path.rglob("*array_record-*-of-00008")))
+    assert 2 <= written < 7
+    broken.add(7)
+    with pytest.raises(UserError, match=r"3 images of folder:.* cannot be labelled, e\.g\. .*größe\.png: .*; repair"):
+        label.run(config, tmp_path)
+    broken.remove(7)
+    label.run(config, tmp_path)
+    broken.clear()
+    broken.add(3)  # of another teacher
+    label.run(config_of(images.name, teachers[:1], shard_images=1, batch_size=1), tmp_path)
+    bad = [each["name"] for each in json.loads((tmp_path / "result.json").read_text())["bad"]]
+    assert sorted(bad[3:]) == [names[0], names[1], names[3]]
+    assert all(Path(name).name in (tmp_path / "gallery.html").read_text() for name in bad)
 
 
 def test_a_lost_shard_of_a_finished_run_is_made_again(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
@@ -282,13 +334,17 @@ def test_a_lost_shard_of_a_finished_run_is_made_again(photos: Path, teachers: tu
 def test_what_is_written_needs_no_more_space(
     labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workdir = Path(shutil.copytree(labelled, tmp_path / "run"))
+    """But what other columns take is of no use to those of this run."""
+    workdir, config = Path(shutil.copytree(labelled, tmp_path / "run")), config_of(f"folder:{photos}", teachers)
     (workdir / "result.json").unlink()
-    (workdir / "columns/filler").write_bytes(bytes(10_000_000))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 0})())
-    monkeypatch.setattr(label, "claim", lambda *_: 1 / 0)
+    monkeypatch.setattr(label_columns, "claim", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # so far it gets
-        label.run(config_of(f"folder:{photos}", teachers), workdir)
+        label.run(config, workdir)
+    (workdir / "columns/another-depth").mkdir()
+    (workdir / "columns/another-depth/labels").write_bytes(bytes(10_000_000))
+    (workdir / "columns/small-depth/labels-train.array_record-00001-of-00002").unlink()
+    refused(r"labels of 8 images .* need about \d MiB, .* has 0 MiB free", config, workdir)
 
 
 def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
@@ -305,10 +361,14 @@ def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
 
 
 def refused(match: str, config: LabelConfig, workdir: Path) -> None:
-    before = sorted(workdir.rglob("*"))
+    before = contents(workdir)
     with pytest.raises(UserError, match=match):
         label.run(config, workdir)
-    assert sorted(workdir.rglob("*")) == before  # before any work
+    assert contents(workdir) == before  # before any work
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def test_what_cannot_work_is_refused_before_any_work(
@@ -334,6 +394,17 @@ def test_a_workdir_of_another_config_is_refused(labelled: Path, photos: Path, te
     refused(
         r"config\.shard_images is 6 there and 7 here", config_of(f"folder:{photos}", teachers, shard_images=7), labelled
     )
+
+
+def test_columns_by_another_rule_are_refused_and_nothing_is_written(
+    labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Nor of the columns that come before them, and the folder's config stays that of its columns."""
+    workdir = Path(shutil.copytree(labelled, tmp_path / "run"))
+    shutil.rmtree(workdir / "columns/everything-classification")
+    rules = {"segmentation": {"confidence_threshold": 0.9}}
+    config = config_of(f"folder:{photos}", teachers, tasks=rules)
+    refused("everything-segmentation holds labels made with another 'rule'", config, workdir)
 
 
 def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:

@@ -101,6 +101,19 @@ def test_killed_at_random_moments_the_columns_end_up_the_same(
     assert columns(tmp_path) == columns(undisturbed)
 
 
+def test_stopped_by_its_user_it_says_so_and_goes_on(command: list[str], undisturbed: Path, tmp_path: Path) -> None:
+    process = start(command, tmp_path)
+    wait_until(lambda: shards(tmp_path) > 6, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == "stopped; the same command continues" and "Traceback" not in output
+    assert shards(tmp_path) < 6 * IMAGES
+    assert not [name for name in columns(tmp_path) if "tmp" in name]
+    finish(start(command, tmp_path))
+    assert columns(tmp_path) == columns(undisturbed)
+
+
 def test_two_workers_that_do_not_talk_make_what_one_makes(
     command: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:

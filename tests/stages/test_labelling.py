@@ -17,7 +17,7 @@ from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh
 from must_jax.stages import answers, labelling
-from must_jax.stages.label import begin_columns
+from must_jax.stages.teachers import begin_columns
 
 SIZES = [(64, 64), (40, 90), (90, 40), (3, 200), (200, 3), (7, 7), (128, 127), (300, 200), (64, 65), (1, 1)]
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also of programs that come from the cache on disk

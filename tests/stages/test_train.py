@@ -137,11 +137,14 @@ def test_other_devices_train_alike(finished, config, tmp_path):
 
 
 def test_other_data_under_a_checkpoint_is_refused(finished, config, monkeypatch):
+    """Also with a change to the config that may be made: that is not written either."""
     (finished / "model.json").rename(finished / "kept")
     try:
         monkeypatch.setattr(train.inputs, "fingerprint", lambda sources: {"train.0.images": "other"})
+        before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
         with pytest.raises(UserError, match=r"was made with train.0.images = \w+, which is other now"):
-            run(config(), finished)
+            run(config(log_every=3), finished)
+        assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
     finally:
         (finished / "kept").rename(finished / "model.json")
 

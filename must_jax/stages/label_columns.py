@@ -1,0 +1,122 @@
+"""The columns of a label run, from the first check to the gallery."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from must_jax.config import LabelConfig
+from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.shards import COLUMNS
+from must_jax.engine import distributed
+from must_jax.files import write_json
+from must_jax.labels import manifest
+from must_jax.labels.columns import LabelColumn
+from must_jax.labels.manifest import Manifest
+from must_jax.progress import say
+from must_jax.stages import inputs, teachers
+from must_jax.stages.label import finished_columns
+from must_jax.stages.labelling import label, warm_up
+from must_jax.stages.workdir import RESULT_FILE, claim
+from must_jax.tasks.base import Task
+
+GALLERY = "gallery.html"
+
+
+def make(config: LabelConfig, workdir: Path) -> None:
+    """Makes the columns that are missing, or parts of them, then `gallery.html` and `result.json`; as `label.run`."""
+    # What can be wrong is found out first.
+    inputs.check(config)
+    if distributed.processes() > 1:
+        config = config.model_copy(update={"worker": f"{distributed.position()}/{distributed.processes()}"})
+    models = teachers.load(config)
+    images = open_images(config.images, config.data_dir, config.take)
+    teachers.check_columns(workdir, models, images, config)
+    shared = config.worker_of[1] > 1
+    claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
+
+    begun = teachers.begin_columns(workdir, models, images, config)
+    compile_seconds = warm_up(begun, config.batch_size)
+    began = time.monotonic()
+    labelled = label(images, begun, config.batch_size)
+    columns = [column for teacher in begun for column in teacher.columns]
+    distributed.wait("labelled")
+    if not distributed.is_first():
+        distributed.wait("finished")
+        return
+    if missing := max(len(column.writer.missing()) for column in columns):
+        say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
+        return
+    for column in columns:
+        column.writer.finish()
+    seconds = time.monotonic() - began
+
+    before = finished_columns(workdir)
+    written = {column.writer.folder.name: column.writer.manifest for column in columns}
+    others = [manifest.read(workdir / COLUMNS / name) for name in before.keys() - written.keys()]
+    absent = {(image.name, image.reason): None for each in (*written.values(), *others) for image in each.absent()}
+    bad = [*images.skipped, *absent]
+    result = {
+        "images": len(images),
+        "seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "images_per_second": labelled / seconds,
+        "columns": before | {name: _told(column) for name, column in written.items()},
+        "bad": [{"name": name, "reason": reason} for name, reason in bad],
+    }
+    shown = [(column.task, LabelColumn(column.writer.folder)) for column in columns]
+    _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
+    write_json(workdir / RESULT_FILE, result)
+    say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} not labelled; see {workdir / GALLERY}")
+    distributed.wait("finished")
+
+
+def _told(column: Manifest) -> dict[str, Any]:
+    """A finished column in figures, for result.json."""
+    size = sum(shard.bytes for shard in column.shards)
+    return {
+        "teacher": column.maker,
+        "task": column.task,
+        "bytes": size,
+        "bytes_per_image": size / column.images.length,
+        **column.summary().readable(column.classes),
+    }
+
+
+def _write_gallery(
+    path: Path,
+    images: ImageSet,
+    columns: Sequence[tuple[Task, LabelColumn]],
+    bad: Sequence[tuple[str, str]],
+    result: Mapping[str, Any],
+    count: int,
+) -> None:
+    from must_jax.report import gallery  # matplotlib takes a second to load
+
+    rows = []
+    for position in np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist():
+        labels = [(task, column[position]) for task, column in columns]
+        if all(label["present"] for _, label in labels):
+            record = images.record(position)
+            image = decode_image(record["image"])
+            drawn = [(gallery.thumbnail(task.draw(image, label)), task.describe(label)) for task, label in labels]
+            rows.append(gallery.Row(record["name"], image.shape[:2], gallery.thumbnail(image), drawn))
+    described = [
+        gallery.Column(
+            teacher=column.manifest.maker,
+            task=task.name,
+            metrics=column.manifest.teacher.metrics if column.manifest.teacher else {},
+            rule=column.manifest.rule,
+            images=len(column),
+            absent=told["absent"],
+            empty_share=told["empty_share"],
+            bytes_per_image=told["bytes_per_image"],
+        )
+        for task, column in columns
+        for told in [result["columns"][column.folder.name]]
+    ]
+    gallery.write(gallery.Gallery(images.name, len(images), result["seconds"], described, rows, bad), path)

@@ -1,0 +1,129 @@
+"""The teachers of a label run and the columns that they write: everything that can be wrong with them is said here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import must_jax
+from must_jax import trained
+from must_jax.config import LabelConfig
+from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import MapLabel
+from must_jax.data.pipeline import TRAIN_MAP_STRIDE
+from must_jax.data.shards import COLUMNS
+from must_jax.errors import UserError, nearest
+from must_jax.files import check_space
+from must_jax.labels.budget import most_bytes
+from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
+from must_jax.labels.writer import ColumnWriter, still_to_write
+from must_jax.progress import say
+from must_jax.stages import inputs
+from must_jax.stages.label import NO_RULE
+from must_jax.stages.labelling import Column, Teacher
+from must_jax.tasks import build_task
+from must_jax.tasks.base import Task
+from must_jax.trained import Trained
+
+
+def load(config: LabelConfig) -> dict[str, Trained]:
+    """By name, which is that of the run's folder and names its columns; with the pseudo-label options of this run.
+
+    Raises:
+      UserError: a teacher that is missing, not finished, near chance or there twice, an option that is unknown or would
+        change what labels mean.
+    """
+    mesh, models = inputs.mesh_of(config), {}
+    for path in config.teachers:
+        name = Path(path).resolve().name
+        if name in models:
+            raise UserError(f"two teachers are called '{name}', which names their columns; rename the folder of one")
+        models[name] = trained.load(path, mesh)
+        for task in models[name].tasks.values():
+            _check_learnt(path, task, models[name].metrics)
+        models[name] = _with_rules(models[name], config.tasks)
+    known = {task for model in models.values() for task in model.tasks}
+    for name in config.tasks:
+        if name not in known:
+            raise UserError(f"config.tasks sets options of '{name}', which no teacher knows; {nearest(name, known)}")
+    return models
+
+
+def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
+    value = metrics.get(f"{task.name}/{task.metric}")
+    if value is None:
+        say(f"{path} was not validated on {task.name}; look at the gallery before you train on its labels")
+    elif not value > task.near_chance:  # nor is NaN
+        raise UserError(
+            f"{path} has hardly learnt {task.name}: its {task.metric} on validation images is {value:.1f}, and up to "
+            f"{task.near_chance:.1f} is near chance; train it longer or on more images before it labels"
+        )
+
+
+def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> Trained:
+    tasks = {}
+    for name, task in model.tasks.items():
+        options = {**task.model_dump(exclude={"classes"}), **overrides.get(name, {})}
+        tasks[name] = build_task(name, task.classes, options)
+        if tasks[name].model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
+            raise UserError(
+                f"config.tasks.{name} would turn the labels of {model.workdir} from {task.label} into "
+                f"{tasks[name].label}; a teacher's labels are what it was trained on, set only thresholds"
+            )
+    return dataclasses.replace(model, tasks=tasks)
+
+
+def check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> None:
+    """Raises UserError if columns that are there were made otherwise, or the disk cannot hold what they lack."""
+    needed = 0
+    for name, model in models.items():
+        side = model.image_size // TRAIN_MAP_STRIDE
+        for task in model.tasks.values():
+            column = _describe(name, model, task, images, config)
+            missing = still_to_write(_folder(workdir, name, task), column)
+            count = sum(len(column.shard_range(shard)) for shard in missing)
+            needed += most_bytes(task.label, (side, side), count, config.shard_images)
+    check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
+
+
+def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> list[Teacher]:
+    """The teachers with their columns in `workdir`, begun or continued; errors as of `ColumnWriter`."""
+    return [
+        Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
+        for name, model in models.items()
+    ]
+
+
+def _column(workdir: Path, name: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Column:
+    writer = ColumnWriter(_folder(workdir, name, task), _describe(name, model, task, images, config))
+    number, workers = config.worker_of
+    return Column(task, writer, frozenset(shard for shard in writer.missing() if shard % workers == number))
+
+
+def _folder(workdir: Path, teacher: str, task: Task) -> Path:
+    return workdir / COLUMNS / f"{teacher}-{task.name}"
+
+
+def _describe(teacher: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Manifest:
+    kind, size = task.label, model.image_size
+    return Manifest.describe(
+        kind,
+        task=task.name,
+        classes=task.classes,
+        map_stride=TRAIN_MAP_STRIDE if isinstance(kind, MapLabel) else 0,
+        rule=task.model_dump(mode="json", exclude=NO_RULE),
+        min_confidence=task.min_confidence,
+        preprocessing=f"fitted into {size}x{size} pixels, aspect kept, padding cut off from the labels",
+        images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
+        teacher=TeacherRecord(
+            name=teacher, digest=model.digest, image_size=size, metrics=_metrics_of(task, model), **model.settings
+        ),
+        shard_images=config.shard_images,
+        must_jax=must_jax.__version__,
+    )
+
+
+def _metrics_of(task: Task, model: Trained) -> dict[str, float]:
+    return {name: value for name, value in model.metrics.items() if name.startswith(f"{task.name}/")}
