@@ -10,7 +10,7 @@ from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
-from must_jax.labels import truth
+from must_jax.labels import manifest, truth
 from must_jax.labels.formats import FORMATS, build_format
 from must_jax.labels.formats.base import Format, shape
 from must_jax.labels.manifest import Manifest, SourceRecord
@@ -58,7 +58,7 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
     )
     if truth.is_finished(folder, images, source):
         say(f"{folder} is finished; nothing to do")
-        return truth.manifest.read(folder)
+        return manifest.read(folder)
 
     names = []
     with Progress(f"reading the names of {images.name}", len(images)) as progress:
