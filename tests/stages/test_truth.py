@@ -427,6 +427,11 @@ def test_columns_beside_a_dataset_are_its_truth(data_dir: Path, tmp_path: Path):
             "codes names 'ski', which is not in classes; did you mean 'sky'",
         ),
         ("segmentation", {"format": "id_png", "options": {"classes": ("a", "b"), "codes": {"a": 3}}}, "none for 'b'"),
+        (
+            "segmentation",
+            {"format": "id_png", "options": {"classes": ("a", "b"), "replace": "_left"}},
+            "option replace: give a text and what replaces it, as in '_leftImg8bit,_gt",
+        ),
         ("normals", {"format": "normal_png", "options": {"axes": "x,y,y"}}, "write 'x,y,z' or 'x,-y,-z'"),
         ("classification", {"format": "class_folders", "path": "x"}, "remove it"),
     ],
@@ -462,6 +467,20 @@ def test_images_and_labels_are_prepared_together(images: ImageSet, tmp_path: Pat
     write_coco(tmp_path / "coco.json", info={})
     assert call(*prepare, *boxes) == 2
     assert "was made from other annotations than those now in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("replace, suffix", [("train/,train/gt_", ""), (",_ids", "_ids")])
+def test_maps_called_otherwise_are_found_by_an_option_of_the_command(
+    replace: str, suffix: str, images: ImageSet, tmp_path: Path
+):
+    for name in NAMES:
+        file = f"{name.removesuffix('.png')}{suffix}.png" if suffix else name.replace("train/", "train/gt_")
+        write_png(tmp_path / "masks" / file, np.zeros((SIDE, SIDE), np.uint8))
+    labels = {"format": "id_png", "path": tmp_path / "masks", "options.classes": "a,b", "options.replace": replace}
+    flags = [f"--config.labels.segmentation.{key}={value}" for key, value in labels.items()]
+    data_dir = tmp_path / "data"
+    assert call(config_file("prepare"), f"--config.images={images.name}", f"--config.data_dir={data_dir}", *flags) == 0
+    assert manifest.read(data_dir / "photos/columns/segmentation").summary().absent == 0
 
 
 def test_formats_of_classes_need_some(images: ImageSet, tmp_path: Path):

@@ -7,13 +7,14 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
-from pydantic import PositiveInt
+from pydantic import AfterValidator, PositiveInt
 
+from must_jax.config import Names
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, MapLabel
@@ -37,6 +38,12 @@ class Header(NamedTuple):
         return f"{self.bits}-bit {self.colours}"
 
 
+def _pair(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(texts) != 2:
+        raise ValueError("give a text and what replaces it, as in '_leftImg8bit,_gtFine_labelTrainIds'")
+    return texts
+
+
 class PngMaps(Format):
     """A folder of PNG files that are called like their images.
 
@@ -52,7 +59,7 @@ class PngMaps(Format):
     headers: ClassVar[tuple[Header, ...]]
     stored_unit: ClassVar[str] = ""
 
-    replace: tuple[str, str] = ("", "")
+    replace: Annotated[Names, AfterValidator(_pair)] = ("", "")
     max_side: PositiveInt = MAX_SIDE
 
     @property
