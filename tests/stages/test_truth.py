@@ -330,7 +330,8 @@ def test_a_stopped_import_goes_on(images: ImageSet, tmp_path: Path, monkeypatch:
         LabelColumn(folder)
     first = folder / manifest.read(folder).shard_file(0)
     written = first.stat().st_mtime_ns
-    imported(images, "detection", folder, format="coco", path=str(file))
+    respelt = f"{tmp_path}/images/../coco.json"
+    imported(images, "detection", folder, format="coco", path=respelt, licence="CC BY 4.0")
     assert first.stat().st_mtime_ns == written
     undisturbed = tmp_path / "undisturbed"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
