@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from must_jax.data import folders
 from must_jax.errors import UserError
 
 
@@ -61,7 +62,7 @@ def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes)]
+        found = [path / name for name in folders.files_below(path, suffixes)]
     else:
         found = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in found if file.is_file())

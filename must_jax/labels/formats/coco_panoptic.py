@@ -18,8 +18,8 @@ from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Classes, Format, Photo
 from must_jax.labels.formats.coco import Category, Id, by, category_classes, read_json
-from must_jax.labels.formats.names import digest_of_sizes, match
-from must_jax.labels.formats.png import MAX_SIDE, Header, check_headers, map_label, read_codes
+from must_jax.labels.formats.names import digest_of_sizes, files_below, match
+from must_jax.labels.formats.png import MAX_SIDE, SUFFIX, Header, check_headers, map_label, read_codes
 
 _VOID = 0  # the id of no segment
 
@@ -69,9 +69,8 @@ class CocoPanoptic(Format):
 
     def digest(self, path: Path, images: ImageSet) -> str:
         folder = self._masks_of(path)
-        return hashlib.sha256(
-            f"{files.sha256(path)} {digest_of_sizes(sorted(folder.glob('*.png')), folder)}".encode()
-        ).hexdigest()
+        pngs = files_below(folder, SUFFIX).values()
+        return hashlib.sha256(f"{files.sha256(path)} {digest_of_sizes(pngs, folder)}".encode()).hexdigest()
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
         assert isinstance(kind, MapLabel)  # as `gives` says

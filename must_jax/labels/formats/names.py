@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from must_jax.data import folders
 from must_jax.errors import UserError
 
 _SAME_PATHS = "give labels and images the same relative paths"
@@ -60,10 +61,10 @@ def files_below(folder: Path, suffix: str) -> dict[str, Path]:
     Raises:
       UserError: there is none.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == suffix and path.is_file())
-    if not files:
+    names = folders.files_below(folder, (suffix,))
+    if not names:
         raise UserError(f"there is no {suffix} file in {folder}; correct the path")
-    return {stem(path.relative_to(folder).as_posix()): path for path in files}
+    return {stem(name): folder / name for name in names}
 
 
 def digest_of_sizes(files: Iterable[Path], folder: Path) -> str:

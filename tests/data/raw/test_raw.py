@@ -60,6 +60,15 @@ def test_the_digest_is_of_what_is_there_and_not_of_where(kind: str, tmp_path: Pa
     assert open_raw(moved, tmp_path, "").digest != before
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_linked_folders_are_looked_into(kind: str, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in").mkdir()
+    source(kind, tmp_path / "elsewhere")
+    (tmp_path / "in/train").symlink_to(tmp_path / "elsewhere")
+    assert len(open_raw(f"{kind}:{tmp_path / 'in'}", tmp_path, "")) == len(IMAGES)
+
+
 def test_a_folder_names_what_it_leaves_out(tmp_path: Path):
     write_files(tmp_path, IMAGES | {"a.heic": b"", "notes.txt": b""})
     raw = open_raw(f"folder:{tmp_path}", tmp_path, "")

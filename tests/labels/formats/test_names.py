@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from photos import write_files
 
 from must_jax.errors import UserError
-from must_jax.labels.formats.names import match, stem
+from must_jax.labels.formats.names import files_below, match, stem
 
 
 def test_whole_paths_come_first():
@@ -42,3 +45,10 @@ def test_what_is_not_clear_is_refused(names: list[str], keys: list[str], message
 def test_stems_of_one_folder_may_be_ambiguous():
     with pytest.raises(UserError, match=r"'1' may be the label of 1\.jpg or 1\.png"):
         match(["1.jpg", "1.png"], ["1"], "x", stem)
+
+
+def test_linked_folders_of_labels_are_looked_into(tmp_path: Path):
+    write_files(tmp_path, {"masks/1.png": b"", "elsewhere/2.PNG": b""})
+    (tmp_path / "masks/more").symlink_to(tmp_path / "elsewhere")
+    files = {"1": tmp_path / "masks/1.png", "more/2": tmp_path / "masks/more/2.PNG"}
+    assert files_below(tmp_path / "masks", ".png") == files
