@@ -121,6 +121,11 @@ def digest(images: Iterable[tuple[str, int]]) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def printable(name: str) -> str:
+    """The name with bytes that are no UTF-8 written as \\xff, for nothing else can be stored as text."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def _suffix(name: str) -> str:
     file = posixpath.basename(name)
     return "" if file.startswith(_APPLE_DOUBLE) else posixpath.splitext(file)[1].lower()

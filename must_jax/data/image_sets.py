@@ -133,7 +133,10 @@ class ImageSet:
         return self._length
 
     def record(self, index: int) -> Mapping[str, Any]:
-        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; not to be changed."""
+        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; not to be changed.
+
+        Names can be stored as text: bytes of a file's name that are no UTF-8 are written as \\xff.
+        """
         if not 0 <= index < self._length:
             raise IndexError(f"image {index} of {self.name}, which has {self._length}")
         return self._read(int(index))
@@ -258,7 +261,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
     listing = folders.list_folder(folder)
     names = [name for name, _ in listing.images]  # paths would take several times the memory
-    skipped = [(str(folder / name), reason) for name, reason in listing.skipped]
+    skipped = [(folders.printable(str(folder / name)), reason) for name, reason in listing.skipped]
     readable: list[str] = []
     wanted = min(take or len(names), len(names))
     with (
@@ -269,7 +272,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         checked = (pool.map(_check, [folder / name for name in chunk]) for chunk in chunks)
         for name, (path, problem) in zip(names, itertools.chain.from_iterable(checked), strict=False):
             if problem:
-                skipped.append((str(path), problem))
+                skipped.append((folders.printable(str(path)), problem))
                 continue
             readable.append(name)
             progress.advance()
@@ -281,12 +284,13 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 
-    def read(index: int) -> dict[str, Any]:
-        return {"image": (folder / readable[index]).read_bytes(), "name": readable[index]}
+    def name_of(index: int) -> str:
+        return folders.printable(readable[index])
 
-    return ImageSet(
-        spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=readable.__getitem__
-    )
+    def read(index: int) -> dict[str, Any]:
+        return {"image": (folder / readable[index]).read_bytes(), "name": name_of(index)}
+
+    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
 
 
 def _check(path: Path) -> tuple[Path, str]:
@@ -331,7 +335,7 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     def read(index: int) -> dict[str, Any]:
         record = records[index]
         name = record[named_by] if named_by else f"{index:08d}"
-        return record | {"name": name.decode() if isinstance(name, bytes) else str(name)}
+        return record | {"name": name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)}
 
     identity = [info.full_name, split, len(records), info.features.to_json()]
     if info.metadata and SOURCE in info.metadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,10 +26,11 @@ from true_sets import (
     write_png,
 )
 
-from must_jax.config import AugmentConfig, SourceConfig, TruthConfig
+from must_jax.config import AugmentConfig, PrepareConfig, SourceConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel
 from must_jax.data.pipeline import Source, eval_batches, train_batches
+from must_jax.data.prepare import prepare
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, open_column
@@ -87,6 +89,28 @@ def test_class_folders(images: ImageSet, tmp_path: Path):
     listed = imported(images, "classification", tmp_path / "l", format="class_folders", options=given)
     assert listed.classes == ("dog", "cow", "cat")
     np.testing.assert_array_equal(listed[0]["probs"], [0, 0, 1])
+
+
+def test_names_that_are_no_text_are_imported(tmp_path: Path):
+    """Of images, of folders that are classes, and of maps; as a folder and as an image set that was made of it."""
+    names = [os.fsdecode(name) for name in (b"dog/caf\xe9.png", b"ch\xe2t/1.png", b"dog/2.png")]
+    images = write_images(tmp_path / "images", tuple(names))
+    spelt = [r"ch\xe2t/1.png", "dog/2.png", r"dog/caf\xe9.png"]
+    for name in names[:2]:
+        write_png(tmp_path / "depth" / name, np.full((SIDE, SIDE), 1000, np.uint16))
+    config = PrepareConfig(name="photos", images=images.name, data_dir=str(tmp_path / "data"))
+    for each in (images, prepare(config)):
+        folder = tmp_path / each.name.replace("/", "_")
+        assert [each.name_of(i) for i in range(3)] == spelt
+        classes = imported(each, "classification", folder / "c", format="class_folders")
+        assert classes.classes == (r"ch\xe2t", "dog")
+        options = {"format": "depth_png", "path": str(tmp_path / "depth"), "options": {"unit": "mm"}}
+        depth = imported(each, "depth", folder / "d", **options)
+        assert [depth[i]["present"] for i in range(3)] == [1, 0, 1]
+        assert verify.damage(folder / "d") == [] and list(verify.other_images(folder / "d", each)) == []
+    (tmp_path / "depth" / names[0]).unlink()
+    depth = imported(images, "depth", tmp_path / "absent", **options)
+    assert [image.name for image in depth.manifest.absent()] == spelt[1:]
 
 
 def test_coco(images: ImageSet, tmp_path: Path):

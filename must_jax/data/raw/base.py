@@ -72,9 +72,4 @@ def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]
             f"pattern like 'FOLDER/*{suffixes[0]}'"
         )
     folder = os.path.commonpath([file.parent for file in files])
-    return [File(printable(os.path.relpath(file, folder)), file, file.stat().st_size) for file in files]
-
-
-def printable(name: str) -> str:
-    """The name with bytes that are no UTF-8 written as \\xff, for nothing else can be stored as text."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    return [File(folders.printable(os.path.relpath(file, folder)), file, file.stat().st_size) for file in files]

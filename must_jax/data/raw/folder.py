@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from must_jax.data import folders
-from must_jax.data.raw.base import Item, printable
+from must_jax.data.folders import printable
+from must_jax.data.raw.base import Item
 from must_jax.errors import UserError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from must_jax.data import folders
-from must_jax.data.raw.base import Item, find_files, printable
+from must_jax.data.raw.base import Item, find_files
 from must_jax.errors import UserError
 from must_jax.progress import Progress
 
@@ -71,7 +71,7 @@ class Tar:
             for number, file in enumerate(self._files):
                 here: set[str] = set()
                 for member in _members(file.path):
-                    name = printable(member.name.removeprefix("./"))
+                    name = folders.printable(member.name.removeprefix("./"))
                     if folders.is_unread(name):
                         skipped.append((f"{file.name}/{name}", folders.NOT_READ))
                     elif not folders.is_image(name):

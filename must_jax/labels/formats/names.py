@@ -56,7 +56,7 @@ def stem(name: str) -> str:
 
 
 def files_below(folder: Path, suffix: str) -> dict[str, Path]:
-    """Relative path without suffix -> file, in the paths' order.
+    """Relative path without suffix, printable as images' names are -> file, in the paths' order.
 
     Raises:
       UserError: there is none.
@@ -64,7 +64,7 @@ def files_below(folder: Path, suffix: str) -> dict[str, Path]:
     names = folders.files_below(folder, (suffix,))
     if not names:
         raise UserError(f"there is no {suffix} file in {folder}; correct the path")
-    return {stem(name): folder / name for name in names}
+    return {stem(folders.printable(name)): folder / name for name in names}
 
 
 def digest_of_sizes(files: Iterable[Path], folder: Path) -> str:

@@ -55,7 +55,7 @@ class Voc(Format):
     def digest(self, path: Path, images: ImageSet) -> str:
         sums = hashlib.sha256()
         for key, file in files_below(path, ".xml").items():
-            sums.update(f"{key}\n".encode(errors="surrogateescape") + file.read_bytes())
+            sums.update(f"{key}\n".encode() + file.read_bytes())
         return sums.hexdigest()
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
