@@ -87,7 +87,7 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     plan.check_same(folder, config, raw.digest)
     _check_images(raw, config.images)
     files.check_space(folder, raw.size_bytes, f"the images of {config.images}")
-    with _taken(folder):
+    with taken(folder):
         plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
         there = plan.read(folder)
         if there is None:
@@ -98,7 +98,12 @@ def _make(folder: Path, config: PrepareConfig) -> str:
 
 
 @contextlib.contextmanager
-def _taken(folder: Path) -> Iterator[None]:
+def taken(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps it for this process alone for the time being.
+
+    Raises:
+      UserError: another process is at work there, or a file is in the way.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = files.lock(folder)

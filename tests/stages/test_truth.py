@@ -26,6 +26,7 @@ from true_sets import (
     write_png,
 )
 
+from must_jax import files
 from must_jax.config import AugmentConfig, PrepareConfig, SourceConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel
@@ -332,7 +333,7 @@ def test_refused_files_are_all_named_and_nothing_is_written(images: ImageSet, tm
     ):
         imported(images, "depth", tmp_path / "c", **config)
     assert "train/dog/4.png has depths up to 5 m" in capsys.readouterr().err
-    assert not (tmp_path / "c").exists()
+    assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
     for name in NAMES[3:]:
         (tmp_path / "depth" / name).unlink()
     column = imported(images, "depth", tmp_path / "c", **config)
@@ -361,6 +362,21 @@ def test_a_stopped_import_goes_on(images: ImageSet, tmp_path: Path, monkeypatch:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in undisturbed.iterdir()
     }
+
+
+def test_at_work_in_one_column_is_one_process(images: ImageSet, tmp_path: Path):
+    config = {"format": "coco", "path": str(write_coco(tmp_path / "coco.json"))}
+    (tmp_path / "c").mkdir()
+    other = files.lock(tmp_path / "c")  # two descriptors of one process exclude each other as well
+    with pytest.raises(UserError, match=f"another process is at work in {tmp_path / 'c'}; wait for it"):
+        imported(images, "detection", tmp_path / "c", **config)
+    assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
+    imported(images, "detection", tmp_path / "d", **config)  # another column
+    os.close(other)
+    imported(images, "detection", tmp_path / "c", **config)
+    other = files.lock(tmp_path / "c")
+    imported(images, "detection", tmp_path / "c", **config)  # is finished
+    os.close(other)
 
 
 def test_columns_beside_a_dataset_are_its_truth(data_dir: Path, tmp_path: Path):
@@ -512,4 +528,4 @@ def test_formats_of_classes_need_some(images: ImageSet, tmp_path: Path):
     file = write_coco(tmp_path / "coco.json", annotations=[], categories=[])
     with pytest.raises(UserError, match="task 'detection' needs class names"):
         imported(images, "detection", tmp_path / "c", format="coco", path=str(file))
-    assert not (tmp_path / "c").exists()
+    assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
