@@ -88,11 +88,12 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     _check_images(raw, config.images)
     files.check_space(folder, raw.size_bytes, f"the images of {config.images}")
     with taken(folder):
-        plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
+        # Also by a process that had taken the folder before.
+        plan.check_same(folder, config, raw.digest, len(raw), raw.named_by)
         there = plan.read(folder)
         if there is None:
             asked = config.model_dump(include={"name", "images", "image_column", "shard_images", "max_pixels"})
-            there = Plan(**asked, source=raw.digest, length=len(raw))
+            there = Plan(**asked, source=raw.digest, length=len(raw), named_by=raw.named_by)
             there.write(folder)
         return _finish(folder, _write_missing(folder, there, raw), raw)
 

@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from must_jax.data import folders
 from must_jax.errors import UserError
@@ -28,6 +28,7 @@ class RawImages(Protocol):
       size_bytes: of all images, about; 0 = unknown.
       skipped: (name, reason) of the images that are left out already.
       others: number of files that are no images.
+      named_by: what the names are, of sources that have two ways to name images; "" = the way that all sources have.
     """
 
     digest: str
@@ -38,6 +39,9 @@ class RawImages(Protocol):
 
     @property
     def others(self) -> int: ...
+
+    @property
+    def named_by(self) -> Literal["", "path"]: ...
 
     def __len__(self) -> int: ...
 

@@ -6,7 +6,7 @@ import functools
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from must_jax.data import folders
 from must_jax.data.raw.base import Item, find_files
@@ -37,6 +37,8 @@ class Tar:
     Where a name is in several tar files, all names begin with that of their file. Of images of one name in one tar
     file the first is taken.
     """
+
+    named_by: Literal[""] = ""
 
     def __init__(self, spec: str, pattern: str) -> None:
         self._spec = spec

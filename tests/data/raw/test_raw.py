@@ -32,7 +32,7 @@ def source(kind: str, folder: Path) -> tuple[str, list[str]]:
         return f"tar:{write_tar(folder / 'photos.tar', IMAGES.items())}", list(IMAGES)
     images = [{"bytes": data, "path": name} for name, data in IMAGES.items()]
     pq.write_table(pa.table({"image": images}), folder / "photos.parquet", row_group_size=2)
-    return f"parquet:{folder}", [f"photos.parquet/{row}" for row in range(len(images))]
+    return f"parquet:{folder}", list(IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
