@@ -42,6 +42,7 @@ _CACHED_RECORDS = (
 )
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _JPEG_END = b"\xff\xd9"
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif")
 MAX_PIXELS = 200_000_000  # of an image that is taken
 _LARGE_PIXELS = 2**25
 _large = threading.Lock()  # images of more pixels are checked one at a time, all at once they would fill the memory
@@ -206,8 +207,8 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
                 flags = cv2.IMREAD_COLOR_RGB | flag
                 image_hw = None if whole else (height / factor, width / factor)
     try:
-        is_avif = data[4:8] == b"ftyp"  # which OpenCV does not turn upright
-        image = None if is_avif else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        # OpenCV does not turn AVIF upright.
+        image = None if _is_avif(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
@@ -225,24 +226,61 @@ def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """
     pixels = headers.pixels(data)
     if pixels <= max_pixels:
-        with contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large:
+        with _alone(pixels):
             image, _ = decode_reduced(data, longest=1)
         pixels = pixels or image.shape[0] * image.shape[1]
     if pixels > max_pixels:
         raise UserError(f"an image has {pixels:,} pixels, more than the limit of {max_pixels:,}; make it smaller")
 
 
-def image_hw(data: bytes) -> tuple[int, int] | None:
-    """Height and width as `decode_image` gives them, from the header alone; None if that cannot be read, or is huge."""
+class ImageShape(NamedTuple):
+    """Height and width as `decode_image` gives them, and Exif's code for how it turned the image; 1 = not at all."""
+
+    height: int
+    width: int
+    orientation: int
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Upright."""
+        return self.height, self.width
+
+    @property
+    def stored_hw(self) -> tuple[int, int]:
+        """Of the pixels in the file."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
+def image_shape(data: bytes) -> ImageShape | None:
+    """From the header alone; None if that cannot be read."""
     try:
-        if headers.pixels(data) > (PIL.Image.MAX_IMAGE_PIXELS or 0):  # of which Pillow would warn
-            return None
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-            is_turned = orientation >= 5 and picture.format != "TIFF"  # whose size is upright already
-            return picture.size if is_turned else picture.size[::-1]
+        with _alone(headers.pixels(data)):  # as Pillow takes memory for a whole WebP
+            picture = headers.opened(data)
+            if picture is None:
+                return None
+            with picture:
+                if not _is_avif(data):  # OpenCV, which decodes all others, knows nothing of XMP
+                    for key in ("xmp", "XML:com.adobe.xmp"):
+                        picture.info.pop(key, None)
+                # In a PNG Pillow looks for Exif behind the pixels as well, and decodes them.
+                has_exif = picture.format != "PNG" or any(mark in data for mark in _PNG_EXIF)
+                orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) if has_exif else 1
+                (width, height), is_upright = picture.size, picture.format == "TIFF"
     except Exception:  # Pillow's plugins raise nearly anything on broken bytes
         return None
+    if orientation not in range(9):
+        return None
+    stored = ImageShape(height, width, orientation or 1)
+    return stored if is_upright else ImageShape(*stored.stored_hw, stored.orientation)
+
+
+def _alone(pixels: int) -> contextlib.AbstractContextManager[Any]:
+    """While a large image, or one of unknown size, is worked on."""
+    return contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large
+
+
+def _is_avif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp"
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:

@@ -13,9 +13,9 @@ from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, truth
 from must_jax.labels.formats import FORMATS, build_format
-from must_jax.labels.formats.base import Format, shape
+from must_jax.labels.formats.base import Format, Placed, shape
 from must_jax.labels.manifest import Manifest, SourceRecord
-from must_jax.progress import Progress, say
+from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
 
 SHARD_IMAGES = 1024
@@ -61,12 +61,8 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         say(f"{folder} is finished; nothing to do")
         return manifest.read(folder)
     with taken(folder):
-        names = []
-        with Progress(f"reading the names of {images.name}", len(images)) as progress:
-            for index in range(len(images)):
-                names.append(images.name_of(index))
-                progress.advance()
-        annotations = format_.open(path, names, TASKS[task]().label)
+        photos = truth.Photos(images, shapes=isinstance(format_, Placed))
+        annotations = format_.open(path, photos.names, TASKS[task]().label)
         build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
         description = Manifest.describe(
             annotations.kind,
@@ -79,7 +75,7 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
             shard_images=shard_images,
             must_jax=must_jax.__version__,
         )
-        column = truth.write(folder, description, images, names, annotations)
+        column = truth.write(folder, description, photos, annotations)
         say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
         return column
 

@@ -10,7 +10,10 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from must_jax.config import TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.stages import truth
 
 SIDE, BLOCK = 32, 4  # images are square; maps are constant in blocks, so that a map of stride 4 loses nothing
 NAMES = ("train/cat/0.png", "train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "train/dog/4.png")
@@ -78,3 +81,9 @@ def write_png(file: Path, codes: np.ndarray) -> None:
     ok, data = cv2.imencode(".png", codes[..., ::-1] if codes.ndim == 3 else codes)
     assert ok
     file.write_bytes(data.tobytes())  # imwrite does not take any name
+
+
+def imported(images: ImageSet, task: str, folder: Path, **config: Any) -> LabelColumn:
+    """In shards of two images."""
+    truth.write(images, task, TruthConfig(**config), folder, shard_images=2)
+    return open_column(folder, images)
