@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -15,13 +16,13 @@ import PIL.Image
 import pytest
 from command_line import CONFIGS
 from made_teacher import HEADLINES, make_teacher
-from photos import bad_files, good_files, write_files
+from photos import bad_files, good_files, jpeg, write_files
 
 from must_jax import files, trained
 from must_jax.config import LabelConfig, OptimizerConfig, PrepareConfig
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
-from must_jax.data.image_sets import decode_image, open_images
+from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.prepare import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
@@ -108,6 +109,28 @@ def test_seventeen_kinds_of_nasty_files_are_all_accounted_for(
     for path in (tmp_path / "run/columns").iterdir():
         column = open_column(path, opened)
         assert [column[i]["present"] for i in range(len(good))] == [1] * len(good)
+
+
+def test_a_name_that_is_no_text_is_labelled_to_the_end(
+    teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its image has labels, cannot be read from the beginning on, or no more when it is labelled."""
+    names = [os.fsdecode(name) for name in (b"caf\xe9.jpg", b"g\xe2t\xe9.jpg", b"torn\xff.jpg", b"x.jpg")]
+    write_files(tmp_path / "in", dict.fromkeys(names, jpeg()) | {names[2]: b"no image"})
+
+    def opened(*args: Any) -> ImageSet:
+        images = open_images(*args)
+        (tmp_path / "in" / names[1]).write_bytes(b"")
+        return images
+
+    monkeypatch.setattr(label, "open_images", opened)
+    label.run(config_of(f"folder:{tmp_path}/in", teachers[1:], gallery_images=3), tmp_path / "run")
+    told = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))
+    assert [Path(each["name"]).name for each in told["bad"]] == [r"torn\xff.jpg", r"g\xe2t\xe9.jpg"]
+    column = LabelColumn(tmp_path / "run/columns/small-depth")
+    assert [image.name for image in column.manifest.absent()] == [r"g\xe2t\xe9.jpg"]
+    page = (tmp_path / "run/gallery.html").read_text(encoding="utf-8")
+    assert all(name in page for name in (r"caf\xe9.jpg", r"g\xe2t\xe9.jpg", r"torn\xff.jpg"))
 
 
 def test_maps_cover_the_photo_without_the_padding(labelled: Path) -> None:
