@@ -37,9 +37,7 @@ _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-_CACHED_RECORDS = (
-    64  # enough for what all threads hold at a time: image and labels of one record are read one after the other
-)
+_CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _JPEG_END = b"\xff\xd9"
 MAX_PIXELS = 200_000_000  # of an image that is taken

@@ -79,8 +79,8 @@ def test_own_photos_are_labelled_to_the_end_and_all_accounted_for(labelled: Path
         assert (told["images"], told["absent"], len(column)) == (8, 0, 8)
         assert all(column[i]["present"] == 1 for i in range(8))
         assert told["bytes_per_image"] == sum(f.stat().st_size for f in column.folder.glob("*.array_record-*")) / 8
-        assert column.teacher["learning_rate"] == OptimizerConfig().learning_rate
-        assert column.teacher["batch_size"] == 16
+        assert column.teacher.learning_rate == OptimizerConfig().learning_rate
+        assert column.teacher.batch_size == 16
 
 
 @pytest.mark.parametrize("prepared", [False, True])
