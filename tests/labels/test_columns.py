@@ -226,3 +226,18 @@ def test_a_summary_counts_what_the_rule_leaves(tmp_path: Path) -> None:
     shares = [(label_of("segmentation kept", i)["confidence"] >= 0.5).mean() for i in range(10) if i % 5 != 4]
     assert column.manifest.summary().covered == pytest.approx(sum(shares))
     assert 0.3 < np.mean(shares) < 0.7
+
+
+def test_a_summary_counts_what_is_read(tmp_path: Path) -> None:
+    """Also where a confidence lies so near the threshold that it is stored as the threshold itself."""
+    images = Images(4)
+    writer = ColumnWriter(tmp_path, describe("segmentation kept", images, min_confidence=0.6))
+    confidence = np.linspace(0.55, 0.65, 1000, dtype=np.float32)[None]
+    with writer.shard(0) as labels:
+        for index in range(4):
+            ids = np.ones_like(confidence, np.int32)
+            labels.add(f"{index}.jpg", {"ids": ids, "confidence": confidence, "present": np.float32(1)})
+    writer.finish()
+    column = LabelColumn(tmp_path)
+    read = sum(np.mean(column[index]["ids"] != 255) for index in range(4))
+    assert column.manifest.summary().covered == read
