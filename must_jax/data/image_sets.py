@@ -141,6 +141,11 @@ class ImageSet:
         return self._name_of(index)
 
 
+def evenly_spread(length: int, most: int) -> list[int]:
+    """Positions of at most so many of `length` images."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()
+
+
 def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     """Opens "scenes/CONFIG:SPLIT" (rendered on first use), "NAME/CONFIG:SPLIT" of other TFDS data, or "folder:PATH".
 

@@ -52,6 +52,11 @@ class LabelColumn:
         label = encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
         return confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
 
+    @property
+    def is_as_made(self) -> bool:
+        """Whether all of the column is read, by its own rule: then its manifest's summary is of what is read."""
+        return len(self) == self.manifest.images.length and self.min_confidence == self.manifest.min_confidence
+
     def at(self, positions: np.ndarray) -> LabelColumn:
         """The same column for those of its images."""
         column = copy.copy(self)

@@ -18,6 +18,7 @@ from must_jax.errors import UserError
 from must_jax.files import write_text
 from must_jax.labels.manifest import Manifest
 from must_jax.labels.statistics import Statistics
+from must_jax.labels.summary import Summary
 
 FILE = "audit.json"  # in the column's folder
 
@@ -66,7 +67,18 @@ def verdict(findings: Iterable[Finding]) -> Level:
 
 def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Finding]:
     """What the sums that were made while labelling say, and the teacher's validation."""
-    summary = column.summary()
+    yield from known_from_summary(column, column.summary())
+    yield from known_from_teacher(column, headline)
+
+
+def known_from_teacher(column: Manifest, headline: Headline) -> Iterator[Finding]:
+    """What the validation of the column's teacher says."""
+    if column.teacher:
+        yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
+
+
+def known_from_summary(column: Manifest, summary: Summary) -> Iterator[Finding]:
+    """What the sums over labels say: those in the manifest, or others of a part of the labels as they are read."""
     labelled = summary.images - summary.absent
     if summary.not_finite:
         yield Finding(level="failed", reason=_not_finite(summary.not_finite))
@@ -82,9 +94,7 @@ def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Findin
         if summary.covered:
             yield from _look(1 - summary.covered / labelled, 1 - LEAST_COVERED, "of the pixels have no label")
         if column.teacher:  # true labels may be few
-            yield from _look(summary.absent / summary.images, MOST_ABSENT, "of the images could not be labelled")
-    if column.teacher:
-        yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
+            yield from _look(summary.absent / summary.images, MOST_ABSENT, "of the images have no label")
 
 
 def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Finding]:

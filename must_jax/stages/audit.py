@@ -17,7 +17,7 @@ from must_jax.config import AuditConfig
 from must_jax.cores import cores
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import Column, ImageSet, open_images
+from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_images
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
 from must_jax.labels.agreement import only_where_labelled
@@ -78,7 +78,7 @@ def run(config: AuditConfig, workdir: Path) -> None:
     claim(workdir, config)
 
     began = time.monotonic()
-    positions = np.unique(np.linspace(0, len(images) - 1, config.sample or len(images)).astype(int)).tolist()
+    positions = evenly_spread(len(images), config.sample or len(images))
     true = [column for column in columns if column.teacher is None]
     truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
     results = [audit(column, task, truths, positions) for column, task in zip(columns, tasks, strict=True)]

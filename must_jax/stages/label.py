@@ -9,12 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import must_jax
 from must_jax import trained
 from must_jax.config import LabelConfig
-from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.image_sets import ImageSet, decode_image, evenly_spread, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
 from must_jax.data.shards import COLUMNS
@@ -265,7 +263,7 @@ def _write_gallery(
     from must_jax.report import gallery  # matplotlib takes a second to load
 
     rows = []
-    for position in np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist():
+    for position in evenly_spread(len(images), count):
         labels = [(task, column[position]) for task, column in columns]
         if all(label["present"] for _, label in labels):
             record = images.record(position)

@@ -44,7 +44,7 @@ def reasons(findings: Any) -> dict[str, str]:
         (column(confidence=6.6), {"the mean top probability is 0.66, hardly more than even odds of 3 classes": "look"}),
         (column(empty=6), {"60 % of the labels are empty": "look"}),
         (column(empty=5), {}),
-        (column(absent=2), {"20 % of the images could not be labelled": "look"}),
+        (column(absent=2), {"20 % of the images have no label": "look"}),
         (column("segmentation", covered=4.0), {"60 % of the pixels have no label": "look"}),
         (column(not_finite=3), {"3 values are NaN or infinite": "failed"}),
         (column(metrics={}), {"its teacher was not validated (top1 is not known)": "look"}),
