@@ -6,6 +6,7 @@ as long as the column is the same.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from must_jax.files import write_text
 from must_jax.labels.manifest import Manifest
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
+from must_jax.progress import say
 
 FILE = "audit.json"  # in the column's folder
 
@@ -44,13 +46,17 @@ class Finding(pydantic.BaseModel):
 
 
 class Audited(pydantic.BaseModel):
-    """What an audit has found: of the column whose manifest has this checksum."""
+    """What an audit has found: of the column whose manifest has this checksum.
+
+    `labels_read`: so many of its labels were looked at; 0 = an audit did not say so yet.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     checksum: str
     verdict: Level
     findings: tuple[Finding, ...]
+    labels_read: int = 0
 
 
 class Headline(NamedTuple):
@@ -125,16 +131,23 @@ def known_from_truth(score: float, headline: Headline) -> Iterator[Finding]:
         yield Finding(level="failed", reason=f"against true labels {_near_chance(score, headline)}")
 
 
-def write(folder: Path, column: Manifest, findings: Iterable[Finding]) -> Audited:
-    """Leaves the verdict beside the manifest."""
+def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_read: int) -> Audited:
+    """The verdict, which is left beside the manifest, unless that of an audit of more of its labels lies there."""
     found = tuple(findings)
-    audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found)
-    write_text(folder / FILE, audited.model_dump_json(indent=1) + "\n")
+    audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found, labels_read=labels_read)
+    before = None
+    with contextlib.suppress(UserError):  # damaged
+        before = read(folder, column)
+    if before and before.labels_read > labels_read:
+        kept = f"'{before.verdict}', the verdict of an audit of {before.labels_read:,} labels"
+        say(f"{folder} keeps {kept}; this one has read {labels_read:,}")
+    else:
+        write_text(folder / FILE, audited.model_dump_json(indent=1) + "\n")
     return audited
 
 
 def read(folder: Path, column: Manifest) -> Audited | None:
-    """The last audit's; None where there was none, or the column was made anew since.
+    """The fullest audit's, of several the last one's; None where there was none, or the column was made anew since.
 
     Raises:
       UserError: the file is damaged.

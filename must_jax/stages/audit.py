@@ -128,7 +128,8 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
         else:
             reason = "its labels were not scored, because the true labels have other classes"
             findings.append(Finding(level="look", reason=reason))
-    return Result(column, task, statistics, scores, gate.write(column.folder, column.manifest, findings))
+    audited = gate.write(column.folder, column.manifest, findings, len(positions))
+    return Result(column, task, statistics, scores, audited)
 
 
 def find_duplicates(images: ImageSet, evaluation: Sequence[ImageSet], most: int) -> list[Duplicate]:

@@ -21,7 +21,7 @@ SAMPLED = 2000  # labels of a column that is not read as it was made
 
 
 def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collection[str]) -> None:
-    """Holds every column against its manifest and, where there is one, the verdict of its last audit.
+    """Holds every column against its manifest and, where there is one, the verdict of its audit.
 
     Of a column that is read in part, or with another threshold than its own, a sample is read instead of the manifest.
     What only deserves a look is said, and so is what is `accepted` (tasks) all the same.

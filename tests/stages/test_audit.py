@@ -17,8 +17,9 @@ from must_jax.config import AuditConfig, parse
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import IGNORE_ID
 from must_jax.errors import UserError
-from must_jax.labels import gate
+from must_jax.labels import gate, manifest
 from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.labels.gate import Finding
 from must_jax.stages import audit, train
 from must_jax.tasks import TASKS, build_task
 
@@ -188,6 +189,28 @@ def test_of_a_sample_only_its_labels_are_read(label_run: Path, data_dir: Path, t
     (column,) = told["columns"].values()
     assert told["labels_read"] == column["statistics"]["images"] == 7
     assert told["images"]["count"] == 48
+
+
+def test_the_verdict_on_more_labels_stays(
+    label_run: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For what an audit of a part has not seen; it has its own verdict in its own workdir, and is finished, too."""
+    folder = label_run / "columns/a-depth"
+    made = manifest.read(folder)
+    gate.write(folder, made, [Finding(level="failed", reason="a label that only a full audit reads")], 40)
+    full = (folder / gate.FILE).read_bytes()
+    for _ in range(2):
+        audit.run(config_of(data_dir, folder, sample=7), tmp_path / "part")
+        assert (folder / gate.FILE).read_bytes() == full
+    said = capsys.readouterr().err
+    assert said.count(f"{folder} keeps 'failed', the verdict of an audit of 40 labels; this one has read 7") == 1
+    assert "is finished; nothing to do" in said
+    told = json.loads((tmp_path / "part/audit.json").read_text())["columns"][str(folder)]
+    assert (told["verdict"], told["labels_read"]) == ("look", 7)  # few of them could be scored
+
+    audit.run(config_of(data_dir, folder), tmp_path / "all")
+    audited = gate.read(folder, made)
+    assert audited is not None and (audited.verdict, audited.labels_read) == ("passed", 48)
 
 
 def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -> None:

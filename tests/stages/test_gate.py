@@ -183,7 +183,7 @@ def test_a_lower_threshold_can_make_a_column_worth_reading(
     kept = {"kind": kind_to_dict(KINDS["segmentation kept"]), "min_confidence": 0.5}
     column = make_column(tmp_path / "column", "segmentation", images, unsure, **kept)
     made = manifest.read(column)
-    gate.write(column, made, gate.known_from_manifest(made, Headline("miou", 0.0)))
+    gate.write(column, made, gate.known_from_manifest(made, Headline("miou", 0.0)), 48)
     with pytest.raises(UserError, match="all 48 labels are empty; make"):
         start("segmentation", column)
     lower = [{"images": IMAGES, "labels": [str(column)], "min_confidence": {"segmentation": 0.3}}]
@@ -232,7 +232,7 @@ def test_the_verdict_of_an_audit_counts_as_long_as_the_column_is_the_same(
     images: ImageSet, start: Callable[..., None], tmp_path: Path
 ) -> None:
     column = make_column(tmp_path / "column", "depth", images, ramp)
-    gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")])
+    gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")], 48)
     with pytest.raises(UserError, match=f"{column} failed: every map is of yesterday; make them anew"):
         start("depth", column)
 
