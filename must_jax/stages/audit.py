@@ -240,9 +240,9 @@ def _told(result: Result) -> dict[str, Any]:
 def _named(images: ImageSet, duplicate: Duplicate) -> dict[str, Any]:
     pair = duplicate.pair
     return {
-        "image": images.record(pair.position)["name"],
+        "image": images.name_of(pair.position),
         "evaluation": duplicate.others.name,
-        "evaluation_image": duplicate.others.record(pair.other)["name"],
+        "evaluation_image": duplicate.others.name_of(pair.other),
         "mirrored": pair.mirrored,
         "distance": pair.distance,
     }

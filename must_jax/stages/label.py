@@ -12,7 +12,7 @@ from typing import Any
 import must_jax
 from must_jax import trained
 from must_jax.config import LabelConfig
-from must_jax.data.image_sets import ImageSet, decode_image, evenly_spread, open_images
+from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
 from must_jax.data.kinds import MapLabel
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE
 from must_jax.data.shards import COLUMNS
@@ -266,10 +266,13 @@ def _write_gallery(
     for position in evenly_spread(len(images), count):
         labels = [(task, column[position]) for task, column in columns]
         if all(label["present"] for _, label in labels):
-            record = images.record(position)
-            image = decode_image(record["image"])
+            name, image = images.name_of(position), gallery.opened(images, position)
+            if isinstance(image, str):
+                say(f"not shown in {path.name}: {name}, {image}")
+                rows.append(gallery.Row(name, None, image, []))
+                continue
             drawn = [(gallery.thumbnail(task.draw(image, label)), task.describe(label)) for task, label in labels]
-            rows.append(gallery.Row(record["name"], image.shape[:2], gallery.thumbnail(image), drawn))
+            rows.append(gallery.Row(name, image.shape[:2], gallery.thumbnail(image), drawn))
     described = [
         gallery.Column(
             teacher=column.manifest.maker,

@@ -14,6 +14,7 @@ import pytest
 from made_column import like_truth, make_column
 
 from must_jax.config import AuditConfig, parse
+from must_jax.data import image_sets
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import IGNORE_ID
 from must_jax.errors import UserError
@@ -233,6 +234,41 @@ def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -
     assert told["columns"][str(column)]["findings"] == [{"level": "failed", "reason": "every map has one value only"}]
     page = (tmp_path / "audit/audit.html").read_text()
     assert "2 found" in page and all(name in page for name in names)
+
+
+def test_images_that_are_gone_by_then_are_named_on_the_page(
+    opened: Callable[[str], ImageSet],
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rendered = opened("depth")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes(rendered.record(index)["image"])
+    photos = open_images(f"folder:{folder}", "")
+    column = make_column(tmp_path / "column", "depth", photos, rendered.labels["depth"].__getitem__)
+    write = audit._write
+
+    def later(*args: Any) -> None:
+        (folder / "0.png").unlink()
+        (folder / "1.png").write_bytes(b"another")
+        write(*args)
+
+    monkeypatch.setattr(audit, "_write", later)
+    monkeypatch.setattr(image_sets, "_CACHED_RECORDS", 0)
+    config = config_of(data_dir, column, images=photos.name, evaluation="scenes/teacher_depth_tiny:train")
+    audit.run(config, tmp_path / "audit")
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert page.count("<img ") == (2 + 2) + (0 + 2)  # of the label that is left, and pairs of duplicates
+    assert page.count('<div class="gone">No such file or directory</div>') == 2
+    assert page.count('<div class="gone">an image cannot be read: ') == 2
+    assert all(f"{index}.png</" in page for index in range(3))
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not shown: ")]
+    assert said.startswith("not shown: 2 images that cannot be read any more; the first is ")
+    assert len(json.loads((tmp_path / "audit/audit.json").read_text())["duplicates"]) == 3
 
 
 @pytest.mark.parametrize(
