@@ -90,13 +90,19 @@ def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
         facts["maps with one value only"] = f"{known['one_value_only']:.1f} %"
     if "quantiles" in known:
         unit = " m" if isinstance(kind, MapLabel) and kind.unit == "m" else ""
-        facts |= {name: f"{known[name]:.3g}{unit}" for name in ("min", "mean", "max")}
-        facts |= {f"{100 * float(at):g} % are below": f"{value:.3g}{unit}" for at, value in known["quantiles"].items()}
+        facts |= {name: f"{_figure(known[name])}{unit}" for name in ("min", "mean", "max")}
+        below = {f"{100 * float(at):g} % are below": value for at, value in known["quantiles"].items()}
+        facts |= {name: f"{_figure(value)}{unit}" for name, value in below.items()}
     if "mean_vector" in known:
-        facts["mean (right, down, forward)"] = ", ".join(f"{value:.2f}" for value in known["mean_vector"])
+        facts["mean (right, down, forward)"] = ", ".join(f"{value:z.2f}" for value in known["mean_vector"])
         facts["away from the camera"] = f"{known['away']:.2f} %"
         facts["not of length 1"] = f"{known['not_of_length_1']:.2f} %"
     return facts
+
+
+def _figure(value: float) -> str:
+    """0.01234 -> "0.0123", 999.6 -> "1,000"."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 _BROKEN = {"not readable": "unreadable", "NaN or infinite": "not_finite"}

@@ -16,12 +16,12 @@ from made_column import like_truth, make_column
 from must_jax.config import AuditConfig, parse
 from must_jax.data import image_sets
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
-from must_jax.data.kinds import IGNORE_ID
+from must_jax.data.kinds import IGNORE_ID, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels import gate, manifest
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.gate import Finding
-from must_jax.stages import audit, train
+from must_jax.stages import audit, audit_page, train
 from must_jax.tasks import TASKS, build_task
 
 Labels = Callable[[int], dict[str, Any]]
@@ -234,6 +234,16 @@ def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -
     assert told["columns"][str(column)]["findings"] == [{"level": "failed", "reason": "every map has one value only"}]
     page = (tmp_path / "audit/audit.html").read_text()
     assert "2 found" in page and all(name in page for name in names)
+
+
+def test_figures_are_short() -> None:
+    known = {"images": 1200, "absent": 0, "unreadable": 0, "not_finite": 0, "empty_share": 0.0}
+    depth = known | {"min": 0.00123456, "mean": 12.345, "max": 999.6, "quantiles": {"0.5": 1234.5}}
+    facts = audit_page._facts(depth, MapLabel("depth", "scalar", "m"))
+    wanted = {"min": "0.00123 m", "mean": "12.3 m", "max": "1,000 m", "50 % are below": "1,234 m"}
+    assert facts | wanted == facts
+    normals = known | {"mean_vector": [-0.001, 0.2, -0.9], "away": 0.0, "not_of_length_1": 0.0}
+    assert "0.00, 0.20, -0.90" in audit_page._facts(normals, MapLabel("normals", "vector")).values()
 
 
 def test_images_that_are_gone_by_then_are_named_on_the_page(
