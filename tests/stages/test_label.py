@@ -259,7 +259,7 @@ def test_an_image_that_is_gone_by_then_does_not_keep_the_gallery_from_being_writ
     monkeypatch.setattr(image_sets, "_CACHED_RECORDS", 0)
     label.run(config_of(f"folder:{own}", teachers[1:], gallery_images=8), tmp_path / "run")
     page, said = (tmp_path / "run/gallery.html").read_text(), capsys.readouterr().err
-    assert page.count("<img ") == 6 * 2 and page.count("Not shown: ") == 2
+    assert page.count("<img ") == 6 * 2 and page.count("Not shown: ") == 2 and "6 of them, spread over the set" in page
     for name, reason in (("a wide.jpg", "No such file or directory"), ("b tall.png", "an image cannot be read: ")):
         assert f"not shown in gallery.html: {name}, {reason}" in said
         assert name in page and f"Not shown: {reason}" in page
