@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from must_jax.data.encodings import MOST_CONFIDENT, Label, confidence_codes
+from must_jax.data.encodings import Label
 from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
 
 
@@ -22,8 +22,7 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
     """The label without what is less sure than `minimum`, 0..1.
 
     A vector whose largest probability is smaller becomes absent, boxes with a smaller score are dropped, pixels with
-    a smaller confidence become IGNORE_ID. Of pixels the confidence counts as it is stored: a label says the same before
-    and after.
+    a smaller confidence become IGNORE_ID.
 
     Raises:
       ValueError: a kind that does not say how sure it is.
@@ -38,8 +37,7 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
             sure = label["scores"] >= minimum
             return label | {name: label[name][sure] for name in ("boxes_yxyx", "classes", "scores", "valid")}
         case MapLabel(confidence=True):
-            stored = confidence_codes(label["confidence"]) / MOST_CONFIDENT
-            ids = np.where(stored < minimum, IGNORE_ID, label[kind.field])
+            ids = np.where(label["confidence"] < minimum, IGNORE_ID, label[kind.field])
             return label | {kind.field: ids.astype(np.int32)}
     raise ValueError(f"{kind} has no confidence")
 

@@ -34,7 +34,7 @@ Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
 _PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
-MOST_CONFIDENT = np.float32(255)  # the code of a pixel's confidence of 1
+_MOST_CONFIDENT = np.float32(255)  # the code of a pixel's confidence of 1
 _MAX_CODE = 65535  # of a scalar map; code 0 is taken by "invalid"
 
 
@@ -87,7 +87,7 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
                 raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
             record[kind.field] = pictures.png(ids, smooth=False)
             if kind.confidence:
-                record["confidence"] = pictures.png(confidence_codes(label["confidence"]), smooth=True)
+                record["confidence"] = pictures.png(_confidence_codes(label["confidence"]), smooth=True)
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
@@ -102,9 +102,15 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return record
 
 
-def confidence_codes(confidence: np.ndarray) -> np.ndarray:
-    """Of the pixels of a map of ids, as they are stored: whole numbers from 0 to MOST_CONFIDENT."""
-    return np.rint(np.clip(confidence, 0, 1) * MOST_CONFIDENT)
+def rounded(label: Mapping[str, np.ndarray]) -> Label:
+    """The label with the confidence of its pixels, where it has one, as precise as it is stored."""
+    stored = {"confidence": _confidence_codes(label["confidence"]) / _MOST_CONFIDENT} if "confidence" in label else {}
+    return {**label, **stored}
+
+
+def _confidence_codes(confidence: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to 255."""
+    return np.rint(np.clip(confidence, 0, 1) * _MOST_CONFIDENT)
 
 
 def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
@@ -150,7 +156,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != IGNORE_ID], classes)
             if kind.confidence:
-                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / MOST_CONFIDENT
+                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / _MOST_CONFIDENT
         case MapLabel(content="scalar"):
             codes = pictures.codes(record[kind.field])
             valid = (codes > 0).astype(np.float32)
