@@ -37,9 +37,7 @@ _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-_CACHED_RECORDS = (
-    64  # enough for what all threads hold at a time: image and labels of one record are read one after the other
-)
+_CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _JPEG_END = b"\xff\xd9"
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif")
@@ -145,6 +143,11 @@ class ImageSet:
     def name_of(self, index: int) -> str:
         """The `name` of its record; of a photo in a folder, without reading it."""
         return self._name_of(index)
+
+
+def evenly_spread(length: int, most: int) -> list[int]:
+    """Positions of at most so many of `length` images."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()
 
 
 def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:

@@ -141,8 +141,10 @@ class ColumnWriter:
 
     def encode(self, label: Label) -> Encoded:
         """What takes the time of adding a label; thread-safe."""
-        summary = summarize(self._kind, by_rule(self._kind, label, self.manifest.min_confidence))
-        return Encoded(encodings.serialize(self._kind, encodings.encode(self._kind, label)), summary)
+        # Of the label as it will be read: a threshold may lie between a confidence and what is stored of it.
+        as_read = by_rule(self._kind, encodings.rounded(label), self.manifest.min_confidence)
+        record = encodings.serialize(self._kind, encodings.encode(self._kind, label))
+        return Encoded(record, summarize(self._kind, as_read))
 
 
 def still_to_write(folder: Path, description: Manifest) -> list[int]:

@@ -20,6 +20,7 @@ from photos import bad_files, good_files, jpeg, write_files
 
 from must_jax import files, trained
 from must_jax.config import LabelConfig, OptimizerConfig, PrepareConfig
+from must_jax.data import image_sets
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
@@ -83,8 +84,8 @@ def test_own_photos_are_labelled_to_the_end_and_all_accounted_for(labelled: Path
         assert (told["images"], told["absent"], len(column)) == (8, 0, 8)
         assert all(column[i]["present"] == 1 for i in range(8))
         assert told["bytes_per_image"] == sum(f.stat().st_size for f in column.folder.glob("*.array_record-*")) / 8
-        assert column.teacher["learning_rate"] == OptimizerConfig().learning_rate
-        assert column.teacher["batch_size"] == 16
+        assert column.teacher.learning_rate == OptimizerConfig().learning_rate
+        assert column.teacher.batch_size == 16
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -278,6 +279,31 @@ def test_an_image_that_a_teacher_fails_on_is_absent_in_its_columns_only(
     whole = LabelColumn(labelled / "columns/small-depth")
     for i in (0, 2, 3, 7):  # its neighbours in the batch have the same labels
         np.testing.assert_array_equal(failed[i]["depth"], whole[i]["depth"])
+
+
+def test_an_image_that_is_gone_by_then_does_not_keep_the_gallery_from_being_written(
+    photos: Path,
+    teachers: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = Path(shutil.copytree(photos, tmp_path / "own"))
+    write_gallery = label._write_gallery
+
+    def later(*args: Any) -> None:
+        (own / "a wide.jpg").unlink()
+        (own / "b tall.png").write_bytes(b"another")
+        write_gallery(*args)
+
+    monkeypatch.setattr(label, "_write_gallery", later)
+    monkeypatch.setattr(image_sets, "_CACHED_RECORDS", 0)
+    label.run(config_of(f"folder:{own}", teachers[1:], gallery_images=8), tmp_path / "run")
+    page, said = (tmp_path / "run/gallery.html").read_text(), capsys.readouterr().err
+    assert page.count("<img ") == 6 * 2 and page.count("Not shown: ") == 2 and "6 of them, spread over the set" in page
+    for name, reason in (("a wide.jpg", "No such file or directory"), ("b tall.png", "an image cannot be read: ")):
+        assert f"not shown in gallery.html: {name}, {reason}" in said
+        assert name in page and f"Not shown: {reason}" in page
 
 
 def test_a_further_teacher_adds_its_columns_and_touches_no_other(

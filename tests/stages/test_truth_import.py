@@ -52,8 +52,8 @@ def test_what_is_imported_is_a_column_like_any_other(images: ImageSet, tmp_path:
     assert (source.format, source.path, source.licence) == ("coco", str(file), "CC BY 4.0")
     assert (summary.images, summary.absent, summary.empty) == (5, 1, 1)
     assert [(image.name, image.reason) for image in column.manifest.absent()] == [(NAMES[4], "not in the coco labels")]
-    assert verify.damage(folder) == []
-    assert list(verify.other_images(folder, images)) == []
+    assert verify.damage(folder, column.manifest) == []
+    assert list(verify.other_images(folder, column.manifest, images)) == []
     assert "4 of 5 images have labels for detection" in capsys.readouterr().err
 
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
