@@ -75,12 +75,12 @@ def run(config: AuditConfig, workdir: Path) -> None:
     columns = [open_column(folder, images) for folder in folders]
     tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
     evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
+    true = [column for column in columns if column.teacher is None]
+    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
     claim(workdir, config)
 
     began = time.monotonic()
     positions = evenly_spread(len(images), config.sample or len(images))
-    true = [column for column in columns if column.teacher is None]
-    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
     results = [audit(column, task, truths, positions) for column, task in zip(columns, tasks, strict=True)]
     duplicates = find_duplicates(images, evaluation, config.duplicate_distance) if evaluation else []
     _write(workdir, config, images, len(positions), results, duplicates, time.monotonic() - began)
