@@ -98,7 +98,8 @@ def test_names_that_are_no_text_are_imported(tmp_path: Path):
         options = {"format": "depth_png", "path": str(tmp_path / "depth"), "options": {"unit": "mm"}}
         depth = imported(each, "depth", folder / "d", **options)
         assert [depth[i]["present"] for i in range(3)] == [1, 0, 1]
-        assert verify.damage(folder / "d") == [] and list(verify.other_images(folder / "d", each)) == []
+        assert verify.damage(folder / "d", depth.manifest) == []
+        assert list(verify.other_images(folder / "d", depth.manifest, each)) == []
     (tmp_path / "depth" / names[0]).unlink()
     depth = imported(images, "depth", tmp_path / "absent", **options)
     assert [image.name for image in depth.manifest.absent()] == spelt[1:]
