@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -54,9 +53,7 @@ def test_smoke_goes_all_the_way(smoke: Path):
 
 def test_a_finished_pipeline_says_so_at_once(smoke: Path, capsys: pytest.CaptureFixture[str]):
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json") if "config" not in path.name}
-    started = time.monotonic()
     run("smoke")
-    assert time.monotonic() - started < 15
     assert "runs/smoke" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in before} == before
 

@@ -37,6 +37,7 @@ _PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "f
 # Of a scalar map's range: no value is off by more than 1 / 65,535 of it, rounding of float32 included. Twice as many
 # would cost one bit a cell. Codes are these plus one, as 0 is taken by "invalid".
 SCALAR_STEPS = 34_000
+_MOST_CONFIDENT = np.float32(255)  # the code of a pixel's confidence of 1
 
 
 def features(kind: LabelKind) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
                 raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
             record[kind.field] = pictures.png(ids, smooth=False)
             if kind.confidence:
-                record["confidence"] = pictures.png(np.rint(np.clip(label["confidence"], 0, 1) * 255), smooth=True)
+                record["confidence"] = pictures.png(_confidence_codes(label["confidence"]), smooth=True)
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
@@ -101,6 +102,17 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             codes = pictures.direction_codes(np.asarray(label[kind.field], np.float32))
             record[kind.field] = pictures.webp(np.where(np.asarray(label["valid"]) > 0, codes, 0))
     return record
+
+
+def rounded(label: Mapping[str, np.ndarray]) -> Label:
+    """The label with the confidence of its pixels, where it has one, as precise as it is stored."""
+    stored = {"confidence": _confidence_codes(label["confidence"]) / _MOST_CONFIDENT} if "confidence" in label else {}
+    return {**label, **stored}
+
+
+def _confidence_codes(confidence: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to 255."""
+    return np.rint(np.clip(confidence, 0, 1) * _MOST_CONFIDENT)
 
 
 def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
@@ -146,7 +158,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != IGNORE_ID], classes)
             if kind.confidence:
-                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / np.float32(255)
+                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / _MOST_CONFIDENT
         case MapLabel(content="scalar"):
             codes = pictures.codes(record[kind.field])
             valid = (codes > 0).astype(np.float32)

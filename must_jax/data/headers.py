@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import PIL.Image
@@ -45,19 +46,29 @@ def pixels(data: bytes) -> int:
         return header.height * header.width
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
-    PIL.Image.init()
-    for name in _BY_PILLOW:
-        # Not by PIL.Image.open, which warns of images, or refuses them, by a limit that is the whole process's.
-        plugin, accepts = PIL.Image.OPEN.get(name, (None, None))
-        try:
-            if plugin and accepts and accepts(data[:16]) is True:
-                with plugin(io.BytesIO(data), "") as picture:
-                    return math.prod(picture.size)
-        except PIL.Image.DecompressionBombError as error:  # of what is larger than the image, as tiles can be
-            raise UserError(f"an image cannot be read: {error}") from None
-        except Exception:  # plugins raise nearly anything on broken bytes
+    try:
+        picture = opened(data, _BY_PILLOW)
+        if picture is None:
             return 0
-    return 0
+        with picture:
+            return math.prod(picture.size)
+    except PIL.Image.DecompressionBombError as error:  # of what is larger than the image, as tiles can be
+        raise UserError(f"an image cannot be read: {error}") from None
+    except Exception:  # plugins raise nearly anything on broken bytes
+        return 0
+
+
+def opened(data: bytes, formats: Iterable[str] = ("JPEG", "WEBP", *_BY_PILLOW)) -> PIL.Image.Image | None:
+    """By the Pillow plugin that takes it, before any pixel is decoded; None without one. Plugins raise nearly anything.
+
+    Not by PIL.Image.open, which warns of images, or refuses them, by a limit that is the whole process's.
+    """
+    PIL.Image.init()
+    for name in formats:
+        plugin, accepts = PIL.Image.OPEN.get(name, (None, None))
+        if plugin and accepts and accepts(data[:16]) is True:
+            return plugin(io.BytesIO(data), "")
+    return None
 
 
 def _webp(data: bytes) -> int:

@@ -37,11 +37,10 @@ _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-_CACHED_RECORDS = (
-    64  # enough for what all threads hold at a time: image and labels of one record are read one after the other
-)
+_CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _JPEG_END = b"\xff\xd9"
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif")
 MAX_PIXELS = 200_000_000  # of an image that is taken
 _LARGE_PIXELS = 2**25
 _large = threading.Lock()  # images of more pixels are checked one at a time, all at once they would fill the memory
@@ -133,7 +132,10 @@ class ImageSet:
         return self._length
 
     def record(self, index: int) -> Mapping[str, Any]:
-        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; not to be changed."""
+        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; not to be changed.
+
+        Names can be stored as text: bytes of a file's name that are no UTF-8 are written as \\xff.
+        """
         if not 0 <= index < self._length:
             raise IndexError(f"image {index} of {self.name}, which has {self._length}")
         return self._read(int(index))
@@ -141,6 +143,11 @@ class ImageSet:
     def name_of(self, index: int) -> str:
         """The `name` of its record; of a photo in a folder, without reading it."""
         return self._name_of(index)
+
+
+def evenly_spread(length: int, most: int) -> list[int]:
+    """Positions of at most so many of `length` images."""
+    return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()
 
 
 def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
@@ -203,8 +210,8 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
                 flags = cv2.IMREAD_COLOR_RGB | flag
                 image_hw = None if whole else (height / factor, width / factor)
     try:
-        is_avif = data[4:8] == b"ftyp"  # which OpenCV does not turn upright
-        image = None if is_avif else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        # OpenCV does not turn AVIF upright.
+        image = None if _is_avif(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
@@ -222,24 +229,61 @@ def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """
     pixels = headers.pixels(data)
     if pixels <= max_pixels:
-        with contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large:
+        with _alone(pixels):
             image, _ = decode_reduced(data, longest=1)
         pixels = pixels or image.shape[0] * image.shape[1]
     if pixels > max_pixels:
         raise UserError(f"an image has {pixels:,} pixels, more than the limit of {max_pixels:,}; make it smaller")
 
 
-def image_hw(data: bytes) -> tuple[int, int] | None:
-    """Height and width as `decode_image` gives them, from the header alone; None if that cannot be read, or is huge."""
+class ImageShape(NamedTuple):
+    """Height and width as `decode_image` gives them, and Exif's code for how it turned the image; 1 = not at all."""
+
+    height: int
+    width: int
+    orientation: int
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Upright."""
+        return self.height, self.width
+
+    @property
+    def stored_hw(self) -> tuple[int, int]:
+        """Of the pixels in the file."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
+def image_shape(data: bytes) -> ImageShape | None:
+    """From the header alone; None if that cannot be read."""
     try:
-        if headers.pixels(data) > (PIL.Image.MAX_IMAGE_PIXELS or 0):  # of which Pillow would warn
-            return None
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-            is_turned = orientation >= 5 and picture.format != "TIFF"  # whose size is upright already
-            return picture.size if is_turned else picture.size[::-1]
+        with _alone(headers.pixels(data)):  # as Pillow takes memory for a whole WebP
+            picture = headers.opened(data)
+            if picture is None:
+                return None
+            with picture:
+                if not _is_avif(data):  # OpenCV, which decodes all others, knows nothing of XMP
+                    for key in ("xmp", "XML:com.adobe.xmp"):
+                        picture.info.pop(key, None)
+                # In a PNG Pillow looks for Exif behind the pixels as well, and decodes them.
+                has_exif = picture.format != "PNG" or any(mark in data for mark in _PNG_EXIF)
+                orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) if has_exif else 1
+                (width, height), is_upright = picture.size, picture.format == "TIFF"
     except Exception:  # Pillow's plugins raise nearly anything on broken bytes
         return None
+    if orientation not in range(9):
+        return None
+    stored = ImageShape(height, width, orientation or 1)
+    return stored if is_upright else ImageShape(*stored.stored_hw, stored.orientation)
+
+
+def _alone(pixels: int) -> contextlib.AbstractContextManager[Any]:
+    """While a large image, or one of unknown size, is worked on."""
+    return contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large
+
+
+def _is_avif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp"
 
 
 def _decode_by_pillow(data: bytes) -> np.ndarray:
@@ -258,7 +302,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
     listing = folders.list_folder(folder)
     names = [name for name, _ in listing.images]  # paths would take several times the memory
-    skipped = [(str(folder / name), reason) for name, reason in listing.skipped]
+    skipped = [(folders.printable(str(folder / name)), reason) for name, reason in listing.skipped]
     readable: list[str] = []
     wanted = min(take or len(names), len(names))
     with (
@@ -269,7 +313,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         checked = (pool.map(_check, [folder / name for name in chunk]) for chunk in chunks)
         for name, (path, problem) in zip(names, itertools.chain.from_iterable(checked), strict=False):
             if problem:
-                skipped.append((str(path), problem))
+                skipped.append((folders.printable(str(path)), problem))
                 continue
             readable.append(name)
             progress.advance()
@@ -281,12 +325,13 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 
-    def read(index: int) -> dict[str, Any]:
-        return {"image": (folder / readable[index]).read_bytes(), "name": readable[index]}
+    def name_of(index: int) -> str:
+        return folders.printable(readable[index])
 
-    return ImageSet(
-        spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=readable.__getitem__
-    )
+    def read(index: int) -> dict[str, Any]:
+        return {"image": (folder / readable[index]).read_bytes(), "name": name_of(index)}
+
+    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
 
 
 def _check(path: Path) -> tuple[Path, str]:
@@ -331,7 +376,7 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     def read(index: int) -> dict[str, Any]:
         record = records[index]
         name = record[named_by] if named_by else f"{index:08d}"
-        return record | {"name": name.decode() if isinstance(name, bytes) else str(name)}
+        return record | {"name": name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)}
 
     identity = [info.full_name, split, len(records), info.features.to_json()]
     if info.metadata and SOURCE in info.metadata:

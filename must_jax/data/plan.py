@@ -40,6 +40,7 @@ class Plan(_Record):
     Attributes:
       source: digest of the source.
       length: images of the source, readable or not.
+      named_by: how the source names them, as `RawImages` says it.
     """
 
     schema_version: Literal[1] = 1
@@ -50,6 +51,7 @@ class Plan(_Record):
     max_pixels: pydantic.PositiveInt
     source: str
     length: int
+    named_by: Literal["", "path"] = ""
     shards: tuple[ShardRecord, ...] = ()
 
     @property
@@ -96,11 +98,12 @@ def read(folder: Path) -> Plan | None:
         raise UserError(f"{path} is damaged, or of another version, at '{where}'; delete {folder}") from None
 
 
-def check_same(folder: Path, config: PrepareConfig, source: str, length: int | None = None) -> None:
+def check_same(folder: Path, config: PrepareConfig, source: str, length: int | None = None, named_by: str = "") -> None:
     """Raises UserError if the folder has a plan for another source, or for other shards of it.
 
     Args:
-      source, length: digest and number of images of the source; None = not known yet.
+      source: digest of the source.
+      length, named_by: number of its images, and what names them; None = both are not known yet.
     """
     plan, advice = read(folder), "choose another config.name, or delete that folder"
     if plan is None:
@@ -113,3 +116,8 @@ def check_same(folder: Path, config: PrepareConfig, source: str, length: int | N
         raise UserError(f"{folder} is prepared from {plan.images}, not from {config.images}; {advice}")
     if plan.source != source or length not in (None, plan.length):
         raise UserError(f"{config.images} has changed since {folder} was prepared from it; {advice}")
+    if length is not None and plan.named_by != named_by:
+        raise UserError(
+            f"{folder} is prepared with images named by {plan.named_by or 'FILE/ROW'}, but what is missing would be "
+            f"named by {named_by or 'FILE/ROW'}; {advice}"
+        )

@@ -86,18 +86,24 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     plan.check_same(folder, config, raw.digest)
     _check_images(raw, config.images)
     files.check_space(folder, raw.size_bytes - files.bytes_in(folder), f"the images of {config.images}")
-    with _taken(folder):
-        plan.check_same(folder, config, raw.digest, len(raw))  # also by a process that had taken the folder before
+    with taken(folder):
+        # Also by a process that had taken the folder before.
+        plan.check_same(folder, config, raw.digest, len(raw), raw.named_by)
         there = plan.read(folder)
         if there is None:
             asked = config.model_dump(include={"name", "images", "image_column", "shard_images", "max_pixels"})
-            there = Plan(**asked, source=raw.digest, length=len(raw))
+            there = Plan(**asked, source=raw.digest, length=len(raw), named_by=raw.named_by)
             there.write(folder)
         return _finish(folder, _write_missing(folder, there, raw), raw)
 
 
 @contextlib.contextmanager
-def _taken(folder: Path) -> Iterator[None]:
+def taken(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps it for this process alone for the time being.
+
+    Raises:
+      UserError: another process is at work there, or a file is in the way.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = files.lock(folder)

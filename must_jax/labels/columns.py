@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,7 +26,7 @@ class LabelColumn:
 
     Attributes:
       task, kind, classes: what the labels are.
-      teacher: its record in the manifest, with `learning_rate` and `batch_size`; None for true labels.
+      teacher: its record in the manifest; None for true labels.
       min_confidence: what the labels are less sure of is left out; at first as the rule of the column says.
 
     Raises:
@@ -38,8 +37,7 @@ class LabelColumn:
         self.folder = Path(folder)
         self.manifest = manifest.read(self.folder)
         self.task, self.kind, self.classes = self.manifest.task, self.manifest.label_kind, self.manifest.classes
-        teacher = self.manifest.teacher
-        self.teacher: dict[str, Any] | None = teacher.model_dump() if teacher else None
+        self.teacher = self.manifest.teacher
         self.min_confidence = self.manifest.min_confidence
         self._stored_from = 0.0 if is_kept(self.kind) else self.min_confidence
         _check_whole(self.folder, self.manifest)
@@ -54,10 +52,15 @@ class LabelColumn:
         label = encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
         return confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
 
+    @property
+    def is_as_made(self) -> bool:
+        """Whether all of the column is read, by its own rule: then its manifest's summary is of what is read."""
+        return len(self) == self.manifest.images.length and self.min_confidence == self.manifest.min_confidence
+
     def at(self, positions: np.ndarray) -> LabelColumn:
-        """The same column for a part of its images."""
+        """The same column for those of its images."""
         column = copy.copy(self)
-        column._positions = positions
+        column._positions = self._positions[positions]
         return column
 
     def at_least(self, min_confidence: float) -> LabelColumn:

@@ -6,6 +6,7 @@ as long as the column is the same.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +19,8 @@ from must_jax.errors import UserError
 from must_jax.files import write_text
 from must_jax.labels.manifest import Manifest
 from must_jax.labels.statistics import Statistics
+from must_jax.labels.summary import Summary
+from must_jax.progress import say
 
 FILE = "audit.json"  # in the column's folder
 
@@ -43,13 +46,17 @@ class Finding(pydantic.BaseModel):
 
 
 class Audited(pydantic.BaseModel):
-    """What an audit has found: of the column whose manifest has this checksum."""
+    """What an audit has found: of the column whose manifest has this checksum.
+
+    `labels_read`: so many of its labels were looked at; 0 = an audit did not say so yet.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     checksum: str
     verdict: Level
     findings: tuple[Finding, ...]
+    labels_read: int = 0
 
 
 class Headline(NamedTuple):
@@ -66,7 +73,18 @@ def verdict(findings: Iterable[Finding]) -> Level:
 
 def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Finding]:
     """What the sums that were made while labelling say, and the teacher's validation."""
-    summary = column.summary()
+    yield from known_from_summary(column, column.summary())
+    yield from known_from_teacher(column, headline)
+
+
+def known_from_teacher(column: Manifest, headline: Headline) -> Iterator[Finding]:
+    """What the validation of the column's teacher says."""
+    if column.teacher:
+        yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
+
+
+def known_from_summary(column: Manifest, summary: Summary) -> Iterator[Finding]:
+    """What the sums over labels say: those in the manifest, or others of a part of the labels as they are read."""
     labelled = summary.images - summary.absent
     if summary.not_finite:
         yield Finding(level="failed", reason=_not_finite(summary.not_finite))
@@ -82,9 +100,7 @@ def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Findin
         if summary.covered:
             yield from _look(1 - summary.covered / labelled, 1 - LEAST_COVERED, "of the pixels have no label")
         if column.teacher:  # true labels may be few
-            yield from _look(summary.absent / summary.images, MOST_ABSENT, "of the images could not be labelled")
-    if column.teacher:
-        yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
+            yield from _look(summary.absent / summary.images, MOST_ABSENT, "of the images have no label")
 
 
 def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Finding]:
@@ -115,16 +131,23 @@ def known_from_truth(score: float, headline: Headline) -> Iterator[Finding]:
         yield Finding(level="failed", reason=f"against true labels {_near_chance(score, headline)}")
 
 
-def write(folder: Path, column: Manifest, findings: Iterable[Finding]) -> Audited:
-    """Leaves the verdict beside the manifest."""
+def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_read: int) -> Audited:
+    """The verdict, which is left beside the manifest, unless that of an audit of more of its labels lies there."""
     found = tuple(findings)
-    audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found)
-    write_text(folder / FILE, audited.model_dump_json(indent=1) + "\n")
+    audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found, labels_read=labels_read)
+    before = None
+    with contextlib.suppress(UserError):  # damaged
+        before = read(folder, column)
+    if before and before.labels_read > labels_read:
+        kept = f"'{before.verdict}', the verdict of an audit of {before.labels_read:,} labels"
+        say(f"{folder} keeps {kept}; this one has read {labels_read:,}")
+    else:
+        write_text(folder / FILE, audited.model_dump_json(indent=1) + "\n")
     return audited
 
 
 def read(folder: Path, column: Manifest) -> Audited | None:
-    """The last audit's; None where there was none, or the column was made anew since.
+    """The fullest audit's, of several the last one's; None where there was none, or the column was made anew since.
 
     Raises:
       UserError: the file is damaged.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from must_jax.cores import cores
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageSet
+from must_jax.data.image_sets import ImageSet, ImageShape, image_shape
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.formats.base import Annotations, Photo
@@ -18,6 +20,40 @@ from must_jax.progress import Progress, say
 
 _READ_TOGETHER = 64  # labels
 _MOST_NAMED = 20  # refused labels; with more something is wrong with all of them
+
+
+class Photos:
+    """The images of a set: their names, and their shapes in 12 bytes each. Every image is read once, here.
+
+    Args:
+      shapes: whether to look at these, for which images have to be read where names need not.
+    """
+
+    def __init__(self, images: ImageSet, *, shapes: bool) -> None:
+        def look(index: int) -> tuple[str, ImageShape | None]:
+            if not shapes:
+                return images.name_of(index), None
+            record = images.record(index)
+            return record["name"], image_shape(record["image"])
+
+        self.names: list[str] = []
+        self._shapes = np.zeros((len(images), 3), np.int32)
+        with (
+            Progress(f"reading the names of {images.name}", len(images)) as progress,
+            ThreadPoolExecutor(cores()) as pool,
+        ):
+            for together in _chunks(range(len(images))):
+                for index, (name, shape) in zip(together, pool.map(look, together), strict=True):
+                    self.names.append(name)
+                    self._shapes[index] = shape or 0
+                progress.advance(len(together))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Photo:
+        height, width, orientation = self._shapes[index].tolist()
+        return Photo(self.names[index], ImageShape(height, width, orientation) if height else None)
 
 
 def is_finished(folder: Path, images: ImageSet, source: SourceRecord) -> bool:
@@ -47,13 +83,8 @@ def record_of(images: ImageSet) -> ImagesRecord:
     return ImagesRecord(name=images.name, length=len(images), digest=images.digest)
 
 
-def write(
-    folder: Path, description: Manifest, images: ImageSet, names: Sequence[str], annotations: Annotations
-) -> Manifest:
+def write(folder: Path, description: Manifest, photos: Photos, annotations: Annotations) -> Manifest:
     """Checks all labels, then writes the shards that are missing; images without a label are absent, with the reason.
-
-    Args:
-      names: of the images, in their order.
 
     Returns:
       The manifest of the finished column.
@@ -63,28 +94,28 @@ def write(
     """
 
     def read(index: int) -> Label | None:
-        return annotations.label(Photo(names[index], lambda: images.record(index)["image"]))
+        return annotations.label(photos[index])
 
     def encoded(index: int) -> Encoded | None:
         label = read(index)
         return None if label is None else writer.encode(label)
 
-    what = f"{description.task} labels of {images.name}"
+    what = f"{description.task} labels of {description.images.name}"
     with ThreadPoolExecutor(cores()) as pool:
         if not (folder / manifest.FILE).exists():
-            _check(read, len(images), what, pool)
+            _check(read, len(photos), what, pool)
         writer = ColumnWriter(folder, description)
         ranges = {shard: writer.manifest.shard_range(shard) for shard in writer.missing()}
-        done = len(images) - sum(map(len, ranges.values()))
-        with Progress(f"importing {what}", len(images), start=done) as progress:
+        done = len(photos) - sum(map(len, ranges.values()))
+        with Progress(f"importing {what}", len(photos), start=done) as progress:
             for index, positions in ranges.items():
                 with writer.shard(index) as shard:
                     for together in _chunks(positions):
                         for position, label in zip(together, pool.map(encoded, together), strict=True):
                             if label is None:
-                                shard.skip(names[position], f"not in the {description.maker} labels")
+                                shard.skip(photos.names[position], f"not in the {description.maker} labels")
                             else:
-                                shard.add_encoded(names[position], label)
+                                shard.add_encoded(photos.names[position], label)
                         progress.advance(len(together))
     writer.finish()
     return writer.manifest

@@ -15,7 +15,6 @@ from must_jax import files
 from must_jax.cores import cores
 from must_jax.data import encodings
 from must_jax.data.image_sets import ImageSet
-from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
@@ -24,7 +23,10 @@ _AGAIN = "delete the file and rerun the stage that wrote it"
 _ANEW = "delete the column's folder and rerun the stage that wrote it"
 
 
-def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -> list[str]:
+Described = tuple[Path, Manifest]  # a column's folder and what it says there
+
+
+def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lambda images: None) -> list[str]:
     """What is wrong with a column's files, one sentence each, naming the file; empty if nothing is.
 
     The manifest against its own checksum, each shard against size, sha256 and number of records, the TFDS files
@@ -33,10 +35,6 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
     Args:
       advance: hears of every so many images that are through.
     """
-    try:
-        column = manifest.read(folder)
-    except UserError as error:
-        return [str(error)]
     if not column.complete:
         return [f"{folder} is not finished; rerun the stage that wrote it"]
     found = []
@@ -67,17 +65,16 @@ def damage(folder: Path, advance: Callable[[int], None] = lambda images: None) -
     return found
 
 
-def changed_shards(folders: Iterable[Path]) -> list[str]:
+def changed_shards(columns: Iterable[Described]) -> list[str]:
     """The shards whose bytes are not those of the manifest: the quick part of `damage`, for the start of a training."""
-    shards = [(folder, shard) for folder in folders for shard in manifest.read(folder).shards]
+    shards = [(folder, shard) for folder, column in columns for shard in column.shards]
     with ThreadPoolExecutor(cores()) as pool:
         problems = pool.map(lambda each: _differs(*each), shards)
         return [f"{folder / shard.file} {why}" for (folder, shard), why in zip(shards, problems, strict=True) if why]
 
 
-def other_images(folder: Path, images: ImageSet) -> Iterator[str]:
+def other_images(folder: Path, column: Manifest, images: ImageSet) -> Iterator[str]:
     """Where a column does not belong to these images in this order, one sentence each."""
-    column = manifest.read(folder)
     if len(images) > column.images.length:
         yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}"
         return
@@ -93,9 +90,8 @@ def other_images(folder: Path, images: ImageSet) -> Iterator[str]:
             yield f"{folder / shard.file} labels other images, or in another order, than {images.name}"
 
 
-def disagreements(folders: Sequence[Path]) -> Iterator[str]:
+def disagreements(columns: Sequence[Described]) -> Iterator[str]:
     """Where columns that are to be read together contradict each other: image sets, class lists, units."""
-    columns = [(folder, manifest.read(folder)) for folder in folders]
     for index, (folder, column) in enumerate(columns):
         for other_folder, other in columns[:index]:
             if column.images.digest != other.images.digest:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -20,7 +20,10 @@ from must_jax.labels import manifest
 from must_jax.labels.manifest import AbsentRecord, Manifest, ShardRecord
 from must_jax.labels.summary import Summary, summarize
 
-_PROGRESS = {"created", "must_jax", "shards", "complete", "checksum"}  # what may change while a column is made
+_FREE: dict[str, Any] = {  # what may change while a column is made
+    **dict.fromkeys(("created", "must_jax", "shards", "complete", "checksum"), True),
+    "source": {"path": True, "licence": True},  # annotations are known by their digest
+}
 
 
 class Encoded(NamedTuple):
@@ -138,8 +141,10 @@ class ColumnWriter:
 
     def encode(self, label: Label) -> Encoded:
         """What takes the time of adding a label; thread-safe."""
-        summary = summarize(self._kind, by_rule(self._kind, label, self.manifest.min_confidence))
-        return Encoded(encodings.serialize(self._kind, encodings.encode(self._kind, label)), summary)
+        # Of the label as it will be read: a threshold may lie between a confidence and what is stored of it.
+        as_read = by_rule(self._kind, encodings.rounded(label), self.manifest.min_confidence)
+        record = encodings.serialize(self._kind, encodings.encode(self._kind, label))
+        return Encoded(record, summarize(self._kind, as_read))
 
 
 def still_to_write(folder: Path, description: Manifest) -> list[int]:
@@ -161,7 +166,7 @@ def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
 
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
-    ours, theirs = wanted.model_dump(exclude=_PROGRESS), there.model_dump(exclude=_PROGRESS)
+    ours, theirs = wanted.model_dump(exclude=_FREE), there.model_dump(exclude=_FREE)
     differing = [name for name, value in ours.items() if theirs[name] != value]
     if differing:
         raise UserError(

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import markupsafe
-import numpy as np
 
 from must_jax.report import page, plots
-from must_jax.report.gallery import caption
+from must_jax.report.gallery import Picture, caption
 
 MOST_SAID = 3  # parts of a description
 MOST_CLASSES = 24  # that are listed; of more, half of it from either end
@@ -40,7 +39,7 @@ class Shown:
     """One image: the pictures of it and of its label, the value that ranks it, and what `Task.describe` says."""
 
     name: str
-    pictures: Sequence[np.ndarray]
+    pictures: Sequence[Picture]
     value: float
     description: Mapping[str, object]
 
@@ -82,8 +81,8 @@ class Duplicate:
     other: str
     evaluation: str
     how: str
-    picture: np.ndarray
-    other_picture: np.ndarray
+    picture: Picture
+    other_picture: Picture
 
 
 @dataclass(frozen=True)

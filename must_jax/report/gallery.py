@@ -10,7 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from must_jax.data.image_sets import ImageSet, decode_image
+from must_jax.errors import UserError
 from must_jax.report import page
+
+Picture = np.ndarray | str  # u8 [H, W, 3], or why there is none
 
 LONGEST_PX = 448  # longer side of a picture in the file
 LISTED = 4  # items of a list in a caption
@@ -32,11 +36,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One image and, a column, its label: the picture and what `Task.describe` says. Pictures are `thumbnail`s."""
+    """One image and, a column, its label: the picture and what `Task.describe` says. Pictures are `thumbnail`s.
+
+    `image_hw` is that of the original; an image that cannot be read has none, and no labels.
+    """
 
     name: str
-    image_hw: tuple[int, int]  # of the original
-    image: np.ndarray
+    image_hw: tuple[int, int] | None
+    image: Picture
     labels: Sequence[tuple[np.ndarray, Mapping[str, Any]]]
 
 
@@ -75,6 +82,14 @@ def caption(description: Mapping[str, Any]) -> list[str]:
         else:
             parts.append(f"{name} {value}")
     return parts
+
+
+def opened(images: ImageSet, position: int) -> Picture:
+    """An image as it is now: it may have been removed or replaced since its set was opened."""
+    try:
+        return decode_image(images.record(position)["image"])
+    except (UserError, OSError) as error:
+        return getattr(error, "strerror", None) or str(error)  # without the path, which is beside it
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import io
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 
 INK = "#123456"  # stands for the page's text colour until the SVG is written
 PALETTE = ("#e4572e", "#2e86ab", "#3fa34d", "#8e6bbf", "#d99a2b", "#c2528b", "#3aa6a0")
@@ -85,10 +86,19 @@ def histogram(edges: Sequence[float], counts: Sequence[int], title: str, logarit
         axes.bar(edges[:-1], counts, widths, align="edge", color=PALETTE[1], edgecolor="none", alpha=0.9)
         if logarithmic and edges[0] > 0:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+            decades = math.log10(edges[-1] / edges[0])
+            subs = range(1, 10) if decades < 1 else (1, 2, 5) if decades <= 3 else (1,)
+            axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
             axes.xaxis.set_minor_locator(NullLocator())
         elif logarithmic:
             axes.set_xscale("symlog", linthresh=1e-2)
+            locator = SymmetricalLogLocator(base=10, linthresh=1e-2)
+            locator.set_params(numticks=8)
+            axes.xaxis.set_major_locator(locator)
+        else:
+            axes.xaxis.set_major_locator(
+                MaxNLocator("auto", integer=widths[0] == 1, steps=[1, 2, 5, 10], min_n_ticks=1)
+            )
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -17,7 +17,7 @@ from must_jax.config import AuditConfig
 from must_jax.cores import cores
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import Column, ImageSet, open_images
+from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_images
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
 from must_jax.labels.agreement import only_where_labelled
@@ -75,12 +75,12 @@ def run(config: AuditConfig, workdir: Path) -> None:
     columns = [open_column(folder, images) for folder in folders]
     tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
     evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
+    true = [column for column in columns if column.teacher is None]
+    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
     claim(workdir, config)
 
     began = time.monotonic()
-    positions = np.unique(np.linspace(0, len(images) - 1, config.sample or len(images)).astype(int)).tolist()
-    true = [column for column in columns if column.teacher is None]
-    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
+    positions = evenly_spread(len(images), config.sample or len(images))
     results = [audit(column, task, truths, positions) for column, task in zip(columns, tasks, strict=True)]
     duplicates = find_duplicates(images, evaluation, config.duplicate_distance) if evaluation else []
     _write(workdir, config, images, len(positions), results, duplicates, time.monotonic() - began)
@@ -128,7 +128,8 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
         else:
             reason = "its labels were not scored, because the true labels have other classes"
             findings.append(Finding(level="look", reason=reason))
-    return Result(column, task, statistics, scores, gate.write(column.folder, column.manifest, findings))
+    audited = gate.write(column.folder, column.manifest, findings, len(positions))
+    return Result(column, task, statistics, scores, audited)
 
 
 def find_duplicates(images: ImageSet, evaluation: Sequence[ImageSet], most: int) -> list[Duplicate]:
@@ -239,9 +240,9 @@ def _told(result: Result) -> dict[str, Any]:
 def _named(images: ImageSet, duplicate: Duplicate) -> dict[str, Any]:
     pair = duplicate.pair
     return {
-        "image": images.record(pair.position)["name"],
+        "image": images.name_of(pair.position),
         "evaluation": duplicate.others.name,
-        "evaluation_image": duplicate.others.record(pair.other)["name"],
+        "evaluation_image": duplicate.others.name_of(pair.other),
         "mirrored": pair.mirrored,
         "distance": pair.distance,
     }

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from must_jax.config import AuditConfig
-from must_jax.data.image_sets import ImageSet, decode_image
+from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.errors import UserError
 from must_jax.labels.statistics import BINS, Ranked
+from must_jax.progress import say
 from must_jax.report import audit as report
 from must_jax.report.audit import Audit, Class, Column, Histogram, Shown
-from must_jax.report.gallery import thumbnail
+from must_jax.report.gallery import Picture, opened, thumbnail
 
 if TYPE_CHECKING:
     from must_jax.stages.audit import Duplicate, Result
@@ -42,6 +42,7 @@ def write(
         duplicate_count=len(duplicates),
         duplicates=[_duplicate(images, duplicate) for duplicate in duplicates[:MOST_DUPLICATES]],
     )
+    _say_missing(contents)
     report.write(contents, path)
 
 
@@ -89,13 +90,19 @@ def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
         facts["maps with one value only"] = f"{known['one_value_only']:.1f} %"
     if "quantiles" in known:
         unit = " m" if isinstance(kind, MapLabel) and kind.unit == "m" else ""
-        facts |= {name: f"{known[name]:.3g}{unit}" for name in ("min", "mean", "max")}
-        facts |= {f"{100 * float(at):g} % are below": f"{value:.3g}{unit}" for at, value in known["quantiles"].items()}
+        facts |= {name: f"{_figure(known[name])}{unit}" for name in ("min", "mean", "max")}
+        below = {f"{100 * float(at):g} % are below": value for at, value in known["quantiles"].items()}
+        facts |= {name: f"{_figure(value)}{unit}" for name, value in below.items()}
     if "mean_vector" in known:
-        facts["mean (right, down, forward)"] = ", ".join(f"{value:.2f}" for value in known["mean_vector"])
+        facts["mean (right, down, forward)"] = ", ".join(f"{value:z.2f}" for value in known["mean_vector"])
         facts["away from the camera"] = f"{known['away']:.2f} %"
         facts["not of length 1"] = f"{known['not_of_length_1']:.2f} %"
     return facts
+
+
+def _figure(value: float) -> str:
+    """0.01234 -> "0.0123", 999.6 -> "1,000"."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 _BROKEN = {"not readable": "unreadable", "NaN or infinite": "not_finite"}
@@ -146,30 +153,41 @@ def _sure_by(kind: LabelKind) -> str:
 
 
 def _shown(result: Result, images: ImageSet, ranked: Ranked) -> list[Shown]:
-    """The images with their labels drawn, less those that cannot be read."""
+    """The images with their labels drawn."""
     shown = []
     for value, position in ranked:
-        record, label = images.record(position), result.column[position]
-        try:
-            image = decode_image(record["image"])
-        except UserError:  # a folder's image that was replaced since
-            continue
-        pictures = [result.task.draw(image, label)]
-        if isinstance(result.column.kind, MapLabel):  # drawn over the image, or instead of it
-            pictures.insert(0, image)
-        shown.append(Shown(record["name"], [thumbnail(each) for each in pictures], value, result.task.describe(label)))
+        image, label = opened(images, position), result.column[position]
+        pictures: list[Picture] = [image]
+        if not isinstance(image, str):
+            drawn = thumbnail(result.task.draw(image, label))
+            # Maps are drawn over the image, or instead of it.
+            pictures = [thumbnail(image), drawn] if isinstance(result.column.kind, MapLabel) else [drawn]
+        shown.append(Shown(images.name_of(position), pictures, value, result.task.describe(label)))
     return shown
+
+
+def _small(picture: Picture) -> Picture:
+    return picture if isinstance(picture, str) else thumbnail(picture)
+
+
+def _say_missing(contents: Audit) -> None:
+    ranked = (shown for column in contents.columns for shown in (*column.most, *column.least))
+    pictures = [(each.name, each.pictures[0]) for each in ranked]
+    pictures += [(each.name, each.picture) for each in contents.duplicates]
+    pictures += [(each.other, each.other_picture) for each in contents.duplicates]
+    if missing := {name: picture for name, picture in pictures if isinstance(picture, str)}:
+        name, reason = next(iter(missing.items()))
+        say(f"not shown: {len(missing)} images that cannot be read any more; the first is {name}, {reason}")
 
 
 def _duplicate(images: ImageSet, duplicate: Duplicate) -> report.Duplicate:
     pair, others = duplicate.pair, duplicate.others
-    ours, theirs = images.record(pair.position), others.record(pair.other)
     how = "mirrored, " if pair.mirrored else ""
     return report.Duplicate(
-        name=ours["name"],
-        other=theirs["name"],
+        name=images.name_of(pair.position),
+        other=others.name_of(pair.other),
         evaluation=others.name,
         how=f"{how}{pair.distance} of 256 bits differ",
-        picture=thumbnail(decode_image(ours["image"])),
-        other_picture=thumbnail(decode_image(theirs["image"])),
+        picture=_small(opened(images, pair.position)),
+        other_picture=_small(opened(others, pair.other)),
     )

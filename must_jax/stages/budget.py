@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.config import LabelConfig
-from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.budget import column_bytes, stored_records
 from must_jax.stages import inputs, teachers
@@ -149,7 +149,7 @@ def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: floa
 
 def _sample(images: ImageSet, passes: int = 1) -> ImageSet:
     """Images evenly spread over the set, over and over."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist()
+    chosen = evenly_spread(len(images), SAMPLE)
     return ImageSet(
         f"a sample of {images.name}",
         passes * len(chosen),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+from must_jax.cores import cores
+from must_jax.data.image_sets import evenly_spread
 from must_jax.data.pipeline import Source
 from must_jax.errors import UserError
 from must_jax.labels import gate
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.gate import Finding, Headline
-from must_jax.labels.manifest import Manifest
-from must_jax.progress import say
+from must_jax.labels.summary import Summary, summarize
+from must_jax.progress import Progress, say
 from must_jax.tasks.base import Task
+
+SAMPLED = 2000  # labels of a column that is not read as it was made
 
 
 def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collection[str]) -> None:
-    """Holds every column against its manifest and, where there is one, the verdict of its last audit.
+    """Holds every column against its manifest and, where there is one, the verdict of its audit.
 
+    Of a column that is read in part, or with another threshold than its own, a sample is read instead of the manifest.
     What only deserves a look is said, and so is what is `accepted` (tasks) all the same.
 
     Raises:
@@ -25,7 +31,7 @@ def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collec
     """
     columns = [column for source in sources for column in source.columns if isinstance(column, LabelColumn)]
     for column in columns:
-        task, findings = tasks[column.task], found(column.folder, column.manifest, tasks[column.task])
+        task, findings = tasks[column.task], found(column, tasks[column.task])
         failed = [finding.reason for finding in findings if finding.level == "failed"]
         if failed and task.name not in accepted:
             raise UserError(
@@ -37,12 +43,36 @@ def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collec
             say(f"look at {column.folder}: {finding.reason}{overridden}")
 
 
-def found(folder: Path, column: Manifest, task: Task) -> list[Finding]:
-    """What the manifest tells by itself, and what an audit of the column as it is has found besides."""
-    audited = gate.read(folder, column)
-    known = gate.known_from_manifest(column, headline(task))
-    return list(dict.fromkeys([*known, *(audited.findings if audited else ())]))
+def found(column: LabelColumn, task: Task) -> list[Finding]:
+    """What the labels that are read tell by themselves, and what an audit of the column as it is has found besides."""
+    description = column.manifest
+    known = as_made = list(gate.known_from_manifest(description, headline(task)))
+    if not column.is_as_made and not description.summary().not_finite:  # which a sample may miss
+        known = [*_known_from_sample(column), *gate.known_from_teacher(description, headline(task))]
+    audited = gate.read(column.folder, description)
+    return [*known, *(finding for finding in (audited.findings if audited else ()) if finding not in as_made)]
 
 
 def headline(task: Task) -> Headline:
     return Headline(task.metric, task.near_chance)
+
+
+def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
+    positions, total = evenly_spread(len(column), SAMPLED), Summary()
+    with Progress(f"sampling {column.folder.name}", len(positions)) as progress, ThreadPoolExecutor(cores()) as pool:
+        for summary in pool.map(functools.partial(_summary, column), positions):
+            total = total.add(summary)
+            progress.advance()
+    which = "" if len(positions) == len(column) else f"a sample of {len(positions):,} of "
+    where = f"in {which}the {len(column):,} images that are read"
+    if column.min_confidence != column.manifest.min_confidence:
+        where += f", with min_confidence {column.min_confidence:g}"
+    for finding in gate.known_from_summary(column.manifest, total):
+        yield finding.model_copy(update={"reason": f"{finding.reason} ({where})"})
+
+
+def _summary(column: LabelColumn, position: int) -> Summary:
+    try:
+        return summarize(column.kind, column[position])
+    except Exception:  # broken in whatever way; the training leaves it out and names it
+        return Summary(images=1, absent=1)

@@ -163,8 +163,8 @@ def check_unchanged(sources: Iterable[Source]) -> None:
     Raises:
       UserError: labels were changed or damaged since they were written.
     """
-    folders = [column.folder for source in sources for column in source.columns if isinstance(column, LabelColumn)]
-    if damaged := verify.changed_shards(folders):
+    columns = [column for source in sources for column in source.columns if isinstance(column, LabelColumn)]
+    if damaged := verify.changed_shards((column.folder, column.manifest) for column in columns):
         raise UserError(
             f"{damaged[0]}; delete the file and rerun the stage that wrote it ({len(damaged)} damaged shards in all)"
         )
@@ -209,7 +209,7 @@ def loss_weights(
             weights[name] = task.weight
         elif teachers:
             teacher = teachers[0]
-            weights[name] = (batch_size * teacher["learning_rate"]) / (teacher["batch_size"] * learning_rate)
+            weights[name] = (batch_size * teacher.learning_rate) / (teacher.batch_size * learning_rate)
     return weights
 
 
@@ -324,7 +324,7 @@ def _names(label: str) -> set[str]:
 
 
 def _maker(column: Column) -> str:
-    return column.teacher["name"] if isinstance(column, LabelColumn) and column.teacher else TRUTH
+    return column.teacher.name if isinstance(column, LabelColumn) and column.teacher else TRUTH
 
 
 def _content(column: Manifest) -> str:

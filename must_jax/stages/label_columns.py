@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from must_jax.config import LabelConfig
-from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
 from must_jax.files import write_json
@@ -98,13 +96,16 @@ def _write_gallery(
     from must_jax.report import gallery  # matplotlib takes a second to load
 
     rows = []
-    for position in np.unique(np.linspace(0, len(images) - 1, count).astype(int)).tolist():
+    for position in evenly_spread(len(images), count):
         labels = [(task, column[position]) for task, column in columns]
         if all(label["present"] for _, label in labels):
-            record = images.record(position)
-            image = decode_image(record["image"])
+            name, image = images.name_of(position), gallery.opened(images, position)
+            if isinstance(image, str):
+                say(f"not shown in {path.name}: {name}, {image}")
+                rows.append(gallery.Row(name, None, image, []))
+                continue
             drawn = [(gallery.thumbnail(task.draw(image, label)), task.describe(label)) for task, label in labels]
-            rows.append(gallery.Row(record["name"], image.shape[:2], gallery.thumbnail(image), drawn))
+            rows.append(gallery.Row(name, image.shape[:2], gallery.thumbnail(image), drawn))
     described = [
         gallery.Column(
             teacher=column.manifest.maker,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from must_jax.data.image_sets import open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
-from must_jax.labels.manifest import Manifest
+from must_jax.labels.verify import Described
 from must_jax.progress import Progress, say
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -27,8 +28,9 @@ def run(config: LabelsConfig, workdir: Path) -> None:
     """
     folders = [folder for path in config.columns for folder in find(Path(path))]
     if config.action == "verify":
-        _verify(config, folders)
-    described = [(folder, manifest.read(folder)) for folder in folders]
+        described = _verified(config, folders)
+    else:
+        described = [(folder, manifest.read(folder)) for folder in folders]
     Console(width=max(160, Console().width)).print(table(described))
 
 
@@ -46,7 +48,7 @@ def find(path: Path) -> list[Path]:
     return folders
 
 
-def table(columns: list[tuple[Path, Manifest]]) -> Table:
+def table(columns: Sequence[Described]) -> Table:
     """One row a column."""
     made = Table(box=None, header_style="bold", title_justify="left")
     for name in ("column", "made by", "task", "rule", "unit", "images", "size", "empty", "made"):
@@ -69,19 +71,24 @@ def table(columns: list[tuple[Path, Manifest]]) -> Table:
     return made
 
 
-def _verify(config: LabelsConfig, folders: list[Path]) -> None:
+def _verified(config: LabelsConfig, folders: Sequence[Path]) -> list[Described]:
+    """The columns, nothing of which is wrong."""
     found: list[str] = []
-    readable = []
+    whole: list[Described] = []
     for folder in folders:
-        total = manifest.read(folder).images.length if _has_manifest(folder) else 0
-        with Progress(f"verifying {folder}", total) as progress:
-            problems = verify.damage(folder, progress.advance)
+        try:
+            column = manifest.read(folder)
+        except UserError as error:
+            found.append(str(error))
+            continue
+        with Progress(f"verifying {folder}", column.images.length) as progress:
+            problems = verify.damage(folder, column, progress.advance)
         found += problems
-        readable += [] if problems else [folder]
-    found += verify.disagreements(readable)
+        whole += [] if problems else [(folder, column)]
+    found += verify.disagreements(whole)
     if config.images:
         images = open_images(config.images, config.data_dir, config.take)
-        found += [problem for folder in readable for problem in verify.other_images(folder, images)]
+        found += [problem for each in whole for problem in verify.other_images(*each, images)]
     for problem in found:
         say(f"damaged: {problem}")
     if found:
@@ -89,14 +96,7 @@ def _verify(config: LabelsConfig, folders: list[Path]) -> None:
             f"{len(found)} problems in {len(folders)} columns, named above; do not train on them as they are"
         )
     say(f"{len(folders)} columns are as they were written")
-
-
-def _has_manifest(folder: Path) -> bool:
-    try:
-        manifest.read(folder)
-    except UserError:
-        return False
-    return True
+    return whole
 
 
 def readable_bytes(count: float) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import must_jax
 from must_jax import trained
 from must_jax.config import EvaluateConfig, PipelineConfig, SourceConfig, TrainConfig, digest
-from must_jax.data.image_sets import decode_image
+from must_jax.data.image_sets import decode_image, evenly_spread
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import setup_devices
 from must_jax.engine.writer import METRICS_FILE
@@ -158,7 +158,7 @@ def _galleries(training: list[Entry]) -> list[Gallery]:
     for task, (note, source) in truths.items():
         able = {name: model for name, model in models.items() if task in model.tasks}
         if able:
-            positions = np.unique(np.linspace(0, len(source.images) - 1, PICTURES).astype(int)).tolist()
+            positions = evenly_spread(len(source.images), PICTURES)
             images = [decode_image(source.images.record(i)["image"]) for i in positions]
             shown.append(images)
             draw = next(iter(able.values())).tasks[task].draw

@@ -8,13 +8,14 @@ from pathlib import Path
 import must_jax
 from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.prepare import taken
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
-from must_jax.labels import truth
+from must_jax.labels import manifest, truth
 from must_jax.labels.formats import FORMATS, build_format
-from must_jax.labels.formats.base import Format, shape
+from must_jax.labels.formats.base import Format, Placed, shape
 from must_jax.labels.manifest import Manifest, SourceRecord
-from must_jax.progress import Progress, say
+from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
 
 SHARD_IMAGES = 1024
@@ -45,7 +46,7 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
 
     Raises:
       UserError: as `check`; annotations that changed since they were imported, that are damaged, or that contradict
-        what is declared: unit, range, class list, the images' names and shapes.
+        what is declared: unit, range, class list, the images' names and shapes; another process is at work there.
     """
     format_ = _format(task, config)
     path = Path(config.path).expanduser()
@@ -58,29 +59,25 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
     )
     if truth.is_finished(folder, images, source):
         say(f"{folder} is finished; nothing to do")
-        return truth.manifest.read(folder)
-
-    names = []
-    with Progress(f"reading the names of {images.name}", len(images)) as progress:
-        for index in range(len(images)):
-            names.append(images.name_of(index))
-            progress.advance()
-    annotations = format_.open(path, names, TASKS[task]().label)
-    build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
-    description = Manifest.describe(
-        annotations.kind,
-        task=task,
-        classes=annotations.classes,
-        rule={},
-        preprocessing="",
-        images=truth.record_of(images),
-        source=source,
-        shard_images=shard_images,
-        must_jax=must_jax.__version__,
-    )
-    column = truth.write(folder, description, images, names, annotations)
-    say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
-    return column
+        return manifest.read(folder)
+    with taken(folder):
+        photos = truth.Photos(images, shapes=isinstance(format_, Placed))
+        annotations = format_.open(path, photos.names, TASKS[task]().label)
+        build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
+        description = Manifest.describe(
+            annotations.kind,
+            task=task,
+            classes=annotations.classes,
+            rule={},
+            preprocessing="",
+            images=truth.record_of(images),
+            source=source,
+            shard_images=shard_images,
+            must_jax=must_jax.__version__,
+        )
+        column = truth.write(folder, description, photos, annotations)
+        say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
+        return column
 
 
 def _format(task: str, config: TruthConfig) -> Format:

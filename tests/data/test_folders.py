@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from photos import jpeg, write_files
 
-from must_jax.data.folders import digest, list_folder
+from must_jax.data.folders import digest, files_below, list_folder
 from must_jax.data.image_sets import open_images
 
 
@@ -75,3 +75,15 @@ def test_a_folder_is_opened_with_what_is_listed(tmp_path: Path):
     images = open_images(f"folder:{tmp_path}", "")
     assert [images.record(i)["name"] for i in range(len(images))] == names(tmp_path)
     assert images.digest == digest(list_folder(tmp_path).images)
+
+
+def test_files_of_a_kind_are_found_behind_links(tmp_path: Path):
+    write_files(tmp_path, {"elsewhere/x.XML": b"", "maps/b/1.xml": b"", "maps/a-b.xml": b"", "maps/a/2.xml": b""})
+    write_files(tmp_path, {"maps/a/3.png": b"", "maps/folder.xml/4.txt": b""})
+    (tmp_path / "maps/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "maps")
+    (tmp_path / "maps/5.xml").symlink_to("5.xml")
+    (tmp_path / "maps/6.xml").symlink_to("nowhere")
+    assert files_below(tmp_path / "maps", (".xml",)) == ["a/2.xml", "a-b.xml", "b/1.xml", "c/x.XML"]
+    with pytest.raises(FileNotFoundError):
+        files_below(tmp_path / "none", (".xml",))

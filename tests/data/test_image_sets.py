@@ -15,9 +15,10 @@ import PIL.ExifTags
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
+from photos import bomb
 
 from must_jax.data import image_sets
-from must_jax.data.image_sets import _check, check_image, decode_image, decode_reduced, image_hw, open_images
+from must_jax.data.image_sets import _check, check_image, decode_image, decode_reduced, image_shape, open_images
 from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -56,17 +57,37 @@ def test_formats(format: str):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"])
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", range(9))
 def test_size_from_the_header_is_that_of_the_decoded_image(format: str, orientation: int):
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = orientation
     options = {} if format in ("BMP", "GIF", "JPEG2000", "PPM") else {"exif": exif}
     data = encoded(picture(40, 60), format, **options)
-    assert image_hw(data) == decode_image(data).shape[:2]
+    shape = image_shape(data)
+    assert shape is not None
+    assert shape.hw == decode_image(data).shape[:2]
+    assert shape.stored_hw == (40, 60)
+    assert shape.orientation == (orientation or 1 if options else 1)
+
+
+def test_only_exif_turns_an_image():
+    """Pillow would turn it by its XMP as well."""
+    xmp = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+        <rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+    data = encoded(picture(40, 60), "JPEG", xmp=xmp)
+    assert PIL.Image.open(io.BytesIO(data)).getexif().get(PIL.ExifTags.Base.Orientation) == 6
+    assert decode_image(data).shape[:2] == (40, 60)
+    assert image_shape(data) == (40, 60, 1)
+
+
+def test_a_huge_image_has_a_shape():
+    """Without a warning, of which Pillow has one for so many pixels."""
+    assert image_shape(bomb(12_000)) == (12_000, 12_000, 1)
 
 
 def test_no_size_without_a_header():
-    assert image_hw(b"\xff\xd8 broken") is None
+    assert image_shape(b"\xff\xd8 broken") is None
+    assert image_shape(b"no image") is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from hand_made import KINDS, Images, describe, label_of, write_column
+from hand_made import KINDS, TEACHER, Images, describe, label_of, write_column
 
 from must_jax.data import encodings
 from must_jax.data.kinds import LabelKind, VectorLabel
@@ -34,7 +34,7 @@ def test_labels_come_back(task: str, tmp_path: Path) -> None:
     write_column(tmp_path / task, task, images)
     column = open_column(tmp_path / task, images)
     assert (column.task, column.kind, len(column)) == (task, KINDS[task], 10)
-    assert column.teacher["learning_rate"] == 0.1 and column.teacher["batch_size"] == 32
+    assert column.teacher == TEACHER
     for index in (0, 3, 4, 9):
         wanted, got = label_of(task, index), column[index]
         assert got["present"] == (index % 5 != 4)
@@ -169,6 +169,15 @@ def test_a_column_is_not_continued_with_another_description(tmp_path: Path) -> N
         ColumnWriter(tmp_path / "c", describe("depth", Images(), rule={"threshold": 0.3}))
 
 
+def test_a_part_of_a_part_is_one(tmp_path: Path) -> None:
+    write_column(tmp_path / "c", "classification", Images())
+    column = LabelColumn(tmp_path / "c")
+    part = column.at(np.array([7, 6, 3])).at(np.array([1, 2]))
+    assert len(part) == 2
+    for index, position in enumerate((6, 3)):
+        np.testing.assert_array_equal(part[index]["probs"], column[position]["probs"])
+
+
 def test_a_column_is_read_with_another_threshold(tmp_path: Path) -> None:
     columns = {}
     for task in ("classification", "detection", "segmentation kept"):
@@ -217,3 +226,18 @@ def test_a_summary_counts_what_the_rule_leaves(tmp_path: Path) -> None:
     shares = [(label_of("segmentation kept", i)["confidence"] >= 0.5).mean() for i in range(10) if i % 5 != 4]
     assert column.manifest.summary().covered == pytest.approx(sum(shares))
     assert 0.3 < np.mean(shares) < 0.7
+
+
+def test_a_summary_counts_what_is_read(tmp_path: Path) -> None:
+    """Also where a confidence lies so near the threshold that it is stored as the threshold itself."""
+    images = Images(4)
+    writer = ColumnWriter(tmp_path, describe("segmentation kept", images, min_confidence=0.6))
+    confidence = np.linspace(0.55, 0.65, 1000, dtype=np.float32)[None]
+    with writer.shard(0) as labels:
+        for index in range(4):
+            ids = np.ones_like(confidence, np.int32)
+            labels.add(f"{index}.jpg", {"ids": ids, "confidence": confidence, "present": np.float32(1)})
+    writer.finish()
+    column = LabelColumn(tmp_path)
+    read = sum(np.mean(column[index]["ids"] != 255) for index in range(4))
+    assert column.manifest.summary().covered == read

@@ -44,7 +44,7 @@ def reasons(findings: Any) -> dict[str, str]:
         (column(confidence=6.6), {"the mean top probability is 0.66, hardly more than even odds of 3 classes": "look"}),
         (column(empty=6), {"60 % of the labels are empty": "look"}),
         (column(empty=5), {}),
-        (column(absent=2), {"20 % of the images could not be labelled": "look"}),
+        (column(absent=2), {"20 % of the images have no label": "look"}),
         (column("segmentation", covered=4.0), {"60 % of the pixels have no label": "look"}),
         (column(not_finite=3), {"3 values are NaN or infinite": "failed"}),
         (column(metrics={}), {"its teacher was not validated (top1 is not known)": "look"}),
@@ -103,12 +103,16 @@ def test_the_worst_finding_decides() -> None:
 def test_a_verdict_belongs_to_one_column(tmp_path: Path) -> None:
     made = column()
     assert gate.read(tmp_path, made) is None
-    written = gate.write(tmp_path, made, [Finding(level="look", reason="a")])
+    written = gate.write(tmp_path, made, [Finding(level="look", reason="a")], 10)
     assert gate.read(tmp_path, made) == written and written.verdict == "look"
+    assert gate.write(tmp_path, made, [], 9).verdict == "passed" and gate.read(tmp_path, made) == written
     assert gate.read(tmp_path, made.model_copy(update={"checksum": "another"})) is None
     (tmp_path / gate.FILE).write_text("")
     with pytest.raises(UserError, match="is damaged; delete it"):
         gate.read(tmp_path, made)
+    another = made.model_copy(update={"checksum": "another"})
+    for column_now in (made, another):  # neither what is damaged nor what is of another column is kept
+        assert gate.write(tmp_path, column_now, [], 1) == gate.read(tmp_path, column_now)
 
 
 def test_every_kind_has_a_verdict() -> None:

@@ -10,7 +10,10 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from must_jax.config import TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.stages import truth
 
 SIDE, BLOCK = 32, 4  # images are square; maps are constant in blocks, so that a map of stride 4 loses nothing
 NAMES = ("train/cat/0.png", "train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "train/dog/4.png")
@@ -26,7 +29,7 @@ BOXES_XYWH = {  # image -> (category, box); image 3 is listed and empty, image 4
 def write_images(folder: Path, names: tuple[str, ...] = NAMES, side: int = SIDE) -> ImageSet:
     for i, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / name), np.full((side, side, 3), 20 * i, np.uint8))
+        PIL.Image.fromarray(np.full((side, side, 3), 20 * i, np.uint8)).save(folder / name)  # of any name
     return open_images(f"folder:{folder}", "unused")
 
 
@@ -75,4 +78,12 @@ def write_palette_png(file: Path, indices: np.ndarray) -> None:
 def write_png(file: Path, codes: np.ndarray) -> None:
     """u8 or u16, grey or RGB."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(file), codes[..., ::-1] if codes.ndim == 3 else codes)
+    ok, data = cv2.imencode(".png", codes[..., ::-1] if codes.ndim == 3 else codes)
+    assert ok
+    file.write_bytes(data.tobytes())  # imwrite does not take any name
+
+
+def imported(images: ImageSet, task: str, folder: Path, **config: Any) -> LabelColumn:
+    """In shards of two images."""
+    truth.write(images, task, TruthConfig(**config), folder, shard_images=2)
+    return open_column(folder, images)

@@ -80,3 +80,28 @@ def test_of_many_classes_both_ends_are_listed() -> None:
 def test_values_over_several_decades_are_drawn(edges: list[float]) -> None:
     svg = plots.histogram(edges, [1, 20000, 3], "pixels", logarithmic=True)
     assert {f"{edges[0]:g}", f"{edges[-1]:g}", "12,000"} <= set(re.findall(r">([^<>]+)</text>", svg))
+
+
+def ticks(edges: list[float], logarithmic: bool) -> list[str]:
+    """Along the values; the last two labels are those of the counts, 0 and 1."""
+    svg = plots.histogram(edges, [1] * (len(edges) - 1), "x", logarithmic)
+    return re.findall(r">([^<>]+)</text>", svg)[:-2]
+
+
+@pytest.mark.parametrize(
+    ("edges", "logarithmic", "expected"),
+    [
+        ([-0.5, 0.5], False, ["0"]),
+        ([-0.5, 0.5, 1.5, 2.5], False, ["0", "1", "2"]),
+        ([0, 0.5, 1], False, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ([1.7, 3, 8], True, ["2", "3", "4", "5", "6", "7", "8"]),
+        ([0.001, 1, 1000], True, ["0.001", "0.01", "0.1", "1", "10", "100", "1000"]),
+    ],
+)
+def test_ticks_can_be_read(edges: list[float], logarithmic: bool, expected: list[str]) -> None:
+    """Numbers of boxes are whole, a part of a decade has more than two ticks, and of many decades none overlap."""
+    assert ticks(edges, logarithmic) == expected
+
+
+def test_a_class_without_labels_has_no_bar(text: str) -> None:
+    assert text.count('<i style="width: 100.0%">') == 2 and text.count("<i style") == 2

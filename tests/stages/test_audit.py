@@ -14,12 +14,14 @@ import pytest
 from made_column import like_truth, make_column
 
 from must_jax.config import AuditConfig, parse
+from must_jax.data import image_sets
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
-from must_jax.data.kinds import IGNORE_ID
+from must_jax.data.kinds import IGNORE_ID, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels import gate
+from must_jax.labels import gate, manifest
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.stages import audit, train
+from must_jax.labels.gate import Finding
+from must_jax.stages import audit, audit_page, train
 from must_jax.tasks import TASKS, build_task
 
 Labels = Callable[[int], dict[str, Any]]
@@ -190,6 +192,28 @@ def test_of_a_sample_only_its_labels_are_read(label_run: Path, data_dir: Path, t
     assert told["images"]["count"] == 48
 
 
+def test_the_verdict_on_more_labels_stays(
+    label_run: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For what an audit of a part has not seen; it has its own verdict in its own workdir, and is finished, too."""
+    folder = label_run / "columns/a-depth"
+    made = manifest.read(folder)
+    gate.write(folder, made, [Finding(level="failed", reason="a label that only a full audit reads")], 40)
+    full = (folder / gate.FILE).read_bytes()
+    for _ in range(2):
+        audit.run(config_of(data_dir, folder, sample=7), tmp_path / "part")
+        assert (folder / gate.FILE).read_bytes() == full
+    said = capsys.readouterr().err
+    assert said.count(f"{folder} keeps 'failed', the verdict of an audit of 40 labels; this one has read 7") == 1
+    assert "is finished; nothing to do" in said
+    told = json.loads((tmp_path / "part/audit.json").read_text())["columns"][str(folder)]
+    assert (told["verdict"], told["labels_read"]) == ("look", 7)  # few of them could be scored
+
+    audit.run(config_of(data_dir, folder), tmp_path / "all")
+    audited = gate.read(folder, made)
+    assert audited is not None and (audited.verdict, audited.labels_read) == ("passed", 48)
+
+
 def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -> None:
     """In a folder of photographs, two of which are in the test set as well."""
     evaluation, own = (open_images(f"scenes/teacher_depth_tiny:{split}", data_dir) for split in ("test", "train"))
@@ -210,6 +234,51 @@ def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -
     assert told["columns"][str(column)]["findings"] == [{"level": "failed", "reason": "every map has one value only"}]
     page = (tmp_path / "audit/audit.html").read_text()
     assert "2 found" in page and all(name in page for name in names)
+
+
+def test_figures_are_short() -> None:
+    known = {"images": 1200, "absent": 0, "unreadable": 0, "not_finite": 0, "empty_share": 0.0}
+    depth = known | {"min": 0.00123456, "mean": 12.345, "max": 999.6, "quantiles": {"0.5": 1234.5}}
+    facts = audit_page._facts(depth, MapLabel("depth", "scalar", "m"))
+    wanted = {"min": "0.00123 m", "mean": "12.3 m", "max": "1,000 m", "50 % are below": "1,234 m"}
+    assert facts | wanted == facts
+    normals = known | {"mean_vector": [-0.001, 0.2, -0.9], "away": 0.0, "not_of_length_1": 0.0}
+    assert "0.00, 0.20, -0.90" in audit_page._facts(normals, MapLabel("normals", "vector")).values()
+
+
+def test_images_that_are_gone_by_then_are_named_on_the_page(
+    opened: Callable[[str], ImageSet],
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rendered = opened("depth")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes(rendered.record(index)["image"])
+    photos = open_images(f"folder:{folder}", "")
+    column = make_column(tmp_path / "column", "depth", photos, rendered.labels["depth"].__getitem__)
+    write = audit._write
+
+    def later(*args: Any) -> None:
+        (folder / "0.png").unlink()
+        (folder / "1.png").write_bytes(b"another")
+        write(*args)
+
+    monkeypatch.setattr(audit, "_write", later)
+    monkeypatch.setattr(image_sets, "_CACHED_RECORDS", 0)
+    config = config_of(data_dir, column, images=photos.name, evaluation="scenes/teacher_depth_tiny:train")
+    audit.run(config, tmp_path / "audit")
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert page.count("<img ") == (2 + 2) + (0 + 2)  # of the label that is left, and pairs of duplicates
+    assert page.count('<div class="gone">No such file or directory</div>') == 2
+    assert page.count('<div class="gone">an image cannot be read: ') == 2
+    assert all(f"{index}.png</" in page for index in range(3))
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not shown: ")]
+    assert said.startswith("not shown: 2 images that cannot be read any more; the first is ")
+    assert len(json.loads((tmp_path / "audit/audit.json").read_text())["duplicates"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hand_made import KINDS
 from made_column import make_column
 
 from must_jax.config import TrainConfig, parse
+from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.errors import UserError
 from must_jax.labels import gate, manifest
-from must_jax.labels.gate import Finding
+from must_jax.labels.gate import Finding, Headline
 from must_jax.stages import train
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
@@ -119,6 +121,76 @@ def test_a_column_that_nothing_can_be_learnt_from_is_refused_unless_told_to(
     assert f"look at {column}: " in said and "(failed; accepted by config.accept_failed)" in said
 
 
+def two_boxes(index: int) -> dict[str, np.ndarray]:
+    """The surer one always of the same class."""
+    slots = {"classes": np.array([1, index % 3]), "scores": np.array([0.9, 0.6]), "valid": np.ones(2)}
+    return {"boxes_yxyx": np.tile(np.float32([0.1, 0.1, 0.9, 0.9]), (2, 1))} | slots
+
+
+@pytest.mark.parametrize(
+    ("task", "label_of", "read", "reason"),
+    [
+        ("detection", two_boxes, {"min_confidence": {"detection": 0.6}}, ""),
+        ("detection", two_boxes, {"min_confidence": {"detection": 0.7}}, "of 3 classes only 'b' occurs"),
+        ("detection", two_boxes, {"min_confidence": {"detection": 0.95}}, "all 48 labels are empty"),
+        ("classification", varied, {"min_confidence": {"classification": 0.75}}, ""),
+        ("classification", varied, {"min_confidence": {"classification": 0.85}}, "no image has a label"),
+        ("classification", lambda i: varied(i // 16), {"take": 40}, ""),
+        ("classification", lambda i: varied(i // 16), {"take": 16}, "of 3 classes only 'a' occurs"),
+    ],
+)
+def test_what_the_student_would_read_is_judged(
+    task: str,
+    label_of: Callable[[int], dict[str, np.ndarray]],
+    read: dict[str, Any],
+    reason: str,
+    images: ImageSet,
+    start: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By their manifests all of these columns pass."""
+    column = make_column(tmp_path / "column", task, images, label_of)
+    train = [{"images": IMAGES, "labels": [str(column)], **read}]
+    if reason:
+        threshold = "".join(f", with min_confidence {least}" for least in read.get("min_confidence", {}).values())
+        where = rf" \(in the {read.get('take', 48)} images that are read{threshold}\)"
+        with pytest.raises(UserError, match=f"labels in {column} failed: {reason}{where}; make them anew"):
+            start(task, column, train=train)
+    else:
+        with pytest.raises(UserError, match="far enough"):
+            start(task, column, train=train)
+        assert "look at" not in capsys.readouterr().err
+
+
+def test_of_many_labels_a_sample_is_judged(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("must_jax.stages.gate.SAMPLED", 10)
+    column = make_column(tmp_path / "column", "depth", images, nothing_known)
+    with pytest.raises(UserError, match=r"all 10 labels are empty \(in a sample of 10 of the 40 images"):
+        start("depth", column, train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
+
+
+def test_a_lower_threshold_can_make_a_column_worth_reading(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    """Where the confidence is kept: by the rule of the column nothing is left, which its audit has said as well."""
+
+    def unsure(index: int) -> dict[str, np.ndarray]:
+        return {"ids": np.array([[0, 1, 2]]), "confidence": np.full((1, 3), 0.4, np.float32)}
+
+    kept = {"kind": kind_to_dict(KINDS["segmentation kept"]), "min_confidence": 0.5}
+    column = make_column(tmp_path / "column", "segmentation", images, unsure, **kept)
+    made = manifest.read(column)
+    gate.write(column, made, gate.known_from_manifest(made, Headline("miou", 0.0)), 48)
+    with pytest.raises(UserError, match="all 48 labels are empty; make"):
+        start("segmentation", column)
+    lower = [{"images": IMAGES, "labels": [str(column)], "min_confidence": {"segmentation": 0.3}}]
+    with pytest.raises(UserError, match="far enough"):
+        start("segmentation", column, train=lower)
+
+
 def test_one_good_column_does_not_excuse_another(images: ImageSet, start: Callable[..., None], tmp_path: Path) -> None:
     good = make_column(tmp_path / "good", "depth", images, ramp)
     bad = make_column(tmp_path / "bad", "depth", images, nothing_known)
@@ -160,7 +232,7 @@ def test_the_verdict_of_an_audit_counts_as_long_as_the_column_is_the_same(
     images: ImageSet, start: Callable[..., None], tmp_path: Path
 ) -> None:
     column = make_column(tmp_path / "column", "depth", images, ramp)
-    gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")])
+    gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")], 48)
     with pytest.raises(UserError, match=f"{column} failed: every map is of yesterday; make them anew"):
         start("depth", column)
 

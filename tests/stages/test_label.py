@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax
@@ -15,13 +16,14 @@ import PIL.Image
 import pytest
 from command_line import CONFIGS
 from made_teacher import HEADLINES, make_teacher
-from photos import bad_files, good_files, write_files
+from photos import bad_files, good_files, jpeg, write_files
 
 from must_jax import files, trained
 from must_jax.config import LabelConfig, OptimizerConfig, PrepareConfig
+from must_jax.data import image_sets
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
-from must_jax.data.image_sets import decode_image, open_images
+from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.prepare import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
@@ -82,8 +84,8 @@ def test_own_photos_are_labelled_to_the_end_and_all_accounted_for(labelled: Path
         assert (told["images"], told["absent"], len(column)) == (8, 0, 8)
         assert all(column[i]["present"] == 1 for i in range(8))
         assert told["bytes_per_image"] == sum(f.stat().st_size for f in column.folder.glob("*.array_record-*")) / 8
-        assert column.teacher["learning_rate"] == OptimizerConfig().learning_rate
-        assert column.teacher["batch_size"] == 16
+        assert column.teacher.learning_rate == OptimizerConfig().learning_rate
+        assert column.teacher.batch_size == 16
 
 
 @pytest.mark.parametrize("prepared", [False, True])
@@ -108,6 +110,28 @@ def test_seventeen_kinds_of_nasty_files_are_all_accounted_for(
     for path in (tmp_path / "run/columns").iterdir():
         column = open_column(path, opened)
         assert [column[i]["present"] for i in range(len(good))] == [1] * len(good)
+
+
+def test_a_name_that_is_no_text_is_labelled_to_the_end(
+    teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its image has labels, cannot be read from the beginning on, or no more when it is labelled."""
+    names = [os.fsdecode(name) for name in (b"caf\xe9.jpg", b"g\xe2t\xe9.jpg", b"torn\xff.jpg", b"x.jpg")]
+    write_files(tmp_path / "in", dict.fromkeys(names, jpeg()) | {names[2]: b"no image"})
+
+    def opened(*args: Any) -> ImageSet:
+        images = open_images(*args)
+        (tmp_path / "in" / names[1]).write_bytes(b"")
+        return images
+
+    monkeypatch.setattr(label_columns, "open_images", opened)
+    label.run(config_of(f"folder:{tmp_path}/in", teachers[1:], gallery_images=3), tmp_path / "run")
+    told = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))
+    assert [Path(each["name"]).name for each in told["bad"]] == [r"torn\xff.jpg", r"g\xe2t\xe9.jpg"]
+    column = LabelColumn(tmp_path / "run/columns/small-depth")
+    assert [image.name for image in column.manifest.absent()] == [r"g\xe2t\xe9.jpg"]
+    page = (tmp_path / "run/gallery.html").read_text(encoding="utf-8")
+    assert all(name in page for name in (r"caf\xe9.jpg", r"g\xe2t\xe9.jpg", r"torn\xff.jpg"))
 
 
 def test_maps_cover_the_photo_without_the_padding(labelled: Path) -> None:
@@ -255,6 +279,27 @@ def test_an_image_that_a_teacher_fails_on_is_absent_in_its_columns_only(
     whole = LabelColumn(labelled / "columns/small-depth")
     for i in (0, 2, 3, 7):  # its neighbours in the batch have the same labels
         np.testing.assert_array_equal(failed[i]["depth"], whole[i]["depth"])
+
+
+def test_the_gallery_names_an_image_that_is_gone_by_then(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    own = Path(shutil.copytree(photos, tmp_path / "own"))
+    write_gallery = label_columns._write_gallery
+
+    def later(*args: Any) -> None:
+        (own / "a wide.jpg").unlink()
+        (own / "b tall.png").write_bytes(b"another")
+        write_gallery(*args)
+
+    monkeypatch.setattr(label_columns, "_write_gallery", later)
+    monkeypatch.setattr(image_sets, "_CACHED_RECORDS", 0)
+    label.run(config_of(f"folder:{own}", teachers[1:], gallery_images=8), tmp_path / "run")
+    page, said = (tmp_path / "run/gallery.html").read_text(), capsys.readouterr().err
+    assert page.count("<img ") == 6 * 2 and page.count("Not shown: ") == 2 and "6 of them, spread over the set" in page
+    for name, reason in (("a wide.jpg", "No such file or directory"), ("b tall.png", "an image cannot be read: ")):
+        assert f"not shown in gallery.html: {name}, {reason}" in said
+        assert name in page and f"Not shown: {reason}" in page
 
 
 def test_a_further_teacher_adds_its_columns_and_touches_no_other(

@@ -242,7 +242,7 @@ def test_units_must_agree():
 
 
 def test_loss_weights_by_the_rule_of_the_paper():
-    teacher = {"learning_rate": 0.8, "batch_size": 2048, "digest": "x"}
+    teacher = SimpleNamespace(learning_rate=0.8, batch_size=2048)
     sources = [source(Column(teacher=teacher), Column("depth", (), teacher, unit="m")), source(Column())]
     tasks = inputs.build_tasks({"classification": {}, "depth": {"weight": 0.5}}, sources, 20)
     weights = inputs.loss_weights(tasks, sources, batch_size=256, learning_rate=0.32)

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import true_sets
-from command_line import call
-from command_line import config as config_file
 from true_sets import (
     BOXES_XYWH,
     CATEGORIES,
     NAMES,
     SIDE,
     blocks,
+    imported,
     write_coco,
     write_images,
     write_palette_png,
     write_png,
 )
 
-from must_jax.config import AugmentConfig, SourceConfig, TruthConfig
+from must_jax.config import AugmentConfig, PrepareConfig, SourceConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel
 from must_jax.data.pipeline import Source, eval_batches, train_batches
+from must_jax.data.prepare import prepare
 from must_jax.errors import UserError
-from must_jax.labels import manifest, verify
-from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.labels.writer import Shard
+from must_jax.labels import verify
+from must_jax.labels.columns import LabelColumn
 from must_jax.stages import inputs, truth
 from must_jax.tasks import TASKS, build_task
 
@@ -42,12 +41,6 @@ Labels = Mapping[int, Mapping[str, np.ndarray]]  # by image; one that is not the
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
     return write_images(tmp_path / "images")
-
-
-def imported(images: ImageSet, task: str, folder: Path, **config: Any) -> LabelColumn:
-    """In shards of two images."""
-    truth.write(images, task, TruthConfig(**config), folder, shard_images=2)
-    return open_column(folder, images)
 
 
 def in_batches(images: ImageSet, column: LabelColumn) -> Labels:
@@ -87,6 +80,29 @@ def test_class_folders(images: ImageSet, tmp_path: Path):
     listed = imported(images, "classification", tmp_path / "l", format="class_folders", options=given)
     assert listed.classes == ("dog", "cow", "cat")
     np.testing.assert_array_equal(listed[0]["probs"], [0, 0, 1])
+
+
+def test_names_that_are_no_text_are_imported(tmp_path: Path):
+    """Of images, of folders that are classes, and of maps; as a folder and as an image set that was made of it."""
+    names = [os.fsdecode(name) for name in (b"dog/caf\xe9.png", b"ch\xe2t/1.png", b"dog/2.png")]
+    images = write_images(tmp_path / "images", tuple(names))
+    spelt = [r"ch\xe2t/1.png", "dog/2.png", r"dog/caf\xe9.png"]
+    for name in names[:2]:
+        write_png(tmp_path / "depth" / name, np.full((SIDE, SIDE), 1000, np.uint16))
+    config = PrepareConfig(name="photos", images=images.name, data_dir=str(tmp_path / "data"))
+    for each in (images, prepare(config)):
+        folder = tmp_path / each.name.replace("/", "_")
+        assert [each.name_of(i) for i in range(3)] == spelt
+        classes = imported(each, "classification", folder / "c", format="class_folders")
+        assert classes.classes == (r"ch\xe2t", "dog")
+        options = {"format": "depth_png", "path": str(tmp_path / "depth"), "options": {"unit": "mm"}}
+        depth = imported(each, "depth", folder / "d", **options)
+        assert [depth[i]["present"] for i in range(3)] == [1, 0, 1]
+        assert verify.damage(folder / "d", depth.manifest) == []
+        assert list(verify.other_images(folder / "d", depth.manifest, each)) == []
+    (tmp_path / "depth" / names[0]).unlink()
+    depth = imported(images, "depth", tmp_path / "absent", **options)
+    assert [image.name for image in depth.manifest.absent()] == spelt[1:]
 
 
 def test_coco(images: ImageSet, tmp_path: Path):
@@ -262,82 +278,6 @@ def test_normal_png(bits: int, images: ImageSet, tmp_path: Path):
             assert cosine.min() > np.cos(np.radians(1.2))
 
 
-def test_what_is_imported_is_a_column_like_any_other(images: ImageSet, tmp_path: Path, capsys: Any):
-    file, folder = write_coco(tmp_path / "coco.json"), tmp_path / "c"
-    column = imported(images, "detection", folder, format="coco", path=str(file), licence="CC BY 4.0")
-    assert column.teacher is None
-    source, summary = column.manifest.source, column.manifest.summary()
-    assert (source.format, source.path, source.licence) == ("coco", str(file), "CC BY 4.0")
-    assert (summary.images, summary.absent, summary.empty) == (5, 1, 1)
-    assert [(image.name, image.reason) for image in column.manifest.absent()] == [(NAMES[4], "not in the coco labels")]
-    assert verify.damage(folder) == []
-    assert list(verify.other_images(folder, images)) == []
-    assert "4 of 5 images have labels for detection" in capsys.readouterr().err
-
-    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    imported(images, "detection", folder, format="coco", path=str(file))
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
-    assert "is finished; nothing to do" in capsys.readouterr().err
-
-    lost = folder / column.manifest.shards[1].file
-    before = lost.read_bytes()
-    lost.unlink()
-    with pytest.raises(UserError, match="rerun the prepare stage"):
-        LabelColumn(folder)
-    imported(images, "detection", folder, format="coco", path=str(file), licence="CC BY 4.0")
-    assert lost.read_bytes() == before
-
-    with pytest.raises(UserError, match=f"{folder} was made from other options than those now in {file}"):
-        imported(
-            images, "detection", folder, format="coco", path=str(file), options={"classes": tuple(CATEGORIES.values())}
-        )
-    write_coco(file, info={})
-    with pytest.raises(UserError, match=f"{folder} was made from other annotations than those now in {file}"):
-        imported(images, "detection", folder, format="coco", path=str(file))
-    more = write_images(tmp_path / "more", (*NAMES, "train/cat/5.png"))
-    with pytest.raises(UserError, match="delete it to begin anew"):
-        imported(more, "detection", folder, format="coco", path=str(file))
-
-
-def test_refused_files_are_all_named_and_nothing_is_written(images: ImageSet, tmp_path: Path, capsys: Any):
-    for i, name in enumerate(NAMES):
-        write_png(tmp_path / "depth" / name, np.full((SIDE, SIDE), 1000 * (i + 1), np.uint16))
-    config = {"format": "depth_png", "path": str(tmp_path / "depth"), "options": {"unit": "mm", "max_m": 3}}
-    with pytest.raises(
-        UserError, match=r"train/dog/3\.png has depths up to 4 m \(code 4000\), .* max_m 3; .*refused: 2"
-    ):
-        imported(images, "depth", tmp_path / "c", **config)
-    assert "train/dog/4.png has depths up to 5 m" in capsys.readouterr().err
-    assert not (tmp_path / "c").exists()
-    for name in NAMES[3:]:
-        (tmp_path / "depth" / name).unlink()
-    column = imported(images, "depth", tmp_path / "c", **config)
-    assert [float(column[i]["present"]) for i in range(5)] == [1, 1, 1, 0, 0]
-
-
-def test_a_stopped_import_goes_on(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file, folder = write_coco(tmp_path / "coco.json"), tmp_path / "c"
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    imported(images, "detection", tmp_path / "undisturbed", format="coco", path=str(file))
-    with monkeypatch.context() as patch:
-        add = Shard.add_encoded
-        stop = NAMES[3]
-        patch.setattr(Shard, "add_encoded", lambda self, name, label: 1 / (name != stop) and add(self, name, label))
-        with pytest.raises(ZeroDivisionError):
-            imported(images, "detection", folder, format="coco", path=str(file))
-    assert manifest.read(folder).missing(folder) == [1, 2]
-    with pytest.raises(UserError, match="is not finished, 1 of 3 shards are written; rerun the prepare stage"):
-        LabelColumn(folder)
-    first = folder / manifest.read(folder).shard_file(0)
-    written = first.stat().st_mtime_ns
-    imported(images, "detection", folder, format="coco", path=str(file))
-    assert first.stat().st_mtime_ns == written
-    undisturbed = tmp_path / "undisturbed"
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        path.name: path.read_bytes() for path in undisturbed.iterdir()
-    }
-
-
 def test_columns_beside_a_dataset_are_its_truth(data_dir: Path, tmp_path: Path):
     """Of the whole split and of parts of it; the truth in the records comes first."""
     open_images("scenes/teacher_depth_tiny:train", data_dir)
@@ -387,85 +327,3 @@ def test_columns_beside_a_dataset_are_its_truth(data_dir: Path, tmp_path: Path):
     manifest_file.write_text(manifest_file.read_text().replace(whole.digest, "0" * 16))
     with pytest.raises(UserError, match="changed after the labels were written; rerun the prepare stage"):
         inputs.open_source(SourceConfig(images="mine:train"), str(tmp_path), TASKS)
-
-
-@pytest.mark.parametrize(
-    "task, config, message",
-    [
-        ("detektion", {"format": "coco"}, "did you mean 'detection'"),
-        (
-            "detection",
-            {"format": "cocoo"},
-            r"config\.labels\.detection: there is no format 'cocoo'; did you mean 'coco'",
-        ),
-        ("detection", {"format": "coco", "path": "none.json"}, r"there is no file 'none\.json'"),
-        ("detection", {"format": "voc"}, "there is no folder ''"),
-        ("detection", {"format": "coco", "options": {"clases": ()}}, "no option 'clases'; did you mean 'classes'"),
-        ("detection", {"format": "voc", "options": {"classes": ("a", "a")}}, "classes: the class 'a' is listed twice"),
-        ("detection", {"format": "depth_png", "options": {"unit": "m"}}, "takes boxes; use coco or voc"),
-        ("depth", {"format": "id_png", "options": {"classes": ("a",)}}, "of ids, but the task takes map of scalars"),
-        ("depth", {"format": "depth_png"}, "format 'depth_png' needs the option 'unit'"),
-        (
-            "depth",
-            {"format": "depth_png", "options": {"unit": "inch"}},
-            "option unit: Input should be 'mm', 'cm' or 'm'",
-        ),
-        ("segmentation", {"format": "id_png"}, "needs the option 'classes'"),
-        (
-            "segmentation",
-            {"format": "id_png", "options": {"classes": ("a", "b"), "ignore": 1}},
-            "code 1 has two meanings",
-        ),
-        (
-            "segmentation",
-            {"format": "id_png", "options": {"classes": ("a", "b"), "offset": 255, "ignore": 0}},
-            "2 classes from code 255 need more than 8 bits",
-        ),
-        (
-            "segmentation",
-            {"format": "id_png", "options": {"classes": ("sky", "b"), "codes": {"ski": 3}}},
-            "codes names 'ski', which is not in classes; did you mean 'sky'",
-        ),
-        ("segmentation", {"format": "id_png", "options": {"classes": ("a", "b"), "codes": {"a": 3}}}, "none for 'b'"),
-        ("normals", {"format": "normal_png", "options": {"axes": "x,y,y"}}, "write 'x,y,z' or 'x,-y,-z'"),
-        ("classification", {"format": "class_folders", "path": "x"}, "remove it"),
-    ],
-)
-def test_mistakes_are_found_before_anything_is_read(task: str, config: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        truth.check({task: TruthConfig(**config)})
-
-
-def test_images_and_labels_are_prepared_together(images: ImageSet, tmp_path: Path, capsys: Any):
-    """By the real command; a further task later, and only it is imported."""
-    prepare = (config_file("prepare"), f"--config.images={images.name}", f"--config.data_dir={tmp_path / 'data'}")
-    boxes = ("--config.labels.detection.format=coco", f"--config.labels.detection.path={tmp_path / 'coco.json'}")
-    assert call(*prepare, *boxes) == 2
-    assert "error: config.labels.detection: there is no file" in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()
-    write_coco(tmp_path / "coco.json")
-    assert call(*prepare, *boxes) == 0
-    column = tmp_path / "data/photos/columns/detection"
-    made = (column / "manifest.json").stat().st_mtime_ns
-    assert call(*prepare, *boxes, "--config.labels.classification.format=class_folders") == 0
-    assert f"{column} is finished; nothing to do" in capsys.readouterr().err
-    assert (column / "manifest.json").stat().st_mtime_ns == made
-
-    source = inputs.open_source(SourceConfig(images="photos:train"), str(tmp_path / "data"), TASKS)
-    labels = {column.task: column for column in source.columns}
-    names = [source.images.name_of(i) for i in range(len(images))]
-    assert sorted(names) == sorted(NAMES)
-    for i, name in enumerate(names):
-        assert labels["classification"][i]["probs"].argmax() == ("dog" in name)
-        assert len(labels["detection"][i]["classes"]) == len(BOXES_XYWH.get(NAMES.index(name), []))
-
-    write_coco(tmp_path / "coco.json", info={})
-    assert call(*prepare, *boxes) == 2
-    assert "was made from other annotations than those now in" in capsys.readouterr().err
-
-
-def test_formats_of_classes_need_some(images: ImageSet, tmp_path: Path):
-    file = write_coco(tmp_path / "coco.json", annotations=[], categories=[])
-    with pytest.raises(UserError, match="task 'detection' needs class names"):
-        imported(images, "detection", tmp_path / "c", format="coco", path=str(file))
-    assert not (tmp_path / "c").exists()

@@ -6,8 +6,9 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from must_jax.data import folders
 from must_jax.errors import UserError
 
 
@@ -27,6 +28,7 @@ class RawImages(Protocol):
       size_bytes: of all images, about; 0 = unknown.
       skipped: (name, reason) of the images that are left out already.
       others: number of files that are no images.
+      named_by: what the names are, of sources that have two ways to name images; "" = the way that all sources have.
     """
 
     digest: str
@@ -37,6 +39,9 @@ class RawImages(Protocol):
 
     @property
     def others(self) -> int: ...
+
+    @property
+    def named_by(self) -> Literal["", "path"]: ...
 
     def __len__(self) -> int: ...
 
@@ -61,7 +66,7 @@ def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes)]
+        found = [path / name for name in folders.files_below(path, suffixes)]
     else:
         found = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in found if file.is_file())
@@ -71,9 +76,4 @@ def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]
             f"pattern like 'FOLDER/*{suffixes[0]}'"
         )
     folder = os.path.commonpath([file.parent for file in files])
-    return [File(printable(os.path.relpath(file, folder)), file, file.stat().st_size) for file in files]
-
-
-def printable(name: str) -> str:
-    """The name with bytes that are no UTF-8 written as \\xff, for nothing else can be stored as text."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    return [File(folders.printable(os.path.relpath(file, folder)), file, file.stat().st_size) for file in files]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from must_jax.data import folders
-from must_jax.data.raw.base import Item, printable
+from must_jax.data.folders import printable
+from must_jax.data.raw.base import Item
 from must_jax.errors import UserError
 
 
 class Folder:
     """See RawImages; names are paths relative to the folder."""
+
+    named_by: Literal[""] = ""
 
     def __init__(self, spec: str, path: str) -> None:
         self._folder = Path(path).expanduser()

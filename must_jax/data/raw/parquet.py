@@ -1,15 +1,18 @@
-"""Parquet files in the layout of Hugging Face datasets."""
+"""Parquet files in the layout of Hugging Face datasets: images as bytes, or as structs of `bytes` and `path`."""
 
 from __future__ import annotations
 
 import bisect
 import contextlib
 import functools
+import hashlib
 import itertools
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,8 +26,18 @@ _BY_PAGES = {"pre_buffer": False, "buffer_size": 2**20}  # else whole row groups
 _BATCH_ROWS = 4
 
 
+class _Contents(NamedTuple):
+    """Of each file, the rows in it and before it; and whether every row has a path of its own."""
+
+    ends: list[int]
+    has_paths: bool
+
+
 class Parquet:
-    """See RawImages; names are "FILE/ROW". Rows without bytes are counted as images that cannot be read."""
+    """See RawImages. Rows without bytes are counted as images that cannot be read.
+
+    Names are the paths beside the bytes, which labels know, if every row has one of its own; else "FILE/ROW".
+    """
 
     skipped: tuple[tuple[str, str], ...] = ()
     others = 0
@@ -35,32 +48,43 @@ class Parquet:
         self.digest = folders.digest((file.name, file.size_bytes) for file in self._files)
         self.size_bytes = sum(file.size_bytes for file in self._files)
 
+    @property
+    def named_by(self) -> Literal["", "path"]:
+        return "path" if self._contents.has_paths else ""
+
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._contents.ends[-1]
 
     def items(self, positions: range) -> Iterator[Item]:
-        number = bisect.bisect_right(self._ends, positions.start)
-        while number < len(self._ends) and (start := self._ends[number - 1] if number else 0) < positions.stop:
+        ends, has_paths = self._contents
+        number = bisect.bisect_right(ends, positions.start)
+        while number < len(ends) and (start := ends[number - 1] if number else 0) < positions.stop:
             file = self._files[number]
-            rows = range(max(positions.start, start) - start, min(positions.stop, self._ends[number]) - start)
-            for row, data in zip(rows, self._values(file.path, rows) if rows else (), strict=True):
-                yield Item(f"{file.name}/{row}", len(data or b""), functools.partial(_bytes, data))
+            rows = range(max(positions.start, start) - start, min(positions.stop, ends[number]) - start)
+            for row, (data, path) in zip(rows, self._values(file.path, rows) if rows else (), strict=True):
+                name = _name(path) if has_paths else f"{file.name}/{row}"
+                yield Item(name, len(data or b""), functools.partial(_bytes, data))
             number += 1
 
     @functools.cached_property
-    def _ends(self) -> list[int]:
-        """Of each file, the rows in it and before it; all have been found to have a column of images."""
-        counts = []
+    def _contents(self) -> _Contents:
+        """All files have been found to have a column of images."""
+        counts: list[int] = []
+        digests: list[np.ndarray] = []  # of the files up to the first one whose rows do not all have a path
         with Progress(f"listing {self._spec}", total=len(self._files), unit="files") as progress:
             for file in self._files:
                 with _opened(file.path) as table:
-                    _image_column(file.path, table.schema_arrow, self._column)
+                    column = _image_column(file.path, table.schema_arrow, self._column)
+                    found = _path_digests(table, column) if len(digests) == len(counts) else None
+                    digests += [] if found is None else [found]
                     counts.append(table.metadata.num_rows)
                 progress.advance()
-        return list(itertools.accumulate(counts))
+        distinct = len(np.unique(np.concatenate(digests))) if len(digests) == len(counts) else 0
+        return _Contents(list(itertools.accumulate(counts)), has_paths=distinct == sum(counts))
 
-    def _values(self, path: Path, rows: range) -> Iterator[bytes | None]:
-        """The bytes in these rows, of which few are in memory at a time."""
+    def _values(self, path: Path, rows: range) -> Iterator[tuple[bytes | None, bytes | None]]:
+        """The images in these rows, and their paths if these are names; few are in memory at a time."""
+        fields = ["bytes", "path"] if self._contents.has_paths else ["bytes"]
         with _opened(path) as table:
             column = _image_column(path, table.schema_arrow, self._column)
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
@@ -68,12 +92,16 @@ class Parquet:
             first = bisect.bisect_right(ends, rows.start)
             groups = range(first, bisect.bisect_left(ends, rows.stop) + 1)
             is_struct = pa.types.is_struct(column.type)
-            batches = table.iter_batches(
-                _BATCH_ROWS, groups, columns=[f"{column.name}.bytes" if is_struct else column.name]
-            )
-            arrays = (batch.column(0) for batch in batches)
+            columns = [f"{column.name}.{field}" for field in fields] if is_struct else [column.name]
+            arrays = (batch.column(0) for batch in table.iter_batches(_BATCH_ROWS, groups, columns=columns))
             values = (
-                value.as_py() for array in arrays for value in (pc.struct_field(array, "bytes") if is_struct else array)
+                (value.as_py(), path)
+                for array in arrays
+                for value, path in zip(
+                    pc.struct_field(array, "bytes") if is_struct else array,
+                    _paths(array) if self._contents.has_paths else itertools.repeat(None),
+                    strict=False,  # the latter may be endless
+                )
             )
             start = ends[first - 1] if first else 0
             yield from itertools.islice(values, rows.start - start, rows.stop - start)
@@ -112,6 +140,32 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _path_digests(table: Any, column: pa.Field) -> np.ndarray | None:
+    """u64[rows], of the names by path: 8 bytes each. None where there is no path, or some rows have none."""
+    if not pa.types.is_struct(column.type) or not any(
+        field.name == "path" and (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
+        for field in column.type
+    ):
+        return None
+    digests = []
+    for batch in table.iter_batches(columns=[f"{column.name}.path"]):
+        for path in _paths(batch.column(0)):
+            if not (name := _name(path)):
+                return None
+            digests.append(hashlib.blake2b(name.encode(), digest_size=8).digest())
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _paths(structs: pa.Array) -> list[bytes | None]:
+    return pc.struct_field(structs, "path").cast(pa.large_binary()).to_pylist()  # text need not be UTF-8
+
+
+def _name(path: bytes | None) -> str:
+    """A path as a name: relative and printable; "" where it names nothing."""
+    name = posixpath.normpath((path or b"").decode(errors="backslashreplace")).lstrip("/")
+    return "" if name in (".", "..") else name
 
 
 def _bytes(data: bytes | None) -> bytes:

@@ -6,10 +6,10 @@ import functools
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from must_jax.data import folders
-from must_jax.data.raw.base import Item, find_files, printable
+from must_jax.data.raw.base import Item, find_files
 from must_jax.errors import UserError
 from must_jax.progress import Progress
 
@@ -37,6 +37,8 @@ class Tar:
     Where a name is in several tar files, all names begin with that of their file. Of images of one name in one tar
     file the first is taken.
     """
+
+    named_by: Literal[""] = ""
 
     def __init__(self, spec: str, pattern: str) -> None:
         self._spec = spec
@@ -71,7 +73,7 @@ class Tar:
             for number, file in enumerate(self._files):
                 here: set[str] = set()
                 for member in _members(file.path):
-                    name = printable(member.name.removeprefix("./"))
+                    name = folders.printable(member.name.removeprefix("./"))
                     if folders.is_unread(name):
                         skipped.append((f"{file.name}/{name}", folders.NOT_READ))
                     elif not folders.is_image(name):

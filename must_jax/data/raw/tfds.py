@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from must_jax.data.image_sets import open_images
 from must_jax.data.raw.base import Item
@@ -15,6 +16,7 @@ class Tfds:
 
     skipped: tuple[tuple[str, str], ...] = ()
     others = 0
+    named_by: Literal[""] = ""
     size_bytes = 0
 
     def __init__(self, dataset: str, data_dir: Path) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import abc
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pydantic
 
 from must_jax.config import Names
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageSet, image_hw
+from must_jax.data.image_sets import ImageSet, ImageShape
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
+from must_jax.labels.formats.orientation import upright
 
 PRESENT = np.float32(1)
 
@@ -30,17 +29,11 @@ def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
 Classes = Annotated[Names, pydantic.AfterValidator(_distinct)]  # in the order of their indices
 
 
-@dataclass(frozen=True)
-class Photo:
-    """An image of the set, which is only read when its size is asked for."""
+class Photo(NamedTuple):
+    """An image of the set. `shape` is None where it is not known, and then there is nothing to compare with."""
 
     name: str
-    read: Callable[[], bytes]
-
-    @functools.cached_property
-    def hw(self) -> tuple[int, int] | None:
-        """Height and width, upright; None where it cannot be read, and then there is nothing to compare with."""
-        return image_hw(self.read())
+    shape: ImageShape | None
 
 
 class Annotations(NamedTuple):
@@ -85,28 +78,57 @@ class Format(pydantic.BaseModel, abc.ABC):
         """
 
 
+class Placed(Format):
+    """A format of labels that lie somewhere in their image: of boxes, or of maps.
+
+    Attributes:
+      orientation: which way up the labels see a photo that Exif turns: "upright", as viewers show it, or "stored", as
+        its pixels lie in the file, which tools see that ignore Exif; then the labels are turned with the image.
+    """
+
+    # A column's options are those that it was made with: this one is listed only where it differs, as it came later.
+    orientation: Annotated[
+        Literal["upright", "stored"], pydantic.Field(exclude_if=lambda orientation: orientation == "upright")
+    ] = "upright"
+
+    def placed(self, kind: LabelKind, label: Label, photo: Photo, hw: tuple[int, int], where: str) -> Label:
+        """The label as one of the upright image.
+
+        Labels may be larger or smaller than their image, but must have its shape, up to the rounding of sides.
+
+        Args:
+          hw: height and width of what was labelled, as the labels see it.
+          where: the labels' file, for the message.
+
+        Raises:
+          UserError: that is another image, or it is not known how it is turned.
+        """
+        if photo.shape is None:
+            if self.orientation == "stored":
+                raise UserError(f"the header of {photo.name} does not say how to turn its labels; remove {where}")
+            return label
+        sides = {"upright": photo.shape.hw, "stored": photo.shape.stored_hw}
+        if not _has_aspect(hw, sides[self.orientation]):
+            height, width = sides[self.orientation]
+            fitting = [orientation for orientation, image_hw in sides.items() if _has_aspect(hw, image_hw)]
+            raise UserError(
+                f"{where} is for {hw[1]} x {hw[0]} pixels, but {photo.name} has {width} x {height} {self.orientation}; "
+                + (f"set orientation={fitting[0]}" if fitting else "use the labels of this very image")
+            )
+        return upright(kind, label, photo.shape.orientation) if self.orientation == "stored" else label
+
+
+def _has_aspect(hw: tuple[int, int], image_hw: tuple[int, int]) -> bool:
+    scale_y, scale_x = hw[0] / image_hw[0], hw[1] / image_hw[1]
+    rounding = max(1, scale_y, scale_x) * (1 / image_hw[0] + 1 / image_hw[1])
+    return abs(scale_y - scale_x) <= rounding
+
+
 def shape(kind: LabelKind) -> str:
     """What a kind looks like, in words."""
     if isinstance(kind, MapLabel):
         return f"map of {kind.content}{'' if kind.content == 'ids' else 's'}"
     return type(kind).__name__.removesuffix("Label").lower()
-
-
-def check_aspect(photo: Photo, hw: tuple[int, int], where: str) -> None:
-    """Labels may be larger or smaller than their image, but must have its shape, up to the rounding of sides.
-
-    Args:
-      where: the file, for the message.
-    """
-    if photo.hw is None:
-        return
-    scale_y, scale_x = hw[0] / photo.hw[0], hw[1] / photo.hw[1]
-    rounding = max(1, scale_y, scale_x) * (1 / photo.hw[0] + 1 / photo.hw[1])
-    if abs(scale_y - scale_x) > rounding:
-        raise UserError(
-            f"{where} is for {hw[1]} x {hw[0]} pixels, but {photo.name} has {photo.hw[1]} x {photo.hw[0]} upright; "
-            "use the labels of this very image"
-        )
 
 
 def known_classes(found: Sequence[str], declared: Sequence[str], where: Callable[[str], str]) -> tuple[str, ...]:

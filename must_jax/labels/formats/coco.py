@@ -18,7 +18,7 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Classes, Format, Photo, check_aspect
+from must_jax.labels.formats.base import Annotations, Classes, Photo, Placed
 from must_jax.labels.formats.boxes import boxes_label, to_fractions
 from must_jax.labels.formats.names import match
 
@@ -58,7 +58,7 @@ class _Instances:
     categories: list[Category]
 
 
-class Coco(Format):
+class Coco(Placed):
     """Boxes that mark a crowd, and those without area, are left out.
 
     Attributes:
@@ -85,8 +85,8 @@ class Coco(Format):
             if photo.name not in file_names:
                 return None
             image = images[file_names[photo.name]]
-            check_aspect(photo, (image.height, image.width), f"{path}: {image.file_name}")
-            return boxes_label(*boxes[image.id])
+            label, where = boxes_label(*boxes[image.id]), f"{path}: {image.file_name}"
+            return self.placed(kind, label, photo, (image.height, image.width), where)
 
         return Annotations(BoxesLabel(max([1, *(len(ids) for _, ids in boxes.values())])), classes, label)
 

@@ -16,10 +16,10 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Classes, Format, Photo
+from must_jax.labels.formats.base import Annotations, Classes, Photo, Placed
 from must_jax.labels.formats.coco import Category, Id, by, category_classes, read_json
-from must_jax.labels.formats.names import digest_of_sizes, match
-from must_jax.labels.formats.png import MAX_SIDE, Header, check_headers, map_label, read_codes
+from must_jax.labels.formats.names import digest_of_sizes, files_below, match
+from must_jax.labels.formats.png import MAX_SIDE, SUFFIX, Header, check_headers, map_label, read_codes
 
 _VOID = 0  # the id of no segment
 
@@ -50,7 +50,7 @@ class _Panoptic:
     categories: list[Category]
 
 
-class CocoPanoptic(Format):
+class CocoPanoptic(Placed):
     """The classes of all segments, things and stuff, as one map of ids; pixels of no segment have no label.
 
     Attributes:
@@ -69,9 +69,8 @@ class CocoPanoptic(Format):
 
     def digest(self, path: Path, images: ImageSet) -> str:
         folder = self._masks_of(path)
-        return hashlib.sha256(
-            f"{files.sha256(path)} {digest_of_sizes(sorted(folder.glob('*.png')), folder)}".encode()
-        ).hexdigest()
+        pngs = files_below(folder, SUFFIX).values()
+        return hashlib.sha256(f"{files.sha256(path)} {digest_of_sizes(pngs, folder)}".encode()).hexdigest()
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
         assert isinstance(kind, MapLabel)  # as `gives` says
@@ -99,7 +98,7 @@ class CocoPanoptic(Format):
                 return None
             file, segments = annotations[file_names[photo.name]]
             ids = _classes_of_pixels(file, segments, path)
-            return map_label(stored, photo, file, ids, None, self.max_side)
+            return self.placed(stored, map_label(stored, ids, None, self.max_side), photo, ids.shape[:2], str(file))
 
         return Annotations(stored, classes, label)
 

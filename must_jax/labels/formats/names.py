@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from must_jax.data import folders
 from must_jax.errors import UserError
+from must_jax.progress import say
 
+_WAYS: dict[str, Callable[[str], str]] = {  # what of a path decides
+    "whole paths": lambda key: key,
+    "last parts of paths": lambda key: key.rpartition("/")[2],
+}
 _SAME_PATHS = "give labels and images the same relative paths"
 
 
 def match(
     names: Sequence[str], keys: Iterable[str], where: str, as_key: Callable[[str], str] = lambda name: name
 ) -> dict[str, str]:
-    """Image name -> the key of its label, for the images that have one.
+    """Image name -> the key of its label, for the images that have one. Says how many have none.
 
-    By the whole relative path if that fits any image, else by the last part of it; never by both, since then an image
-    whose label is missing could take that of another folder.
+    By the whole relative path or by the last part of it, whichever fits more; never by both, since then an image whose
+    label is missing could take that of another folder.
 
     Args:
       where: the labels' file or folder, for the messages.
@@ -28,25 +34,45 @@ def match(
       UserError: a label fits several images or an image several labels, or nothing fits at all.
     """
     keys = list(keys)
-    for part in (lambda key: key, lambda key: key.rpartition("/")[2]):
-        labels, images = defaultdict(list), defaultdict(list)
-        for key in keys:
-            labels[part(key)].append(key)
-        for name in names:
-            if (key := part(as_key(name))) in labels:
-                images[key].append(name)
-        for key, claiming in images.items():
-            if len(claiming) > 1:
-                raise UserError(f"{where}: '{key}' may be the label of {claiming[0]} or {claiming[1]}; {_SAME_PATHS}")
-            if len(labels[key]) > 1:
-                one, other = labels[key][:2]
-                raise UserError(f"{where}: '{one}' or '{other}' may be the label of {claiming[0]}; {_SAME_PATHS}")
-        if images:
-            return {claiming[0]: labels[key][0] for key, claiming in images.items()}
-    raise UserError(
-        f"{where} has a label for none of the {len(names)} images: labels are called like '{next(iter(keys), '')}', "
-        f"images like '{names[0]}'; correct the path"
+    ways = {way: _claims([(as_key(name), name) for name in names], keys, part) for way, part in _WAYS.items()}
+    way, claims = max(ways.items(), key=lambda each: _fits(each[1]))  # of two that are even, the first
+    if not claims:
+        raise UserError(
+            f"{where} has a label for none of the {len(names)} images: labels are called like "
+            f"'{next(iter(keys), '')}', images like '{names[0]}'; correct the path"
+        )
+    for key, (images, labels) in claims.items():
+        if len(images) > 1:
+            raise UserError(f"{where}: '{key}' may be the label of {images[0]} or {images[1]}; {_SAME_PATHS}")
+        if len(labels) > 1:
+            raise UserError(f"{where}: '{labels[0]}' or '{labels[1]}' may be the label of {images[0]}; {_SAME_PATHS}")
+    say(
+        f"{where}, matched by {way}: {len(keys) - len(claims)} of {len(keys)} labels fit no image, "
+        f"{len(names) - len(claims)} of {len(names)} images have no label"
     )
+    return {image: label for (image,), (label,) in claims.values()}
+
+
+def _claims(
+    names: Iterable[tuple[str, str]], keys: Iterable[str], part: Callable[[str], str]
+) -> dict[str, tuple[list[str], list[str]]]:
+    """What images and labels share, of those that share something -> the images and the labels that it stands for.
+
+    Args:
+      names: what the label of an image is called, and the image.
+    """
+    labels, images = defaultdict(list), defaultdict(list)
+    for key in keys:
+        labels[part(key)].append(key)
+    for key, name in names:
+        if part(key) in labels:
+            images[part(key)].append(name)
+    return {key: (claiming, labels[key]) for key, claiming in images.items()}
+
+
+def _fits(claims: Mapping[str, tuple[list[str], list[str]]]) -> tuple[int, bool]:
+    """How many images have a label without doubt; and whether there is any doubt to be told of."""
+    return sum(len(images) == len(labels) == 1 for images, labels in claims.values()), bool(claims)
 
 
 def stem(name: str) -> str:
@@ -55,15 +81,15 @@ def stem(name: str) -> str:
 
 
 def files_below(folder: Path, suffix: str) -> dict[str, Path]:
-    """Relative path without suffix -> file, in the paths' order.
+    """Relative path without suffix, printable as images' names are -> file, in the paths' order.
 
     Raises:
       UserError: there is none.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == suffix and path.is_file())
-    if not files:
+    names = folders.files_below(folder, (suffix,))
+    if not names:
         raise UserError(f"there is no {suffix} file in {folder}; correct the path")
-    return {stem(path.relative_to(folder).as_posix()): path for path in files}
+    return {stem(folders.printable(name)): folder / name for name in names}
 
 
 def digest_of_sizes(files: Iterable[Path], folder: Path) -> str:

@@ -7,18 +7,19 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
-from pydantic import PositiveInt
+from pydantic import AfterValidator, PositiveInt
 
+from must_jax.config import Names
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import PRESENT, Annotations, Format, Photo, check_aspect
+from must_jax.labels.formats.base import PRESENT, Annotations, Photo, Placed
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match, stem
 
 SUFFIX = ".png"
@@ -37,7 +38,13 @@ class Header(NamedTuple):
         return f"{self.bits}-bit {self.colours}"
 
 
-class PngMaps(Format):
+def _pair(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(texts) != 2:
+        raise ValueError("give a text and what replaces it, as in '_leftImg8bit,_gtFine_labelTrainIds'")
+    return texts
+
+
+class PngMaps(Placed):
     """A folder of PNG files that are called like their images.
 
     Attributes:
@@ -52,7 +59,7 @@ class PngMaps(Format):
     headers: ClassVar[tuple[Header, ...]]
     stored_unit: ClassVar[str] = ""
 
-    replace: tuple[str, str] = ("", "")
+    replace: Annotated[Names, AfterValidator(_pair)] = ("", "")
     max_side: PositiveInt = MAX_SIDE
 
     @property
@@ -81,7 +88,9 @@ class PngMaps(Format):
             if photo.name not in files:
                 return None
             file = files[photo.name]
-            return map_label(stored, photo, file, *self.values(file), self.max_side)
+            values, valid = self.values(file)
+            label = map_label(stored, values, valid, self.max_side)
+            return self.placed(stored, label, photo, values.shape[:2], str(file))
 
         return Annotations(stored, self.class_names, label)
 
@@ -90,16 +99,9 @@ class PngMaps(Format):
         return stem(name).replace(old, new) if old else stem(name) + new
 
 
-def map_label(
-    kind: MapLabel, photo: Photo, file: Path, values: np.ndarray, valid: np.ndarray | None, max_side: int
-) -> Label:
-    """A map (see `PngMaps.values`) as a label, made smaller where its longer side has more than `max_side` pixels.
-
-    Raises:
-      UserError: it has another shape than the image.
-    """
+def map_label(kind: MapLabel, values: np.ndarray, valid: np.ndarray | None, max_side: int) -> Label:
+    """A map (see `PngMaps.values`) as a label, made smaller where its longer side has more than `max_side` pixels."""
     height, width = values.shape[:2]
-    check_aspect(photo, (height, width), str(file))
     scale = min(1.0, max_side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     if valid is None:

@@ -16,7 +16,7 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Classes, Format, Photo, check_aspect, known_classes
+from must_jax.labels.formats.base import Annotations, Classes, Photo, Placed, known_classes
 from must_jax.labels.formats.boxes import boxes_label, to_fractions
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem
@@ -37,7 +37,7 @@ class _Objects(NamedTuple):
     boxes_px: np.ndarray
 
 
-class Voc(Format):
+class Voc(Placed):
     """Boxes without area are left out.
 
     Attributes:
@@ -55,7 +55,7 @@ class Voc(Format):
     def digest(self, path: Path, images: ImageSet) -> str:
         sums = hashlib.sha256()
         for key, file in files_below(path, ".xml").items():
-            sums.update(f"{key}\n".encode(errors="surrogateescape") + file.read_bytes())
+            sums.update(f"{key}\n".encode() + file.read_bytes())
         return sums.hexdigest()
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
@@ -82,8 +82,8 @@ class Voc(Format):
         def label(photo: Photo) -> Label | None:
             if photo.name not in labels:
                 return None
-            check_aspect(photo, parsed[photo.name].hw, str(xmls[keys[photo.name]]))
-            return boxes_label(*labels[photo.name])
+            where = str(xmls[keys[photo.name]])
+            return self.placed(kind, boxes_label(*labels[photo.name]), photo, parsed[photo.name].hw, where)
 
         return Annotations(BoxesLabel(max([1, *(len(each.names) for each in parsed.values())])), classes, label)
 

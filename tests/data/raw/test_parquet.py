@@ -55,6 +55,48 @@ def test_several_files_with_several_row_groups(tmp_path: Path):
     assert loaded(raw) == IMAGES[:3] + IMAGES[:4]
 
 
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()])
+def test_paths_that_tell_images_apart_are_names(text: pa.DataType, tmp_path: Path):
+    """Across files and row groups; relative, and as text."""
+    paths = ["/data/a.jpg", "b.jpg", "./c/../d.jpg", "C:\\e.jpg", "größe/f.jpg"]
+    names = ["data/a.jpg", "b.jpg", "d.jpg", "C:\\e.jpg", "größe/f.jpg"]
+    kind = pa.struct({"bytes": pa.binary(), "path": text})
+    for file, chosen in (("0.parquet", slice(0, 3)), ("1.parquet", slice(3, 3)), ("2.parquet", slice(3, 5))):
+        rows = [{"bytes": image, "path": path} for image, path in zip(IMAGES[chosen], paths[chosen], strict=True)]
+        pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / file, row_group_size=2)
+    raw = opened(tmp_path)
+    assert raw.named_by == "path"
+    assert [item.name for item in raw.items(range(5))] == names
+    assert [item.name for item in raw.items(range(2, 4))] == names[2:4]
+    assert loaded(raw) == IMAGES
+
+
+@pytest.mark.parametrize(
+    "paths", [["a", "b", "a"], ["a", "./b", "/b"], ["a", "b", ""], ["a", "b", None], ["a", "b", "/"]]
+)
+def test_paths_that_do_not_tell_images_apart_are_none(paths: list[str | None], tmp_path: Path):
+    """A path twice, in one file or in two, and a row without one."""
+    rows = [{"bytes": image, "path": path} for image, path in zip(IMAGES, paths, strict=False)]
+    for count in (1, 3):
+        for file, part in (("0.parquet", rows[:count]), ("1.parquet", rows[count:])):
+            kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+            pq.write_table(pa.table({"image": pa.array(part, kind)}), tmp_path / file)
+        raw = opened(tmp_path)
+        assert raw.named_by == ""
+        assert [item.name for item in raw.items(range(3))] == [
+            f"{file}.parquet/{row}"
+            for file, part in enumerate((rows[:count], rows[count:]))
+            for row in range(len(part))
+        ]
+
+
+def test_paths_need_not_be_utf8(tmp_path: Path):
+    paths = pa.array([b"caf\xe9.jpg", b"x.jpg"]).view(pa.string())
+    images = pa.StructArray.from_arrays([pa.array(IMAGES[:2]), paths], ["bytes", "path"])
+    pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+    assert [item.name for item in opened(tmp_path).items(range(2))] == [r"caf\xe9.jpg", "x.jpg"]
+
+
 def test_a_row_without_bytes_is_an_image_that_cannot_be_read(tmp_path: Path):
     images = [None, {"bytes": None, "path": "x"}, {"bytes": IMAGES[0], "path": None}]
     pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")

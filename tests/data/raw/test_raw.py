@@ -32,7 +32,7 @@ def source(kind: str, folder: Path) -> tuple[str, list[str]]:
         return f"tar:{write_tar(folder / 'photos.tar', IMAGES.items())}", list(IMAGES)
     images = [{"bytes": data, "path": name} for name, data in IMAGES.items()]
     pq.write_table(pa.table({"image": images}), folder / "photos.parquet", row_group_size=2)
-    return f"parquet:{folder}", [f"photos.parquet/{row}" for row in range(len(images))]
+    return f"parquet:{folder}", list(IMAGES)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
@@ -58,6 +58,15 @@ def test_the_digest_is_of_what_is_there_and_not_of_where(kind: str, tmp_path: Pa
     file = next(path for path in (tmp_path / "b").iterdir())
     file.write_bytes(file.read_bytes() + b"more")
     assert open_raw(moved, tmp_path, "").digest != before
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_linked_folders_are_looked_into(kind: str, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in").mkdir()
+    source(kind, tmp_path / "elsewhere")
+    (tmp_path / "in/train").symlink_to(tmp_path / "elsewhere")
+    assert len(open_raw(f"{kind}:{tmp_path / 'in'}", tmp_path, "")) == len(IMAGES)
 
 
 def test_a_folder_names_what_it_leaves_out(tmp_path: Path):

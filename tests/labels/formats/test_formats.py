@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
-from true_sets import NAMES, SIDE, voc_xml, write_coco, write_images, write_palette_png, write_png
+from true_sets import NAMES, SIDE, voc_xml, write_coco, write_palette_png, write_png
 
 from must_jax.data.encodings import Label
+from must_jax.data.image_sets import ImageShape
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats import build_format
@@ -28,13 +28,13 @@ KINDS: dict[str, LabelKind] = {
 }
 
 
-def read(format_: str, path: Path, image_hw: tuple[int, int] = (SIDE, SIDE), **options: Any) -> list[Label | None]:
-    """All labels for images of the names `NAMES` and this size."""
+def read(
+    format_: str, path: Path, image_hw: tuple[int, int] = (SIDE, SIDE), turned: int = 1, **options: Any
+) -> list[Label | None]:
+    """All labels for images of the names `NAMES` and this size, upright, and orientation."""
     chosen = build_format(format_, options)
-    file = path.parent / "image.png"
-    PIL.Image.new("RGB", image_hw[::-1]).save(file)
     annotations = chosen.open(path, NAMES, KINDS[chosen.gives])
-    return [annotations.label(Photo(name, file.read_bytes)) for name in NAMES]
+    return [annotations.label(Photo(name, ImageShape(*image_hw, turned))) for name in NAMES]
 
 
 def refused(message: str, *args: Any, **options: Any) -> None:
@@ -336,11 +336,4 @@ def test_a_few_vectors_of_another_length_are_no_normals(tmp_path: Path):
 def test_an_image_that_cannot_be_read_is_not_compared(tmp_path: Path):
     file = write_coco(tmp_path / "coco.json")
     annotations = build_format("coco", {}).open(file, NAMES, KINDS["boxes"])
-    assert annotations.label(Photo(NAMES[0], lambda: b"broken")) is not None
-
-
-def test_images_are_not_read_for_class_folders(tmp_path: Path):
-    images = write_images(tmp_path / "images")
-    names = [images.name_of(i) for i in range(len(images))]
-    annotations = build_format("class_folders", {}).open(tmp_path, names, KINDS["vector"])
-    assert annotations.label(Photo(names[0], lambda: pytest.fail("read"))) is not None
+    assert annotations.label(Photo(NAMES[0], None)) is not None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from photos import write_files
 
 from must_jax.errors import UserError
-from must_jax.labels.formats.names import match, stem
+from must_jax.labels.formats.names import files_below, match, stem
 
 
 def test_whole_paths_come_first():
@@ -15,6 +18,24 @@ def test_whole_paths_come_first():
 def test_the_last_part_will_do_where_no_whole_path_fits():
     assert match(["train/1.jpg", "train/2.jpg"], ["2.jpg", "7.jpg"], "x") == {"train/2.jpg": "2.jpg"}
     assert match(["1.jpg", "2.jpg"], ["images/2.jpg"], "x") == {"2.jpg": "images/2.jpg"}
+
+
+def test_what_fits_more_images_decides(capsys: pytest.CaptureFixture[str]):
+    """One whole path that happens to fit does not stop all others from being found."""
+    names = ["1.jpg", "train/2.jpg", "train/3.jpg", "train/4.jpg", "train/5.jpg"]
+    keys = ["1.jpg", "2.jpg", "3.jpg", "7.jpg"]
+    assert match(names, keys, "x") == {"1.jpg": "1.jpg", "train/2.jpg": "2.jpg", "train/3.jpg": "3.jpg"}
+    said = "x, matched by last parts of paths: 1 of 4 labels fit no image, 2 of 5 images have no label\n"
+    assert capsys.readouterr().err == said
+    assert match(names, ["train/2.jpg", "else/1.jpg"], "x") == {"1.jpg": "else/1.jpg", "train/2.jpg": "train/2.jpg"}
+    capsys.readouterr()
+    assert match(names, names, "x") == {name: name for name in names}
+    assert capsys.readouterr().err.startswith("x, matched by whole paths: 0 of 5 labels fit no image, 0 of 5 images")
+
+
+def test_whole_paths_decide_where_both_fit_as_many():
+    assert match(["a/1", "b/2"], ["a/1", "c/3"], "x") == {"a/1": "a/1"}
+    assert match(["a/1", "b/2", "c/1"], ["a/1", "d/2"], "x") == {"a/1": "a/1"}
 
 
 def test_a_missing_label_is_not_taken_from_another_folder():
@@ -29,6 +50,7 @@ def test_names_without_suffix():
     "names, keys, message",
     [
         (["a/1", "b/1"], ["1"], "labels: '1' may be the label of a/1 or b/1; give labels and images the same relative"),
+        (["x/1", "1", "x/2", "x/3"], ["1", "2", "3"], "labels: '1' may be the label of x/1 or 1; "),
         (["1"], ["a/1", "b/1"], "labels: 'a/1' or 'b/1' may be the label of 1; "),
         (["1.jpg"], ["1.png"], "none of the 1 images: labels are called like '1.png', images like '1.jpg'"),
         (["1.jpg"], [], "labels are called like '', images"),
@@ -42,3 +64,10 @@ def test_what_is_not_clear_is_refused(names: list[str], keys: list[str], message
 def test_stems_of_one_folder_may_be_ambiguous():
     with pytest.raises(UserError, match=r"'1' may be the label of 1\.jpg or 1\.png"):
         match(["1.jpg", "1.png"], ["1"], "x", stem)
+
+
+def test_linked_folders_of_labels_are_looked_into(tmp_path: Path):
+    write_files(tmp_path, {"masks/1.png": b"", "elsewhere/2.PNG": b""})
+    (tmp_path / "masks/more").symlink_to(tmp_path / "elsewhere")
+    files = {"1": tmp_path / "masks/1.png", "more/2": tmp_path / "masks/more/2.PNG"}
+    assert files_below(tmp_path / "masks", ".png") == files
