@@ -170,7 +170,13 @@ class PrepareConfig(_Config):
 class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
 
-    free: ClassVar[frozenset[str]] = _Config.free | {"log_every", "checkpoint_every", "minimum", "accept_failed"}
+    free: ClassVar[frozenset[str]] = _Config.free | {
+        "log_every",
+        "checkpoint_every",
+        "minimum",
+        "accept_failed",
+        "profile",
+    }
 
     stage: Literal["train"] = "train"
     seed: NonNegativeInt = 0
@@ -193,11 +199,22 @@ class TrainConfig(_Config):
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
     minimum: dict[str, float] = {}  # "task/metric" on validation that the finished model must reach
     accept_failed: Names = ()  # tasks whose label columns are trained on even if they failed (labels/gate.py)
+    profile: str = ""  # updates to trace, as in 100:110; "" = none
+
+    @property
+    def profiled(self) -> range:
+        """The updates to trace, numbered from 1."""
+        match = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return range(int(match[1]), int(match[2]) + 1) if match else range(0)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.optimizer.warmup_steps >= self.steps:
             raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
+        if self.profile and not (self.profiled and self.profiled[0] >= 1 and self.profiled[-1] <= self.steps):
+            raise ValueError(
+                f"profile {self.profile} is no range of updates; write FIRST:LAST, both from 1 to steps {self.steps}"
+            )
         if self.minimum and self.validation is None:
             raise ValueError("minimum needs a validation source to be measured on; add 'validation'")
         for key in self.minimum:
@@ -366,7 +383,29 @@ class PipelineConfig(_Config):
         return self
 
 
-AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | AuditConfig | EvaluateConfig | PipelineConfig
+class DescribeConfig(_Config):
+    """What is in a workdir, and how it came there. All other keys are those of the run, and not read."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    stage: Literal["describe"] = "describe"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        return values
+
+
+AnyConfig = (
+    PrepareConfig
+    | TrainConfig
+    | LabelConfig
+    | LabelsConfig
+    | AuditConfig
+    | EvaluateConfig
+    | PipelineConfig
+    | DescribeConfig
+)
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -375,6 +414,7 @@ STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
+    "describe": DescribeConfig,
 }
 
 

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from must_jax.engine import clock
+
 Stage = Callable[[Any, Path], None]
 
 
 def _stage(name: str) -> Stage:
     def run(config: Any, workdir: Path) -> None:
-        importlib.import_module(f"{__name__}.{name}").run(config, workdir)  # only what is asked for is loaded
+        with clock.loading():
+            stage = importlib.import_module(f"{__name__}.{name}")  # only what is asked for is loaded
+        stage.run(config, workdir)
 
     return run
 
 
-_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline")
+_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline", "describe")
 STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

@@ -16,12 +16,15 @@ from must_jax import trained
 from must_jax.config import OptimizerConfig, TrainConfig
 from must_jax.data.pipeline import eval_batches, train_batches
 from must_jax.engine.checkpoint import Checkpoints, check_space
-from must_jax.engine.clock import Clock
+from must_jax.engine.clock import COMPILE, DATA, EVALUATION, INIT, RESTORE, SAVE, Clock
 from must_jax.engine.evaluate import evaluate
+from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer, learning_rates
 from must_jax.engine.state import State, count_parameters, digest, init_state, trained_variables
 from must_jax.engine.step import Averages, Batch, TrainStep, make_predict_step, make_train_step
+from must_jax.engine.tracing import traced
+from must_jax.engine.utilisation import measured
 from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
@@ -29,6 +32,8 @@ from must_jax.models.api import build_model, transfer
 from must_jax.progress import Progress, say
 from must_jax.stages import gate, inputs
 from must_jax.stages.workdir import RESULT_FILE, check, claim
+
+PROFILE = "profile"
 
 
 def fit(
@@ -42,6 +47,7 @@ def fit(
     batch_size: int,
     start: int = 0,
     clock: Clock | None = None,
+    goodput: GoodputLog | None = None,
     progress: Progress | None = None,
     writer: MetricWriter | None = None,
     log_every: int = 0,
@@ -54,7 +60,7 @@ def fit(
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
       state: after `start` updates; it is consumed.
       batches: the next one is that of update `start`.
-      clock: takes the time (and goes into the checkpoints).
+      clock: takes the time (and goes into the checkpoints), which `goodput` writes down.
       log_every, checkpoint_every: every so many updates and after the last one; 0 = never.
 
     Raises:
@@ -74,14 +80,16 @@ def fit(
         if running is not None and running["loss"].total.is_ready():
             clock.waited += time.perf_counter() - asked
 
+        if running is None:
+            clock.switch(COMPILE)
         called = time.perf_counter()
         rate = put_replicated(mesh, rates[k])
         with jax.transfer_guard("disallow"):  # nothing goes back and forth unseen
             state, averages = step(state, batch, rate)
         if running is None:  # the first call compiles, which is no time of training
             extra = {"compile_seconds": time.perf_counter() - called}
-            jax.block_until_ready(averages)
             clock.start()
+            jax.block_until_ready(averages)
         else:
             jax.block_until_ready(running)  # at most one update waits behind the running one
             clock.tick()
@@ -102,15 +110,21 @@ def fit(
             if progress:
                 progress.note(f"loss {row['loss']:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
         if checkpoints and checkpoint_every and (done % checkpoint_every == 0 or last):
-            checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
+            jax.block_until_ready(running)  # which is no time of saving
+            with clock.span(SAVE):
+                checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
+            if goodput:
+                goodput.write(done)
+        elif goodput:
+            goodput.update(done)
     return state
 
 
 def run(config: TrainConfig, workdir: Path) -> None:
     """Trains into `workdir`, or continues there, or says that it is finished.
 
-    Writes config.json, metrics.jsonl, event files, checkpoints/, model.json (all that `trained.load` needs) and, last,
-    result.json.
+    Writes config.json, metrics.jsonl, goodput.jsonl, event files, checkpoints/, model.json (all that `trained.load`
+    needs) and, last, result.json.
 
     Raises:
       UserError: anything in config or data that cannot work, before any work; a workdir of another config; a finished
@@ -127,10 +141,12 @@ def run(config: TrainConfig, workdir: Path) -> None:
 
 
 def _train(config: TrainConfig, workdir: Path) -> None:
+    clock = Clock()
     # What can be wrong is found out first.
     inputs.check(config)
     mesh = inputs.mesh_of(config)
     start_from = trained.load(config.init) if config.init else None
+    clock.switch(DATA)
     sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
     sources, options = inputs.choose(config.columns, sources, config.tasks)
     checked = [inputs.open_source(config.validation, config.data_dir, options)] if config.validation else []
@@ -140,6 +156,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
+    clock.switch(INIT)
     model = build_model(config.model, {name: task.head(config.model) for name, task in tasks.items()})
     optimizer, averaged = build_optimizer(config.optimizer), config.optimizer.ema_decay > 0
     variables = model.init(jax.random.key(config.seed), config.image_size)
@@ -152,19 +169,26 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     state = init_state(variables, optimizer, mesh, ema=averaged)
 
     forward = trained.image_forward(model)
-    step = make_train_step(forward, tasks, weights, optimizer, mesh, ema_decay=config.optimizer.ema_decay)
+    step: TrainStep = make_train_step(forward, tasks, weights, optimizer, mesh, ema_decay=config.optimizer.ema_decay)
+    step = measured(step, clock, mesh, config.model.dtype)
     parameters = count_parameters(state["params"])
     say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(weights)}")
 
     # The updates that are still to do.
     kinds = {name: task.label for name, task in tasks.items()}
     unreadable = inputs.Unreadable(sum(len(source.images) for source in sources))
-    start, clock = 0, Clock()
-    with Checkpoints(workdir / trained.CHECKPOINTS, inputs.fingerprint(sources)) as checkpoints:
+    start = 0
+    with (
+        GoodputLog(workdir, clock) as goodput,
+        Checkpoints(workdir / trained.CHECKPOINTS, inputs.fingerprint(sources)) as checkpoints,
+    ):
         if (latest := checkpoints.latest_step()) is not None:
-            state, meta = checkpoints.restore(latest, state)
-            start, clock = latest, Clock(**meta["clock"])
+            clock.switch(RESTORE)
+            start, (state, meta) = latest, checkpoints.restore(latest, state)
+            clock.resume(meta["clock"])
             say(f"{workdir}: continues after step {start} of {config.steps}")
+        clock.switch(DATA)
+        goodput.write(start)
         batches = train_batches(
             sources,
             kinds,
@@ -176,9 +200,12 @@ def _train(config: TrainConfig, workdir: Path) -> None:
             on_bad=unreadable.add,
         )
         with MetricWriter(workdir, start) as writer:
-            with Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress:
+            with (
+                Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress,
+                traced(step, config.profiled, start, workdir / PROFILE) as watched,
+            ):
                 state = fit(
-                    step,
+                    watched,
                     state,
                     unreadable.guard(batches),
                     config.optimizer,
@@ -187,6 +214,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
                     batch_size=config.batch_size,
                     start=start,
                     clock=clock,
+                    goodput=goodput,
                     progress=progress,
                     writer=writer,
                     log_every=config.log_every,
@@ -194,6 +222,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
                     checkpoint_every=config.checkpoint_every,
                 )
 
+            clock.switch(EVALUATION)
             # What it is worth, on the validation images: the tasks that are labelled there.
             variables, metrics = trained_variables(state), {}
             for source in checked:
@@ -209,6 +238,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
                 metrics = evaluate(predict, variables, unread.guard(examples), validated, mesh)
                 writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
                 unreadable.found |= unread.found
+            clock.switch(SAVE)
 
     trained.describe(
         workdir,
