@@ -69,6 +69,7 @@ class GoodputLog:
         path = workdir / FILE
         lines = read(workdir)
         self._process = lines[-1].process + 1 if lines else 0
+        self._step: int | None = None
         self._clock = clock
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
@@ -91,8 +92,7 @@ class GoodputLog:
 
     def write(self, step: int | None = None) -> None:
         """Writes a line after `step` updates."""
-        self._step: int | None = step
-        self._written = time.monotonic()
+        self._step, self._written = step, time.monotonic()
         line = {"process": self._process, "time": time.time(), "step": step, "seconds": self._clock.take()}
         os.write(self._file, (json.dumps(line) + "\n").encode())  # one call, so that lines do not mix
 

@@ -28,7 +28,7 @@ class Brief:
 
     @property
     def progress(self) -> str:
-        return f"{self.done:,} of {self.total:,} {self.units}" if self.total else ""
+        return f"{self.done:,}/{self.total:,} {self.units}" if self.total else ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _training(config: Mapping[str, Any], workdir: Path) -> Brief:
     spent, rows, finished = goodput.total(goodput.read(workdir)), read_rows(workdir), result(workdir)
     done = finished.get("steps") or max([spent.steps, *(row["step"] for row in rows)])
     seconds = spent.last - spent.began if spent.processes else finished.get("seconds")
-    notes = [f"{name} {value:.4g}" for name, value in validated(workdir).items()]
+    notes = [f"{name.partition('/')[2]} {value:.4g}" for name, value in validated(workdir).items()]
     notes += [f"loss {row['loss']:.4g}" for row in reversed(rows) if row.get("loss") is not None]
     return Brief(done, config["steps"], "steps", seconds, notes[0] if notes else "")
 
@@ -101,7 +101,7 @@ def _training(config: Mapping[str, Any], workdir: Path) -> Brief:
 def _labelling(config: Mapping[str, Any], workdir: Path) -> Brief:
     columns = labelled_columns(workdir)
     done, total = sum(column.done for column in columns), sum(column.shards for column in columns)
-    note = f"{len(columns)} columns, {columns[0].images:,} images" if columns else ""
+    note = f"{columns[0].images:,} images" if columns else ""
     return Brief(done, total, "shards", result(workdir).get("seconds"), note)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 from rich.console import Console, RenderableType
@@ -57,18 +57,16 @@ def describe(workdir: Path, *, ascii: bool = False) -> Iterator[RenderableType]:
 def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
     if lines := goodput.read(workdir):
         yield from _time_spent(goodput.total(lines), ascii)
-    rows, finished = read_rows(workdir), result(workdir)
-    yield from _speeds(rows, finished)
+    finished = result(workdir)
+    yield from _speeds(read_rows(workdir), finished)
     if series := losses(workdir, config["tasks"]):
         yield ""
         yield "\n".join(beside([_panel(name, *points, ascii) for name, points in series.items()], 2, GAP))
     if measured := validated(workdir):
-        table = _table("validation", "value", "at least")
-        for name, value in measured.items():
-            least = config.get("minimum", {}).get(name)
-            table.add_row(name, f"{value:.4g}", "" if least is None else f"{least:g}")
+        least = config.get("minimum", {})
+        rows = [(name, f"{value:.4g}", f"{least[name]:g}" if name in least else "") for name, value in measured.items()]
         yield ""
-        yield table
+        yield _table(("validation", "value", "at least"), rows)
     yield from _listed("unreadable images", finished.get("unreadable", {}))
     if skipped := _json_lines(workdir / SKIPPED_FILE):
         latest = ", ".join(str(row["step"]) for row in skipped[-SHOWN:])
@@ -77,15 +75,13 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
 
 def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]:
     whole = max(sum(spent.seconds.values()), 1e-9)
-    table = _table("time spent on", "", "share")
-    table.add_column()
+    rows = []
     for name in (*SPANS, goodput.LOST, goodput.DOWN):
         if (seconds := spent.seconds.get(name, 0.0)) > 0:
             bar = ("#" if ascii else "█") * round(BAR_WIDTH * seconds / whole)
-            table.add_row(name.replace("_", " "), _duration(seconds), f"{100 * seconds / whole:.1f} %", bar)
-    table.add_row("all", _duration(whole))
+            rows.append((name.replace("_", " "), _duration(seconds), f"{100 * seconds / whole:.1f} %", bar))
     yield ""
-    yield table
+    yield _table(("time spent on", "time", "share", ""), [*rows, ("all", _duration(whole))], left=("",))
     last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(spent.last))
     ago = duration(max(0.0, time.time() - spent.last))
     again = f"{_count(spent.processes - 1, 'restart')}, {_count(spent.lost_steps, 'update')} done again"
@@ -93,7 +89,7 @@ def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]
 
 
 def _speeds(rows: list[dict[str, Any]], finished: Mapping[str, Any]) -> Iterator[str]:
-    latest = next((row for row in reversed(rows) if "images_per_second" in row), {})
+    latest: dict[str, Any] = next((row for row in reversed(rows) if "images_per_second" in row), {})
     said = [
         f"{when} {values['images_per_second']:,.4g} images/s, {100 * values['data_wait_share']:.1f} % waiting for data"
         + (f", model FLOPs utilisation {100 * values['mfu']:.1f} %" if "mfu" in values else "")
@@ -112,12 +108,18 @@ def _panel(name: str, steps: list[int], values: list[float], ascii: bool) -> lis
 
 
 def _labelling(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    table = _table("column", "shards", "images", "no label", "MiB")
-    for column in labelled_columns(workdir):
-        figures = f"{column.images:,}", f"{column.absent:,}", f"{column.bytes / 2**20:.1f}"
-        table.add_row(column.name, f"{column.done:,} of {column.shards:,}", *figures)
+    rows = [
+        (
+            column.name,
+            f"{column.done:,} of {column.shards:,}",
+            f"{column.images:,}",
+            f"{column.absent:,}",
+            f"{column.bytes / 2**20:.1f}",
+        )
+        for column in labelled_columns(workdir)
+    ]
     yield ""
-    yield table
+    yield _table(("column", "shards", "images", "no label", "MiB"), rows)
     if finished := result(workdir):
         speed = f"{finished['images_per_second']:,.4g} images/s"
         yield f"\n{speed}, and {_duration(finished['compile_seconds'])} of compilation"
@@ -131,35 +133,32 @@ def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterat
         name: scorecard.Start(tuple(start["tasks"]), start["image_steps"]) for name, start in finished["starts"].items()
     }
     for card in scorecard.tables(scorecard.read(workdir), starts):
-        table = _table(f"{card.mode}, mean of test", *card.datasets)
-        for init, cells in card.cells.items():
-            table.add_row(init, *(f"{cells[name].mean:.1f}" if name in cells else "" for name in card.datasets))
+        rows = [
+            (init, *(f"{cells[name].mean:.1f}" if name in cells else "" for name in card.datasets))
+            for init, cells in card.cells.items()
+        ]
         yield ""
-        yield table
+        yield _table((f"{card.mode}, test", *card.datasets), rows)
         yield from (f"{card.mode}: {difference}" for difference in scorecard.differences(card, starts))
 
 
 def _audit(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    table = _table("column", "verdict")
-    for folder, column in result(workdir).get("columns", {}).items():
-        table.add_row(Path(folder).name, column["verdict"])
-    if table.row_count:
+    columns = result(workdir).get("columns", {})
+    if columns:
         yield ""
-        yield table
+        yield _table(("column", "verdict"), [(Path(folder).name, told["verdict"]) for folder, told in columns.items()])
 
 
 def _pipeline(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "state", "progress", "time", "result"):
-        table.add_column(name, justify="right" if name == "time" else "left", no_wrap=True)
-    times = _json(workdir / TIMES_FILE)
+    times, rows = _json(workdir / TIMES_FILE), []
     for name in _order(config):
         found = brief(config["stages"][name], workdir / name)
         seconds = times.get(name, found.seconds)
         took = "" if seconds is None else _duration(seconds)
-        table.add_row(name, state(workdir / name), found.progress, took, found.note)
+        rows.append((name, state(workdir / name), found.progress, took, found.note))
+    heads = "stage", "state", "progress", "time", "result"
     yield ""
-    yield table
+    yield _table(heads, rows, left=("state", "progress", "result"), whole=4)
 
 
 def _order(config: Mapping[str, Any]) -> Iterable[str]:
@@ -178,11 +177,14 @@ _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[Renderabl
 }
 
 
-def _table(*columns: str) -> Table:
-    """The first column is of names, the others of figures."""
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = (), whole: int = 1) -> Table:
+    """Names, then figures; the columns of `left` are texts. Where there is no room, the first `whole` stay as they are."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for number, head in enumerate(heads):
+        justify: Literal["left", "right"] = "right" if number and head not in left else "left"
+        table.add_column(head, justify=justify, no_wrap=number < whole, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
