@@ -28,10 +28,10 @@ _TPUS = {  # TFLOP/s
 }
 _GPUS: dict[str, dict[Dtype, float]] = {  # how their names begin; the longest that fits counts
     "NVIDIA A100": {"bfloat16": 312.0, "float32": 156.0},
-    "NVIDIA H100": {"bfloat16": 989.4, "float32": 494.7},
+    "NVIDIA H100": {"bfloat16": 989.5, "float32": 494.5},
     "NVIDIA H100 NVL": {"bfloat16": 835.5, "float32": 417.5},
     "NVIDIA H100 PCIe": {"bfloat16": 756.5, "float32": 378.0},
-    "NVIDIA H200": {"bfloat16": 989.4, "float32": 494.7},
+    "NVIDIA H200": {"bfloat16": 989.5, "float32": 494.5},
     "NVIDIA H200 NVL": {"bfloat16": 835.5, "float32": 417.5},
 }
 

@@ -129,7 +129,7 @@ def total(lines: Iterable[Line]) -> Goodput:
             if at is None:
                 _lose(found, kept, line.step)
             elif line.step > at:
-                kept.append(_Updates(at, line.step, {s: line.seconds.get(s, 0.0) for s in (STEP, DATA_WAIT)}))
+                kept.append(_Updates(at, line.step, {s: v for s, v in line.seconds.items() if s in (STEP, DATA_WAIT)}))
             at = found.steps = line.step
         before, found.last = line, line.time
     return found

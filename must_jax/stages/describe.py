@@ -178,7 +178,7 @@ _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[Renderabl
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = (), whole: int = 1) -> Table:
-    """Names, then figures; the columns of `left` are texts. Where there is no room, the first `whole` stay as they are."""
+    """Names, then figures; columns of `left` are texts. Where there is no room, the first `whole` stay as they are."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, head in enumerate(heads):
         justify: Literal["left", "right"] = "right" if number and head not in left else "left"
