@@ -360,6 +360,9 @@ class EvaluateConfig(_Config):
         return self
 
 
+InPipeline = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
+
+
 class PipelineConfig(_Config):
     """Stages one after the other, each in a folder of its name under the workdir, then a report.
 
@@ -370,10 +373,7 @@ class PipelineConfig(_Config):
     title: str = "must_jax"
     data_dir: str = "data"
     devices: NonNegativeInt = 0
-    stages: Annotated[
-        dict[str, Annotated[TrainConfig | LabelConfig | AuditConfig | EvaluateConfig, Field(discriminator="stage")]],
-        Field(min_length=1),
-    ]
+    stages: Annotated[dict[str, Annotated[InPipeline, Field(discriminator="stage")]], Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -396,16 +396,7 @@ class DescribeConfig(_Config):
         return values
 
 
-AnyConfig = (
-    PrepareConfig
-    | TrainConfig
-    | LabelConfig
-    | LabelsConfig
-    | AuditConfig
-    | EvaluateConfig
-    | PipelineConfig
-    | DescribeConfig
-)
+AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | DescribeConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,

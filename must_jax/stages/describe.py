@@ -92,7 +92,7 @@ def _speeds(rows: list[dict[str, Any]], finished: Mapping[str, Any]) -> Iterator
     latest: dict[str, Any] = next((row for row in reversed(rows) if "images_per_second" in row), {})
     said = [
         f"{when} {values['images_per_second']:,.4g} images/s, {100 * values['data_wait_share']:.1f} % waiting for data"
-        + (f", model FLOPs utilisation {100 * values['mfu']:.1f} %" if "mfu" in values else "")
+        + (f", mfu {100 * values['mfu']:.1f} %" if "mfu" in values else "")
         for when, values in (("all steps:", finished), ("last logged:", latest))
         if values
     ]
