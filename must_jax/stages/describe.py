@@ -28,6 +28,7 @@ from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
 SKIPPED_FILE = "skipped.jsonl"  # updates that were left out, {"step": k, ...} a line
 PLAIN_WIDTH = 80  # characters of a line where there is no terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
+_DAY_S = 86400
 SHOWN = 5  # of a list that may be long
 
 
@@ -83,9 +84,9 @@ def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]
     yield ""
     yield _table(("time spent on", "time", "share", ""), [*rows, ("all", _duration(whole))], left=("",))
     last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(spent.last))
-    ago = duration(max(0.0, time.time() - spent.last))
+    ago = max(0.0, time.time() - spent.last)
     again = f"{_count(spent.processes - 1, 'restart')}, {_count(spent.lost_steps, 'update')} done again"
-    yield f"\n{again}; last line {last}, {ago} ago"
+    yield f"\n{again}; last line {last}, {_since(ago)} ago"
 
 
 def _speeds(rows: list[dict[str, Any]], finished: Mapping[str, Any]) -> Iterator[str]:
@@ -199,6 +200,10 @@ def _listed(what: str, found: Mapping[str, str]) -> Iterator[str]:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+
+
+def _since(seconds: float) -> str:
+    return duration(seconds) if seconds < 2 * _DAY_S else f"{seconds // _DAY_S:,.0f} days"
 
 
 def _count(number: int, what: str) -> str:

@@ -58,24 +58,21 @@ def test_a_training_that_was_stopped(tmp_path: Path):
     text = told(training(tmp_path / "run"))
     first, *lines = text.splitlines()
     assert first.endswith("run: train, stopped, 80/100 steps")
-    spent = dict(re.match(r"([a-z ]+?) +([\d.:]+(?: s)?) +", line).groups() for line in lines if line.endswith("#"))
+    spent = dict(re.match(r"([a-z ]+?) +([\d.:]+(?: s)?) +", line).groups() for line in lines if "%  #" in line)
     assert spent == {"init": "15.0 s", "step": "2:32", "data wait": "8.0 s", "lost": "20.0 s", "down": "1:40"}
     assert next(line for line in lines if line.startswith("all ")).split() == ["all", "4:55"]
     assert "1 restart, 10 updates done again; last line 1970-01-01" in text
-    assert "last logged: 110 images/s, 25.0 % waiting for data, model FLOPs utilisation 40.0 %" in text
+    assert "last logged: 110 images/s, 25.0 % waiting for data, mfu 40.0 %" in text
     assert "loss 4 -> 1.5" in text
     assert "validation" not in text
 
 
 def test_a_training_that_is_finished(tmp_path: Path):
-    workdir = training(
-        tmp_path / "run", [*ROWS, VALIDATED], validation=TEACHER["train"][0], minimum={"depth/delta1": 85}
-    )
+    minimum = {"minimum": {"depth/delta1": 85}, "validation": TEACHER["train"][0]}
+    workdir = training(tmp_path / "run", [*ROWS, VALIDATED], **minimum)
     unreadable = {f"photo {number}": "cut off" for number in range(7)}
     rates = {"images_per_second": 100.0, "data_wait_share": 0.125}
-    write(
-        workdir / "result.json", {"steps": 100, "metrics": {"depth/delta1": 91.25}, "unreadable": unreadable, **rates}
-    )
+    write(workdir / "result.json", {"steps": 100, "unreadable": unreadable, **rates})
     write(workdir / "skipped.jsonl", {"step": 7, "loss": None}, {"step": 9})
     with (workdir / "skipped.jsonl").open("a") as file:
         file.write('{"step": 1')  # a kill in the middle of a line
@@ -150,7 +147,7 @@ def test_a_folder_without_a_run(name: str, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_as_typed_in_a_shell_without_colours_and_without_jax(tmp_path: Path):
-    workdir = training(tmp_path / "run", [*ROWS, VALIDATED])
+    workdir = training(tmp_path / "run")
     before = {path: path.read_bytes() for path in workdir.iterdir()}
     code = (
         "import sys; from must_jax import main; code = main.main(sys.argv);"
