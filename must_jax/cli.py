@@ -54,8 +54,8 @@ def interrupted_later() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for number in kept[:1]:
-        signal.raise_signal(number)
+    if kept:
+        signal.raise_signal(kept[0])
 
 
 def _end(code: int, text: str) -> int:

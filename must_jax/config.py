@@ -171,7 +171,7 @@ class TrainConfig(_Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
 
     free: ClassVar[frozenset[str]] = _Config.free | {
-        *("log_every", "checkpoint_every", "minimum", "accept_failed"),
+        *("log_every", "checkpoint_every", "minimum", "accept_failed", "profile"),
         *("fsdp", "max_skipped", "ready_within_s"),
     }
 
@@ -200,6 +200,13 @@ class TrainConfig(_Config):
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
     minimum: dict[str, float] = {}  # "task/metric" on validation that the finished model must reach
     accept_failed: Names = ()  # tasks whose label columns are trained on even if they failed (labels/gate.py)
+    profile: str = ""  # updates to trace, as in 100:110; "" = none
+
+    @property
+    def profiled(self) -> range:
+        """The updates to trace, numbered from 1."""
+        match = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return range(int(match[1]), int(match[2]) + 1) if match else range(0)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -207,6 +214,10 @@ class TrainConfig(_Config):
             raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        if self.profile and not (self.profiled and self.profiled[0] >= 1 and self.profiled[-1] <= self.steps):
+            raise ValueError(
+                f"profile {self.profile} is no range of updates; write FIRST:LAST, both from 1 to steps {self.steps}"
+            )
         if self.minimum and self.validation is None:
             raise ValueError("minimum needs a validation source to be measured on; add 'validation'")
         for key in self.minimum:
@@ -352,6 +363,9 @@ class EvaluateConfig(_Config):
         return self
 
 
+InPipeline = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
+
+
 class PipelineConfig(_Config):
     """Stages one after the other, each in a folder of its name under the workdir, then a report.
 
@@ -362,10 +376,7 @@ class PipelineConfig(_Config):
     title: str = "must_jax"
     data_dir: str = "data"
     devices: NonNegativeInt = 0
-    stages: Annotated[
-        dict[str, Annotated[TrainConfig | LabelConfig | AuditConfig | EvaluateConfig, Field(discriminator="stage")]],
-        Field(min_length=1),
-    ]
+    stages: Annotated[dict[str, Annotated[InPipeline, Field(discriminator="stage")]], Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -375,7 +386,20 @@ class PipelineConfig(_Config):
         return self
 
 
-AnyConfig = PrepareConfig | TrainConfig | LabelConfig | LabelsConfig | AuditConfig | EvaluateConfig | PipelineConfig
+class DescribeConfig(_Config):
+    """What is in a workdir, and how it came there. All other keys are those of the run, and not read."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    stage: Literal["describe"] = "describe"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        return values
+
+
+AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | DescribeConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -384,6 +408,7 @@ STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
+    "describe": DescribeConfig,
 }
 
 

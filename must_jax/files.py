@@ -144,6 +144,16 @@ def lock(folder: Path, worker: str = "") -> int:
     return _flock(folder / (f"{LOCK_FILE}-{worker}" if worker else LOCK_FILE), fcntl.LOCK_EX)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process has taken the folder, alone or as a worker."""
+    for path in folder.glob(f"{LOCK_FILE}*"):
+        try:
+            os.close(_flock(path, fcntl.LOCK_SH))
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _flock(path: Path, kind: int) -> int:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:

@@ -8,6 +8,7 @@ import pydantic
 import pytest
 
 from must_jax.config import (
+    DescribeConfig,
     EvaluateConfig,
     LabelConfig,
     PipelineConfig,
@@ -189,3 +190,19 @@ def test_all_choices_are_named() -> None:
 def test_how_to_set_an_entry_of_a_list() -> None:
     with pytest.raises(UserError, match=r"should be a list; set an entry with --config\.train\.0\.KEY="):
         parse(train(train={"images": "scenes/teacher_depth:train"}))
+
+
+def test_the_updates_to_profile() -> None:
+    assert list(parse(train(profile="3:5")).profiled) == [3, 4, 5]
+    assert list(parse(train(profile="7:7")).profiled) == [7]
+    assert not parse(train()).profiled
+
+
+@pytest.mark.parametrize("profile", ["100", "5:3", "0:4", "90:101", "a:b", "-1:4", "1:2:3", ":"])
+def test_a_range_to_profile_that_is_none(profile: str) -> None:
+    with pytest.raises(UserError, match=f"profile {profile} is no range of updates; .* from 1 to steps 100"):
+        parse(train(steps=100, profile=profile))
+
+
+def test_of_a_run_to_describe_no_key_is_read() -> None:
+    assert parse(label(stage="describe", what="ever")) == DescribeConfig()

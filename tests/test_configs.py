@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from must_jax.data.image_sets import open_images
 from must_jax.main import read_config
 
 TASKS = ("classification", "detection", "segmentation", "depth", "normals")
+LATER = ("label", "student", "evaluate")
 TWO_STEPS = ("--config.steps=2", "--config.batch_size=8", "--config.optimizer.warmup_steps=1", "--config.minimum={}")
 
 
@@ -56,6 +59,24 @@ def test_a_finished_pipeline_says_so_at_once(smoke: Path, capsys: pytest.Capture
     run("smoke")
     assert "runs/smoke" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_describe(smoke: Path):
+    """In processes of their own; this one holds the workdirs."""
+
+    def described(workdir: Path) -> str:
+        command = [sys.executable, "-m", "must_jax.main", config("smoke"), "--config.stage=describe"]
+        done = subprocess.run([*command, f"--workdir={workdir}"], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert max(map(len, done.stdout.splitlines()[1:])) <= 80
+        return done.stdout
+
+    lines = described(smoke).splitlines()[3:]
+    assert [line.split()[0] for line in lines] == [*(f"teacher_{task}" for task in sorted(TASKS)), *LATER]
+    assert "4/4 steps" in described(smoke / "student").splitlines()[0]
+    assert "compile" in described(smoke / "student")
+    assert all(f"teacher_{task}-{task}" in described(smoke / "label") for task in TASKS)
+    assert "finetune: student beats scratch on" in described(smoke / "evaluate")
 
 
 @pytest.mark.parametrize("task", TASKS)

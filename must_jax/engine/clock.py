@@ -1,39 +1,102 @@
-"""How long the updates of a run took, and for how much of that the devices had nothing to do."""
+"""Where the time of a process goes: every moment belongs to one span. And how long the updates of a run took."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+IMPORTS, INIT, DATA, RESTORE, COMPILE = "imports", "init", "data", "restore", "compile"
+STEP, DATA_WAIT, SAVE, EVALUATION = "step", "data_wait", "save", "evaluation"
+SPANS = (IMPORTS, INIT, DATA, RESTORE, COMPILE, STEP, DATA_WAIT, SAVE, EVALUATION)
+
+_loaded_s = 0.0  # what the next clock takes over as IMPORTS
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around the import of what a clock is then made in."""
+    global _loaded_s
+    began = time.perf_counter()
+    yield
+    _loaded_s = time.perf_counter() - began
 
 
 @dataclass
 class Clock:
-    """Time over all restarts of a run (`state` goes into its checkpoints). Compilation does not count.
+    """Time of the updates over all restarts of a run (`state` goes into its checkpoints), and of this process by span.
 
-    seconds: of `steps` updates. waited: of these, the part without a batch to work on; an upper bound, see `fit`.
+    seconds: of `steps` updates; neither compilation nor saving counts. waited: of these, the part without a batch to
+      work on; an upper bound, see `fit`.
     """
 
     seconds: float = 0.0
     waited: float = 0.0
     steps: int = 0
 
+    def __post_init__(self) -> None:
+        global _loaded_s
+        self.least_update_s: float | None = None  # at the devices' peak; None = unknown
+        self._spent = {IMPORTS: _loaded_s}
+        self._span, self._last = INIT, time.perf_counter()
+        self._since_tick, self._taken_waited = 0.0, self.waited
+        _loaded_s = 0.0
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from what a checkpoint holds."""
+        self.seconds, self.waited, self.steps = state["seconds"], state["waited"], state["steps"]
+        self._taken_waited = self.waited
+
+    def switch(self, span: str) -> str:
+        """From now on time is of `span`, one of SPANS; returns the one that ends."""
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        self._spent[self._span] = self._spent.get(self._span, 0.0) + passed
+        if self._span == STEP:
+            self._since_tick += passed
+        ended, self._span = self._span, span
+        return ended
+
+    @contextlib.contextmanager
+    def span(self, span: str) -> Iterator[None]:
+        """The time of the block is of `span`, what comes after it of what came before."""
+        outer = self.switch(span)
+        try:
+            yield
+        finally:
+            self.switch(outer)
+
     def start(self) -> None:
-        self._last = time.perf_counter()
+        """The first update begins."""
+        self.switch(STEP)
+        self._since_tick = 0.0
 
     def tick(self) -> None:
         """One more update."""
-        now = time.perf_counter()
-        self.seconds, self.steps, self._last = self.seconds + now - self._last, self.steps + 1, now
+        self.switch(STEP)
+        self.seconds, self.steps, self._since_tick = self.seconds + self._since_tick, self.steps + 1, 0.0
+
+    def take(self) -> dict[str, float]:
+        """Seconds by span since the last call, which add up to the time that has passed since it."""
+        self.switch(self._span)
+        taken, self._spent = self._spent, {}
+        waited, self._taken_waited = self.waited - self._taken_waited, self.waited
+        if waited:
+            taken[DATA_WAIT] = waited
+            taken[STEP] -= waited
+        return {name: seconds for name, seconds in taken.items() if seconds}
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
 
     def rates(self, batch_size: int, since: dict[str, Any] | None = None) -> dict[str, float]:
-        """Images per second and share of time waited (0..1), since an earlier `state` or over all."""
+        """Images per second, share of time waited and of the devices' peak (0..1), since a `state` or over all."""
         before = since or {"seconds": 0.0, "waited": 0.0, "steps": 0}
-        seconds = max(self.seconds - before["seconds"], 1e-9)
-        return {
-            "images_per_second": (self.steps - before["steps"]) * batch_size / seconds,
+        seconds, steps = max(self.seconds - before["seconds"], 1e-9), self.steps - before["steps"]
+        rates = {
+            "images_per_second": steps * batch_size / seconds,
             "data_wait_share": (self.waited - before["waited"]) / seconds,
         }
+        return rates | ({"mfu": steps * self.least_update_s / seconds} if self.least_update_s else {})

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from must_jax import preemption
 from must_jax.config import OptimizerConfig
 from must_jax.engine.checkpoint import Checkpoints
-from must_jax.engine.clock import Clock
+from must_jax.engine.clock import COMPILE, SAVE, Clock
+from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import learning_rates
 from must_jax.engine.skipped import Skipped
@@ -35,6 +36,7 @@ def fit(
     batch_size: int,
     start: int = 0,
     clock: Clock | None = None,
+    goodput: GoodputLog | None = None,
     skipped: Skipped | None = None,
     progress: Progress | None = None,
     writer: MetricWriter | None = None,
@@ -49,7 +51,7 @@ def fit(
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
       state: after `start` updates; it is consumed.
       batches: the next one is that of update `start`.
-      clock: takes the time (and goes into the checkpoints).
+      clock: takes the time (and goes into the checkpoints), which `goodput` writes down.
       skipped: hears of updates that were not finite.
       log_every, checkpoint_every: every so many updates and after the last one; 0 = never.
       also: what is logged besides.
@@ -72,14 +74,16 @@ def fit(
         if running is not None and running["loss"].total.is_ready():
             clock.waited += time.perf_counter() - asked
 
+        if running is None:
+            clock.switch(COMPILE)
         called = time.perf_counter()
         rate = put_replicated(mesh, rates[k])
         with jax.transfer_guard("disallow"):  # nothing goes back and forth unseen
             state, averages = step(state, batch, rate)
         if running is None:  # the first call compiles, which is no time of training
             extra = {"compile_seconds": time.perf_counter() - called}
-            jax.block_until_ready(averages)
             clock.start()
+            jax.block_until_ready(averages)
         else:
             jax.block_until_ready(running)  # at most one update waits behind the running one
             clock.tick()
@@ -106,7 +110,13 @@ def fit(
                 progress.note(f"loss {loss:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
         stop = checkpoints is not None and not last and _is_told_to_stop(before)
         if checkpoints and (stop or last or (checkpoint_every and done % checkpoint_every == 0)):
-            checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
+            jax.block_until_ready(running)  # which is no time of saving
+            with clock.span(SAVE):
+                checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
+            if goodput:
+                goodput.write(done)
+        elif goodput:
+            goodput.update(done)
         if stop:
             raise Preempted(f"stopped after update {done} of {steps}")
     if running is not None:

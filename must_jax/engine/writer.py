@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -50,6 +51,11 @@ class MetricWriter:
         self._rows.flush()
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of a run so far, of which any may be without any name but "step"."""
+    return [json.loads(line) for line in _lines(workdir / METRICS_FILE)]
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.cli import interrupted_later
+from must_jax.engine import clock
 
 Stage = Callable[[Any, Path], None]
 
 
 def _stage(name: str) -> Stage:
     def run(config: Any, workdir: Path) -> None:
-        with interrupted_later():
+        with interrupted_later(), clock.loading():
             stage = importlib.import_module(f"{__name__}.{name}")  # only what is asked for is loaded
         stage.run(config, workdir)
 
     return run
 
 
-_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline")
+_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline", "describe")
 STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

@@ -21,10 +21,10 @@ from must_jax.config import EvaluateConfig, PipelineConfig, SourceConfig, TrainC
 from must_jax.data.image_sets import decode_image, evenly_spread
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import setup_devices
-from must_jax.engine.writer import METRICS_FILE
 from must_jax.report import scorecard
 from must_jax.report.gallery import thumbnail
 from must_jax.report.html import Check, Curve, Gallery, Report, Stage
+from must_jax.stages.curves import losses
 from must_jax.stages.inputs import TRUTH, open_source
 from must_jax.stages.workdir import RESULT_FILE
 from must_jax.trained import Trained
@@ -113,29 +113,8 @@ def _stage(entry: Entry) -> Stage:
 
 
 def _curve(entry: Entry) -> Curve | None:
-    """Total loss and its terms; of several tasks each task's sum of terms."""
-    path, tasks = entry.workdir / METRICS_FILE, list(entry.config.tasks)
-    if not path.exists():
-        return None
-    losses = []
-    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        if "loss" in row:
-            row = {name: np.nan if value is None else value for name, value in row.items()}
-            values = {"loss": row["loss"]}
-            for name, value in row.items():
-                task, _, term = name.partition("/")
-                if task in tasks:
-                    name = task if len(tasks) > 1 else term
-                    values[name] = values.get(name, 0.0) + value
-            losses.append((row["step"], values))
-    names = dict.fromkeys(name for _, values in losses for name in values)
-    if len(names) == 2:  # the only term is the loss
-        names = dict.fromkeys(["loss"])
-    series = {
-        name: ([step for step, values in losses if name in values], [v[name] for _, v in losses if name in v])
-        for name in names
-    }
-    return Curve(entry.name, series) if losses else None
+    series = losses(entry.workdir, entry.config.tasks)
+    return Curve(entry.name, series) if series else None
 
 
 def _checks(entry: Entry) -> Iterator[Check]:

@@ -18,14 +18,17 @@ from must_jax.config import TrainConfig
 from must_jax.data.pipeline import Source, eval_batches, examples_of, train_batches
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space
-from must_jax.engine.clock import Clock
+from must_jax.engine.clock import DATA, EVALUATION, INIT, RESTORE, SAVE, Clock
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
+from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import Variables, count_parameters, digest, init_state, trained_variables
-from must_jax.engine.step import STOP, Batch, make_predict_step, make_train_step
+from must_jax.engine.step import STOP, Batch, TrainStep, make_predict_step, make_train_step
+from must_jax.engine.tracing import traced
+from must_jax.engine.utilisation import measured
 from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
@@ -35,6 +38,7 @@ from must_jax.stages import gate, inputs, self_test
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.tasks.base import Task
 
+PROFILE = "profile"
 SKIPPED_FILE = "skipped.jsonl"  # updates that were not finite, and the images of their batches
 
 
@@ -60,8 +64,8 @@ class Training(NamedTuple):
 def run(config: TrainConfig, workdir: Path) -> None:
     """Trains into `workdir`, or continues there, or says that it is finished.
 
-    Writes config.json, metrics.jsonl, event files, checkpoints/, model.json (all that `trained.load` needs) and, last,
-    result.json.
+    Writes config.json, metrics.jsonl, event files, goodput.jsonl, checkpoints/, model.json (all that `trained.load`
+    needs) and, last, result.json.
 
     Raises:
       UserError: anything in config or data that cannot work, before any work; a workdir of another config; a finished
@@ -104,13 +108,16 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
 
 
 def _train(config: TrainConfig, workdir: Path) -> None:
+    clock = Clock()
     # What can be wrong is found out first, on every host.
     mesh = inputs.mesh_of(config)
     facts: dict[str, str] = {}
+    clock.switch(DATA)
     with distributed.together(facts, config.ready_within_s):
         training = prepare(config, mesh)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
     variables, averaged = training.variables, config.optimizer.ema_decay > 0
+    clock.switch(INIT)
     state = init_state(variables, training.optimizer, mesh, ema=averaged)
     folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)
     check_same(folder, data, state)
@@ -120,7 +127,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     self_test.check_shared(workdir)
 
     forward = trained.image_forward(training.model)
-    step = make_train_step(
+    step: TrainStep = make_train_step(
         forward,
         training.tasks,
         training.weights,
@@ -129,17 +136,25 @@ def _train(config: TrainConfig, workdir: Path) -> None:
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.accumulate,
     )
+    step = measured(step, clock, mesh, config.model.dtype, config.accumulate)
     parameters = count_parameters(state["params"])
     say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(training.weights)}")
 
     unreadable = inputs.Unreadable(inputs.lengths(training.sources))
-    with preemption.deferred(), Checkpoints(folder, data) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(preemption.deferred())
+        goodput = stack.enter_context(GoodputLog(workdir, clock)) if distributed.is_first() else None
+        checkpoints = stack.enter_context(Checkpoints(folder, data))
         # The updates that are still to do.
-        start, clock = 0, Clock()
+        start = 0
         if (latest := checkpoints.latest_step()) is not None:
-            state, meta = checkpoints.restore(latest, state)
-            start, clock = latest, Clock(**meta["clock"])
+            clock.switch(RESTORE)
+            start, (state, meta) = latest, checkpoints.restore(latest, state)
+            clock.resume(meta["clock"])
             say(f"{workdir}: continues after step {start} of {config.steps}")
+        clock.switch(DATA)
+        if goodput:
+            goodput.write(start)
         batches = train_batches(
             training.sources,
             {name: task.label for name, task in training.tasks.items()},
@@ -151,45 +166,50 @@ def _train(config: TrainConfig, workdir: Path) -> None:
             rows=local_rows(mesh, config.batch_size),
             on_bad=unreadable.add,
         )
-        with contextlib.ExitStack() as stack:
-            writer = stack.enter_context(MetricWriter(workdir, start)) if distributed.is_first() else None
-            with Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress:
-                state = fit(
-                    step,
-                    state,
-                    _with_stop(unreadable.guard(batches), mesh),
-                    config.optimizer,
-                    config.steps,
-                    mesh=mesh,
-                    batch_size=config.batch_size,
-                    start=start,
-                    clock=clock,
-                    skipped=Skipped(config.max_skipped, _recorder(config, training.sources, workdir)),
-                    progress=progress,
-                    writer=writer,
-                    log_every=config.log_every,
-                    also=unreadable.shares,
-                    checkpoints=checkpoints,
-                    checkpoint_every=config.checkpoint_every,
-                )
+        writer = stack.enter_context(MetricWriter(workdir, start)) if distributed.is_first() else None
+        with (
+            Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress,
+            traced(step, config.profiled, start, workdir / PROFILE) as watched,
+        ):
+            state = fit(
+                watched,
+                state,
+                _with_stop(unreadable.guard(batches), mesh),
+                config.optimizer,
+                config.steps,
+                mesh=mesh,
+                batch_size=config.batch_size,
+                start=start,
+                clock=clock,
+                goodput=goodput,
+                skipped=Skipped(config.max_skipped, _recorder(config, training.sources, workdir)),
+                progress=progress,
+                writer=writer,
+                log_every=config.log_every,
+                also=unreadable.shares,
+                checkpoints=checkpoints,
+                checkpoint_every=config.checkpoint_every,
+            )
 
-            # What it is worth, on the validation images: the tasks that are labelled there.
-            variables, metrics = everywhere(mesh, trained_variables(state)), {}
-            for source in training.checked:
-                unread = inputs.Unreadable(inputs.lengths([source]))
-                examples = eval_batches(
-                    source,
-                    inputs.true_kinds(source),
-                    image_size=config.image_size,
-                    batch_size=config.batch_size,
-                    rows=local_rows(mesh, config.batch_size),
-                    on_bad=unread.add,
-                )
-                predict = make_predict_step(forward, training.validated, config.image_size, mesh)
-                metrics = evaluate(predict, variables, unread.guard(examples), training.validated, mesh)
-                if writer:
-                    writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
-                unreadable.found |= unread.found
+        clock.switch(EVALUATION)
+        # What it is worth, on the validation images: the tasks that are labelled there.
+        variables, metrics = everywhere(mesh, trained_variables(state)), {}
+        for source in training.checked:
+            unread = inputs.Unreadable(inputs.lengths([source]))
+            examples = eval_batches(
+                source,
+                inputs.true_kinds(source),
+                image_size=config.image_size,
+                batch_size=config.batch_size,
+                rows=local_rows(mesh, config.batch_size),
+                on_bad=unread.add,
+            )
+            predict = make_predict_step(forward, training.validated, config.image_size, mesh)
+            metrics = evaluate(predict, variables, unread.guard(examples), training.validated, mesh)
+            if writer:
+                writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
+            unreadable.found |= unread.found
+        clock.switch(SAVE)
 
     if distributed.is_first():
         trained.describe(

@@ -12,10 +12,12 @@ import pytest
 
 from must_jax import trained
 from must_jax.config import TrainConfig, parse
+from must_jax.engine import goodput
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
 from must_jax.stages import inputs, train
 from must_jax.stages.train import run
+from must_jax.stages.workdir import check
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 OPTIMIZER = {"learning_rate": 0.02, "warmup_steps": 2, "clip_norm": 1.0, "ema_decay": 0.5}
@@ -127,6 +129,18 @@ def test_killed_and_resumed_it_ends_bit_for_bit_the_same(finished, config, tmp_p
     ours, theirs = read(tmp_path / "run", "model.json"), read(finished, "model.json")
     assert (ours["digest"], ours["metrics"]) == (theirs["digest"], theirs["metrics"])
     assert [row["step"] for row in rows(tmp_path / "run")] == [4, 8, 8]
+    spent = goodput.total(goodput.read(tmp_path / "run"))
+    assert (spent.processes, spent.steps, spent.lost_steps) == (3, STEPS, 2 + 1)  # all of 2, and the one after 6
+    assert spent.seconds.keys() >= {"init", "data", "restore", "compile", "step", "save", "evaluation", "lost", "down"}
+    assert sum(spent.seconds.values()) == pytest.approx(spent.last - spent.began)
+
+
+def test_updates_are_traced_on_request(finished, config, tmp_path, leaves):
+    run(config(profile="2:3"), tmp_path / "run")
+    assert len(list((tmp_path / "run" / "profile").glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert not (finished / "profile").exists()
+    assert read(tmp_path / "run", "model.json")["digest"] == read(finished, "model.json")["digest"]
+    check(finished, config(profile="2:3"))  # may change
 
 
 def test_other_devices_train_alike(finished, config, tmp_path):

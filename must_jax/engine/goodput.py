@@ -1,0 +1,149 @@
+"""`goodput.jsonl`: what the time of a run was spent on, over all of its processes.
+
+A line is {"process": n, "time": unix seconds, "step": updates done, "seconds": {span: s}}: where the process was at
+`time`, and how long it took for what since its line before. The seconds of a process add up to all of its time. The
+first line, and those before a process knows where it goes on, have no step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from must_jax.engine.clock import DATA_WAIT, STEP, Clock
+
+FILE = "goodput.jsonl"
+EVERY_S = 10.0  # as much of a killed process's time counts as DOWN, at most
+LOST, DOWN = "lost", "down"
+
+
+@dataclass(frozen=True)
+class Line:
+    process: int
+    time: float
+    seconds: dict[str, float]
+    step: int | None = None
+
+    @property
+    def began(self) -> float:
+        return self.time - sum(self.seconds.values())
+
+
+@dataclass
+class Goodput:
+    """Of a run so far.
+
+    seconds: by span. LOST: updates that were done again, since the process died before their checkpoint. DOWN: no
+      process was there, from the last line of one to the beginning of the next.
+    processes, steps, lost_steps: how many.
+    began, last: unix seconds of the run's beginning and of its last line.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    processes: int = 0
+    steps: int = 0
+    lost_steps: int = 0
+    began: float = 0.0
+    last: float = 0.0
+
+
+@dataclass
+class _Updates:
+    """Updates `first` to `last` - 1, and what they took."""
+
+    first: int
+    last: int
+    seconds: dict[str, float]
+
+
+class GoodputLog:
+    """Appends what a clock measures. A line is whole or not there: what a kill has left of one is cut off."""
+
+    def __init__(self, workdir: Path, clock: Clock) -> None:
+        path = workdir / FILE
+        lines = read(workdir)
+        self._process = lines[-1].process + 1 if lines else 0
+        self._step: int | None = None
+        self._clock = clock
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
+        self.write()
+
+    def __enter__(self) -> GoodputLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.write(self._step)
+        os.close(self._file)
+
+    def update(self, step: int) -> None:
+        """After `step` updates; writes a line now and then."""
+        self._step = step
+        if time.monotonic() - self._written >= EVERY_S:
+            self.write(step)
+
+    def write(self, step: int | None = None) -> None:
+        """Writes a line after `step` updates."""
+        self._step, self._written = step, time.monotonic()
+        line = {"process": self._process, "time": time.time(), "step": step, "seconds": self._clock.take()}
+        os.write(self._file, (json.dumps(line) + "\n").encode())  # one call, so that lines do not mix
+
+
+def read(workdir: Path) -> list[Line]:
+    """The lines that are whole."""
+    path = workdir / FILE
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else ():
+        try:
+            lines.append(Line(**json.loads(text)))
+        except (ValueError, TypeError):  # what a machine that broke down has left
+            continue
+    return lines
+
+
+def total(lines: Iterable[Line]) -> Goodput:
+    """The sums over all processes."""
+    found = Goodput()
+    kept: list[_Updates] = []  # not lost so far
+    before: Line | None = None
+    at: int | None = None  # updates done, as this process knows
+    for line in lines:
+        if before is None or line.process != before.process:
+            found.processes += 1
+            at = None
+        if before is None:
+            found.began = line.began
+        elif line.process != before.process:
+            found.seconds[DOWN] += max(0.0, line.began - before.time)
+        for span, seconds in line.seconds.items():
+            found.seconds[span] += seconds
+        if line.step is not None:
+            if at is None:
+                _lose(found, kept, line.step)
+            elif line.step > at:
+                kept.append(_Updates(at, line.step, {s: v for s, v in line.seconds.items() if s in (STEP, DATA_WAIT)}))
+            at = found.steps = line.step
+        before, found.last = line, line.time
+    return found
+
+
+def _lose(found: Goodput, kept: list[_Updates], step: int) -> None:
+    """Updates from `step` on are done again."""
+    for updates in [updates for updates in kept if updates.last > step]:
+        lost = updates.last - max(updates.first, step)
+        share = lost / (updates.last - updates.first)
+        for span, seconds in updates.seconds.items():
+            found.seconds[span] -= share * seconds
+            found.seconds[LOST] += share * seconds
+        found.lost_steps += lost
+        kept.remove(updates)
+        if updates.first < step:
+            kept.append(_Updates(updates.first, step, {s: (1 - share) * v for s, v in updates.seconds.items()}))

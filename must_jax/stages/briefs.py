@@ -1,0 +1,138 @@
+"""A run in a line, from the files of its workdir alone: its state, how far it is and what came out. Loads no jax."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from must_jax.engine import goodput
+from must_jax.engine.writer import VALIDATION, read_rows
+from must_jax.files import is_locked
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
+
+PREEMPTED_FILE = "PREEMPTED"
+
+
+@dataclass(frozen=True)
+class Brief:
+    """How far a run is: `done` of `total` `units`; total 0 = unknown. `note`: what came out, in a few words."""
+
+    done: int = 0
+    total: int = 0
+    units: str = ""
+    seconds: float | None = None
+    note: str = ""
+
+    @property
+    def progress(self) -> str:
+        return f"{self.done:,}/{self.total:,} {self.units}" if self.total else ""
+
+
+@dataclass(frozen=True)
+class LabelledColumn:
+    """A label column, finished or not."""
+
+    name: str
+    shards: int
+    done: int
+    images: int
+    absent: int
+    bytes: int
+
+
+def state(workdir: Path) -> str:
+    """In a word."""
+    if is_locked(workdir):
+        return "running"
+    if (workdir / RESULT_FILE).exists():
+        return "finished"
+    if (workdir / PREEMPTED_FILE).exists():
+        return "preempted"
+    return "stopped" if (workdir / CONFIG_FILE).exists() else "not started"
+
+
+def brief(config: Mapping[str, Any], workdir: Path) -> Brief:
+    """Of any stage's config, as it lies in the workdir, or of a stage of a pipeline."""
+    make = _BRIEFS.get(config["stage"])
+    return make(config, workdir) if make else Brief()
+
+
+def result(workdir: Path) -> dict[str, Any]:
+    """Empty as long as the run is not finished."""
+    path = workdir / RESULT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def validated(workdir: Path) -> dict[str, float]:
+    """ "task/metric" -> value on the validation images."""
+    named = ((name, value) for row in read_rows(workdir) for name, value in row.items() if value is not None)
+    return {name.removeprefix(VALIDATION): value for name, value in named if name.startswith(VALIDATION)}
+
+
+def labelled_columns(workdir: Path) -> list[LabelledColumn]:
+    """Those of a label run, by name."""
+    from must_jax.data.shards import COLUMNS  # loads TFDS
+    from must_jax.labels import manifest
+
+    found = []
+    for file in sorted((workdir / COLUMNS).glob(f"*/{manifest.FILE}")):
+        records = manifest.records_beside(file.parent)  # before the manifest, as others may write
+        column = manifest.read(file.parent)
+        done = column.shard_count - len(column.missing(file.parent, records))
+        shards = {shard.file: shard for shard in column.shards} | records
+        absent = sum(len(shard.absent) for shard in shards.values())
+        size = sum(shard.bytes for shard in shards.values())
+        found.append(LabelledColumn(file.parent.name, column.shard_count, done, column.images.length, absent, size))
+    return found
+
+
+def _training(config: Mapping[str, Any], workdir: Path) -> Brief:
+    spent, rows, finished = goodput.total(goodput.read(workdir)), read_rows(workdir), result(workdir)
+    done = finished.get("steps") or max([spent.steps, *(row["step"] for row in rows)])
+    seconds = spent.last - spent.began if spent.processes else finished.get("seconds")
+    notes = [f"{name.partition('/')[2]} {value:.4g}" for name, value in validated(workdir).items()]
+    notes += [f"loss {row['loss']:.4g}" for row in reversed(rows) if row.get("loss") is not None]
+    return Brief(done, config["steps"], "steps", seconds, notes[0] if notes else "")
+
+
+def _labelling(config: Mapping[str, Any], workdir: Path) -> Brief:
+    columns = labelled_columns(workdir)
+    done, total = sum(column.done for column in columns), sum(column.shards for column in columns)
+    note = f"{columns[0].images:,} images" if columns else ""
+    return Brief(done, total, "shards", result(workdir).get("seconds"), note)
+
+
+def _evaluation(config: Mapping[str, Any], workdir: Path) -> Brief:
+    file = workdir / "runs.jsonl"
+    each = [
+        (len(transfer["inits"]) or len(config["inits"]))
+        * (len(transfer["learning_rates"]) + len(transfer["seeds"]) - 1)
+        for transfer in config["transfers"]
+    ]
+    done = file.read_bytes().count(b"\n") if file.exists() else 0
+    total = len(config["downstream"]) * sum(each)
+    return Brief(done, max(done, total), "trainings", result(workdir).get("seconds"))  # more of starts that changed
+
+
+def _audit(config: Mapping[str, Any], workdir: Path) -> Brief:
+    finished = result(workdir)
+    verdicts = [column["verdict"] for column in finished.get("columns", {}).values()]
+    note = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    return Brief(seconds=finished.get("seconds"), note=note)
+
+
+def _pipeline(config: Mapping[str, Any], workdir: Path) -> Brief:
+    done = [name for name in config["stages"] if result(workdir / name)]
+    return Brief(len(done), len(config["stages"]), "stages", result(workdir).get("seconds"))
+
+
+_BRIEFS: dict[str, Callable[[Mapping[str, Any], Path], Brief]] = {
+    "train": _training,
+    "label": _labelling,
+    "evaluate": _evaluation,
+    "audit": _audit,
+    "pipeline": _pipeline,
+}

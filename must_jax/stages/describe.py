@@ -1,0 +1,220 @@
+"""Describe: what a workdir holds, how far its run is, and what its time was spent on. Loads no jax, changes nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from must_jax.config import DescribeConfig, PipelineConfig
+from must_jax.engine import goodput
+from must_jax.engine.clock import SPANS
+from must_jax.engine.writer import read_rows
+from must_jax.errors import UserError
+from must_jax.report import scorecard
+from must_jax.report.page import duration
+from must_jax.report.terminal import beside, curve
+from must_jax.stages.briefs import brief, labelled_columns, result, state, validated
+from must_jax.stages.curves import losses
+from must_jax.stages.pipeline import TIMES_FILE, ordered
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
+
+SKIPPED_FILE = "skipped.jsonl"  # updates that were left out, {"step": k, ...} a line
+PLAIN_WIDTH = 80  # characters of a line where there is no terminal
+CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
+_DAY_S = 86400
+SHOWN = 5  # of a list that may be long
+
+
+def run(config: DescribeConfig, workdir: Path) -> None:
+    """Prints to stdout.
+
+    Raises:
+      UserError: there is no run.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        raise UserError(f"there is no run in {workdir}; start it first, or name its folder with --workdir")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    for part in describe(workdir, ascii=not console.encoding.startswith("utf")):
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+
+
+def describe(workdir: Path, *, ascii: bool = False) -> Iterator[RenderableType]:
+    """What there is to say of a run, from top to bottom; `ascii`: in no other characters."""
+    config = _json(workdir / CONFIG_FILE)
+    yield ", ".join(filter(None, [f"{workdir}: {config['stage']}", state(workdir), brief(config, workdir).progress]))
+    if details := _DETAILS.get(config["stage"]):
+        yield from details(config, workdir, ascii)
+
+
+def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
+    if lines := goodput.read(workdir):
+        yield from _time_spent(goodput.total(lines), ascii)
+    finished = result(workdir)
+    yield from _speeds(read_rows(workdir), finished)
+    if series := losses(workdir, config["tasks"]):
+        yield ""
+        yield "\n".join(beside([_panel(name, *points, ascii) for name, points in series.items()], 2, GAP))
+    if measured := validated(workdir):
+        least = config.get("minimum", {})
+        rows = [(name, f"{value:.4g}", f"{least[name]:g}" if name in least else "") for name, value in measured.items()]
+        yield ""
+        yield _table(("validation", "value", "at least"), rows)
+    yield from _listed("unreadable images", finished.get("unreadable", {}))
+    if skipped := _json_lines(workdir / SKIPPED_FILE):
+        latest = ", ".join(str(row["step"]) for row in skipped[-SHOWN:])
+        yield f"\nskipped updates: {len(skipped)}, the last ones {latest} ({SKIPPED_FILE} has all)"
+
+
+def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]:
+    whole = max(sum(spent.seconds.values()), 1e-9)
+    rows = []
+    for name in (*SPANS, goodput.LOST, goodput.DOWN):
+        if (seconds := spent.seconds.get(name, 0.0)) > 0:
+            bar = ("#" if ascii else "█") * round(BAR_WIDTH * seconds / whole)
+            rows.append((name.replace("_", " "), _duration(seconds), f"{100 * seconds / whole:.1f} %", bar))
+    yield ""
+    yield _table(("time spent on", "time", "share", ""), [*rows, ("all", _duration(whole))], left=("",))
+    last = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(spent.last))
+    ago = max(0.0, time.time() - spent.last)
+    again = f"{_count(spent.processes - 1, 'restart')}, {_count(spent.lost_steps, 'update')} done again"
+    yield f"\n{again}; last line {last}, {_since(ago)} ago"
+
+
+def _speeds(rows: list[dict[str, Any]], finished: Mapping[str, Any]) -> Iterator[str]:
+    latest: dict[str, Any] = next((row for row in reversed(rows) if "images_per_second" in row), {})
+    said = [
+        f"{when} {values['images_per_second']:,.4g} images/s, {100 * values['data_wait_share']:.1f} % waiting for data"
+        + (f", mfu {100 * values['mfu']:.1f} %" if "mfu" in values else "")
+        for when, values in (("all steps:", finished), ("last logged:", latest))
+        if values
+    ]
+    if said:
+        yield "\n" + "\n".join(said)
+
+
+def _panel(name: str, steps: list[int], values: list[float], ascii: bool) -> list[str]:
+    arrow, until = "->" if ascii else "→", f"step {steps[-1]:,}"
+    title = f"{name} {values[0]:.4g} {arrow} {values[-1]:.4g}"[: CURVE_WIDTH - len(until) - 1]
+    head = f"{title:<{CURVE_WIDTH - len(until)}}{until}"
+    return [head, *curve(steps, values, CURVE_WIDTH, CURVE_HEIGHT, ascii=ascii)]
+
+
+def _labelling(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
+    rows = [
+        (
+            column.name,
+            f"{column.done:,} of {column.shards:,}",
+            f"{column.images:,}",
+            f"{column.absent:,}",
+            f"{column.bytes / 2**20:.1f}",
+        )
+        for column in labelled_columns(workdir)
+    ]
+    yield ""
+    yield _table(("column", "shards", "images", "no label", "MiB"), rows)
+    if finished := result(workdir):
+        speed = f"{finished['images_per_second']:,.4g} images/s"
+        yield f"\n{speed}, and {_duration(finished['compile_seconds'])} of compilation"
+        yield from _listed("images without a label", {image["name"]: image["reason"] for image in finished["bad"]})
+
+
+def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
+    if not (finished := result(workdir)):
+        return
+    starts = {
+        name: scorecard.Start(tuple(start["tasks"]), start["image_steps"]) for name, start in finished["starts"].items()
+    }
+    for card in scorecard.tables(scorecard.read(workdir), starts):
+        rows = [
+            (init, *(f"{cells[name].mean:.1f}" if name in cells else "" for name in card.datasets))
+            for init, cells in card.cells.items()
+        ]
+        yield ""
+        yield _table((f"{card.mode}, test", *card.datasets), rows)
+        yield from (f"{card.mode}: {difference}" for difference in scorecard.differences(card, starts))
+
+
+def _audit(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
+    columns = result(workdir).get("columns", {})
+    if columns:
+        yield ""
+        yield _table(("column", "verdict"), [(Path(folder).name, told["verdict"]) for folder, told in columns.items()])
+
+
+def _pipeline(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
+    times, rows = _json(workdir / TIMES_FILE), []
+    for name in _order(config):
+        found = brief(config["stages"][name], workdir / name)
+        seconds = times.get(name, found.seconds)
+        took = "" if seconds is None else _duration(seconds)
+        rows.append((name, state(workdir / name), found.progress, took, found.note))
+    heads = "stage", "state", "progress", "time", "result"
+    yield ""
+    yield _table(heads, rows, left=("state", "progress", "result"), whole=4)
+
+
+def _order(config: Mapping[str, Any]) -> Iterable[str]:
+    try:
+        return ordered(PipelineConfig.model_validate(config))
+    except pydantic.ValidationError:  # of another version of must_jax
+        return config["stages"]
+
+
+_DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[RenderableType]]] = {
+    "train": _training,
+    "label": _labelling,
+    "evaluate": _evaluation,
+    "audit": _audit,
+    "pipeline": _pipeline,
+}
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = (), whole: int = 1) -> Table:
+    """Names, then figures; columns of `left` are texts. Where there is no room, the first `whole` stay as they are."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, head in enumerate(heads):
+        justify: Literal["left", "right"] = "right" if number and head not in left else "left"
+        table.add_column(head, justify=justify, no_wrap=number < whole, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _listed(what: str, found: Mapping[str, str]) -> Iterator[str]:
+    """The first of many, a line each."""
+    if found:
+        yield f"\n{what}: {len(found)}"
+        yield from (f"  {name}, {reason}" for name, reason in list(found.items())[:SHOWN])
+        if len(found) > SHOWN:
+            yield f"  ... ({RESULT_FILE} has all)"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+
+
+def _since(seconds: float) -> str:
+    return duration(seconds) if seconds < 2 * _DAY_S else f"{seconds // _DAY_S:,.0f} days"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Of a file of which a kill may have left half a line."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
