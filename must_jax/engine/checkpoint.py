@@ -49,6 +49,10 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Of which there are complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
         items = {
             "state": ocp.args.StandardSave(state),

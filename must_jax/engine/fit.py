@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import preemption
@@ -34,6 +35,7 @@ def fit(
     *,
     mesh: Mesh,
     batch_size: int,
+    rates: np.ndarray | None = None,
     start: int = 0,
     clock: Clock | None = None,
     goodput: GoodputLog | None = None,
@@ -51,6 +53,7 @@ def fit(
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
       state: after `start` updates; it is consumed.
       batches: the next one is that of update `start`.
+      rates: f32, learning rate of each update; None = those of a run of `steps`.
       clock: takes the time (and goes into the checkpoints), which `goodput` writes down.
       skipped: hears of updates that were not finite.
       log_every, checkpoint_every: every so many updates and after the last one; 0 = never.
@@ -61,7 +64,7 @@ def fit(
       Preempted: the run was told to stop, and has been saved; only with `checkpoints`.
     """
     clock, skipped = clock or Clock(), skipped or Skipped()
-    rates = learning_rates(optimizer, steps)
+    rates = learning_rates(optimizer, steps) if rates is None else rates
     running: Averages | None = None  # of the update that the devices work on
     window: list[Averages] = []  # of the updates since the last log
     extra: dict[str, float] = {}

@@ -38,27 +38,10 @@ class Task(Protocol):
     def metrics(self) -> Any: ...
 
 
-def make_train_step(
-    forward: Forward,
-    tasks: Mapping[str, Task],
-    weights: Mapping[str, float],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    ema_decay: float = 0.0,
-    accumulate: int = 1,
-) -> TrainStep:
-    """`step(state, batch, learning_rate) -> (state, averages)`; the state it is given is consumed.
-
-    Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a
-    label in the batch adds nothing. Compiled once for all initial parameters, seeds and learning rates.
-
-    An update whose loss or gradient is not finite changes nothing; the average "skipped" says so.
-
-    Args:
-      accumulate: parts that the batch is worked on in, one after the other, each with batch statistics of its own. The
-        terms are still means over the whole batch.
-    """
+def make_gradients(
+    forward: Forward, tasks: Mapping[str, Task], weights: Mapping[str, float], accumulate: int = 1
+) -> Callable[[Any, Any, Batch], tuple[Any, Any, Averages]]:
+    """`gradients(params, stats, batch) -> (gradients, new stats, averages)`, to be compiled; see `make_train_step`."""
 
     def parts_of(batch: Batch) -> Batch:
         # Part i has every `accumulate`-th example from i on, so that each device works on its own part of each part.
@@ -97,6 +80,33 @@ def make_train_step(
             lambda so_far, part: (jax.tree.map(jnp.add, so_far, of_part(part)), None), zeros, parts
         )
         return grads, new_stats, averages | {"loss": Average(averages["loss"].total, jnp.float32(1))}
+
+    return gradients
+
+
+def make_train_step(
+    forward: Forward,
+    tasks: Mapping[str, Task],
+    weights: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+) -> TrainStep:
+    """`step(state, batch, learning_rate) -> (state, averages)`; the state it is given is consumed.
+
+    Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a
+    label in the batch adds nothing. Compiled once for all initial parameters, seeds and learning rates.
+
+    An update whose loss or gradient is not finite changes nothing; the average "skipped" says so.
+
+    Args:
+      accumulate: parts that the batch is worked on in, one after the other, each with batch statistics of its own. The
+        terms are still means over the whole batch.
+    """
+
+    gradients = make_gradients(forward, tasks, weights, accumulate)
 
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Averages]:
         whole = jax.lax.with_sharding_constraint(state["params"], replicated(mesh))

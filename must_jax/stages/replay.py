@@ -1,0 +1,149 @@
+"""Replay: one update of a training again, on this machine, to see what in it is not finite. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from must_jax import trained
+from must_jax.config import ReplayConfig
+from must_jax.data.pipeline import Batch, examples_of, train_batches
+from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.fit import fit
+from must_jax.engine.mesh import put_batch
+from must_jax.engine.optimizers import learning_rates
+from must_jax.engine.skipped import Skipped
+from must_jax.engine.state import State, init_state
+from must_jax.engine.step import make_gradients, make_train_step
+from must_jax.errors import UserError
+from must_jax.progress import Progress, say
+from must_jax.stages import inputs
+from must_jax.stages.train import Training, prepare
+from must_jax.stages.workdir import check
+
+DEPTH = 2  # of the names by which parameters are put together: "backbone/stage1_1"
+SHOWN = 10  # images
+
+
+def run(config: ReplayConfig, workdir: Path) -> None:
+    """Continues from the newest checkpoint before the update, on all devices of this machine, and prints what it finds.
+
+    Raises:
+      UserError: a workdir of another config, or without a checkpoint before the update.
+    """
+    check(workdir, config.of)
+    if not 0 <= config.replay < config.of.steps:
+        raise UserError(f"config.replay is {config.replay}, but the updates are 0 to {config.of.steps - 1}")
+    of = config.of.model_copy(update={"devices": 0, "fsdp": 1})
+    mesh = inputs.mesh_of(of)
+    training = prepare(of, mesh)
+    state = init_state(training.variables, training.optimizer, mesh, ema=of.optimizer.ema_decay > 0)
+    with Checkpoints(workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)) as checkpoints:
+        before = [step for step in checkpoints.steps() if step <= config.replay]
+        start = max(before, default=0)
+        if before:
+            state, _ = checkpoints.restore(start, state)
+    say(f"from {'the checkpoint of step ' + str(start) if before else 'the beginning'} to update {config.replay}")
+    batches = train_batches(
+        training.sources,
+        {name: task.label for name, task in training.tasks.items()},
+        image_size=of.image_size,
+        augment=of.augment,
+        batch_size=of.batch_size,
+        seed=of.seed,
+        start_step=start,
+    )
+    forward = trained.image_forward(training.model)
+    step = make_train_step(
+        forward,
+        training.tasks,
+        training.weights,
+        training.optimizer,
+        mesh,
+        ema_decay=of.optimizer.ema_decay,
+        accumulate=of.accumulate,
+    )
+    with Progress("replaying", config.replay, start=start, scale=of.batch_size) as progress:
+        state = fit(
+            step,
+            state,
+            batches,
+            of.optimizer,
+            config.replay,
+            rates=learning_rates(of.optimizer, of.steps),
+            mesh=mesh,
+            batch_size=of.batch_size,
+            start=start,
+            skipped=Skipped(of.steps),
+            progress=progress,
+        )
+    batch = next(batches)
+    images = examples_of(training.sources, batch_size=of.batch_size, seed=of.seed, step=config.replay)
+    for part in described(training, of.accumulate, state, batch, put_batch(mesh, batch), images, forward):
+        Console(highlight=False).print(part)
+
+
+def described(
+    training: Training, accumulate: int, state: State, batch: Batch, placed: Any, images: Sequence[str], forward: Any
+) -> Iterator[Any]:
+    """What to print of the update that `state` and `batch` make."""
+
+    def examined(params: Any, stats: Any, batch: Any) -> Any:
+        outputs, _ = forward({"params": params, "stats": stats}, batch, True)
+        gradients = make_gradients(forward, training.tasks, training.weights, accumulate)
+        grads, _, averages = gradients(params, stats, batch)
+        return jax.tree.map(_finite_rows, outputs), grads, averages
+
+    finite, grads, averages = jax.device_get(jax.jit(examined)(state["params"], state["stats"], placed))
+    losses = Table("term", "mean", "weight", title="loss", title_justify="left")
+    for name, average in averages.items():
+        mean = average.total / average.count if average.count else float("nan")
+        losses.add_row(name, f"{mean:.5g}" if average.count else "no label", f"{average.count:g}")
+    yield losses
+    norms = Table("parameters", "norm of the gradient", "not finite", title="gradient", title_justify="left")
+    for name, leaves in _by_part(grads).items():
+        bad = sum(int((~np.isfinite(leaf)).sum()) for leaf in leaves)
+        norm = np.sqrt(sum(float(np.square(leaf.astype(np.float64)).sum()) for leaf in leaves))
+        norms.add_row(name, f"{norm:.5g}", f"{bad:,} of {sum(leaf.size for leaf in leaves):,}" if bad else "")
+    yield norms
+    culprits = [
+        f"{image}: {', '.join(found)}" for row, image in enumerate(images) if (found := _not_finite(batch, finite, row))
+    ]
+    if not culprits:
+        yield "all labels and outputs are finite"
+    for line in culprits[:SHOWN]:
+        yield line
+    if len(culprits) > SHOWN:
+        yield f"and {len(culprits) - SHOWN} more"
+
+
+def _finite_rows(x: jax.Array) -> jax.Array:
+    """bool[B]"""
+    return jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+
+
+def _by_part(grads: Any) -> Mapping[str, list[np.ndarray]]:
+    parts: dict[str, list[np.ndarray]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        parts.setdefault("/".join(str(key.key) for key in path[:DEPTH]), []).append(leaf)
+    return parts
+
+
+def _not_finite(batch: Batch, outputs: Any, row: int) -> list[str]:
+    """What of one example is not finite."""
+    labels = {
+        f"label {jax.tree_util.keystr(path, simple=True, separator='/')}": np.isfinite(values[row]).all()
+        for path, values in jax.tree_util.tree_leaves_with_path(batch["labels"])
+    }
+    made = {
+        f"output {jax.tree_util.keystr(path, simple=True, separator='/')}": finite[row]
+        for path, finite in jax.tree_util.tree_leaves_with_path(outputs)
+    }
+    return [name for name, finite in (labels | made).items() if not finite]
