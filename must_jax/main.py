@@ -17,8 +17,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from must_jax import cli
-from must_jax.config import override, parse
 from must_jax.errors import UserError, nearest
+from must_jax.parsing import override, parse
 from must_jax.stages import STAGES
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file; any value is overridden with --config.KEY.KEY=VALUE.")

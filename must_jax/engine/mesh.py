@@ -40,16 +40,19 @@ def keep_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def make_mesh(count: int = 0, batch_sizes: Sequence[int] = ()) -> Mesh:
+def make_mesh(
+    count: int = 0, batch_sizes: Sequence[int] = (), *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """The first `count` devices along the axis "data". The only caller of `jax.make_mesh`.
 
     Args:
       count: 0 = as many as can share batches of all `batch_sizes` evenly.
+      devices: those to choose from; None = this machine's.
 
     Raises:
       UserError: more devices wanted than there are, or a batch that they cannot share evenly.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if count > len(devices):
         raise UserError(f"config.devices is {count}, but this machine has {len(devices)}; lower it, or use 0")
     if not count:

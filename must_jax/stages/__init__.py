@@ -17,5 +17,5 @@ def _stage(name: str) -> Stage:
     return run
 
 
-_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline")
+_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline", "compile")
 STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

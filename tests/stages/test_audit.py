@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from made_column import like_truth, make_column
 
-from must_jax.config import AuditConfig, parse
+from must_jax.config import AuditConfig
+from must_jax.parsing import parse
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import IGNORE_ID
 from must_jax.errors import UserError

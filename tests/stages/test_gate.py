@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from made_column import make_column
 
-from must_jax.config import TrainConfig, parse
+from must_jax.config import TrainConfig
+from must_jax.parsing import parse
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.errors import UserError
 from must_jax.labels import gate, manifest

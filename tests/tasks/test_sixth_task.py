@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from must_jax import trained
-from must_jax.config import ModelConfig, parse
+from must_jax.config import ModelConfig
+from must_jax.parsing import parse
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import VectorLabel
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
