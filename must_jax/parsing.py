@@ -58,9 +58,7 @@ def parse(values: Mapping[str, Any]) -> AnyConfig:
     if stage == "compile":
         return _parse_compile(values)
     if stage not in STAGE_CONFIGS:
-        raise UserError(
-            f"config.stage is {stage}, which is no stage; {nearest(stage, (*STAGE_CONFIGS, 'compile'))}"
-        )
+        raise UserError(f"config.stage is {stage}, which is no stage; {nearest(stage, (*STAGE_CONFIGS, 'compile'))}")
     return _validated(STAGE_CONFIGS[stage], values)
 
 

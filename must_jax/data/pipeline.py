@@ -134,6 +134,17 @@ def eval_batches(
     return _iterate(grain.MapDataset.range(padded).map(example).batch(batch_size, batch_fn=_stack), threads)
 
 
+def batch_like(kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int) -> Batch:
+    """A batch as `train_batches` makes them, for its shapes and types: all examples are one and the same blank."""
+
+    def repeat(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: repeat(value) for key, value in node.items()}
+        return np.broadcast_to(node, (batch_size, *np.shape(node)))  # takes no memory
+
+    return repeat(_blank(-1, kinds, image_size, TRAIN_MAP_STRIDE))
+
+
 def _example(
     source: Source,
     index: int,

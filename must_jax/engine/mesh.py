@@ -40,9 +40,7 @@ def keep_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def make_mesh(
-    count: int = 0, batch_sizes: Sequence[int] = (), *, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(count: int = 0, batch_sizes: Sequence[int] = (), *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The first `count` devices along the axis "data". The only caller of `jax.make_mesh`.
 
     Args:

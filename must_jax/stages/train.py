@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from must_jax import trained
@@ -25,10 +26,11 @@ from must_jax.engine.step import Averages, Batch, TrainStep, make_predict_step, 
 from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
-from must_jax.models.api import build_model, transfer
+from must_jax.models.api import Model, build_model, transfer
 from must_jax.progress import Progress, say
 from must_jax.stages import gate, inputs
 from must_jax.stages.workdir import RESULT_FILE, check, claim
+from must_jax.tasks.base import Task
 
 
 def fit(
@@ -106,6 +108,16 @@ def fit(
     return state
 
 
+def build(
+    config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
+) -> tuple[Model, optax.GradientTransformation, TrainStep]:
+    """The network, the optimizer and the jitted update of a training; holds no arrays, and nothing is compiled."""
+    heads = {name: task.head(config.model) for name, task in tasks.items()}
+    model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
+    forward, ema_decay = trained.image_forward(model), config.optimizer.ema_decay
+    return model, optimizer, make_train_step(forward, tasks, weights, optimizer, mesh, ema_decay=ema_decay)
+
+
 def run(config: TrainConfig, workdir: Path) -> None:
     """Trains into `workdir`, or continues there, or says that it is finished.
 
@@ -140,8 +152,8 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
-    model = build_model(config.model, {name: task.head(config.model) for name, task in tasks.items()})
-    optimizer, averaged = build_optimizer(config.optimizer), config.optimizer.ema_decay > 0
+    model, optimizer, step = build(config, tasks, weights, mesh)
+    averaged = config.optimizer.ema_decay > 0
     variables = model.init(jax.random.key(config.seed), config.image_size)
     if start_from:
         variables = transfer(variables, start_from.variables)
@@ -150,9 +162,6 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     claim(workdir, config)
 
     state = init_state(variables, optimizer, mesh, ema=averaged)
-
-    forward = trained.image_forward(model)
-    step = make_train_step(forward, tasks, weights, optimizer, mesh, ema_decay=config.optimizer.ema_decay)
     parameters = count_parameters(state["params"])
     say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(weights)}")
 
@@ -205,7 +214,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
                     batch_size=config.batch_size,
                     on_bad=unread.add,
                 )
-                predict = make_predict_step(forward, validated, config.image_size, mesh)
+                predict = make_predict_step(trained.image_forward(model), validated, config.image_size, mesh)
                 metrics = evaluate(predict, variables, unread.guard(examples), validated, mesh)
                 writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
                 unreadable.found |= unread.found

@@ -14,12 +14,12 @@ import pytest
 from made_column import like_truth, make_column
 
 from must_jax.config import AuditConfig
-from must_jax.parsing import parse
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import IGNORE_ID
 from must_jax.errors import UserError
 from must_jax.labels import gate
 from must_jax.labels.columns import LabelColumn, open_column
+from must_jax.parsing import parse
 from must_jax.stages import audit, train
 from must_jax.tasks import TASKS, build_task
 

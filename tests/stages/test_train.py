@@ -12,9 +12,9 @@ import pytest
 
 from must_jax import trained
 from must_jax.config import TrainConfig
-from must_jax.parsing import parse
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
+from must_jax.parsing import parse
 from must_jax.stages import inputs, train
 from must_jax.stages.train import run
 
