@@ -4,8 +4,9 @@ python benchmarks/compile.py [--topologies=v5e:2x2,v5e:4x4,v5e:8x8,v5e:16x16] [-
     [--backbone=resnet50] [--image_size=512]
 
 The student of configs/student.py with a ResNet-FPN of the usual width, five heads, bfloat16, and as many classes as
-ImageNet, Objects365 and COCO's panoptic segmentation have. Its train step alone, `images` a chip, as the stage `compile`
-compiles it. One topology after the other, each in a process of its own; a line of the table appears when it is done.
+ImageNet, Objects365 and COCO's panoptic segmentation have. Its train step alone, `images` a chip, as the stage
+`compile` compiles it. One topology after the other, each in a process of its own; a line of the table appears when it
+is done.
 Needs the extra: pip install -e '.[aot]'
 """
 
@@ -78,7 +79,7 @@ def row(topology: str, args: argparse.Namespace) -> str:
         f"{1000 * told['bound_seconds']:.1f} ms",
         f"{rate:,.0f}",
         f"{rate * chips:,.0f}",
-        f"{reduced['count']} times, {reduced['bytes'] / 2**20:.0f} MiB",
+        f"{reduced['times']} times, {reduced['bytes'] / 2**20:.0f} MiB",
         f"{1000 * told['collective_seconds']:.2f} ms",
         f"{told['compile_seconds']:.0f} s",
     )

@@ -14,7 +14,7 @@ from must_jax.chips import Chip
 from must_jax.engine.hlo import Collective, Program
 from must_jax.engine.topology import without_cache
 
-# Top-level keys of a state or of variables -> what they are to a reader. The rest of a program's arguments is the batch.
+# Top-level keys of a state or of variables -> what they are to a reader. All other arguments are the batch.
 _KINDS = {"params": "parameters", "stats": "statistics", "opt_state": "optimizer", "ema": "moving average"}
 BATCH, PADDING = "batch", "padding of the above"
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -50,7 +51,9 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
         raise UserError("compiling for a TPU needs its compiler, which is not installed; pip install -e '.[aot]'")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    options = {"chip_config_name": "megacore"} if name == "v4" else {}  # both cores of a chip are one device, as in use
+    options: dict[str, Any] = {}
+    if name == "v4":
+        options["chip_config_name"] = "megacore"  # both cores of a chip are one device, as where jax runs on it
     if math.prod(map(int, sides)) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
@@ -65,7 +68,7 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
 @contextlib.contextmanager
 def without_cache() -> Iterator[None]:
     """Keeps jax's cache out of it: programs for devices that are not here can be written to it, but not read again."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     _use_cache(False)
     try:
         yield

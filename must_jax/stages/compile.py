@@ -109,7 +109,7 @@ def _show(name: str, facts: Facts, chip: Chip, topology: str) -> None:
     work.add_row("floating point operations", f"{facts.flops / 1e9:,.1f} GFLOP", _milliseconds(by_operations))
     work.add_row("memory read and written", readable_bytes(facts.memory_traffic), _milliseconds(by_traffic))
     for kind, each in facts.collectives.items():
-        work.add_row(f"{kind}, {each.count} times", readable_bytes(each.bytes))
+        work.add_row(f"{kind}, {each.times} times", readable_bytes(each.bytes))
     if facts.collectives:
         work.add_row("all of these over the links", "", _milliseconds(facts.collective_seconds(chip)))
 
