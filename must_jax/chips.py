@@ -1,31 +1,56 @@
-"""What accelerators can do at most, by the name that jax gives them (`device_kind`); from their makers' data sheets.
-
-Floating point operations a second of one device, dense (without structured sparsity), at the precision that XLA
-multiplies in by default: on TPUs float32 is multiplied as bfloat16, on NVIDIA GPUs as TensorFloat-32.
-
-Sources:
-  TPU: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e ("peak compute per chip, bf16")
-  A100: https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet.pdf
-  H100: https://resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet
-  H200: https://nvdam.widen.net/s/nb5zzzsjdf/hpc-datasheet-sc23-h200-datasheet-3002446
-  (those of H100 and H200 are with sparsity: half of it here)
-"""
+"""What accelerators can do at best, from their makers' documentation. Every row says where it is from."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 Dtype = Literal["float32", "bfloat16"]
 
-_TPUS = {  # TFLOP/s
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5": 459.0,
-    "TPU v5p": 459.0,
-    "TPU v6 lite": 918.0,
-    "TPU v6e": 918.0,
+_DOCS = "https://docs.cloud.google.com/tpu/docs"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip, which to jax is one device.
+
+    Attributes:
+      name: as in a topology, "v5e" of "v5e:4x8".
+      kind: jax's `device_kind`.
+      peak_flops: floating point operations a second in bfloat16.
+      memory_bytes: of its HBM. A program gets a little less (15.75 of 16 GiB on v5e).
+      memory_bandwidth: of its HBM, bytes a second.
+      link_bandwidth: bytes a second that it can send to its neighbours, all links together (ICI).
+      dimensions: of a slice's shape.
+      source: of all these figures.
+    """
+
+    name: str
+    kind: str
+    peak_flops: float
+    memory_bytes: int
+    memory_bandwidth: float
+    link_bandwidth: float
+    dimensions: int
+    source: str
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", "TPU v4", 275e12, 32 * 2**30, 1200e9, 300e9, 3, f"{_DOCS}/v4"),
+        Chip("v5e", "TPU v5 lite", 197e12, 16 * 2**30, 819e9, 200e9, 2, f"{_DOCS}/v5e"),
+        Chip("v5p", "TPU v5", 459e12, 95 * 2**30, 2765e9, 600e9, 3, f"{_DOCS}/v5p"),
+        Chip("v6e", "TPU v6 lite", 918e12, 32 * 2**30, 1640e9, 448e9, 2, f"{_DOCS}/v6e"),
+    )
 }
+
+_TPUS = {chip.kind: chip for chip in CHIPS.values()} | {f"TPU {name}": chip for name, chip in CHIPS.items()}
+
+# TFLOP/s of GPUs without structured sparsity; XLA multiplies float32 as TensorFloat-32.
+#   A100: https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet.pdf
+#   H100: https://resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet (half of it: with sparsity)
+#   H200: https://nvdam.widen.net/s/nb5zzzsjdf/hpc-datasheet-sc23-h200-datasheet-3002446 (likewise)
 _GPUS: dict[str, dict[Dtype, float]] = {  # how their names begin; the longest that fits counts
     "NVIDIA A100": {"bfloat16": 312.0, "float32": 156.0},
     "NVIDIA H100": {"bfloat16": 989.5, "float32": 494.5},
@@ -43,7 +68,7 @@ def peak_flops(device_kind: str, dtype: Dtype = "bfloat16") -> float | None:
       device_kind: as in `jax.devices()[0].device_kind`.
       dtype: of the computation.
     """
-    if device_kind in _TPUS:
-        return _TPUS[device_kind] * 1e12
+    if device_kind in _TPUS:  # which multiply float32 as bfloat16
+        return _TPUS[device_kind].peak_flops
     fitting = [name for name in _GPUS if device_kind.startswith(name)]
     return _GPUS[max(fitting, key=len)][dtype] * 1e12 if fitting else None

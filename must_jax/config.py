@@ -1,24 +1,23 @@
 """What a run is: frozen, typed configurations, one class a stage.
 
-A config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `parse` turns it into one of these classes, once.
-Below `main` nothing looks a key up by string. An unknown key is an error that names the nearest known one.
+A config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `parsing.parse` turns it into one of these
+classes, once. Below `main` nothing looks a key up by string. An unknown key is an error that names the nearest known
+one.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
-import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from must_jax.errors import UserError, nearest
+from must_jax.errors import nearest
 
 
 def _listed(value: Any) -> Any:
@@ -50,6 +49,9 @@ class _Config(pydantic.BaseModel):
                     "unknown_key", "unknown", {"key": key, "hint": nearest(str(key), cls.model_fields)}
                 )
         return values
+
+
+REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a network that `remat` may name
 
 
 class ModelConfig(_Config):
@@ -168,11 +170,15 @@ class PrepareConfig(_Config):
 
 
 class TrainConfig(_Config):
-    """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
+    """Teachers, student and fine-tuning: one model on the labels of one or more image sets.
+
+    remat: parts of the network ("stage1" to "stage4", "fpn", "heads") whose activations are computed again for the
+      gradient instead of being kept: less memory, more operations, the same numbers.
+    """
 
     free: ClassVar[frozenset[str]] = _Config.free | {
         *("log_every", "checkpoint_every", "minimum", "accept_failed", "profile"),
-        *("fsdp", "max_skipped", "ready_within_s"),
+        *("fsdp", "max_skipped", "ready_within_s", "remat"),
     }
 
     stage: Literal["train"] = "train"
@@ -193,6 +199,7 @@ class TrainConfig(_Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: PositiveInt = 32
     accumulate: PositiveInt = 1  # parts of a batch that are worked on one after the other, for less memory
+    remat: Names = ()
     steps: PositiveInt = 1000
     max_skipped: NonNegativeInt = 5  # of 100 updates that may be left out because they are not finite
     log_every: PositiveInt = 50
@@ -228,6 +235,9 @@ class TrainConfig(_Config):
         for task in self.accept_failed:
             if task not in self.tasks:
                 raise ValueError(f"accept_failed names '{task}', which is no task here; {nearest(task, self.tasks)}")
+        for part in self.remat:
+            if part not in REMAT:
+                raise ValueError(f"remat names '{part}', which is no part of a network; {nearest(part, REMAT)}")
         return self
 
 
@@ -399,7 +409,46 @@ class DescribeConfig(_Config):
         return values
 
 
-AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | DescribeConfig
+class TargetConfig(_Config):
+    """What `compile` compiles for.
+
+    topology: chip and slice as the TPU documentation names them: "v5e:4x8", "v4:2x2x4", "v5p:4x4x4", "v6e:16x16".
+    programs: which of the stage's programs; () = all. "train", "evaluate" and "label", and of the scorecard "features".
+    classes: task -> number of classes, where no data or teacher tells.
+    """
+
+    topology: str
+    programs: Names = ()
+    classes: dict[str, PositiveInt] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.programs:
+            if name not in PROGRAMS:
+                raise ValueError(f"programs names '{name}', which is none; {nearest(name, PROGRAMS)}")
+        return self
+
+
+PROGRAMS = ("train", "evaluate", "label", "features")
+
+
+class CompileConfig(_Config):
+    """The programs of another stage, `of`, compiled for TPUs that need not be here."""
+
+    stage: Literal["compile"] = "compile"
+    compile: TargetConfig
+    of: TrainConfig | LabelConfig | EvaluateConfig
+
+
+class ReplayConfig(_Config):
+    """Update number `replay`, from 0, of the training `of` again."""
+
+    stage: Literal["replay"] = "replay"
+    replay: NonNegativeInt
+    of: TrainConfig
+
+
+AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | DescribeConfig | CompileConfig | ReplayConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -412,85 +461,7 @@ STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
 }
 
 
-_IN_PIPELINE = ("train", "label", "audit", "evaluate")
-
-
-def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
-    """The values with one of them changed: override(values, "optimizer.momentum", "0.8"), or "train.0.take" for lists.
-
-    The text is read as a Python literal and stays a string where it is none. Whether the key exists and the type fits
-    is for `parse` to say, so that a key which the config file leaves at its default can be set, too.
-
-    Raises:
-      UserError: the path leads through a value that has no keys.
-    """
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    try:
-        return _changed(values, path.split("."), value)
-    except (TypeError, ValueError, IndexError):
-        raise UserError(f"--config.{path} leads through a value or past the end of a list; shorten this path") from None
-
-
-def _changed(node: Any, keys: list[str], value: Any) -> Any:
-    if not keys:
-        return value
-    key, *rest = keys
-    if isinstance(node, list | tuple):
-        if not key.isdecimal():
-            raise ValueError(key)
-        return [*node[: int(key)], _changed(node[int(key)], rest, value), *node[int(key) + 1 :]]
-    return {**node, key: _changed(node.get(key, {}), rest, value)}
-
-
-def parse(values: Mapping[str, Any]) -> AnyConfig:
-    """Plain nested values -> the typed config of their stage.
-
-    Raises:
-      UserError: an unknown stage or key (names the nearest), a missing key, a wrong type or value.
-    """
-    stage = str(values.get("stage"))
-    if stage not in STAGE_CONFIGS:
-        raise UserError(f"config.stage is {stage}, which is no stage; {nearest(stage, STAGE_CONFIGS)}")
-    try:
-        return STAGE_CONFIGS[stage].model_validate(values)
-    except pydantic.ValidationError as error:
-        raise UserError(_sentence(error.errors()[0])) from None
-
-
 def digest(config: pydantic.BaseModel) -> str:
     """Sixteen hex digits that change when any value of the config changes."""
     canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """What is wrong with which key, what was given and what is expected."""
-    location = error["loc"]
-    if location[:1] == ("stages",):  # ("stages", name, <tag of the union>, key...)
-        location = location[:2] + location[3:]
-    path = ".".join(["config", *map(str, location)])
-    context, message = error.get("ctx", {}), error["msg"]
-    match error["type"]:
-        case "unknown_key":
-            return f"{path}.{context['key']} is unknown; {context['hint']}"
-        case "missing":
-            return f"{path} is missing; set it in the config file or with --{path}=..."
-        case "value_error":
-            return f"{path}: {message.removeprefix('Value error, ')}"
-        case "too_short":
-            return f"{path} is empty, but needs at least one entry"
-        case "literal_error":
-            return f"{path} is {error['input']!r}, but should be {context['expected']}"
-        case "tuple_type":
-            return (
-                f"{path} is {reprlib.repr(error['input'])}, but should be a list; set an entry with --{path}.0.KEY=..."
-            )
-        case "union_tag_invalid" | "union_tag_not_found":
-            stage = str(context.get("tag"))
-            return f"{path}.stage is {stage}, which is no stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"
-        case _:
-            expected = message.split(",")[0].replace("Input should", "but should", 1)
-            return f"{path} is {reprlib.repr(error['input'])}, {expected}"

@@ -17,9 +17,9 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from must_jax import cli, preemption
-from must_jax.config import override, parse
 from must_jax.errors import Preempted, UserError, nearest
 from must_jax.files import write_text
+from must_jax.parsing import override, parse
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PREEMPTED_FILE
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 PLAIN_EVERY_S = 10.0
+WAITING_EVERY_S = 30.0
 _muted = False
 
 
@@ -99,3 +101,42 @@ class Progress:
                 minutes, seconds = divmod(round((self._total - self._done) / rate), 60)
                 parts.append(f"{minutes}:{seconds:02d} left")
         return ", ".join([*parts, self._note] if self._note else parts)
+
+
+class Waiting:
+    """What is being waited for, and for how long already, where nothing can be counted.
+
+    with Waiting("compiling train"):
+        ...
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._over = threading.Event()
+
+    def __enter__(self) -> Waiting:
+        self._began = time.monotonic()
+        self._bar: RichProgress | None = None
+        if sys.stderr.isatty():
+            columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task(self._title, total=None)
+            self._bar.start()
+        else:
+            say(self._title)
+            self._thread = threading.Thread(target=self._tell, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._over.set()
+            self._thread.join()
+
+    def _tell(self) -> None:
+        while not self._over.wait(WAITING_EVERY_S):
+            say(f"{self._title}: {time.monotonic() - self._began:.0f} s")

@@ -160,16 +160,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
       UserError: no training run there, or an unfinished one.
     """
     workdir = Path(workdir)
-    file = workdir / MODEL_FILE
-    if not workdir.is_dir():
-        raise UserError(f"there is no run {workdir}; train it first, or correct the path")
-    if not file.exists():
-        raise UserError(
-            f"{workdir} is no finished training run; run its train stage to the end, or name a folder with {MODEL_FILE}"
-        )
-    values = json.loads(file.read_text(encoding="utf-8"))
-    if values["schema_version"] != SCHEMA_VERSION:
-        raise UserError(f"{file} was written by another version of must_jax; load it with that one")
+    values = description(workdir)
     keep_programs()
     config = ModelConfig.model_validate(values["model"])
     tasks = {name: build_task(name, options.pop("classes"), options) for name, options in values["tasks"].items()}
@@ -183,6 +174,26 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         mesh=mesh or make_mesh(1, devices=jax.local_devices()),
         **known,
     )
+
+
+def description(workdir: str | Path) -> dict[str, Any]:
+    """What model.json says of a finished training run; see `describe`.
+
+    Raises:
+      UserError: no training run there, or an unfinished one.
+    """
+    workdir = Path(workdir)
+    file = workdir / MODEL_FILE
+    if not workdir.is_dir():
+        raise UserError(f"there is no run {workdir}; train it first, or correct the path")
+    if not file.exists():
+        raise UserError(
+            f"{workdir} is no finished training run; run its train stage to the end, or name a folder with {MODEL_FILE}"
+        )
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if values["schema_version"] != SCHEMA_VERSION:
+        raise UserError(f"{file} was written by another version of must_jax; load it with that one")
+    return values
 
 
 def describe(

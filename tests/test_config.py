@@ -15,10 +15,9 @@ from must_jax.config import (
     PrepareConfig,
     TrainConfig,
     digest,
-    override,
-    parse,
 )
 from must_jax.errors import UserError
+from must_jax.parsing import override, parse
 
 SOURCE = {"images": "scenes/teacher_depth:train"}
 

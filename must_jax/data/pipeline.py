@@ -170,6 +170,17 @@ def _batches(examples: grain.MapDataset, batch_size: int, rows: np.ndarray | Non
     return grain.MapDataset.range(len(examples) // batch_size).map(batch)
 
 
+def batch_like(kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int) -> Batch:
+    """A batch as `train_batches` makes them, for its shapes and types: all examples are one and the same blank."""
+
+    def repeat(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: repeat(value) for key, value in node.items()}
+        return np.broadcast_to(node, (batch_size, *np.shape(node)))  # takes no memory
+
+    return repeat(_blank(-1, kinds, image_size, TRAIN_MAP_STRIDE))
+
+
 def _example(
     source: Source,
     index: int,

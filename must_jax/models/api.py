@@ -6,7 +6,7 @@ variables = {"params": {"backbone", "fpn", "heads": {task: ...}}, "stats": the s
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from must_jax.config import ModelConfig
 from must_jax.errors import UserError
 from must_jax.models.fpn import FPN, fuse
+from must_jax.models.layers import KEPT
 from must_jax.models.resnet import ResNet
 
 Variables = dict[str, Any]
@@ -38,6 +39,12 @@ class Model:
     fpn: FPN
     heads: dict[str, nn.Module]
     dtype: jnp.dtype
+    remat: frozenset[str] = frozenset()
+
+    def shapes(self, image_size: int) -> Variables:
+        """Shapes and types of what `init` gives; takes no memory."""
+        _check_size(image_size, image_size)
+        return jax.eval_shape(lambda: _init(self, jax.random.key(0), image_size))
 
     def init(self, rng: jax.Array, image_size: int) -> Variables:
         """Fresh variables, NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
@@ -82,7 +89,7 @@ class Model:
         x = ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
         params, stats = variables["params"], variables["stats"]
         stages, backbone_stats = _run(self.backbone, params["backbone"], stats["backbone"], x, train)
-        pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train)
+        pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train, "fpn" in self.remat)
         return {"c5": stages["c5"], **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
 
     def _heads(self, variables: Variables, features: Features, train: bool) -> tuple[Outputs, Variables]:
@@ -91,18 +98,24 @@ class Model:
         outputs, new_stats = {}, {}
         for task, head in self.heads.items():
             params, stats = variables["params"]["heads"][task], variables["stats"]["heads"][task]
-            outputs[task], new_stats[task] = _run(head, params, stats, features, train)
+            outputs[task], new_stats[task] = _run(head, params, stats, features, train, "heads" in self.remat)
         return outputs, new_stats
 
 
-def build_model(config: ModelConfig, heads: Mapping[str, nn.Module]) -> Model:
-    """The network of `config` with the given head of each task (see `models/heads.py` for what a head is)."""
+def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Collection[str] = ()) -> Model:
+    """The network of `config` with the given head of each task (see `models/heads.py` for what a head is).
+
+    Args:
+      remat: parts of `config.REMAT` whose activations the gradient computes again: every block of a stage, the pyramid,
+        every head. Neither variables nor results depend on it.
+    """
     momentum = config.batch_norm_momentum
     return Model(
-        backbone=ResNet(config.backbone, config.width, momentum),
+        backbone=ResNet(config.backbone, config.width, momentum, tuple(remat)),
         fpn=FPN(config.pyramid_channels, momentum),
         heads=dict(heads),
         dtype=jnp.dtype(config.dtype),
+        remat=frozenset(remat),
     )
 
 
@@ -144,12 +157,17 @@ def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
     }
 
 
-def _run(module: nn.Module, params: Any, stats: Any, inputs: Any, train: bool) -> tuple[Any, Any]:
-    variables = {"params": params, "stats": stats}
+def _run(module: nn.Module, params: Any, stats: Any, inputs: Any, train: bool, remat: bool = False) -> tuple[Any, Any]:
     if not train:
-        return module.apply(variables, inputs, False), stats
-    outputs, updated = module.apply(variables, inputs, True, mutable=["stats"])
-    return outputs, updated.get("stats", stats)
+        return module.apply({"params": params, "stats": stats}, inputs, False), stats
+
+    def forward(params: Any, stats: Any, inputs: Any) -> tuple[Any, Any]:
+        outputs, updated = module.apply({"params": params, "stats": stats}, inputs, True, mutable=["stats"])
+        return outputs, updated.get("stats", stats)
+
+    if remat:
+        forward = jax.checkpoint(forward, policy=KEPT)
+    return forward(params, stats, inputs)
 
 
 def _check_size(height: int, width: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from must_jax.models.layers import KEPT, kept
 
 SUMS = jax.lax.Precision.HIGHEST  # matrix products that are sums of statistics: as exact as a sum
 
@@ -69,7 +72,6 @@ class CanvasGroupNorm(nn.Module):
         batch, _, _, channels = x.shape
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        cells = x.astype(jnp.float32).reshape(batch, -1, channels)
         member = self.canvas.member
         share = jnp.asarray(member / member.sum(0))
 
@@ -79,11 +81,19 @@ class CanvasGroupNorm(nn.Module):
             groups = means.reshape(batch, -1, channels // self.group_size, self.group_size).mean(-1)
             return jnp.repeat(groups, self.group_size, axis=-1)
 
-        mean = level_means(cells)
-        var = jnp.maximum(level_means(jnp.square(cells)) - jnp.square(mean), 0.0)
-        gain = scale[None, None] * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias[None, None] - mean * gain
-        gain, offset = (
-            jnp.einsum("blc,al->bac", values, jnp.asarray(member), precision=SUMS) for values in (gain, offset)
-        )
-        return nn.relu(cells * gain + offset).astype(x.dtype).reshape(x.shape)
+        # What is as large as the map is computed again for the gradient: kept, in float32, it would be the largest part
+        # of all that a training step keeps.
+        @partial(jax.checkpoint, policy=KEPT)
+        def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+            cells = x.astype(jnp.float32).reshape(batch, -1, channels)
+            mean = level_means(cells)
+            var = jnp.maximum(level_means(jnp.square(cells)) - jnp.square(mean), 0.0)
+            mean, var = (kept(value) for value in (mean, var))
+            gain = scale[None, None] * jax.lax.rsqrt(var + self.epsilon)
+            offset = bias[None, None] - mean * gain
+            gain, offset = (
+                jnp.einsum("blc,al->bac", values, jnp.asarray(member), precision=SUMS) for values in (gain, offset)
+            )
+            return nn.relu(cells * gain + offset).astype(x.dtype).reshape(x.shape)
+
+        return normalise(x, scale, bias)

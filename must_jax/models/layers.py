@@ -9,6 +9,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+_BATCH_STATISTICS = "batch_statistics"
+# What rematerialisation keeps: these are small, and to compute them again all devices would have to talk again.
+KEPT = jax.checkpoint_policies.save_only_these_names(_BATCH_STATISTICS)
+
+
+def kept(values: jax.Array) -> jax.Array:
+    """The same; marked as what rematerialisation keeps."""
+    return checkpoint_name(values, _BATCH_STATISTICS)
 
 
 def normal(stddev: float | None = None) -> nn.initializers.Initializer:
@@ -83,6 +93,7 @@ class BatchNorm(nn.Module):
         if train:
             mean = x32.mean((0, 1, 2))
             var = jnp.maximum(jnp.square(x32).mean((0, 1, 2)) - jnp.square(mean), 0.0)  # one pass over x
+            mean, var = (kept(value) for value in (mean, var))
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         else:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from must_jax.models.layers import BatchNorm, Conv, normal
+from must_jax.models.layers import KEPT, BatchNorm, Conv, normal
 
 # Name -> (blocks in each of the four stages, whether they are bottlenecks).
 DEPTHS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
@@ -25,11 +25,13 @@ class ResNet(nn.Module):
     Attributes:
       depth: key of `DEPTHS`.
       width: multiplies the channels (64 in the stem), rounded to multiples of 8.
+      remat: names "stage1" to "stage4" of those of whose blocks the gradient keeps the inputs alone.
     """
 
     depth: str
     width: float
     momentum: float
+    remat: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -40,9 +42,11 @@ class ResNet(nn.Module):
         x = _max_pool(_max_pool(x, axis=1), axis=2)
         features = {}
         for stage, count in enumerate(blocks):
+            remat = f"stage{stage + 1}" in self.remat
+            kind = nn.remat(Block, policy=KEPT, static_argnums=(2,)) if remat else Block
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                block = Block(
+                block = kind(
                     channels * 2**stage, stride, bottleneck, self.momentum, name=f"stage{stage + 1}_{index + 1}"
                 )
                 x = block(x, train)

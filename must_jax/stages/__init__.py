@@ -22,5 +22,5 @@ def _stage(name: str) -> Stage:
     return run
 
 
-_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline", "describe")
+_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline", "describe", "compile", "replay")
 STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

@@ -303,7 +303,7 @@ def _check_images(spec: str, data_dir: str) -> None:
 
 
 def _check_chosen(config: TrainConfig) -> None:
-    known = {*config.tasks}.union(*(_names(label) for source in config.train for label in source.labels))
+    known = {*config.tasks}.union(*(names_of(label) for source in config.train for label in source.labels))
     for key, names in config.columns:
         for name in names:
             if name not in known:
@@ -313,7 +313,7 @@ def _check_chosen(config: TrainConfig) -> None:
                 )
 
 
-def _names(label: str) -> set[str]:
+def names_of(label: str) -> set[str]:
     """Task and maker of the labels; of a column that is yet to be made, by its folder."""
     if label == TRUTH:
         return {TRUTH}

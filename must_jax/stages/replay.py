@@ -21,7 +21,7 @@ from must_jax.engine.mesh import put_batch
 from must_jax.engine.optimizers import learning_rates
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State, init_state
-from must_jax.engine.step import make_gradients, make_train_step
+from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
 from must_jax.progress import Progress, say
 from must_jax.stages import inputs
@@ -60,19 +60,9 @@ def run(config: ReplayConfig, workdir: Path) -> None:
         seed=of.seed,
         start_step=start,
     )
-    forward = trained.image_forward(training.model)
-    step = make_train_step(
-        forward,
-        training.tasks,
-        training.weights,
-        training.optimizer,
-        mesh,
-        ema_decay=of.optimizer.ema_decay,
-        accumulate=of.accumulate,
-    )
     with Progress("replaying", config.replay, start=start, scale=of.batch_size) as progress:
         state = fit(
-            step,
+            training.step,
             state,
             batches,
             of.optimizer,
@@ -86,14 +76,15 @@ def run(config: ReplayConfig, workdir: Path) -> None:
         )
     batch = next(batches)
     images = examples_of(training.sources, batch_size=of.batch_size, seed=of.seed, step=config.replay)
-    for part in described(training, of.accumulate, state, batch, put_batch(mesh, batch), images, forward):
+    for part in described(training, of.accumulate, state, batch, put_batch(mesh, batch), images):
         Console(highlight=False).print(part)
 
 
 def described(
-    training: Training, accumulate: int, state: State, batch: Batch, placed: Any, images: Sequence[str], forward: Any
+    training: Training, accumulate: int, state: State, batch: Batch, placed: Any, images: Sequence[str]
 ) -> Iterator[Any]:
-    """What to print of the update that `state` and `batch` make."""
+    """What to print of the update that `state` and `batch`, on the devices `placed`, make."""
+    forward = trained.image_forward(training.model)
 
     def examined(params: Any, stats: Any, batch: Any) -> Any:
         outputs, _ = forward({"params": params, "stats": stats}, batch, True)
@@ -118,8 +109,7 @@ def described(
     ]
     if not culprits:
         yield "all labels and outputs are finite"
-    for line in culprits[:SHOWN]:
-        yield line
+    yield from culprits[:SHOWN]
     if len(culprits) > SHOWN:
         yield f"and {len(culprits) - SHOWN} more"
 

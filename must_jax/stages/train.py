@@ -58,7 +58,26 @@ class Training(NamedTuple):
     weights: dict[str, float]
     model: Model
     optimizer: optax.GradientTransformation
+    step: TrainStep
     variables: Variables
+
+
+def build(
+    config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
+) -> tuple[Model, optax.GradientTransformation, TrainStep]:
+    """The network, the optimizer and the jitted update of a training; holds no arrays, and nothing is compiled."""
+    heads = {name: task.head(config.model) for name, task in tasks.items()}
+    model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
+    step = make_train_step(
+        trained.image_forward(model),
+        tasks,
+        weights,
+        optimizer,
+        mesh,
+        ema_decay=config.optimizer.ema_decay,
+        accumulate=config.accumulate,
+    )
+    return model, optimizer, step
 
 
 def run(config: TrainConfig, workdir: Path) -> None:
@@ -100,11 +119,11 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
-    model = build_model(config.model, {name: task.head(config.model) for name, task in tasks.items()})
+    model, optimizer, step = build(config, tasks, weights, mesh)
     variables = model.init(jax.random.key(config.seed), config.image_size)
     if start_from:
         variables = transfer(variables, start_from.variables)
-    return Training(sources, checked, tasks, validated, weights, model, build_optimizer(config.optimizer), variables)
+    return Training(sources, checked, tasks, validated, weights, model, optimizer, step, variables)
 
 
 def _train(config: TrainConfig, workdir: Path) -> None:
@@ -116,9 +135,8 @@ def _train(config: TrainConfig, workdir: Path) -> None:
     with distributed.together(facts, config.ready_within_s):
         training = prepare(config, mesh)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
-    variables, averaged = training.variables, config.optimizer.ema_decay > 0
     clock.switch(INIT)
-    state = init_state(variables, training.optimizer, mesh, ema=averaged)
+    state = init_state(training.variables, training.optimizer, mesh, ema=config.optimizer.ema_decay > 0)
     folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)
     check_same(folder, data, state)
     if distributed.is_first():
@@ -126,17 +144,7 @@ def _train(config: TrainConfig, workdir: Path) -> None:
         claim(workdir, config)
     self_test.check_shared(workdir)
 
-    forward = trained.image_forward(training.model)
-    step: TrainStep = make_train_step(
-        forward,
-        training.tasks,
-        training.weights,
-        training.optimizer,
-        mesh,
-        ema_decay=config.optimizer.ema_decay,
-        accumulate=config.accumulate,
-    )
-    step = measured(step, clock, mesh, config.model.dtype, config.accumulate)
+    step = measured(training.step, clock, mesh, config.model.dtype, config.accumulate)
     parameters = count_parameters(state["params"])
     say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(training.weights)}")
 
@@ -204,7 +212,9 @@ def _train(config: TrainConfig, workdir: Path) -> None:
                 rows=local_rows(mesh, config.batch_size),
                 on_bad=unread.add,
             )
-            predict = make_predict_step(forward, training.validated, config.image_size, mesh)
+            predict = make_predict_step(
+                trained.image_forward(training.model), training.validated, config.image_size, mesh
+            )
             metrics = evaluate(predict, variables, unread.guard(examples), training.validated, mesh)
             if writer:
                 writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})

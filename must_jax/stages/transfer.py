@@ -69,12 +69,12 @@ class Transfer:
 
         forward = {"frozen": heads, "finetune": whole}[config.mode]
         self._tasks, weight = {task.name: task}, 1.0 if task.weight is None else task.weight
-        self._optimizer = build_optimizer(config.optimizer)
+        self.optimizer = build_optimizer(config.optimizer)
         ema_decay = config.optimizer.ema_decay
-        self._step = make_train_step(
-            forward, self._tasks, {task.name: weight}, self._optimizer, mesh, ema_decay=ema_decay
+        self.step = make_train_step(
+            forward, self._tasks, {task.name: weight}, self.optimizer, mesh, ema_decay=ema_decay
         )
-        self._predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
+        self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
         self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
 
     def start(self, trained: Variables | None) -> Start:
@@ -84,9 +84,9 @@ class Transfer:
     def measure(self, start: Start, seed: int, learning_rate: float) -> dict[str, float]:
         """Trains once; split -> the task's headline metric. A model that diverged is worth 0."""
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
-        state = init_state(start.variables(seed), self._optimizer, self._mesh, ema=optimizer.ema_decay > 0)
+        state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
         state = fit(
-            self._step,
+            self.step,
             state,
             start.train(seed),
             optimizer,
@@ -99,7 +99,7 @@ class Transfer:
             return dict.fromkeys(MEASURED, 0.0)
         metric = f"{self._downstream.task.name}/{self._downstream.task.metric}"
         return {
-            split: evaluate(self._predict, variables, start.examples(split), self._tasks, self._mesh)[metric]
+            split: evaluate(self.predict, variables, start.examples(split), self._tasks, self._mesh)[metric]
             for split in MEASURED
         }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from must_jax.config import parse
+from must_jax.parsing import parse
 from must_jax.stages.train import run
 
 FILE = Path(__file__).with_name("student_losses.json")

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hand_made import TEACHER, describe, label_of
 
-from must_jax.config import TrainConfig, parse
+from must_jax.config import TrainConfig
 from must_jax.data.image_sets import open_images
 from must_jax.errors import UserError
 from must_jax.labels.writer import ColumnWriter
+from must_jax.parsing import parse
 from must_jax.stages import inputs, train
 
 IMAGES = 12

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from made_column import like_truth, make_column
 
-from must_jax.config import AuditConfig, parse
+from must_jax.config import AuditConfig
 from must_jax.data import image_sets
 from must_jax.data.image_sets import ImageSet, decode_image, open_images
 from must_jax.data.kinds import IGNORE_ID, MapLabel
@@ -21,6 +21,7 @@ from must_jax.errors import UserError
 from must_jax.labels import gate, manifest
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.gate import Finding
+from must_jax.parsing import parse
 from must_jax.stages import audit, audit_page, train
 from must_jax.tasks import TASKS, build_task
 

@@ -11,12 +11,13 @@ import pytest
 from hand_made import KINDS
 from made_column import make_column
 
-from must_jax.config import TrainConfig, parse
+from must_jax.config import TrainConfig
 from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.errors import UserError
 from must_jax.labels import gate, manifest
 from must_jax.labels.gate import Finding, Headline
+from must_jax.parsing import parse
 from must_jax.stages import train
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}

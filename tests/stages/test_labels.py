@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from hand_made import Images, write_column
 
-from must_jax.config import LabelsConfig, parse
+from must_jax.config import LabelsConfig
 from must_jax.errors import UserError
+from must_jax.parsing import parse
 from must_jax.stages import labels
 
 

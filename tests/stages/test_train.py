@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from must_jax import trained
-from must_jax.config import TrainConfig, parse
+from must_jax.config import TrainConfig
 from must_jax.engine import goodput
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
+from must_jax.parsing import parse
 from must_jax.stages import inputs, train
 from must_jax.stages.train import run
 from must_jax.stages.workdir import check

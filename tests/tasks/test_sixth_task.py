@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from must_jax import trained
-from must_jax.config import ModelConfig, parse
+from must_jax.config import ModelConfig
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import VectorLabel
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 from must_jax.models.heads import PooledLinearHead
+from must_jax.parsing import parse
 from must_jax.stages import train
 from must_jax.tasks import TASKS
 from must_jax.tasks.base import Task

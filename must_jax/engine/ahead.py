@@ -1,0 +1,123 @@
+"""Programs compiled ahead of time, for chips that are not here, and what is known of them before they have run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from must_jax.chips import Chip
+from must_jax.engine.hlo import Collective, Program
+from must_jax.engine.topology import without_cache
+
+# Top-level keys of a state or of variables -> what they are to a reader. All other arguments are the batch.
+_KINDS = {"params": "parameters", "stats": "statistics", "opt_state": "optimizer", "ema": "moving average"}
+BATCH, PADDING = "batch", "padding of the above"
+
+
+class OutOfMemory(Exception):
+    """A program needs more memory than a chip has; the compiler's words."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A jitted function and the shapes of its arguments; `images` of them are worked on by all chips together."""
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    images: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A compiled program on one of `chips` equal chips.
+
+    Attributes:
+      images: that one chip works on.
+      memory: kind -> bytes; the sum is what the program occupies. Parameters and the rest of the state are updated in
+        place.
+      flops: floating point operations.
+      memory_traffic: bytes read from and written to the chip's memory.
+      collectives: by kind.
+      compile_seconds: on this machine.
+    """
+
+    chips: int
+    images: float
+    memory: Mapping[str, int]
+    flops: float
+    memory_traffic: int
+    collectives: Mapping[str, Collective]
+    compile_seconds: float
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(self.memory.values())
+
+    def seconds(self, chip: Chip) -> float:
+        """No run is faster: the larger of operations by peak and traffic by bandwidth."""
+        return max(self.flops / chip.peak_flops, self.memory_traffic / chip.memory_bandwidth)
+
+    def images_per_second(self, chip: Chip) -> float:
+        """One chip, at that bound."""
+        return self.images / self.seconds(chip)
+
+    def collective_seconds(self, chip: Chip) -> float:
+        """What the links take at least, where it does not overlap with work: a ring passes a sum on twice."""
+        sent = {"all-reduce": 2.0}
+        share = (self.chips - 1) / self.chips
+        total = sum(sent.get(kind, 1.0) * each.bytes for kind, each in self.collectives.items())
+        return share * total / chip.link_bandwidth
+
+
+def compile_ahead(step: Step, chip: Chip, chips: int) -> Facts:
+    """Compiles a step whose shardings are over the `chips` of a topology.
+
+    Raises:
+      OutOfMemory: it does not fit.
+    """
+    began = time.perf_counter()
+    try:
+        with without_cache():
+            compiled = step.function.lower(*step.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemory(str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")) from None
+    seconds = time.perf_counter() - began
+    program = Program(compiled.as_text())
+    facts = Facts(
+        chips=chips,
+        images=step.images / chips,
+        memory=_memory(compiled, step.arguments),
+        flops=compiled.cost_analysis()["flops"],
+        memory_traffic=program.memory_traffic(),
+        collectives=program.collectives(),
+        compile_seconds=seconds,
+    )
+    if facts.memory_bytes > chip.memory_bytes:
+        raise OutOfMemory(f"it takes {facts.memory_bytes / 2**30:.1f}G of {chip.memory_bytes / 2**30:.1f}G")
+    return facts
+
+
+def _memory(compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> dict[str, int]:
+    """By kind, in the order of `_KINDS`, the batch, and what only exists while the program runs."""
+    found = dict.fromkeys([*_KINDS.values(), BATCH], 0)
+    shardings = jax.tree.leaves(compiled.input_shardings[0], is_leaf=lambda sharding: sharding is None)
+    leaves = jax.tree_util.tree_leaves_with_path(arguments)
+    for (path, leaf), sharding in zip(leaves, shardings, strict=True):
+        if sharding is None:  # not used, so no part of the program
+            continue
+        kind = _KINDS.get(getattr(path[1], "key", ""), BATCH) if len(path) > 1 else BATCH
+        found[kind] += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    told: Any = compiled.memory_analysis()
+    found[PADDING] = max(0, told.argument_size_in_bytes - sum(found.values()))
+    found["results"] = max(0, told.output_size_in_bytes - told.alias_size_in_bytes)
+    found["activations and other temporaries"] = told.temp_size_in_bytes
+    found["program"] = told.generated_code_size_in_bytes
+    return {kind: size for kind, size in found.items() if size}

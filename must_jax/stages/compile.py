@@ -1,0 +1,130 @@
+"""Compile: the programs of another stage for TPUs that need not be here. Do they fit, how fast can they be at best?
+
+Nothing is run, so no data is read, and what a stage reads need not be there yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from must_jax.chips import Chip
+from must_jax.config import CompileConfig, TrainConfig
+from must_jax.engine.ahead import Facts, OutOfMemory, Step, compile_ahead
+from must_jax.engine.mesh import make_mesh
+from must_jax.engine.topology import slice_devices
+from must_jax.errors import UserError, nearest
+from must_jax.files import write_json
+from must_jax.progress import Waiting, say
+from must_jax.stages.labels import readable_bytes
+from must_jax.stages.programs import programs
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
+
+FOLDER = "compile"  # in the workdir, which belongs to the run itself; in it a folder a topology
+
+
+def run(config: CompileConfig, workdir: Path) -> None:
+    """Prints what the compiler says of every program, and writes it to `compile/TOPOLOGY/result.json` in the workdir.
+
+    What an earlier call wrote there is replaced: sizes and knobs are tried one after the other.
+
+    Raises:
+      UserError: no such chip or slice, no compiler for it, a batch that its chips cannot share evenly, a program that
+        needs more memory than a chip has, and as of `programs`.
+    """
+    target = config.compile
+    chip, devices = slice_devices(target.topology)
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so an accelerator that is here is left to others
+    mesh = make_mesh(len(devices), devices=devices)
+    every = list(programs(config.of, mesh, target.classes))
+    kinds = {step.name.split()[0] for step in every}
+    for name in target.programs:
+        if name not in kinds:
+            raise UserError(f"config.compile.programs names '{name}', which this stage has not; {nearest(name, kinds)}")
+    steps = [step for step in every if not target.programs or step.name.split()[0] in target.programs]
+
+    folder = workdir / FOLDER / target.topology.replace(":", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT_FILE).unlink(missing_ok=True)
+    write_json(folder / CONFIG_FILE, config.model_dump(mode="json"))
+    found = {}
+    for number, step in enumerate(steps, start=1):
+        with Waiting(f"[{number}/{len(steps)}] compiling '{step.name}' for {target.topology}"):
+            try:
+                facts = compile_ahead(step, chip, mesh.size)
+            except OutOfMemory as error:
+                raise UserError(_does_not_fit(config, step, mesh.size, str(error))) from None
+        found[step.name] = facts
+        _show(step.name, facts, chip, target.topology)
+    result = {
+        "topology": target.topology,
+        "chips": mesh.size,
+        "chip": dataclasses.asdict(chip),
+        "programs": {name: _told(facts, chip) for name, facts in found.items()},
+    }
+    write_json(folder / RESULT_FILE, result)
+    say(f"{folder / RESULT_FILE}: {len(found)} programs fit on {target.topology}")
+
+
+def _does_not_fit(config: CompileConfig, step: Step, chips: int, why: str) -> str:
+    of, each = config.of, step.images / chips
+    knobs = [f"fewer images a chip ({each:g} now: config.batch_size)"]
+    if isinstance(of, TrainConfig) and step.name == "train":
+        knobs += [
+            "activations that are computed again (config.remat=heads,stage1,stage2)",
+            "parameters and optimizer split over chips (config.fsdp)",
+        ]
+    return f"'{step.name}' does not fit on {config.compile.topology} ({why.rstrip('.')}); in this order: " + ", ".join(
+        knobs
+    )
+
+
+def _told(facts: Facts, chip: Chip) -> dict[str, Any]:
+    values = dataclasses.asdict(facts) | {
+        "memory_bytes": facts.memory_bytes,
+        "collectives": {kind: each._asdict() for kind, each in facts.collectives.items()},
+        "bound_seconds": facts.seconds(chip),
+        "collective_seconds": facts.collective_seconds(chip),
+        "images_per_second_and_chip": facts.images_per_second(chip),
+    }
+    return values
+
+
+def _show(name: str, facts: Facts, chip: Chip, topology: str) -> None:
+    memory = Table("memory a chip", box=None, header_style="bold")
+    memory.add_column("", justify="right")
+    for kind, size in facts.memory.items():
+        memory.add_row(kind, readable_bytes(size))
+    memory.add_row("in all", f"{readable_bytes(facts.memory_bytes)} of {readable_bytes(chip.memory_bytes)}: fits")
+
+    by_operations, by_traffic = facts.flops / chip.peak_flops, facts.memory_traffic / chip.memory_bandwidth
+    work = Table("work a chip and step", box=None, header_style="bold")
+    for column in ("", "at best"):
+        work.add_column(column, justify="right")
+    work.add_row("floating point operations", f"{facts.flops / 1e9:,.1f} GFLOP", _milliseconds(by_operations))
+    work.add_row("memory read and written", readable_bytes(facts.memory_traffic), _milliseconds(by_traffic))
+    for kind, each in facts.collectives.items():
+        work.add_row(f"{kind}, {each.times} times", readable_bytes(each.bytes))
+    if facts.collectives:
+        work.add_row("all of these over the links", "", _milliseconds(facts.collective_seconds(chip)))
+
+    limit = "operations" if by_operations >= by_traffic else "memory"
+    console = Console(width=max(100, Console().width), highlight=False)
+    console.print(
+        f"[bold]{name}[/bold] on {topology}: {facts.images:g} images a chip, compiled in {facts.compile_seconds:.0f} s",
+        memory,
+        work,
+        f"no step is faster than {_milliseconds(facts.seconds(chip))} (by its {limit}): "
+        f"at most {facts.images_per_second(chip):,.0f} images/s a chip",
+        "",
+        sep="\n",
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.3g} ms"

@@ -1,0 +1,243 @@
+"""The programs that a stage will run, from its config alone: no data is read, and no teacher need be trained yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from must_jax import trained
+from must_jax.config import EvaluateConfig, LabelConfig, ModelConfig, SourceConfig, TrainConfig, TransferConfig
+from must_jax.data import scenes
+from must_jax.data.image_sets import open_images
+from must_jax.data.pipeline import batch_like
+from must_jax.engine.ahead import Step
+from must_jax.engine.mesh import replicated, split
+from must_jax.engine.step import make_predict_step
+from must_jax.errors import UserError
+from must_jax.labels import manifest
+from must_jax.labels.columns import beside
+from must_jax.models.api import Variables, build_model
+from must_jax.stages.inputs import TRUTH, names_of
+from must_jax.stages.train import build
+from must_jax.stages.transfer import Downstream, Transfer
+from must_jax.tasks import TASKS, build_task, check_options
+from must_jax.tasks.base import Task
+
+Classes = Mapping[str, int]  # task -> how many, where the user says so
+
+
+def programs(config: TrainConfig | LabelConfig | EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
+    """Steps whose names begin with "train", "evaluate", "label" or "features".
+
+    Raises:
+      UserError: an unknown task or option, a batch that the devices cannot share evenly, a task whose classes nobody
+        tells, a teacher to label that is not trained.
+    """
+    match config:
+        case TrainConfig():
+            return _training(config, mesh, classes)
+        case LabelConfig():
+            return _labelling(config, mesh)
+        case EvaluateConfig():
+            return _scorecard(config, mesh, classes)
+
+
+def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
+    check_batch("batch_size", config.batch_size, mesh)
+    tasks = {name: _task(name, options, config.train, config, classes) for name, options in _learnt(config).items()}
+    model, optimizer, step = build(config, tasks, dict.fromkeys(tasks, 1.0), mesh)
+    variables = model.shapes(config.image_size)
+    yield Step(
+        "train",
+        step,
+        (_state(variables, optimizer, config.optimizer.ema_decay > 0), _batch(tasks, config), _f32()),
+        config.batch_size,
+    )
+    inputs = {name: array for name, array in _batch(tasks, config).items() if name != "labels"}
+    forward = trained.image_forward(model)
+    labelled = _names_in([config.validation] if config.validation else [], tasks, config.data_dir)
+    measured = {name: task for name, task in tasks.items() if name in labelled} or tasks
+    predict = make_predict_step(forward, measured, config.image_size, mesh)
+    yield Step("evaluate", predict, (variables, inputs), config.batch_size)
+    condensed = make_predict_step(forward, tasks, config.image_size, mesh, condense=True)
+    yield Step("label", condensed, (variables, {"image": inputs["image"]}), config.batch_size)
+
+
+def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
+    for name, options in config.tasks.items():
+        check_options(name, options)
+    batch_size = mesh.size * math.ceil(config.batch_size / mesh.size)  # it fills its batches up
+    for teacher in config.teachers:
+        values = trained.description(teacher)
+        model_config = ModelConfig.model_validate(values["model"])
+        tasks = {
+            name: build_task(name, options.pop("classes"), options | config.tasks.get(name, {}))
+            for name, options in values["tasks"].items()
+        }
+        model = build_model(model_config, {name: task.head(model_config) for name, task in tasks.items()})
+        size = values["image_size"]
+        predict = make_predict_step(trained.image_forward(model), tasks, size, mesh, condense=True)
+        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
+        yield Step(f"label {Path(teacher).name}", predict, (model.shapes(size), {"image": images}), batch_size)
+
+
+def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
+    for transfer in config.transfers:
+        check_batch(f"transfers batch_size ({transfer.mode})", transfer.batch_size, mesh)
+    featurizes = [transfer.batch_size for transfer in config.transfers if transfer.mode == "frozen"]
+    trunk = build_model(config.model, {})
+    size, variables = config.image_size, trunk.shapes(config.image_size)
+    for batch_size in dict.fromkeys(featurizes):
+        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8, sharding=split(mesh))
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), variables)
+        yield Step("features", jax.jit(trunk.features), (placed, images), batch_size)
+    for transfer in config.transfers:
+        for name, each in config.downstream.items():
+            task = _task(each.task, each.options, [each.train], config, classes)
+            yield from _transfer(config, transfer, name, task, mesh)
+
+
+def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task: Task, mesh: Mesh) -> Iterator[Step]:
+    model = build_model(config.model, {task.name: task.head(config.model)})
+    programs = Transfer(transfer, Downstream(name, task, model, config.image_size, {}), jax.jit(model.features), mesh)
+    variables = model.shapes(config.image_size)
+    blank = batch_like({task.name: task.label}, image_size=config.image_size, batch_size=transfer.batch_size)
+    batch: dict[str, Any] = _shapes(blank)
+    if transfer.mode == "frozen":
+        features = jax.eval_shape(model.features, variables, batch["image"])
+        batch = {"features": features, "labels": batch["labels"]}
+        variables = {kind: {"heads": parts["heads"]} for kind, parts in variables.items()}
+    state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0)
+    about = f"{transfer.mode} {name}"
+    yield Step(f"train {about}", programs.step, (state, batch, _f32()), transfer.batch_size)
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    yield Step(f"evaluate {about}", programs.predict, (variables, inputs), transfer.batch_size)
+
+
+def check_batch(what: str, size: int, mesh: Mesh) -> None:
+    """Raises UserError if the devices cannot share batches of `size` evenly."""
+    if size % mesh.size:
+        raise UserError(
+            f"config.{what} is {size}, which the {mesh.size} chips of the topology cannot share evenly; "
+            f"use a multiple, e.g. {mesh.size * math.ceil(size / mesh.size)}, or a smaller topology"
+        )
+
+
+def _state(variables: Variables, optimizer: Any, averaged: bool) -> dict[str, Any]:
+    return {
+        **variables,
+        "opt_state": jax.eval_shape(optimizer.init, variables["params"]),
+        "ema": dict(variables) if averaged else {},
+    }
+
+
+def _batch(tasks: Mapping[str, Task], config: TrainConfig) -> dict[str, Any]:
+    kinds = {name: task.label for name, task in tasks.items()}
+    return _shapes(batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size))
+
+
+def _shapes(batch: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
+
+
+def _f32() -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), np.float32)
+
+
+def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """The tasks that have labels left after `config.columns`, as `inputs.choose` will find them."""
+    drop, keep = {*config.columns.drop}, {*config.columns.keep}
+
+    def is_left(task: str) -> bool:
+        makers = [
+            names if label != TRUTH else {task, TRUTH}
+            for source in config.train
+            for label in source.labels
+            if task in (names := names_of(label)) or label == TRUTH
+        ]
+        return not makers or any(not names & drop and (not keep or bool(names & keep)) for names in makers)
+
+    left = {task: options for task, options in config.tasks.items() if is_left(task)}
+    if not left:
+        raise UserError("config.columns leaves no labels to learn from; drop less, or keep more")
+    return left
+
+
+def _task(
+    name: str,
+    options: Mapping[str, Any],
+    sources: Sequence[SourceConfig],
+    config: TrainConfig | EvaluateConfig,
+    given: Classes,
+) -> Task:
+    """The task with the class names that its labels carry; of given numbers of classes, with names like "class 3".
+
+    Raises:
+      UserError: an unknown task or option, or nobody tells the classes.
+    """
+    check_options(name, options)
+    known: tuple[str, ...] | None = ()
+    if TASKS[name].has_classes:
+        known = tuple(f"class {index}" for index in range(given.get(name, 0))) or next(
+            (found for source in sources if (found := _classes_in(source, name, config.data_dir))), None
+        )
+    if known is None:
+        where = ", ".join(dict.fromkeys(label for source in sources for label in (source.images, *source.labels)))
+        raise UserError(
+            f"how many classes '{name}' has is not known without its labels ({where}); bring them, or say it with "
+            f"--config.compile.classes.{name}=80"
+        )
+    return build_task(name, known, {"max_boxes": config.max_boxes, **options})
+
+
+def _classes_in(source: SourceConfig, task: str, data_dir: str) -> tuple[str, ...]:
+    """The classes of a task by the first labels of the source that tell."""
+    found = (_labels_of(source, label, data_dir).get(task, ()) for label in source.labels)
+    return next(filter(None, found), ())
+
+
+def _names_in(sources: Sequence[SourceConfig], tasks: Mapping[str, Task], data_dir: str) -> set[str]:
+    """Which tasks the sources label."""
+    return {
+        task
+        for source in sources
+        for label in source.labels
+        for task in _labels_of(source, label, data_dir)
+        if task in tasks
+    }
+
+
+def _labels_of(source: SourceConfig, label: str, data_dir: str) -> dict[str, tuple[str, ...]]:
+    """Task -> classes of the labels that "truth" or a column's folder stands for, as far as that can be known now."""
+    if label == TRUTH:
+        return _truth(source.images, data_dir)
+    folder = Path(label)
+    if (folder / manifest.FILE).is_file():
+        column = manifest.read(folder)
+        return {column.task: column.classes}
+    teacher, _, task = folder.name.rpartition("-")  # it is yet to be made; who makes it may be there
+    run = folder.parent.parent.parent / teacher
+    if (run / trained.MODEL_FILE).is_file():
+        return {task: tuple(trained.description(run)["tasks"].get(task, {}).get("classes", ()))}
+    truths = scenes.CONFIGS[teacher].truths if teacher in scenes.CONFIGS else {}
+    return {task: truths[task].classes} if task in truths else {}
+
+
+def _truth(images: str, data_dir: str) -> dict[str, tuple[str, ...]]:
+    dataset, _, _ = images.partition(":")
+    if dataset.startswith("scenes/"):  # need not be rendered
+        config = scenes.CONFIGS.get(dataset.removeprefix("scenes/"))
+        return {task: truth.classes for task, truth in config.truths.items()} if config else {}
+    if dataset == "folder" or not (Path(data_dir).expanduser() / dataset).is_dir():
+        return {}
+    opened = open_images(images, data_dir)
+    columns = [manifest.read(folder) for folder in beside(opened)]
+    return {column.task: column.classes for column in columns} | {
+        task: column.classes for task, column in opened.labels.items()
+    }
