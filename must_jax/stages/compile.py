@@ -19,7 +19,7 @@ from must_jax.engine.ahead import Facts, OutOfMemory, Step, compile_ahead
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.topology import slice_devices
 from must_jax.errors import UserError, nearest
-from must_jax.files import write_json
+from must_jax.files import write_json, write_text
 from must_jax.progress import Waiting, say
 from must_jax.stages.labels import readable_bytes
 from must_jax.stages.programs import programs
@@ -31,7 +31,7 @@ FOLDER = "compile"  # in the workdir, which belongs to the run itself; in it a f
 def run(config: CompileConfig, workdir: Path) -> None:
     """Prints what the compiler says of every program, and writes it to `compile/TOPOLOGY/result.json` in the workdir.
 
-    What an earlier call wrote there is replaced: sizes and knobs are tried one after the other.
+    Beside it is every compiled program as text. What an earlier call wrote there is replaced: sizes and knobs are tried one after the other.
 
     Raises:
       UserError: no such chip or slice, no compiler for it, a batch that its chips cannot share evenly, a program that
@@ -56,10 +56,11 @@ def run(config: CompileConfig, workdir: Path) -> None:
     for number, step in enumerate(steps, start=1):
         with Waiting(f"[{number}/{len(steps)}] compiling '{step.name}' for {target.topology}"):
             try:
-                facts = compile_ahead(step, chip, mesh.size)
+                facts, text = compile_ahead(step, chip, mesh.size)
             except OutOfMemory as error:
                 raise UserError(_does_not_fit(config, step, mesh.size, str(error))) from None
         found[step.name] = facts
+        write_text(folder / f"{step.name.replace(' ', '-')}.hlo.txt", text)
         _show(step.name, facts, chip, target.topology)
     result = {
         "topology": target.topology,
