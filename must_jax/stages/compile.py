@@ -31,7 +31,8 @@ FOLDER = "compile"  # in the workdir, which belongs to the run itself; in it a f
 def run(config: CompileConfig, workdir: Path) -> None:
     """Prints what the compiler says of every program, and writes it to `compile/TOPOLOGY/result.json` in the workdir.
 
-    Beside it is every compiled program as text. What an earlier call wrote there is replaced: sizes and knobs are tried one after the other.
+    Beside it is every compiled program as text. What an earlier call wrote there is replaced: sizes and knobs are tried
+    one after the other.
 
     Raises:
       UserError: no such chip or slice, no compiler for it, a batch that its chips cannot share evenly, a program that
