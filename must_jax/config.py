@@ -382,6 +382,9 @@ class PipelineConfig(_Config):
         return self
 
 
+PROGRAMS = ("train", "evaluate", "label", "features")  # that the stage `compile` knows
+
+
 class TargetConfig(_Config):
     """What `compile` compiles for.
 
@@ -400,9 +403,6 @@ class TargetConfig(_Config):
             if name not in PROGRAMS:
                 raise ValueError(f"programs names '{name}', which is none; {nearest(name, PROGRAMS)}")
         return self
-
-
-PROGRAMS = ("train", "evaluate", "label", "features")
 
 
 class CompileConfig(_Config):

@@ -8,6 +8,7 @@ import pydantic
 import pytest
 
 from must_jax.config import (
+    CompileConfig,
     EvaluateConfig,
     LabelConfig,
     PipelineConfig,
@@ -188,3 +189,12 @@ def test_all_choices_are_named() -> None:
 def test_how_to_set_an_entry_of_a_list() -> None:
     with pytest.raises(UserError, match=r"should be a list; set an entry with --config\.train\.0\.KEY="):
         parse(train(train={"images": "scenes/teacher_depth:train"}))
+
+
+def test_compile_takes_the_config_of_another_stage():
+    target = {"stage": "compile", "compile": {"topology": "v5e:4x8", "programs": "train,label"}}
+    for values in (train(), label(), evaluate()):
+        parsed = parse(values | target)
+        assert isinstance(parsed, CompileConfig)
+        assert parsed.of == parse(values)
+        assert parsed.compile.programs == ("train", "label")

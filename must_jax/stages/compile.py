@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.chips import Chip
-from must_jax.config import CompileConfig, TrainConfig
+from must_jax.config import CompileConfig, EvaluateConfig, TrainConfig
 from must_jax.engine.ahead import Facts, OutOfMemory, Step, compile_ahead
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.topology import slice_devices
@@ -75,7 +75,8 @@ def run(config: CompileConfig, workdir: Path) -> None:
 
 def _does_not_fit(config: CompileConfig, step: Step, chips: int, why: str) -> str:
     of, each = config.of, step.images / chips
-    knobs = [f"fewer images a chip ({each:g} now: config.batch_size)"]
+    where = "batch_size in config.transfers" if isinstance(of, EvaluateConfig) else "config.batch_size"
+    knobs = [f"fewer images a chip ({each:g} now: {where})"]
     if isinstance(of, TrainConfig) and step.name == "train":
         knobs += [
             "activations that are computed again (config.remat=heads,stage1,stage2)",
