@@ -1,12 +1,12 @@
 """Larger students, compiled for TPU slices that need not be here: do they fit, how fast are they at best, what is sent?
 
 python benchmarks/compile.py [--topologies=v5e:2x2,v5e:4x4,v5e:8x8,v5e:16x16] [--images=16] [--remat=heads,stage1]
-    [--backbone=resnet50] [--image_size=512]
+    [--backbone=resnet50] [--image_size=512] [--workdir=FOLDER]
 
 The student of configs/student.py with a ResNet-FPN of the usual width, five heads, bfloat16, and as many classes as
 ImageNet, Objects365 and COCO's panoptic segmentation have. Its train step alone, `images` a chip, as the stage
 `compile` compiles it. One topology after the other, each in a process of its own; a line of the table appears when it
-is done.
+is done. The programs as text, for benchmarks/program_parts.py, stay in `workdir`.
 Needs the extra: pip install -e '.[aot]'
 """
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--remat", default="")
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--image_size", type=int, default=512)
+    parser.add_argument("--workdir", default="", help="keep results and programs in this folder")
     args = parser.parse_args()
     print(HEADER + "\n" + "|---" * (HEADER.count("|") - 1) + "|", flush=True)
     for topology in args.topologies.split(","):
@@ -58,13 +59,14 @@ def row(topology: str, args: argparse.Namespace) -> str:
     values |= {f"compile.classes.{task}": count for task, count in CLASSES.items()}
     if args.remat:
         values["remat"] = args.remat
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.workdir or temporary).resolve()
         command = [sys.executable, "-m", "must_jax.main", "--config=configs/student.py", f"--workdir={folder}"]
         command += [f"--config.{key}={value}" for key, value in values.items()]
         ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if ended.returncode:
             return f"| {topology} | {chips} | {args.images} | {ended.stderr.splitlines()[-1]} |"
-        (file,) = Path(folder).glob("compile/*/result.json")
+        file = folder / "compile" / topology.replace(":", "-") / "result.json"
         told = json.loads(file.read_text())["programs"]["train"]
     rate, reduced = told["images_per_second_and_chip"], told["collectives"]["all-reduce"]
     temporaries = told["memory"].get("activations and other temporaries", 0)

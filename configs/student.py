@@ -8,6 +8,7 @@ For surer labels than the columns were made with, without labelling again, say s
 Without some labels, in a workdir of their own: --config.columns.drop=depth (a task, or a teacher's name), or
 --config.train.0.take=2000 (of so many images).
 Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py says whether.
+Whether it fits a TPU slice, said without one: --config.stage=compile --config.compile.topology=v5e:4x8.
 Cost: 2,000 steps of 32 images of 64², 4 minutes on two cores (measured).
 
 At the scale of the paper (section 4, as far as its recipe is known; not run here), on an image set of your own:

@@ -409,6 +409,9 @@ class DescribeConfig(_Config):
         return values
 
 
+PROGRAMS = ("train", "evaluate", "label", "features")  # that the stage `compile` knows
+
+
 class TargetConfig(_Config):
     """What `compile` compiles for.
 
@@ -427,9 +430,6 @@ class TargetConfig(_Config):
             if name not in PROGRAMS:
                 raise ValueError(f"programs names '{name}', which is none; {nearest(name, PROGRAMS)}")
         return self
-
-
-PROGRAMS = ("train", "evaluate", "label", "features")
 
 
 class CompileConfig(_Config):

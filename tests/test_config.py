@@ -8,6 +8,7 @@ import pydantic
 import pytest
 
 from must_jax.config import (
+    CompileConfig,
     DescribeConfig,
     EvaluateConfig,
     LabelConfig,
@@ -205,3 +206,12 @@ def test_a_range_to_profile_that_is_none(profile: str) -> None:
 
 def test_of_a_run_to_describe_no_key_is_read() -> None:
     assert parse(label(stage="describe", what="ever")) == DescribeConfig()
+
+
+def test_compile_takes_the_config_of_another_stage():
+    target = {"stage": "compile", "compile": {"topology": "v5e:4x8", "programs": "train,label"}}
+    for values in (train(), label(), evaluate()):
+        parsed = parse(values | target)
+        assert isinstance(parsed, CompileConfig)
+        assert parsed.of == parse(values)
+        assert parsed.compile.programs == ("train", "label")

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
 from must_jax import progress
-from must_jax.progress import Progress
+from must_jax.progress import Progress, Waiting
 
 
 @pytest.fixture
@@ -43,3 +44,16 @@ def test_a_bar_on_a_terminal(now, monkeypatch):
     assert "rendering" in shown
     assert "4/4" in shown
     assert "2.0 images/s" in shown
+
+
+def test_what_is_waited_for_and_how_long(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "WAITING_EVERY_S", 0.01)
+    said = ""
+    with Waiting("compiling train"):
+        while said.count("\n") < 3:
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+    assert said.splitlines()[:2] == ["compiling train", "compiling train: 0 s"]
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""  # it is over

@@ -75,8 +75,8 @@ class Facts:
         return share * total / chip.link_bandwidth
 
 
-def compile_ahead(step: Step, chip: Chip, chips: int) -> Facts:
-    """Compiles a step whose shardings are over the `chips` of a topology.
+def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
+    """Compiles a step whose shardings are over the `chips` of a topology; also returns the program as text.
 
     Raises:
       OutOfMemory: it does not fit.
@@ -90,7 +90,8 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> Facts:
             raise
         raise OutOfMemory(str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")) from None
     seconds = time.perf_counter() - began
-    program = Program(compiled.as_text())
+    text = compiled.as_text()
+    program = Program(text)
     facts = Facts(
         chips=chips,
         images=step.images / chips,
@@ -102,7 +103,7 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> Facts:
     )
     if facts.memory_bytes > chip.memory_bytes:
         raise OutOfMemory(f"it takes {facts.memory_bytes / 2**30:.1f}G of {chip.memory_bytes / 2**30:.1f}G")
-    return facts
+    return facts, text
 
 
 def _memory(compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> dict[str, int]:

@@ -22,6 +22,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _COMMENT = re.compile(r"/\*.*?\*/")
 _NAME = re.compile(r"%([\w.\-]+)")
 _BODY = re.compile(r"body=%?([\w.\-]+)")
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)|_computations?=\{?([^}]*?)\}")
 # These move nothing, or what they move is counted where it begins.
@@ -36,33 +37,43 @@ class Collective(NamedTuple):
     bytes: int
 
 
-class _Array(NamedTuple):
+class Array(NamedTuple):
     bytes: int
     in_hbm: bool
 
 
 @dataclass(frozen=True)
-class _Instruction:
+class Instruction:
     name: str
-    result: list[_Array]
+    result: list[Array]
     operation: str
     operands: list[str]
     text: str  # operands and attributes
+
+    @property
+    def source(self) -> str:
+        """The functions and modules that it comes from, of a fused operation those of its last part; "" = unknown."""
+        return found[1] if (found := _SOURCE.search(self.text)) else ""
 
 
 class Program:
     """A compiled program (`Compiled.as_text()`), for one chip."""
 
     def __init__(self, text: str) -> None:
-        self._computations: dict[str, list[_Instruction]] = {}
+        self._computations: dict[str, list[Instruction]] = {}
         self._entry = ""
-        current: list[_Instruction] = []
+        current: list[Instruction] = []
         for line in text.splitlines():
             if header := _COMPUTATION.match(line):
                 current = self._computations.setdefault(header[1], [])
                 self._entry = header[1] if line.startswith("ENTRY") else self._entry
             elif instruction := _read(line):
                 current.append(instruction)
+
+    @property
+    def schedule(self) -> list[Instruction]:
+        """What is executed, one after the other; a fused operation, and a loop, is one instruction."""
+        return self._computations[self._entry]
 
     def collectives(self) -> dict[str, Collective]:
         """By kind; those inside of loops count once a turn."""
@@ -83,7 +94,7 @@ class Program:
             total += times * self._moved(instruction)
         return total
 
-    def _moved(self, instruction: _Instruction) -> int:
+    def _moved(self, instruction: Instruction) -> int:
         if instruction.operation in _FREE or instruction.operation.endswith("-done"):
             return 0
         if instruction.operation in _MOVES:
@@ -95,10 +106,10 @@ class Program:
         return sum(array.bytes for array in (*operands, *instruction.result) if array.in_hbm)
 
     @cached_property
-    def _results(self) -> dict[str, list[_Array]]:
+    def _results(self) -> dict[str, list[Array]]:
         return {i.name: i.result for each in self._computations.values() for i in each}
 
-    def _executed(self, name: str, times: int, *, inside_fusions: bool) -> Iterator[tuple[_Instruction, int]]:
+    def _executed(self, name: str, times: int, *, inside_fusions: bool) -> Iterator[tuple[Instruction, int]]:
         for instruction in self._computations.get(name, []):
             if instruction.operation == "while":
                 body, trips = _BODY.search(instruction.text), _TRIPS.search(instruction.text)
@@ -110,7 +121,7 @@ class Program:
                 yield from self._executed(called, times, inside_fusions=inside_fusions)
 
 
-def _read(line: str) -> _Instruction | None:
+def _read(line: str) -> Instruction | None:
     if " = " not in line:
         return None
     found = _INSTRUCTION.match(_COMMENT.sub("", line))
@@ -118,23 +129,23 @@ def _read(line: str) -> _Instruction | None:
         return None
     name, result, operation, rest = found.groups()
     operands = _NAME.findall(rest.partition(")")[0])
-    return _Instruction(name, list(_arrays(result)), operation, operands, rest)
+    return Instruction(name, list(_arrays(result)), operation, operands, rest)
 
 
-def _arrays(text: str) -> Iterator[_Array]:
+def _arrays(text: str) -> Iterator[Array]:
     for kind, sides, layout in _ARRAY.findall(text):
         bits = _BITS.get("f16" if kind == "bf16" else kind, 8)
-        yield _Array(math.prod(int(side) for side in sides.split(",") if side) * bits // 8, "S(" not in layout)
+        yield Array(math.prod(int(side) for side in sides.split(",") if side) * bits // 8, "S(" not in layout)
 
 
-def _payload(instruction: _Instruction) -> list[_Array]:
+def _payload(instruction: Instruction) -> list[Array]:
     """Of a collective's result; what begins an asynchronous one, but for all-reduce, also lists its operands."""
     if instruction.operation.endswith("-start") and not instruction.operation.startswith("all-reduce"):
         return [max(instruction.result, key=lambda array: array.bytes)]
     return instruction.result
 
 
-def _called(instruction: _Instruction, inside_fusions: bool) -> list[str]:
+def _called(instruction: Instruction, inside_fusions: bool) -> list[str]:
     if instruction.operation in ("conditional", "call") or (inside_fusions and "calls=" in instruction.text):
         found = _CALLED.findall(instruction.text)
         return [name for single, many in found for name in (single, *_NAME.findall(many)) if name]

@@ -130,7 +130,12 @@ def make_train_step(
             averages[STOP] = Average(jnp.max(batch[STOP]), jnp.float32(1))
         return jax.lax.with_sharding_constraint(new, state_shardings(mesh, new)), averages
 
-    return jax.jit(step, out_shardings=(None, replicated(mesh)), donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(None, split(mesh), replicated(mesh)),  # the state's: as it comes
+        out_shardings=(None, replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def make_predict_step(

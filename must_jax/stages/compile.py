@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.chips import Chip
-from must_jax.config import CompileConfig, TrainConfig
+from must_jax.config import CompileConfig, EvaluateConfig, TrainConfig
 from must_jax.engine.ahead import Facts, OutOfMemory, Step, compile_ahead
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.topology import slice_devices
 from must_jax.errors import UserError, nearest
-from must_jax.files import write_json
+from must_jax.files import write_json, write_text
 from must_jax.progress import Waiting, say
 from must_jax.stages.labels import readable_bytes
 from must_jax.stages.programs import programs
@@ -31,7 +31,8 @@ FOLDER = "compile"  # in the workdir, which belongs to the run itself; in it a f
 def run(config: CompileConfig, workdir: Path) -> None:
     """Prints what the compiler says of every program, and writes it to `compile/TOPOLOGY/result.json` in the workdir.
 
-    What an earlier call wrote there is replaced: sizes and knobs are tried one after the other.
+    Beside it is every compiled program as text. What an earlier call wrote there is replaced: sizes and knobs are tried
+    one after the other.
 
     Raises:
       UserError: no such chip or slice, no compiler for it, a batch that its chips cannot share evenly, a program that
@@ -40,7 +41,8 @@ def run(config: CompileConfig, workdir: Path) -> None:
     target = config.compile
     chip, devices = slice_devices(target.topology)
     jax.config.update("jax_platforms", "cpu")  # nothing runs, so an accelerator that is here is left to others
-    mesh = make_mesh(len(devices), devices=devices)
+    fsdp = config.of.fsdp if isinstance(config.of, TrainConfig) else 1
+    mesh = make_mesh(len(devices), fsdp=fsdp, devices=devices)
     every = list(programs(config.of, mesh, target.classes))
     kinds = {step.name.split()[0] for step in every}
     for name in target.programs:
@@ -56,10 +58,11 @@ def run(config: CompileConfig, workdir: Path) -> None:
     for number, step in enumerate(steps, start=1):
         with Waiting(f"[{number}/{len(steps)}] compiling '{step.name}' for {target.topology}"):
             try:
-                facts = compile_ahead(step, chip, mesh.size)
+                facts, text = compile_ahead(step, chip, mesh.size)
             except OutOfMemory as error:
                 raise UserError(_does_not_fit(config, step, mesh.size, str(error))) from None
         found[step.name] = facts
+        write_text(folder / f"{step.name.replace(' ', '-')}.hlo.txt", text)
         _show(step.name, facts, chip, target.topology)
     result = {
         "topology": target.topology,
@@ -73,7 +76,8 @@ def run(config: CompileConfig, workdir: Path) -> None:
 
 def _does_not_fit(config: CompileConfig, step: Step, chips: int, why: str) -> str:
     of, each = config.of, step.images / chips
-    knobs = [f"fewer images a chip ({each:g} now: config.batch_size)"]
+    where = "batch_size in config.transfers" if isinstance(of, EvaluateConfig) else "config.batch_size"
+    knobs = [f"fewer images a chip ({each:g} now: {where})"]
     if isinstance(of, TrainConfig) and step.name == "train":
         knobs += [
             "activations that are computed again (config.remat=heads,stage1,stage2)",

@@ -17,7 +17,7 @@ from must_jax.data import scenes
 from must_jax.data.image_sets import open_images
 from must_jax.data.pipeline import batch_like
 from must_jax.engine.ahead import Step
-from must_jax.engine.mesh import replicated, split
+from must_jax.engine.mesh import replicated, split, state_shardings
 from must_jax.engine.step import make_predict_step
 from must_jax.errors import UserError
 from must_jax.labels import manifest
@@ -49,14 +49,14 @@ def programs(config: TrainConfig | LabelConfig | EvaluateConfig, mesh: Mesh, cla
 
 
 def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
-    check_batch("batch_size", config.batch_size, mesh)
+    check_batch("batch_size", config.batch_size, mesh, config.accumulate)
     tasks = {name: _task(name, options, config.train, config, classes) for name, options in _learnt(config).items()}
     model, optimizer, step = build(config, tasks, dict.fromkeys(tasks, 1.0), mesh)
     variables = model.shapes(config.image_size)
     yield Step(
         "train",
         step,
-        (_state(variables, optimizer, config.optimizer.ema_decay > 0), _batch(tasks, config), _f32()),
+        (_state(variables, optimizer, config.optimizer.ema_decay > 0, mesh), _batch(tasks, config), _f32()),
         config.batch_size,
     )
     inputs = {name: array for name, array in _batch(tasks, config).items() if name != "labels"}
@@ -113,28 +113,35 @@ def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task:
         features = jax.eval_shape(model.features, variables, batch["image"])
         batch = {"features": features, "labels": batch["labels"]}
         variables = {kind: {"heads": parts["heads"]} for kind, parts in variables.items()}
-    state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0)
+    state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0, mesh)
     about = f"{transfer.mode} {name}"
     yield Step(f"train {about}", programs.step, (state, batch, _f32()), transfer.batch_size)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     yield Step(f"evaluate {about}", programs.predict, (variables, inputs), transfer.batch_size)
 
 
-def check_batch(what: str, size: int, mesh: Mesh) -> None:
-    """Raises UserError if the devices cannot share batches of `size` evenly."""
-    if size % mesh.size:
+def check_batch(what: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError if the devices cannot share batches of `size` evenly, each in `accumulate` parts."""
+    shares = mesh.size * accumulate
+    if size % shares:
         raise UserError(
-            f"config.{what} is {size}, which the {mesh.size} chips of the topology cannot share evenly; "
-            f"use a multiple, e.g. {mesh.size * math.ceil(size / mesh.size)}, or a smaller topology"
+            f"config.{what} is {size}, which the {mesh.size} chips of the topology cannot share evenly"
+            + f", {accumulate} times" * (accumulate > 1)
+            + f"; use a multiple, e.g. {shares * math.ceil(size / shares)}, or a smaller topology"
         )
 
 
-def _state(variables: Variables, optimizer: Any, averaged: bool) -> dict[str, Any]:
-    return {
+def _state(variables: Variables, optimizer: Any, averaged: bool, mesh: Mesh) -> dict[str, Any]:
+    state = {
         **variables,
         "opt_state": jax.eval_shape(optimizer.init, variables["params"]),
         "ema": dict(variables) if averaged else {},
     }
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        state_shardings(mesh, state),
+    )
 
 
 def _batch(tasks: Mapping[str, Task], config: TrainConfig) -> dict[str, Any]:
