@@ -10,26 +10,9 @@ from typing import Any
 import numpy as np
 import processes
 import pytest
-from processes import Process
+from processes import STEPS, STUDENT, Process
 
 from must_jax.engine.checkpoint import restore_variables
-
-STEPS, EVERY = 40, 4
-CONFIG = {
-    "stage": "train",
-    "devices": 2,
-    "train": [{"images": "scenes/teacher_depth_tiny:train"}],
-    "validation": {"images": "scenes/teacher_depth_tiny:validation"},
-    "tasks": {"depth": {}},
-    "image_size": 32,
-    "model": {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1},
-    "optimizer": {"learning_rate": 0.02, "warmup_steps": 2, "clip_norm": 1.0, "ema_decay": 0.5},
-    "batch_size": 8,
-    "steps": STEPS,
-    "log_every": 1,
-    "checkpoint_every": EVERY,
-}
-TIMES = {"images_per_second", "data_wait_share", "compile_seconds", "mfu"}  # not the same in any two runs
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +37,7 @@ def config_file(home: Path) -> Callable[[Mapping[str, Any]], Path]:
 
 @pytest.fixture(scope="session")
 def student(config_file: Callable[[Mapping[str, Any]], Path]) -> str:
-    return f"--config={config_file(CONFIG)}"
+    return f"--config={config_file(STUDENT)}"
 
 
 @pytest.fixture
@@ -100,7 +83,7 @@ def assert_same(undisturbed: Path) -> Callable[[Path], None]:
     def assert_same(workdir: Path) -> None:
         ours, theirs = (json.loads((folder / "model.json").read_text()) for folder in (workdir, undisturbed))
         assert (ours["digest"], ours["metrics"]) == (theirs["digest"], theirs["metrics"])
-        assert values(workdir) == values(undisturbed)
+        assert processes.values(workdir) == processes.values(undisturbed)
         assert processes.saved(workdir)[-1] == processes.saved(undisturbed)[-1] == STEPS
         variables = (restore_variables(folder / "checkpoints") for folder in (workdir, undisturbed))
         compared = list(zip(*map(flatten, variables), strict=True))
@@ -112,11 +95,6 @@ def assert_same(undisturbed: Path) -> Callable[[Path], None]:
         assert not [path for path in workdir.rglob("*") if "tmp" in path.name]
 
     return assert_same
-
-
-def values(workdir: Path) -> list[dict[str, Any]]:
-    """All that is logged of a run but times."""
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in processes.rows(workdir)]
 
 
 def flatten(tree: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:

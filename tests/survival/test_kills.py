@@ -6,9 +6,9 @@ import random
 import signal
 import time
 
-from processes import is_saving, saved, updates
+from processes import EVERY, is_saving, saved, updates
 
-KILLS, EVERY = 10, 4
+KILLS = 10
 
 
 def starts(workdir):

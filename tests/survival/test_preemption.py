@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import Process, is_saving, rows, saved, updates
+from processes import Process, is_saving, rows, saved, updates, wait_until
 
 Start = Callable[..., Process]
 LAST_LINE = r"preempted, stopped after update (\d+) of 40; the same command continues"
@@ -96,22 +96,21 @@ def test_the_process_group_while_workers_render(student, start, tmp_path):
     process = start(student, f"--workdir={workdir}", f"--config.data_dir={data}", images)
     process.wait_for(lambda: len(members(process.pid)) >= 3)
     process.wait_for_line("rendering")
-    workers = members(process.pid)
     process.send_group()
     assert process.finish() == "preempted, stopped by SIGTERM; the same command continues"
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    wait_until(lambda: not members(process.pid))
     assert (workdir / "PREEMPTED").exists()
     assert not list(data.glob("scenes/teacher_depth/1*"))
 
 
 def members(leader: int) -> list[int]:
-    """Of a process group."""
+    """Of a process group, those that are at work."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
-        if int(fields[2]) == leader:
+        if int(fields[2]) == leader and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found

@@ -56,9 +56,7 @@ def test_a_host_that_hangs_is_named(student, start, tmp_path):
 
 def test_a_process_that_is_alone_says_so(student, start, tmp_path):
     process = start(student, f"--workdir={tmp_path / 'run'}", "--config.ready_within_s=3", environment=group(2)[0])
-    assert process.finish(2) == (
-        f"error: process 0 of 2 on {HOST} has waited 3 s for the others; start all of them"
-    )
+    assert process.finish(2) == (f"error: process 0 of 2 on {HOST} has waited 3 s for the others; start all of them")
 
 
 def test_two_processes_agree_on_what_is_not_finite(student, start_together, tmp_path):
