@@ -75,7 +75,10 @@ def join(within_s: float = READY_WITHIN_S) -> int:
         finally:
             overdue.cancel()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        until = time.monotonic() + within_s
         _client().key_value_set(f"must_jax/host/{position()}", socket.gethostname())
+        for process in range(processes()):  # before devices are looked for, which takes all of them
+            _get(f"must_jax/host/{process}", process, within_s, until)
         if not is_first():
             progress.mute()
     return _runtime.global_state.num_processes
@@ -153,15 +156,17 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
             _client().key_value_set(f"must_jax/{_rounds}/{position()}", json.dumps(own))
     if processes() > 1:
         until = time.monotonic() + within_s
-        _compare([_report(process, within_s, until) for process in range(processes())])
+        said = [_get(f"must_jax/{_rounds}/{process}", process, within_s, until) for process in range(processes())]
+        _compare([json.loads(report) for report in said])
 
 
-def _report(process: int, within_s: float, until: float) -> dict[str, Any]:
-    left_s = max(1.0, until - time.monotonic())
+def _get(key: str, process: int, within_s: float, until: float) -> str:
+    """What `process` has said, or is about to; else this one ends."""
     try:
-        return json.loads(_client().blocking_key_value_get(f"must_jax/{_rounds}/{process}", int(1000 * left_s)))
+        return _client().blocking_key_value_get(key, int(1000 * max(1.0, until - time.monotonic())))
     except RuntimeError:  # the deadline
-        host = _client().blocking_key_value_get(f"must_jax/host/{process}", 1000)  # it has joined
+        hosts = dict(_client().key_value_dir_get("must_jax/host/"))
+        host = hosts.get(f"must_jax/host/{process}", "a host that is not known")
         _give_up(
             f"process {process} of {processes()} on {host} was not ready {within_s:.0f} s after process {position()}; "
             "look at its log and its host, then start all again"

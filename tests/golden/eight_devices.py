@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from must_jax.engine.mesh import make_mesh, setup_devices
-
-setup_devices(8)
-
 import jax
 import numpy as np
 from test_golden import config
 
 from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import init_state
 from must_jax.stages import train
@@ -47,6 +44,7 @@ def restored_elsewhere(data_dir: Path, folder: Path) -> dict[str, bool]:
     return exact
 
 
+setup_devices(8)
 data_dir, folder = map(Path, sys.argv[1:])
 for name in ("run", "again"):
     train.run(config(data_dir, 8), folder / name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,20 +38,30 @@ def test_a_host_with_other_code_is_named(student, start, tmp_path):
     shutil.copytree(Path(must_jax.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "errors.py").open("a") as file:
         file.write("# another version\n")
-    first, second = group(2)
-    import_other = {"PYTHONPATH": str(package.parent)}
-    processes = [start(student, f"--workdir={tmp_path / 'run'}", environment=e) for e in (first, second | import_other)]
+    program = ("-P", "-m", "must_jax.main")  # takes nothing from the working directory
+    paths = os.pathsep.join([str(package.parent), *sys.path])
+    processes = [
+        start(student, f"--workdir={tmp_path / 'run'}", environment=joined | other, program=program)
+        for joined, other in zip(group(2), ({}, {"PYTHONPATH": paths}), strict=True)
+    ]
     for process in processes:
         assert re.search(rf"process 1 on {HOST} has code \w+, but process 0 on {HOST} has \w+;", process.finish(2))
 
 
-def test_a_host_that_hangs_is_named(student, start, tmp_path):
+@pytest.mark.parametrize(
+    ("hangs", "host"),
+    [
+        ("jax.distributed.initialize('{JAX_COORDINATOR_ADDRESS}', 2, 1)", "a host that is not known"),
+        ("distributed.join()", HOST),  # at one of the later places
+    ],
+)
+def test_a_process_that_hangs_is_named(student, start, tmp_path, hangs, host):
     first, second = group(2)
-    hangs = "import time; from must_jax.engine import distributed; distributed.join(); print('joined'); time.sleep(1e4)"
-    start(environment=second, program=("-u", "-c", hangs))
+    program = f"import time, jax; from must_jax.engine import distributed; {hangs.format(**second)}; time.sleep(1e4)"
+    start(environment=second, program=("-c", program))
     process = start(student, f"--workdir={tmp_path / 'run'}", "--config.ready_within_s=5", environment=first)
     assert process.finish(2) == (
-        f"error: process 1 of 2 on {HOST} was not ready 5 s after process 0; look at its log and its host, "
+        f"error: process 1 of 2 on {host} was not ready 5 s after process 0; look at its log and its host, "
         "then start all again"
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
