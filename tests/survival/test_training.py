@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -49,9 +50,15 @@ def undisturbed(config, tmp_path_factory):
     return workdir
 
 
-def state(workdir, step=STEPS):
-    """All of a checkpoint: parameters, statistics, optimizer, moving average."""
-    return ocp.PyTreeCheckpointer().restore((workdir / "checkpoints" / str(step) / "state").resolve())
+def state(workdir):
+    """All of the last checkpoint: parameters, statistics, optimizer, moving average."""
+    json, tree = ocp.JsonCheckpointHandler(), ocp.PyTreeCheckpointHandler()
+    handlers = {"state": tree, "data": json, "meta": json}
+    with ocp.CheckpointManager((workdir / "checkpoints").resolve(), item_handlers=handlers) as manager:
+        wanted = manager.item_metadata(STEPS)["state"].tree
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=arrays)
+        return manager.restore(STEPS, args=ocp.args.Composite(state=args))["state"]
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def change_batches(monkeypatch):
     return change_batches
 
 
-def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves, monkeypatch, change_batches):
+def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves, change_batches):
     """By SIGTERM. Parameters, statistics, optimizer, moving average and all that is logged are the same bits."""
     stop_at = STEPS
 
@@ -86,11 +93,12 @@ def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves
             with pytest.raises(Preempted, match=f"stopped after update {stop_at + 1} of {STEPS}"):
                 train.run(config(), tmp_path / "run")
             assert saved(tmp_path / "run")[-1] == stop_at + 1
-            monkeypatch.setattr(preemption, "_requested", False)
+            preemption._requested = False
         stop_at = STEPS
         train.run(config(), tmp_path / "run")
     finally:
         signal.signal(signal.SIGTERM, handler)
+        preemption._requested = False
     found, expected = (leaves(state(workdir)) for workdir in (tmp_path / "run", undisturbed))
     assert found.keys() == expected.keys() and {name.split("'")[1] for name in found} == {
         "params",
