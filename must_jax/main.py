@@ -82,12 +82,16 @@ def run(argv: Sequence[str]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
 
+    changes = config.stage != "describe"  # which may look at a run while it is at work
     try:
         STAGES[config.stage](config, workdir)
     except Preempted as stop:
-        if workdir.is_dir():  # else there is nothing to go on with
+        if changes:  # also where nothing is begun: without it, whoever starts this again would take it for finished
+            workdir.mkdir(parents=True, exist_ok=True)
             write_text(workdir / PREEMPTED_FILE, f"{stop}; the same command continues\n")
         raise
+    if changes:
+        (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -52,6 +52,15 @@ def test_the_readme_starts_with_the_two_commands_and_ci_runs_the_second():
     assert COMMANDS[1] in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
 
 
+def test_every_promise_names_a_test_that_is_there():
+    text = (ROOT / "docs/determinism.md").read_text(encoding="utf-8")
+    files = [ROOT / "tests" / name for name in re.findall(r"`([a-z_/]+\.py)`", text)]
+    names = set(re.findall(r"`(test_[a-z_]+)`", text))
+    assert len(files) > 10 and len(names) > 10
+    written = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert names <= set(re.findall(r"^def (\w+)", written, flags=re.MULTILINE))
+
+
 @pytest.mark.parametrize("module", ["must_jax", "must_jax.config", "must_jax.main"])
 def test_a_mistake_is_answered_without_loading_jax(module: str):
     loaded = f"import {module}, sys; print(sorted({{'jax', 'flax', 'tensorflow_datasets', 'cv2'}} & set(sys.modules)))"

@@ -6,6 +6,7 @@ only when it is complete, so a run that was killed while saving continues from t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,8 @@ from must_jax.engine.state import State, Variables
 from must_jax.errors import UserError
 
 KEPT = 2
+for _name in ("absl", "asyncio"):  # threads of Orbax log, with tracebacks, what is then raised by `save` and `close`
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

@@ -11,9 +11,11 @@ import json
 import os
 import pickle
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -22,7 +24,7 @@ from jax._src import xla_bridge
 from jax.experimental import multihost_utils
 
 from must_jax import progress
-from must_jax.errors import UserError
+from must_jax.errors import Preempted, UserError
 
 SHUTDOWN_WITHIN_S = 30
 READY_WITHIN_S = 600.0  # of the first process that is ready to begin
@@ -31,14 +33,17 @@ _Value = TypeVar("_Value")
 _rounds = 0  # of `together`; the same in every process
 
 
-def join() -> int:
+def join(within_s: float = READY_WITHIN_S) -> int:
     """Joins the other processes of this run, if there are any; call it before jax is used. Returns their number.
 
     Cloud TPU, GKE, SLURM and Open MPI are detected by jax. Elsewhere three environment variables say who is who:
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
+    Args:
+      within_s: how long to wait for the others; then this process ends with a sentence and exit code 2.
+
     Raises:
-      UserError: only some of the variables are set, or the processes do not find each other.
+      UserError: only some of the variables are set, or they do not fit each other.
     """
     if not jax.distributed.is_initialized() and not xla_bridge.backends_are_initialized():
         stated = {name: os.environ.get(name, "") for name in (_ADDRESS, _COUNT, _ID)}
@@ -46,12 +51,18 @@ def join() -> int:
             missing = next(name for name, value in stated.items() if not value)
             raise UserError(f"{missing} is not set; set all of {', '.join(stated)}, or none of them")
         jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `preemption`
+        who = f"process {stated[_ID]} of {stated[_COUNT]}" if stated[_ADDRESS] else "this process"
+        alone = f"{who} on {socket.gethostname()} has waited {within_s:.0f} s for the others; start all of them"
+        overdue = threading.Timer(within_s, _give_up, [alone])  # jax itself would abort
+        overdue.daemon = True
+        overdue.start()
         try:
             address, count, number = (value or None for value in stated.values())
             jax.distributed.initialize(
                 address,
                 int(count) if count else None,
                 int(number) if number else None,
+                initialization_timeout=int(within_s) + 60,
                 shutdown_timeout_seconds=SHUTDOWN_WITHIN_S,
             )
         except ValueError as error:
@@ -61,7 +72,13 @@ def join() -> int:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the processes of this run do not find each other ({reason}); start all of them") from None
+        finally:
+            overdue.cancel()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        until = time.monotonic() + within_s
+        _client().key_value_set(f"must_jax/host/{position()}", socket.gethostname())
+        for process in range(processes()):  # before devices are looked for, which takes all of them
+            _get(f"must_jax/host/{process}", process, within_s, until)
         if not is_first():
             progress.mute()
     return _runtime.global_state.num_processes
@@ -107,20 +124,26 @@ def any_says(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iterator[None]:
-    """What every process prepares by itself, then all begin, or none does.
+    """What every process prepares by itself, then all begin, or none does. The processes may `join` inside of it.
 
     Args:
       facts: what must be equal everywhere, by name; it may still be filled inside of the block.
       within_s: how long the first process that is ready waits for the last one.
 
+    A process that does not get here in time is named, and this one ends with exit code 2.
+
     Raises:
-      UserError: a process failed, did not get here in time, or differs from process 0; it is named with its host.
+      UserError: a process failed or differs from process 0; it is named with its host.
+      Preempted: a process was told to stop.
     """
     global _rounds
     _rounds += 1
-    failure = ""
+    failure, preempted = "", False
     try:
         yield
+    except Preempted:
+        preempted = True
+        raise
     except UserError as error:
         failure = str(error)
         raise
@@ -129,26 +152,37 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
         raise
     finally:
         if processes() > 1:
-            report = {"host": socket.gethostname(), "failure": failure, "facts": dict(facts)}
-            _client().key_value_set(f"must_jax/{_rounds}/{position()}", json.dumps(report))
+            own = {"host": socket.gethostname(), "preempted": preempted, "failure": failure, "facts": dict(facts)}
+            _client().key_value_set(f"must_jax/{_rounds}/{position()}", json.dumps(own))
     if processes() > 1:
         until = time.monotonic() + within_s
-        _compare([_report(process, within_s, until) for process in range(processes())])
+        said = [_get(f"must_jax/{_rounds}/{process}", process, within_s, until) for process in range(processes())]
+        _compare([json.loads(report) for report in said])
 
 
-def _report(process: int, within_s: float, until: float) -> dict[str, Any]:
-    left_s = max(1.0, until - time.monotonic())
+def _get(key: str, process: int, within_s: float, until: float) -> str:
+    """What `process` has said, or is about to; else this one ends."""
     try:
-        return json.loads(_client().blocking_key_value_get(f"must_jax/{_rounds}/{process}", int(1000 * left_s)))
+        return _client().blocking_key_value_get(key, int(1000 * max(1.0, until - time.monotonic())))
     except RuntimeError:  # the deadline
-        raise UserError(
-            f"process {process} of {processes()} was not ready {within_s:.0f} s after process {position()}; look at "
-            "its log and its host, then start all again"
-        ) from None
+        hosts = dict(_client().key_value_dir_get("must_jax/host/"))
+        host = hosts.get(f"must_jax/host/{process}", "a host that is not known")
+        _give_up(
+            f"process {process} of {processes()} on {host} was not ready {within_s:.0f} s after process {position()}; "
+            "look at its log and its host, then start all again"
+        )
+
+
+def _give_up(sentence: str) -> NoReturn:
+    """Ends this process although others hang: an orderly end would wait for them, and then abort."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def _compare(reports: list[dict[str, Any]]) -> None:
     for process, report in enumerate(reports):
+        if report["preempted"]:
+            raise Preempted(f"as process {process} on {report['host']} was stopped by SIGTERM")
         if report["failure"]:
             raise UserError(f"process {process} on {report['host']}: {report['failure']}")
     for process, report in enumerate(reports[1:], start=1):

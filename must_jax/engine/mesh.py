@@ -26,17 +26,18 @@ LEAST_SPLIT = 4096  # numbers: to gather smaller arrays takes longer than to kee
 COMPILATION_CACHE = "~/.cache/must_jax/jax"
 
 
-def setup_devices(count: int = 0) -> None:
+def setup_devices(count: int = 0, within_s: float = distributed.READY_WITHIN_S) -> None:
     """Other processes, virtual CPU devices and the cache of compiled programs; call it before jax is used.
 
     Args:
       count: virtual devices on CPUs, over all processes; 0 = one per core that a process may use. Accelerators are not
         affected.
+      within_s: how long to wait for the other processes.
 
     Raises:
       UserError: as `distributed.join`.
     """
-    processes = distributed.join()
+    processes = distributed.join(within_s)
     with contextlib.suppress(RuntimeError):  # jax is in use already: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", max(1, count // processes) if count else cores())
     keep_programs()

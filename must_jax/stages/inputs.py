@@ -94,10 +94,11 @@ def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
 
     A training takes those of all processes. Others divide their work among the processes, each on its own devices.
     """
-    setup_devices(config.devices)
     batch_sizes = _named(config).batch_sizes
     if isinstance(config, TrainConfig):
+        setup_devices(config.devices, config.ready_within_s)
         return make_mesh(config.devices, batch_sizes, config.fsdp)
+    setup_devices(config.devices)
     return make_mesh(config.devices // distributed.processes(), batch_sizes, devices=jax.local_devices())
 
 

@@ -94,7 +94,8 @@ def run(config: TrainConfig, workdir: Path) -> None:
     check(workdir, config)
     finished = (workdir / trained.MODEL_FILE).exists()
     if not finished:
-        _train(config, workdir)
+        with contextlib.ExitStack() as whole:
+            _train(config, workdir, whole)
     description = json.loads((workdir / trained.MODEL_FILE).read_text(encoding="utf-8"))
     _check_minimum(config, workdir, description["metrics"])
     if distributed.is_first():
@@ -126,15 +127,17 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     return Training(sources, checked, tasks, validated, weights, model, optimizer, step, variables)
 
 
-def _train(config: TrainConfig, workdir: Path) -> None:
+def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> None:
+    """On leaving `whole`, a run that was told to stop, once it had begun, does so at the latest."""
     clock = Clock()
     # What can be wrong is found out first, on every host.
-    mesh = inputs.mesh_of(config)
     facts: dict[str, str] = {}
-    clock.switch(DATA)
     with distributed.together(facts, config.ready_within_s):
+        mesh = inputs.mesh_of(config)
+        clock.switch(DATA)
         training = prepare(config, mesh)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
+        whole.enter_context(preemption.deferred())  # from here on they stop together
     clock.switch(INIT)
     state = init_state(training.variables, training.optimizer, mesh, ema=config.optimizer.ema_decay > 0)
     folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)
@@ -150,7 +153,6 @@ def _train(config: TrainConfig, workdir: Path) -> None:
 
     unreadable = inputs.Unreadable(inputs.lengths(training.sources))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(preemption.deferred())
         goodput = stack.enter_context(GoodputLog(workdir, clock)) if distributed.is_first() else None
         checkpoints = stack.enter_context(Checkpoints(folder, data))
         # The updates that are still to do.

@@ -18,6 +18,7 @@ from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.skipped import Diverged
 from must_jax.engine.state import Variables, init_state, trained_variables
 from must_jax.engine.step import Batch, make_predict_step, make_train_step
 from must_jax.models.api import Features, Model, transfer
@@ -85,18 +86,19 @@ class Transfer:
         """Trains once; split -> the task's headline metric. A model that diverged is worth 0."""
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
         state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
-        state = fit(
-            self.step,
-            state,
-            start.train(seed),
-            optimizer,
-            self._config.steps,
-            mesh=self._mesh,
-            batch_size=self._config.batch_size,
-        )
-        variables = trained_variables(state)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(variables))):
+        try:
+            state = fit(
+                self.step,
+                state,
+                start.train(seed),
+                optimizer,
+                self._config.steps,
+                mesh=self._mesh,
+                batch_size=self._config.batch_size,
+            )
+        except Diverged:
             return dict.fromkeys(MEASURED, 0.0)
+        variables = trained_variables(state)
         metric = f"{self._downstream.task.name}/{self._downstream.task.metric}"
         return {
             split: evaluate(self.predict, variables, start.examples(split), self._tasks, self._mesh)[metric]

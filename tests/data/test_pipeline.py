@@ -104,6 +104,25 @@ def test_every_start_gives_exactly_the_batches_from_there():
         assert_equal(train(sources, 2, start_step=start, threads=1 + start % 3), undisturbed[start : start + 2])
 
 
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_slices_of_hosts_are_the_examples_of_one_host_in_the_same_positions(hosts: int):
+    """Of training from any start, and of evaluation with a padded last batch."""
+    sources = [source("a", 7, ("size", "range"), broken=(3,)), source("b", 5, ("things",))]
+    options = {"image_size": 16, "batch_size": 4}
+    slices = np.split(np.arange(4), hosts)
+    for start in (0, 5):
+        one = train(sources, 3, start_step=start)
+        many = [train(sources, 3, start_step=start, rows=rows) for rows in slices]
+        assert_equal([joined(parts) for parts in zip(*many, strict=True)], one)
+    one = list(eval_batches(sources[0], KINDS, **options))
+    many = [eval_batches(sources[0], KINDS, rows=rows, **options) for rows in slices]
+    assert_equal([joined(parts) for parts in zip(*many, strict=True)], one)
+
+
+def joined(parts: tuple[Batch, ...]) -> Batch:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 def test_an_epoch_holds_every_image_once_and_orders_differ():
     sources = [source("a", 7, ("size",)), source("b", 5, ("things",))]
     batches = train(sources, 9)  # three epochs of twelve

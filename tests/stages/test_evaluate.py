@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from must_jax.config import EvaluateConfig, TrainConfig
+from must_jax.engine.skipped import Diverged
 from must_jax.errors import UserError
 from must_jax.stages import evaluate, inputs, train, transfer
 
@@ -145,6 +146,27 @@ def test_training_takes_the_steps_that_are_said(
     assert [(rate, steps) for rate, steps, _ in taken[:2]] == [(0.1, 3), (0.01, 3)]
     assert [steps for _, steps, _ in taken] == [3] * 6
     assert all(labels == {"classification"} for *_, labels in taken)
+
+
+def test_a_training_that_diverges_is_worth_nothing(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It does not end the evaluation: another learning rate may do."""
+    original = transfer.fit
+
+    def fit(step: Any, state: Any, batches: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        if optimizer.learning_rate == 0.1:
+            raise Diverged("not finite")
+        return original(step, state, batches, optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(transfer, "fit", fit)
+    one = config.model_copy(
+        update={"downstream": {"range": config.downstream["range"]}, "transfers": config.transfers[:1]}
+    )
+    evaluate.run(one, tmp_path / "run")
+    values = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").read_text().splitlines()]
+    assert {line["validation"] for line in values if line["run"].endswith("rate 0.1")} == {0.0}
+    assert {row["learning_rate"] for row in rows(tmp_path / "run")} == {0.01}
 
 
 def test_the_learning_rate_is_chosen_on_validation(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from command_line import CONFIGS, call
 from made_teacher import HEADLINES, make_teacher
+from processes import group
 
 IMAGES, KILLS = 60, 10
 SHARD = "labels-train.array_record-*-of-?????"
@@ -41,8 +42,11 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [sys.executable, "-m", "must_jax.main", f"--config={CONFIGS / 'label.py'}", teachers, images, *sizes]
 
 
-def start(command: list[str], workdir: Path, *overrides: str, limit_bytes: int = 0) -> subprocess.Popen[str]:
+def start(
+    command: list[str], workdir: Path, *overrides: str, limit_bytes: int = 0, joined: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "SOURCE_DATE_EPOCH": "1767225600"}
+    environment |= joined or {}
 
     process = subprocess.Popen(
         [*command, f"--workdir={workdir}", *overrides],
@@ -111,6 +115,27 @@ def test_stopped_by_its_user_it_says_so_and_goes_on(command: list[str], undistur
     assert shards(tmp_path) < 6 * IMAGES
     assert not [name for name in columns(tmp_path) if "tmp" in name]
     finish(start(command, tmp_path))
+    assert columns(tmp_path) == columns(undisturbed)
+
+
+def test_preempted_it_says_so_and_goes_on(command: list[str], undisturbed: Path, tmp_path: Path) -> None:
+    """By SIGTERM: what is written is whole, and whoever starts it again knows that it is to go on."""
+    process = start(command, tmp_path)
+    wait_until(lambda: shards(tmp_path) > 6, process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).splitlines()[-1] == "preempted, stopped by SIGTERM; the same command continues"
+    assert (tmp_path / "PREEMPTED").exists() and shards(tmp_path) < 6 * IMAGES
+    assert not [name for name in columns(tmp_path) if "tmp" in name]
+    finish(start(command, tmp_path))
+    assert columns(tmp_path) == columns(undisturbed) and not (tmp_path / "PREEMPTED").exists()
+
+
+def test_two_processes_that_work_together_make_what_one_makes(
+    command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    processes = [start(command, tmp_path, joined=joined) for joined in group(2)]
+    outputs = [finish(process) for process in processes]
+    assert f"{IMAGES} images in 6 columns" in outputs[0]
     assert columns(tmp_path) == columns(undisturbed)
 
 

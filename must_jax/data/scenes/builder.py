@@ -137,7 +137,8 @@ def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[st
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a whole process group gets: the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
 
     def die_with_parent() -> None:
         parent = multiprocessing.parent_process()

@@ -1,0 +1,53 @@
+"""`kill -9` at random moments of training and of saving: every start continues from a complete checkpoint."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+from processes import EVERY, is_saving, saved, updates
+
+KILLS = 10
+
+
+def starts(workdir):
+    """How many processes have begun to log; what was logged after their checkpoint is gone by then."""
+    return len(list(workdir.glob("events.out.tfevents.*")))
+
+
+def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(student, start, tmp_path, assert_same):
+    workdir, moments = tmp_path / "run", random.Random(4)
+    continued = set()
+    for kill in range(KILLS):
+        base = saved(workdir)[-1] if saved(workdir) else 0
+        process = start(student, f"--workdir={workdir}")
+        process.wait_for(lambda kill=kill: starts(workdir) > kill)
+        if kill % 2:
+            process.wait_for(lambda base=base: updates(workdir) > base and is_saving(workdir))
+            time.sleep(moments.uniform(0, 0.2))
+        else:
+            done = base + moments.randint(1, EVERY - 1)
+            process.wait_for(lambda done=done: updates(workdir) >= done)
+        process.send(signal.SIGKILL)
+        assert process.end() == -signal.SIGKILL
+        assert not base or f"continues after step {base} of 40" in process.output
+        continued.add(base)
+        assert (saved(workdir) or [0])[-1] >= base
+    assert len(continued) > 2  # some of the saves were through
+    assert 0 < saved(workdir)[-1] < 40
+    start(student, f"--workdir={workdir}").finish()
+    assert_same(workdir)
+
+
+def test_when_one_of_two_is_killed_the_other_ends_and_both_go_on(student, start_together, tmp_path, assert_same):
+    """It ends by an error that launchers take for one to start again after."""
+    workdir = tmp_path / "run"
+    first, second = start_together(student, f"--workdir={workdir}")
+    first.wait_for(lambda: saved(workdir))
+    second.send(signal.SIGKILL)
+    assert second.end() == -signal.SIGKILL
+    assert first.end() not in (0, 2), first.output
+    for process in start_together(student, f"--workdir={workdir}"):
+        process.finish()
+    assert_same(workdir)

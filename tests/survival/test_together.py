@@ -1,0 +1,87 @@
+"""Two processes: what differs or fails is named in one sentence, with its process and its host."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from processes import group, rows
+
+import must_jax
+
+HOST = socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        ("--config.seed=1", rf"process 1 on {HOST} has config \w+, but process 0 on {HOST} has \w+; bring all hosts"),
+        ("--workdir=/proc/nowhere/run", rf"process 1 on {HOST}: /proc/nowhere/run cannot be written to: .*; mount it"),
+        ("--config.train.0.images=folder:/nowhere", rf"process 1 on {HOST}: .* there is no folder /nowhere; give"),
+    ],
+)
+def test_a_host_that_differs_is_named(student, start_together, tmp_path, own, sentence):
+    for process in start_together(student, f"--workdir={tmp_path / 'run'}", own=((), (own,))):
+        told = process.finish(2)
+        # The one that fails by itself need not say who it is.
+        assert re.search(sentence, told) or re.search(sentence.rpartition(": ")[2], told), told
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_host_with_other_code_is_named(student, start, tmp_path):
+    package = tmp_path / "other" / "must_jax"
+    shutil.copytree(Path(must_jax.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "errors.py").open("a") as file:
+        file.write("# another version\n")
+    program = ("-P", "-m", "must_jax.main")  # takes nothing from the working directory
+    paths = os.pathsep.join([str(package.parent), *sys.path])
+    processes = [
+        start(student, f"--workdir={tmp_path / 'run'}", environment=joined | other, program=program)
+        for joined, other in zip(group(2), ({}, {"PYTHONPATH": paths}), strict=True)
+    ]
+    for process in processes:
+        assert re.search(rf"process 1 on {HOST} has code \w+, but process 0 on {HOST} has \w+;", process.finish(2))
+
+
+@pytest.mark.parametrize(
+    ("hangs", "host"),
+    [
+        ("jax.distributed.initialize('{JAX_COORDINATOR_ADDRESS}', 2, 1)", "a host that is not known"),
+        ("distributed.join(); jax.devices()", HOST),  # later
+    ],
+)
+def test_a_process_that_hangs_is_named(student, start, tmp_path, hangs, host):
+    first, second = group(2)
+    program = f"import time, jax; from must_jax.engine import distributed; {hangs.format(**second)}; time.sleep(1e4)"
+    start(environment=second, program=("-c", program))
+    process = start(student, f"--workdir={tmp_path / 'run'}", "--config.ready_within_s=5", environment=first)
+    assert process.finish(2) == (
+        f"error: process 1 of 2 on {host} was not ready 5 s after process 0; look at its log and its host, "
+        "then start all again"
+    )
+
+
+def test_a_process_that_is_alone_says_so(student, start, tmp_path):
+    process = start(student, f"--workdir={tmp_path / 'run'}", "--config.ready_within_s=3", environment=group(2)[0])
+    assert process.finish(2) == (f"error: process 0 of 2 on {HOST} has waited 3 s for the others; start all of them")
+
+
+def test_two_processes_agree_on_what_is_not_finite(student, start_together, tmp_path):
+    """They leave out the same updates, and say why they end."""
+    workdir = tmp_path / "run"
+    far = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.clip_norm=0", "--config.max_skipped=2")
+    for process in start_together(student, f"--workdir={workdir}", *far):
+        assert re.fullmatch(
+            r"error: loss or gradient of 3 of the last 100 updates is not finite, the last one of update \d+; "
+            r"lower config.optimizer.learning_rate, .*",
+            process.finish(2),
+        )
+    skipped = rows(workdir, "skipped.jsonl")
+    assert len(skipped) == 3 and all(len(row["images"]) == 8 for row in skipped)
+    logged = [row["step"] - 1 for row in rows(workdir) if row["skipped"]]
+    assert logged[:3] == [row["update"] for row in skipped]
