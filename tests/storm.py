@@ -27,7 +27,7 @@ class Strike(NamedTuple):
 
     Attributes:
       stage: what the process is at then.
-      pattern: of files; one that appears, or grows, is a sign.
+      pattern: of files and folders; one that appears is a sign, and so is every line that comes to a .jsonl.
       kind: a key of `KINDS`.
     """
 
@@ -157,13 +157,13 @@ class Storm:
 
     def _hit(self, process: Process, home: Path) -> Strike:
         """Waits for the first of the moments that are left, strikes, and crosses it out."""
-        signs, known = Counter[Strike](), {strike: _sizes(home, strike.pattern) for strike in self._left}
+        signs, known = Counter[Strike](), {strike: _signs(home, strike.pattern) for strike in self._left}
         until = time.monotonic() + HANGS_AFTER_S
         while process.is_running() and time.monotonic() < until:
             for strike in self._left:
-                sizes = _sizes(home, strike.pattern)
-                signs[strike] += sum(size > known[strike].get(path, -1) for path, size in sizes.items())
-                known[strike] = sizes
+                now = _signs(home, strike.pattern)
+                signs[strike] += sum(max(0, count - known[strike].get(path, 0)) for path, count in now.items())
+                known[strike] = now
                 if signs[strike] >= strike.count:
                     time.sleep(strike.delay_s)
                     KINDS[strike.kind](process.popen.pid)
@@ -183,10 +183,10 @@ class Storm:
                 left -= 1
 
 
-def _sizes(home: Path, pattern: str) -> dict[str, int]:
-    """Path -> bytes; of a folder 0."""
-    sizes = {}
+def _signs(home: Path, pattern: str) -> dict[str, int]:
+    """Path -> signs that it gives."""
+    signs = {}
     for path in glob.glob(pattern, root_dir=home):
         with contextlib.suppress(FileNotFoundError):
-            sizes[path] = 0 if (home / path).is_dir() else (home / path).stat().st_size
-    return sizes
+            signs[path] = 1 + (home / path).read_bytes().count(b"\n") if path.endswith(".jsonl") else 1
+    return signs

@@ -25,12 +25,13 @@ TASKS = ("classification", "depth")
 STAGES = (*(f"teacher_{task}" for task in TASKS), "label", "student", "evaluate")
 TRAININGS = (*STAGES[:2], "student")
 MODEL = {"backbone": "resnet10", "width": 0.25, "pyramid_channels": 16, "head_channels": 16, "head_convs": 1}
-MOMENTS = {  # stage -> what appears or grows meanwhile, after how many such signs at most, how much later at most
-    "rendering": ("data/scenes/*_tiny/incomplete*", 1, 0.2),
-    "training": ("run/*/metrics.jsonl", 4, 0.05),
-    "saving": ("run/*/checkpoints/*.orbax-checkpoint-tmp*", 1, 0.01),
-    "labelling": ("run/label/columns/*/*.array_record*", 6, 0.05),
-    "evaluating": ("run/evaluate/runs.jsonl", 2, 0.02),
+RENDERED = ("teacher_classification", "unlabelled", "downstream_depth")
+MOMENTS = {  # stage -> for each strike what appears or gets lines then; after how many at most, how much later at most
+    "rendering": ([f"data/scenes/{name}_tiny/*1.0.0" for name in RENDERED], 1, 0.1),
+    "training": ([f"run/{name}/metrics.jsonl" for name in TRAININGS], 5, 0.02),
+    "saving": ([f"run/{name}/checkpoints/*" for name in TRAININGS], 1, 0.01),
+    "labelling": (3 * ["run/label/columns/*/*.array_record*"], 6, 0.05),
+    "evaluating": (3 * ["run/evaluate/runs.jsonl"], 2, 0.02),
 }
 SHARD = "labels-train.array_record-*-of-?????"
 
@@ -40,7 +41,7 @@ def pipeline() -> list[str]:
     stages = read_config(CONFIGS / "smoke.py")["stages"]
     stages = {name: stages[name] for name in STAGES}
     for name in TRAININGS:
-        stages[name] |= {"steps": 6, "log_every": 1, "model": MODEL, "image_size": 32}
+        stages[name] |= {"steps": 20, "checkpoint_every": 4, "log_every": 1, "model": MODEL, "image_size": 32}
     stages["label"] |= {"teachers": [f"{{workdir}}/{name}" for name in STAGES[:2]], "batch_size": 8, "shard_images": 8}
     columns = [f"{{workdir}}/label/columns/teacher_{task}-{task}" for task in TASKS]
     stages["student"] |= {
@@ -54,7 +55,7 @@ def pipeline() -> list[str]:
         "downstream": {"depth": stages["evaluate"]["downstream"]["depth"]},
         "model": MODEL,
         "image_size": 32,
-        "transfers": [frozen | {"inits": [], "learning_rates": [0.1, 0.2], "seeds": [0, 1, 2], "steps": 4}],
+        "transfers": [frozen | {"inits": [], "learning_rates": [0.1, 0.2], "seeds": [0, 1, 2], "steps": 10}],
     }
     values = f"--config.stages={stages | {'evaluate': evaluate}}"
     return ["-m", "must_jax.main", config("smoke"), values, "--config.devices=1", "--workdir=run"]
@@ -68,15 +69,13 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def strikes(rng: random.Random) -> list[Strike]:
-    """Each stage is killed once, and struck down otherwise twice."""
+    """At every stage one kill, and two others."""
     drawn = []
-    for stage, (pattern, most, delay_s) in MOMENTS.items():
-        others = rng.sample([kind for kind in KINDS if kind != "kill"], 2)
-        drawn += [
-            Strike(stage, pattern, kind, rng.randint(1, most), rng.uniform(0, delay_s)) for kind in ("kill", *others)
-        ]
-    rng.shuffle(drawn)
-    return drawn
+    for stage, (patterns, most, delay_s) in MOMENTS.items():
+        kinds = ["kill", *rng.sample([kind for kind in KINDS if kind != "kill"], len(patterns) - 1)]
+        for pattern, kind in zip(rng.sample(patterns, len(patterns)), kinds, strict=True):
+            drawn.append(Strike(stage, pattern, kind, rng.randint(1, most), rng.uniform(0, delay_s)))
+    return rng.sample(drawn, len(drawn))
 
 
 def damages(home: Path) -> dict[str, Damage]:
@@ -131,7 +130,7 @@ def damages(home: Path) -> dict[str, Damage]:
         return cut(pick(rng, unfinished(f"columns/*/{SHARD}.json")), lambda size: rng.choice([0, size // 2]))
 
     def half_rendered(rng: random.Random, dead: int) -> bool:
-        missing = (rendered / f"{name}_tiny" for name in ("teacher_depth", "unlabelled", "downstream_depth"))
+        missing = (rendered / f"{name}_tiny" for name in RENDERED)
         folder = pick(rng, (folder for folder in missing if not (folder / "1.0.0").exists()))
         if folder:
             half = folder / "incomplete.ABCDEF_1.0.0"
