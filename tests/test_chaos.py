@@ -208,13 +208,16 @@ def test_in_a_storm_the_scorecard_is_that_of_a_calm_run(tmp_path: Path) -> None:
 
 
 def test_processes_that_render_die_with_the_one_that_was_killed(tmp_path: Path) -> None:
-    program = (
-        "from must_jax.data.scenes import builder; builder._POOL_FROM = 0;"
-        "builder.prepare('teacher_normals', 'data', {'train': 100_000})"
-    )
+    program = """
+from must_jax.data.scenes import builder
+chunks, builder._POOL_FROM = builder._rendered_chunks, 0
+builder._rendered_chunks = lambda *which: (print("rendered", flush=True) or chunk for chunk in chunks(*which))
+builder.prepare("teacher_normals", "data", {"train": 100_000})
+"""
     process = Process(["-c", program], tmp_path, {})
-    while process.is_running() and len(process.group()) < 3:  # itself, what tracks its resources, a worker
+    while process.is_running() and "rendered" not in process.said:
         time.sleep(0.01)
+    assert len(process.group()) > 1
     process.popen.kill()
     assert process.end() == -signal.SIGKILL, process.said
     scenes.prepare("teacher_normals", tmp_path / "data", {"train": 3})  # the lock is free
