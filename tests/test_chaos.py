@@ -33,6 +33,7 @@ MOMENTS = {  # stage -> for each strike what appears or gets lines then; after h
     "labelling": (3 * ["run/label/columns/*/*.array_record*"], 6, 0.05),
     "evaluating": (3 * ["run/evaluate/runs.jsonl"], 2, 0.02),
 }
+TIMES = {"images_per_second", "data_wait_share", "compile_seconds"}  # of metrics
 SHARD = "labels-train.array_record-*-of-?????"
 
 
@@ -172,7 +173,7 @@ def results(home: Path) -> dict[str, Any]:
     columns = run / "label/columns"
     rows = {
         name: [
-            {key: value for key, value in json.loads(line).items() if key in ("step", "learning_rate") or "loss" in key}
+            {key: value for key, value in json.loads(line).items() if key not in TIMES}
             for line in (run / name / "metrics.jsonl").read_text().splitlines()
         ]
         for name in TRAININGS
