@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-POLL_S, GRACE_S = 0.003, 0.15
+POLL_S, GRACE_S = 0.005, 0.15
 HANGS_AFTER_S = 300.0  # of a process that neither ends nor gets on
 PREEMPTED = "PREEMPTED"
 

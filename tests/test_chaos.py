@@ -51,14 +51,14 @@ def pipeline() -> list[str]:
         "accept_failed": TASKS,
     }
     frozen = stages["evaluate"]["transfers"][0]
-    evaluate = stages["evaluate"] | {
+    stages["evaluate"] |= {
         "inits": {"scratch": "", "teacher": "{workdir}/teacher_depth", "student": "{workdir}/student"},
         "downstream": {"depth": stages["evaluate"]["downstream"]["depth"]},
         "model": MODEL,
         "image_size": 32,
         "transfers": [frozen | {"inits": [], "learning_rates": [0.1, 0.2], "seeds": [0, 1, 2], "steps": 10}],
     }
-    values = f"--config.stages={stages | {'evaluate': evaluate}}"
+    values = f"--config.stages={stages}"
     return ["-m", "must_jax.main", config("smoke"), values, "--config.devices=1", "--workdir=run"]
 
 
@@ -201,7 +201,7 @@ def test_in_a_storm_the_scorecard_is_that_of_a_calm_run(tmp_path: Path) -> None:
     print(storm.table())
 
     assert results(stormy) == expected
-    assert storm.struck.total() == 15 and storm.starts == 16
+    assert storm.struck.total() == storm.starts - 1 == 15
     assert {stage for stage, kind in storm.struck if kind == "kill"} == {*MOMENTS}
     assert all(storm.damaged.values()), storm.damaged
     assert not [path for path in stormy.rglob("*.orbax-checkpoint-tmp*")]
