@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import pictures
@@ -220,9 +221,13 @@ class Records:
             inner[path[-1]] = np.array(values, dtype).reshape(shape) if shape else values[0]
         return record
 
-    def raw(self, index: int) -> bytes:
-        """The bytes of a record."""
-        return self._source[index]
+    def canonical(self, index: int) -> bytes:
+        """The bytes of a record, with its fields in order. TFDS writes them in one that differs between processes."""
+        data = self._source[index]
+        try:
+            return tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)
+        except DecodeError:  # malformed
+            return data
 
 
 def _leaves(info: Mapping[str, Any], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[int], np.dtype]]:

@@ -104,8 +104,8 @@ class ImageSet:
     Attributes:
       name: what the user asked for, e.g. "scenes/unlabelled:train".
       digest: 16 hex digits, the same whatever `take` is; for a folder of the names and sizes of its image files, for
-        TFDS data of name, version, split, number of records, features, and the first and last record, and, where it
-        was prepared, of the digest of its source.
+        TFDS data of name, version, split, number of records, features, and what the first and last record hold, and,
+        where it was prepared, of the digest of its source.
       labels: the truth stored with the images, by task.
       skipped: (path, reason) of the images of a folder that cannot be read; with `take`, of those met on the way.
       place: in a TFDS dataset; None for a folder, and for images of several splits.
@@ -381,7 +381,7 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     identity = [info.full_name, split, len(records), info.features.to_json()]
     if info.metadata and SOURCE in info.metadata:
         identity.append(info.metadata[SOURCE])
-    ends = [records.raw(index) for index in (0, len(records) - 1)]
+    ends = [records.canonical(index) for index in (0, len(records) - 1)]
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
     length = min(take or len(records), len(records))
     place = _place(spec, folder, info, split, length)
