@@ -123,7 +123,9 @@ on_signal() {
   interrupted=$((interrupted + 1))
   if [[ -z $ssh ]] || ((interrupted > 1)); then exit 130; fi
   say "asking the workers to save and stop; a second time does not wait for them"
+  set -m
   tpus tpu-vm ssh "$name" --worker=all --command="bash $worker stop" </dev/null &
+  set +m
 }
 trap on_signal INT TERM
 
@@ -206,9 +208,11 @@ install() {
 # Exit code: the command's; 255 if the connection breaks.
 run_command() {
   local code seen
+  set -m # a process group of its own, which Ctrl-C does not reach
   act tpu-vm ssh "$name" --worker=all --ssh-flag="-o ServerAliveInterval=30" --ssh-flag="-o ServerAliveCountMax=4" \
     "--command=bash $worker run $*" </dev/null &
   ssh=$!
+  set +m
   while :; do
     seen=$interrupted
     code=0
@@ -216,6 +220,7 @@ run_command() {
     if ((seen == interrupted)); then break; fi # otherwise a signal has ended the wait
   done
   ssh=''
+  wait # for what has asked the workers to stop
   return "$code"
 }
 

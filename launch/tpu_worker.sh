@@ -43,13 +43,16 @@ install() {
   uv pip install --quiet --no-deps --editable "$code"
 }
 
+# Whether it runs, and is no other process that has got its number since.
+is_ours() { grep -qz once.sh "/proc/$1/cmdline" 2>/dev/null; }
+
 stop() {
   local process
   process=$(cat "$running" 2>/dev/null) || return 0
-  if grep -qz once.sh "/proc/$process/cmdline" 2>/dev/null; then # not another's, which has got its number since
+  if is_ours "$process"; then
     kill -TERM "$process" 2>/dev/null || true
     for ((look = 0; look < 1500; look++)); do # five minutes
-      kill -0 "$process" 2>/dev/null || break
+      is_ours "$process" || break
       sleep 0.2
     done
     pkill -KILL -P "$process" || true

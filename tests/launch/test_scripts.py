@@ -1,4 +1,4 @@
-"""What holds for every script of `launch/`."""
+"""What holds for every script that people start."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from launchers import LAUNCH
+from launchers import LAUNCH, ROOT
 
-SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"])
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", ROOT / "requirements" / "renew.sh"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
