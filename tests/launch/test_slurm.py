@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from launchers import LAUNCH, ROOT, STAND_IN, with_stubs
+from launchers import LAUNCH, ROOT, STAND_IN, wait_for, with_stubs
 
 SCRIPT = LAUNCH / "slurm.sbatch"
 SRUN = 'echo "srun $*" >>"$CALLS"; shift; exec "$@"'  # one task, in place
@@ -15,13 +17,18 @@ SQUEUE = 'echo "$STATE"'
 SCONTROL = 'echo "scontrol $*" >>"$CALLS"'
 
 
-def batch(folder: Path, *arguments: str, state: str = "RUNNING", **variables: str) -> tuple[int, str]:
-    """Runs it with a stand-in -> exit code, the calls of SLURM's programs."""
+def start(folder: Path, *arguments: str, state: str = "RUNNING", **variables: str) -> subprocess.Popen[str]:
+    """The script with a stand-in as its command."""
     environment = with_stubs(folder / "stubs", srun=SRUN, squeue=SQUEUE, scontrol=SCONTROL)
     environment |= {"CALLS": f"{folder}/calls", "STATE": state, "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT)}
     command = (*STAND_IN, f"--workdir={folder}/run", *arguments)
-    done = subprocess.run([SCRIPT, *command], env=environment | variables, capture_output=True, text=True)
-    return done.returncode, (folder / "calls").read_text()
+    return subprocess.Popen([SCRIPT, *command], env=environment | variables, stdout=subprocess.DEVNULL, text=True)
+
+
+def batch(folder: Path, *arguments: str, state: str = "RUNNING", **variables: str) -> tuple[int, str]:
+    """Runs it to its end -> exit code, the calls of SLURM's programs."""
+    code = start(folder, *arguments, state=state, **variables).wait(60)
+    return code, (folder / "calls").read_text()
 
 
 def test_a_finished_job_is_not_requeued(tmp_path: Path):
@@ -46,6 +53,16 @@ def test_what_is_requeued(tmp_path: Path, fault: int, state: str, restarts: str,
     code, calls = batch(tmp_path, f"--fail={fault}", state=state, SLURM_RESTART_COUNT=restarts)
     assert code == fault
     assert ("scontrol requeue 7" in calls) == requeued
+
+
+def test_at_a_signal_to_all_it_waits_for_what_the_tasks_save(tmp_path: Path):
+    job = start(tmp_path, "--hold=10")
+    step = tmp_path / "run" / "step-0"
+    wait_for(lambda: step.exists() and step.read_text() == "10", "step 10")
+    job.send_signal(signal.SIGTERM)
+    os.kill(int((tmp_path / "run" / "lives-0").read_text().split()[1]), signal.SIGTERM)
+    assert job.wait(60) == 75
+    assert "scontrol requeue 7" in (tmp_path / "calls").read_text()
 
 
 def test_an_array_fills_in_its_task(tmp_path: Path):
