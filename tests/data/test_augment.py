@@ -49,10 +49,14 @@ def centres(count: int) -> np.ndarray:
 
 
 def ramps(geometry: Geometry, map_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image fractions y and x of every output map pixel, and where that is inside of the image."""
-    y, x = (to_image(span, centres(map_size)) for span in geometry)
-    y, x = np.meshgrid(y, x, indexing="ij")
-    return y, x, (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
+    """Image fractions y and x of every output map pixel, and where that is inside of the image.
+
+    Of centres on the image's border the input's low side is inside, flipped or not: it is a slice of whole pixels.
+    """
+    y, x = np.meshgrid(*(to_image(span, centres(map_size)) for span in geometry), indexing="ij")
+    places = ((centres(map_size) * span.out - span.out_start, span.out_length) for span in geometry)
+    row, column = ((place >= 0) & (place < length) for place, length in places)
+    return y, x, row[:, None] & column
 
 
 def blank(height: int, width: int) -> np.ndarray:
