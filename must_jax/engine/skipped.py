@@ -43,5 +43,6 @@ class Skipped:
         if len(self._recent) > self._most:
             raise Diverged(
                 f"loss or gradient of {len(self._recent)} of the last {WINDOW} updates is not finite, the last one of "
-                f"update {update}; lower config.optimizer.learning_rate, or set clip_norm or warmup_steps"
+                f"update {update}; lower config.optimizer.learning_rate, or set clip_norm or warmup_steps; "
+                f"--config.stage=replay --config.replay={update} shows what in it is not finite"
             )

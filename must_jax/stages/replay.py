@@ -14,7 +14,7 @@ from rich.table import Table
 
 from must_jax import trained
 from must_jax.config import ReplayConfig
-from must_jax.data.pipeline import Batch, examples_of, train_batches
+from must_jax.data.pipeline import Batch, examples_of
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch
@@ -25,7 +25,7 @@ from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
 from must_jax.progress import Progress, say
 from must_jax.stages import inputs
-from must_jax.stages.train import Training, prepare
+from must_jax.stages.train import Training, batches_of, prepare
 from must_jax.stages.workdir import check
 
 DEPTH = 2  # of the names by which parameters are put together: "backbone/stage1_1"
@@ -33,7 +33,7 @@ SHOWN = 10  # images
 
 
 def run(config: ReplayConfig, workdir: Path) -> None:
-    """Continues from the newest checkpoint before the update, on all devices of this machine, and prints what it finds.
+    """Continues from the newest checkpoint before the update, in this process, and prints what it finds.
 
     Raises:
       UserError: a workdir of another config, or without a checkpoint before the update.
@@ -41,7 +41,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
     check(workdir, config.of)
     if not 0 <= config.replay < config.of.steps:
         raise UserError(f"config.replay is {config.replay}, but the updates are 0 to {config.of.steps - 1}")
-    of = config.of.model_copy(update={"devices": 0, "fsdp": 1})
+    of = config.of.model_copy(update={"fsdp": 1})
     mesh = inputs.mesh_of(of)
     training = prepare(of, mesh)
     state = init_state(training.variables, training.optimizer, mesh, ema=of.optimizer.ema_decay > 0)
@@ -51,15 +51,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
         if before:
             state, _ = checkpoints.restore(start, state)
     say(f"from {'the checkpoint of step ' + str(start) if before else 'the beginning'} to update {config.replay}")
-    batches = train_batches(
-        training.sources,
-        {name: task.label for name, task in training.tasks.items()},
-        image_size=of.image_size,
-        augment=of.augment,
-        batch_size=of.batch_size,
-        seed=of.seed,
-        start_step=start,
-    )
+    batches = batches_of(of, training, start)
     with Progress("replaying", config.replay, start=start, scale=of.batch_size) as progress:
         state = fit(
             training.step,

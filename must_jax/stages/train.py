@@ -127,6 +127,20 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     return Training(sources, checked, tasks, validated, weights, model, optimizer, step, variables)
 
 
+def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
+    """The batches of update `start` and all later ones; `options` as of `train_batches`."""
+    return train_batches(
+        training.sources,
+        {name: task.label for name, task in training.tasks.items()},
+        image_size=config.image_size,
+        augment=config.augment,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        **options,
+    )
+
+
 def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> None:
     """On leaving `whole`, a run that was told to stop, once it had begun, does so at the latest."""
     clock = Clock()
@@ -165,17 +179,8 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
         clock.switch(DATA)
         if goodput:
             goodput.write(start)
-        batches = train_batches(
-            training.sources,
-            {name: task.label for name, task in training.tasks.items()},
-            image_size=config.image_size,
-            augment=config.augment,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=start,
-            rows=local_rows(mesh, config.batch_size),
-            on_bad=unreadable.add,
-        )
+        rows = local_rows(mesh, config.batch_size)
+        batches = batches_of(config, training, start, rows=rows, on_bad=unreadable.add)
         writer = stack.enter_context(MetricWriter(workdir, start)) if distributed.is_first() else None
         with (
             Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress,
@@ -211,7 +216,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
                 inputs.true_kinds(source),
                 image_size=config.image_size,
                 batch_size=config.batch_size,
-                rows=local_rows(mesh, config.batch_size),
+                rows=rows,
                 on_bad=unread.add,
             )
             predict = make_predict_step(

@@ -12,11 +12,12 @@ import pytest
 from processes import STUDENT, rows, saved, values
 
 from must_jax import preemption
-from must_jax.config import TrainConfig, parse
+from must_jax.config import ReplayConfig, TrainConfig
 from must_jax.data.image_sets import ImageSet
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import Preempted, UserError
-from must_jax.stages import train
+from must_jax.parsing import parse
+from must_jax.stages import replay, train
 
 STEPS, BATCH = 12, STUDENT["batch_size"]
 
@@ -154,6 +155,36 @@ def test_too_many_that_are_not_finite_end_the_run_and_the_last_checkpoint_is_goo
     assert [line["update"] for line in rows(tmp_path / "run", "skipped.jsonl")] == [6, 7, 8]
     assert saved(tmp_path / "run") == [5]
     assert all(np.isfinite(value).all() for value in leaves(restore_variables(tmp_path / "run/checkpoints")).values())
+
+
+def test_the_update_that_ended_a_run_can_be_replayed(config, tmp_path, change_batches, capsys):
+    def change(number, batch):
+        if number >= 6:
+            batch["labels"]["depth"]["depth"][3] = np.nan
+            batch["labels"]["depth"]["valid"][3] = 1
+
+    change_batches(change)
+    with pytest.raises(UserError, match=r"--config.stage=replay --config.replay=7"):
+        train.run(config(max_skipped=1), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    of = config(max_skipped=1)
+    found_in = {
+        7: ("the checkpoint of step 5", "label depth/depth"),
+        4: ("the beginning", "all labels and outputs are finite"),
+    }
+    for update, (start, found) in found_in.items():
+        capsys.readouterr()
+        replay.run(ReplayConfig(replay=update, of=of), tmp_path / "run")
+        printed = capsys.readouterr()
+        assert f"from {start} to update {update}" in printed.err
+        assert found in printed.out
+        assert "backbone/stem" in printed.out
+    images = rows(tmp_path / "run", "skipped.jsonl")[-1]["images"]
+    assert images[3].startswith("scenes/teacher_depth_tiny:train[")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+    with pytest.raises(UserError, match=r"config.replay is 99, but the updates are 0 to"):
+        replay.run(ReplayConfig(replay=99, of=of), tmp_path / "run")
 
 
 def test_a_corrupt_record_is_left_out_and_its_share_logged(config, tmp_path, monkeypatch):
