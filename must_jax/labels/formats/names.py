@@ -46,8 +46,8 @@ def match(
     whole_fits, fits = (_fits(each)[0] for each in (ways["whole paths"], claims))
     if STRAY * fits < whole_fits < fits:
         raise UserError(
-            f"{where}: whole paths fit {whole_fits} images, last parts of paths {fits}, but the labels may be of images "
-            f"in other folders; {_SAME_PATHS}, and leave out labels of other images"
+            f"{where}: whole paths fit {whole_fits} images, last parts of paths {fits}, but these may be of other "
+            f"folders; {_SAME_PATHS}, and leave out labels of other images"
         )
     for key, (images, labels) in claims.items():
         if len(images) > 1:
