@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from must_jax.errors import UserError
@@ -43,15 +44,24 @@ def exit_code(command: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def interrupted_later() -> Iterator[None]:
-    """Keeps Ctrl-C until the block has ended: modules in C++ that are interrupted while they are loaded abort."""
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    """Keeps Ctrl-C and SIGTERM until the block has ended: modules in C++ that are interrupted while loading abort.
+
+    Then the first of them does what it would have done. Outside of the main thread, where no signal arrives, nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: kept.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if kept:
+        signal.raise_signal(kept[0])
 
 
 def _end(code: int, text: str) -> int:
