@@ -206,7 +206,8 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
         for factor, flag in _REDUCED.items():
             whole = height % factor == 0 and width % factor == 0
             # Exif may turn the image, and then the remainder is elsewhere.
-            if longest and max(height, width) >= factor * longest and (whole or not has_exif):
+            enough = max(height, width) >= factor * longest and min(height, width) >= factor
+            if longest and enough and (whole or not has_exif):
                 flags = cv2.IMREAD_COLOR_RGB | flag
                 image_hw = None if whole else (height / factor, width / factor)
     try:

@@ -215,6 +215,13 @@ def test_reduced_decoding_keeps_the_geometry(height: int, width: int, longest: i
     assert np.abs(pixels[..., 1].mean(axis=1) - y + 0.5 * 255 / height)[inner].max() < 1.5
 
 
+@pytest.mark.parametrize("height, width", [(3, 400), (400, 3), (1, 400)])
+def test_reduced_decoding_leaves_something_of_a_thin_image(height: int, width: int):
+    pixels, image_hw = decode_reduced(jpeg(height, width), longest=20)
+    factor = min(height, width, 2)
+    assert image_hw == (height / factor, width / factor) and pixels.shape == (*map(int, image_hw), 3)
+
+
 def test_a_large_jpeg_is_read_at_an_eighth():
     pixels, image_hw = decode_reduced(jpeg(400, 640), longest=80)
     assert pixels.shape == (50, 80, 3)
