@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from must_jax.errors import Preempted, UserError
@@ -45,14 +46,21 @@ def exit_code(command: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def interrupted_later() -> Iterator[None]:
-    """Keeps Ctrl-C and SIGTERM until the block has ended: modules in C++ that are interrupted while loading abort."""
+    """Keeps Ctrl-C and SIGTERM until the block has ended: modules in C++ that are interrupted while loading abort.
+
+    Then the first of them does what it would have done. Outside of the main thread, where no signal arrives, nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     kept: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: kept.append(number)) for number in numbers]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: kept.append(number))
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
     if kept:
         signal.raise_signal(kept[0])

@@ -130,6 +130,29 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def taken(folder: Path, advice: str) -> Iterator[None]:
+    """Makes the folder, and keeps it for this process alone for the time being.
+
+    Args:
+      advice: what to do when another process is at work there.
+
+    Raises:
+      UserError: that is so, or a file is in the way.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = lock(folder)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} leads through a file; choose another config.data_dir or config.name") from None
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {folder}; {advice}") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def lock(folder: Path, worker: str = "") -> int:
     """Takes a folder for this process, until it ends or closes the descriptor that is returned.
 

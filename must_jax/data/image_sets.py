@@ -40,7 +40,7 @@ _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
 _CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _JPEG_END = b"\xff\xd9"
-_PNG_EXIF = (b"eXIf", b"Raw profile type exif")
+_UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for Exif, and OpenCV does not
 MAX_PIXELS = 200_000_000  # of an image that is taken
 _LARGE_PIXELS = 2**25
 _large = threading.Lock()  # images of more pixels are checked one at a time, all at once they would fill the memory
@@ -206,7 +206,8 @@ def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, 
         for factor, flag in _REDUCED.items():
             whole = height % factor == 0 and width % factor == 0
             # Exif may turn the image, and then the remainder is elsewhere.
-            if longest and max(height, width) >= factor * longest and (whole or not has_exif):
+            enough = max(height, width) >= factor * longest and min(height, width) >= factor
+            if longest and enough and (whole or not has_exif):
                 flags = cv2.IMREAD_COLOR_RGB | flag
                 image_hw = None if whole else (height / factor, width / factor)
     try:
@@ -262,19 +263,30 @@ def image_shape(data: bytes) -> ImageShape | None:
             if picture is None:
                 return None
             with picture:
-                if not _is_avif(data):  # OpenCV, which decodes all others, knows nothing of XMP
-                    for key in ("xmp", "XML:com.adobe.xmp"):
-                        picture.info.pop(key, None)
-                # In a PNG Pillow looks for Exif behind the pixels as well, and decodes them.
-                has_exif = picture.format != "PNG" or any(mark in data for mark in _PNG_EXIF)
-                orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) if has_exif else 1
-                (width, height), is_upright = picture.size, picture.format == "TIFF"
+                orientation, (width, height) = _orientation(picture, data), picture.size
     except Exception:  # Pillow's plugins raise nearly anything on broken bytes
         return None
-    if orientation not in range(9):
+    if orientation is None:
         return None
-    stored = ImageShape(height, width, orientation or 1)
-    return stored if is_upright else ImageShape(*stored.stored_hw, stored.orientation)
+    if orientation >= 5 and picture.format != "TIFF":  # of which Pillow gives the upright sides
+        height, width = width, height
+    return ImageShape(height, width, orientation)
+
+
+def _orientation(picture: PIL.Image.Image, data: bytes) -> int | None:
+    """As the decoder turns the image: OpenCV, or of AVIF Pillow. None where Exif's code is no number."""
+    if not _is_avif(data):
+        for key in _UNREAD:
+            picture.info.pop(key, None)
+    animated_webp = picture.format == "WEBP" and data[12:16] == b"VP8X" and data[20] & 2
+    animated_png = picture.format == "PNG" and getattr(picture, "is_animated", False)
+    # In a PNG Pillow looks for Exif behind the pixels as well, and decodes them.
+    if animated_webp or animated_png or (picture.format == "PNG" and b"eXIf" not in data):
+        return 1
+    code = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    if not isinstance(code, int):
+        return None
+    return code if 1 <= code <= 8 else 1
 
 
 def _alone(pixels: int) -> contextlib.AbstractContextManager[Any]:

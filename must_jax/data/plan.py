@@ -103,7 +103,8 @@ def check_same(folder: Path, config: PrepareConfig, source: str, length: int | N
 
     Args:
       source: digest of the source.
-      length, named_by: number of its images, and what names them; None = both are not known yet.
+      length: number of its images; None = neither that nor what names them is known yet.
+      named_by: what names them; "" = file and row.
     """
     plan, advice = read(folder), "choose another config.name, or delete that folder"
     if plan is None:

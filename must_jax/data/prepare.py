@@ -6,12 +6,10 @@ files of one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +84,7 @@ def _make(folder: Path, config: PrepareConfig) -> str:
     plan.check_same(folder, config, raw.digest)
     _check_images(raw, config.images)
     files.check_space(folder, raw.size_bytes - files.bytes_in(folder), f"the images of {config.images}")
-    with taken(folder):
+    with files.taken(folder, "wait for it, or choose another config.name"):
         # Also by a process that had taken the folder before.
         plan.check_same(folder, config, raw.digest, len(raw), raw.named_by)
         there = plan.read(folder)
@@ -95,26 +93,6 @@ def _make(folder: Path, config: PrepareConfig) -> str:
             there = Plan(**asked, source=raw.digest, length=len(raw), named_by=raw.named_by)
             there.write(folder)
         return _finish(folder, _write_missing(folder, there, raw), raw)
-
-
-@contextlib.contextmanager
-def taken(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps it for this process alone for the time being.
-
-    Raises:
-      UserError: another process is at work there, or a file is in the way.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = files.lock(folder)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder} leads through a file; choose another config.data_dir or config.name") from None
-    except BlockingIOError:
-        raise UserError(f"another process is at work in {folder}; wait for it, or choose another config.name") from None
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:

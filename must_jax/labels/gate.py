@@ -83,8 +83,12 @@ def known_from_teacher(column: Manifest, headline: Headline) -> Iterator[Finding
         yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
 
 
-def known_from_summary(column: Manifest, summary: Summary) -> Iterator[Finding]:
-    """What the sums over labels say: those in the manifest, or others of a part of the labels as they are read."""
+def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False) -> Iterator[Finding]:
+    """What the sums over labels say: those in the manifest, or others of the labels as they are read.
+
+    Args:
+      in_part: the sums are of a sample, which says nothing of classes that it does not have.
+    """
     labelled = summary.images - summary.absent
     if summary.not_finite:
         yield Finding(level="failed", reason=_not_finite(summary.not_finite))
@@ -93,7 +97,8 @@ def known_from_summary(column: Manifest, summary: Summary) -> Iterator[Finding]:
     elif summary.empty == labelled:
         yield Finding(level="failed", reason=f"all {labelled:,} labels are empty")
     else:
-        yield from _classes(column.classes, summary.images_with_class)
+        classes = _classes(column.classes, summary.images_with_class)
+        yield from (finding for finding in classes if finding.level == "failed" or not in_part)
         if isinstance(column.label_kind, VectorLabel) and len(column.classes) > 1:
             yield from _even_odds(summary.confidence / labelled, len(column.classes))
         yield from _look(summary.empty / labelled, MOST_EMPTY, "of the labels are empty")
@@ -132,13 +137,13 @@ def known_from_truth(score: float, headline: Headline) -> Iterator[Finding]:
 
 
 def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_read: int) -> Audited:
-    """The verdict, which is left beside the manifest, unless that of an audit of more of its labels lies there."""
+    """The verdict, which is left beside the manifest, unless it has not failed and an audit of more labels has one."""
     found = tuple(findings)
     audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found, labels_read=labels_read)
     before = None
     with contextlib.suppress(UserError):  # damaged
         before = read(folder, column)
-    if before and before.labels_read > labels_read:
+    if before and before.labels_read > labels_read and audited.verdict != "failed":
         kept = f"'{before.verdict}', the verdict of an audit of {before.labels_read:,} labels"
         say(f"{folder} keeps {kept}; this one has read {labels_read:,}")
     else:
@@ -147,7 +152,7 @@ def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_re
 
 
 def read(folder: Path, column: Manifest) -> Audited | None:
-    """The fullest audit's, of several the last one's; None where there was none, or the column was made anew since.
+    """The fullest audit's or that of a later one that failed; None without one, or if the column was made anew since.
 
     Raises:
       UserError: the file is damaged.

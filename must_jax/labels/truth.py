@@ -12,6 +12,7 @@ from must_jax.cores import cores
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet, ImageShape, image_shape
 from must_jax.errors import UserError
+from must_jax.files import taken
 from must_jax.labels import manifest
 from must_jax.labels.formats.base import Annotations, Photo
 from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
@@ -90,7 +91,8 @@ def write(folder: Path, description: Manifest, photos: Photos, annotations: Anno
       The manifest of the finished column.
 
     Raises:
-      UserError: files contradict what was declared. Nothing is written then, so the next try begins with mended files.
+      UserError: files contradict what was declared, and then there is no folder yet, so the next try begins with mended
+        files; another process is at work there.
     """
 
     def read(index: int) -> Label | None:
@@ -104,20 +106,21 @@ def write(folder: Path, description: Manifest, photos: Photos, annotations: Anno
     with ThreadPoolExecutor(cores()) as pool:
         if not (folder / manifest.FILE).exists():
             _check(read, len(photos), what, pool)
-        writer = ColumnWriter(folder, description)
-        ranges = {shard: writer.manifest.shard_range(shard) for shard in writer.missing()}
-        done = len(photos) - sum(map(len, ranges.values()))
-        with Progress(f"importing {what}", len(photos), start=done) as progress:
-            for index, positions in ranges.items():
-                with writer.shard(index) as shard:
-                    for together in _chunks(positions):
-                        for position, label in zip(together, pool.map(encoded, together), strict=True):
-                            if label is None:
-                                shard.skip(photos.names[position], f"not in the {description.maker} labels")
-                            else:
-                                shard.add_encoded(photos.names[position], label)
-                        progress.advance(len(together))
-    writer.finish()
+        with taken(folder, "wait for it"):
+            writer = ColumnWriter(folder, description)
+            ranges = {shard: writer.manifest.shard_range(shard) for shard in writer.missing()}
+            done = len(photos) - sum(map(len, ranges.values()))
+            with Progress(f"importing {what}", len(photos), start=done) as progress:
+                for index, positions in ranges.items():
+                    with writer.shard(index) as shard:
+                        for together in _chunks(positions):
+                            for position, label in zip(together, pool.map(encoded, together), strict=True):
+                                if label is None:
+                                    shard.skip(photos.names[position], f"not in the {description.maker} labels")
+                                else:
+                                    shard.add_encoded(photos.names[position], label)
+                            progress.advance(len(together))
+            writer.finish()
     return writer.manifest
 
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from must_jax.cores import cores
-from must_jax.data.image_sets import evenly_spread
 from must_jax.data.pipeline import Source
 from must_jax.errors import UserError
 from must_jax.labels import gate
@@ -17,14 +16,16 @@ from must_jax.labels.summary import Summary, summarize
 from must_jax.progress import Progress, say
 from must_jax.tasks.base import Task
 
-SAMPLED = 2000  # labels of a column that is not read as it was made
+SAMPLED = 2000  # images of a column that is not read as it was made
+LEAST = 100  # labels with something in them, to judge from
 
 
 def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collection[str]) -> None:
     """Holds every column against its manifest and, where there is one, the verdict of its audit.
 
-    Of a column that is read in part, or with another threshold than its own, a sample is read instead of the manifest.
-    What only deserves a look is said, and so is what is `accepted` (tasks) all the same.
+    Of a column that is read in part, or with another threshold than its own, a sample is read instead of the manifest,
+    and ever more of it as long as there are few labels in it, or none to learn from. What only deserves a look is said,
+    and so is what is `accepted` (tasks) all the same.
 
     Raises:
       UserError: a column failed.
@@ -58,16 +59,22 @@ def headline(task: Task) -> Headline:
 
 
 def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
-    positions, total = evenly_spread(len(column), SAMPLED), Summary()
-    with Progress(f"sampling {column.folder.name}", len(positions)) as progress, ThreadPoolExecutor(cores()) as pool:
-        for summary in pool.map(functools.partial(_summary, column), positions):
-            total = total.add(summary)
-            progress.advance()
-    which = "" if len(positions) == len(column) else f"a sample of {len(positions):,} of "
+    total, rounds = Summary(), -(-len(column) // SAMPLED)
+    with Progress(f"sampling {column.folder.name}", len(column)) as progress, ThreadPoolExecutor(cores()) as pool:
+        for start in range(rounds):
+            for summary in pool.map(functools.partial(_summary, column), range(start, len(column), rounds)):
+                total = total.add(summary)
+                progress.advance()
+            in_part = total.images < len(column)
+            findings = list(gate.known_from_summary(column.manifest, total, in_part))
+            # What few labels there are may lie elsewhere: a column fails by all that is read of it.
+            if total.images - total.absent - total.empty >= LEAST and gate.verdict(findings) != "failed":
+                break
+    which = f"a sample of {total.images:,} of " if in_part else ""
     where = f"in {which}the {len(column):,} images that are read"
     if column.min_confidence != column.manifest.min_confidence:
         where += f", with min_confidence {column.min_confidence:g}"
-    for finding in gate.known_from_summary(column.manifest, total):
+    for finding in findings:
         yield finding.model_copy(update={"reason": f"{finding.reason} ({where})"})
 
 

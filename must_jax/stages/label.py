@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from must_jax.cli import interrupted_later
 from must_jax.config import LabelConfig
@@ -13,9 +12,8 @@ from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.progress import say
-from must_jax.stages.workdir import RESULT_FILE, check
-
-NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task, which do not decide what a label says
+from must_jax.stages.finished import NO_RULE, finished_columns
+from must_jax.stages.workdir import check
 
 
 def run(config: LabelConfig, workdir: Path) -> None:
@@ -75,11 +73,3 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
             if {key: value for key, value in rule.items() if key not in NO_RULE} != column.rule:
                 return False
     return True
-
-
-def finished_columns(workdir: Path) -> dict[str, dict[str, Any]]:
-    """Name -> figures of the columns that earlier runs have finished and that are still there."""
-    if not (workdir / RESULT_FILE).exists():
-        return {}
-    columns = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["columns"]
-    return {name: about for name, about in columns.items() if (workdir / COLUMNS / name / manifest.FILE).is_file()}

@@ -17,7 +17,7 @@ from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
 from must_jax.stages import inputs, teachers
-from must_jax.stages.label import finished_columns
+from must_jax.stages.finished import finished_columns
 from must_jax.stages.labelling import label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, claim
 from must_jax.tasks.base import Task
@@ -34,6 +34,8 @@ def make(config: LabelConfig, workdir: Path) -> None:
     models = teachers.load(config)
     images = open_images(config.images, config.data_dir, config.take)
     teachers.check_columns(workdir, models, images, config)
+    before = finished_columns(workdir)
+    finished = {name: manifest.read(workdir / COLUMNS / name) for name in before}
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
@@ -53,9 +55,8 @@ def make(config: LabelConfig, workdir: Path) -> None:
         column.writer.finish()
     seconds = time.monotonic() - began
 
-    before = finished_columns(workdir)
     written = {column.writer.folder.name: column.writer.manifest for column in columns}
-    others = [manifest.read(workdir / COLUMNS / name) for name in before.keys() - written.keys()]
+    others = [column for name, column in finished.items() if name not in written]
     absent = {(image.name, image.reason): None for each in (*written.values(), *others) for image in each.absent()}
     bad = [*images.skipped, *absent]
     result = {

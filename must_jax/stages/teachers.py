@@ -21,7 +21,7 @@ from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter, still_to_write
 from must_jax.progress import say
 from must_jax.stages import inputs
-from must_jax.stages.label import NO_RULE
+from must_jax.stages.finished import NO_RULE
 from must_jax.stages.labelling import Column, Teacher
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task

@@ -8,7 +8,6 @@ from pathlib import Path
 import must_jax
 from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.prepare import taken
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, truth
@@ -60,24 +59,23 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
     if truth.is_finished(folder, images, source):
         say(f"{folder} is finished; nothing to do")
         return manifest.read(folder)
-    with taken(folder):
-        photos = truth.Photos(images, shapes=isinstance(format_, Placed))
-        annotations = format_.open(path, photos.names, TASKS[task]().label)
-        build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
-        description = Manifest.describe(
-            annotations.kind,
-            task=task,
-            classes=annotations.classes,
-            rule={},
-            preprocessing="",
-            images=truth.record_of(images),
-            source=source,
-            shard_images=shard_images,
-            must_jax=must_jax.__version__,
-        )
-        column = truth.write(folder, description, photos, annotations)
-        say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
-        return column
+    photos = truth.Photos(images, shapes=isinstance(format_, Placed))
+    annotations = format_.open(path, photos.names, TASKS[task]().label)
+    build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
+    description = Manifest.describe(
+        annotations.kind,
+        task=task,
+        classes=annotations.classes,
+        rule={},
+        preprocessing="",
+        images=truth.record_of(images),
+        source=source,
+        shard_images=shard_images,
+        must_jax=must_jax.__version__,
+    )
+    column = truth.write(folder, description, photos, annotations)
+    say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
+    return column
 
 
 def _format(task: str, config: TruthConfig) -> Format:

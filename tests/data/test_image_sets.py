@@ -6,6 +6,7 @@ import io
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from photos import bomb
+from PIL.PngImagePlugin import PngInfo
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import image_sets
@@ -60,7 +62,7 @@ def test_formats(format: str):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"])
-@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("orientation", [*range(10), 256])
 def test_size_from_the_header_is_that_of_the_decoded_image(format: str, orientation: int):
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = orientation
@@ -70,7 +72,70 @@ def test_size_from_the_header_is_that_of_the_decoded_image(format: str, orientat
     assert shape is not None
     assert shape.hw == decode_image(data).shape[:2]
     assert shape.stored_hw == (40, 60)
-    assert shape.orientation == (orientation or 1 if options else 1)
+    assert shape.orientation == (orientation if options and orientation in range(1, 9) else 1)
+
+
+def raw_profile(orientation: int, zip: bool) -> bytes:
+    """A PNG with Exif in a text, as ImageMagick wrote it before there was a chunk for it."""
+    exif, text = PIL.Image.Exif(), PngInfo()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    text.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n", zip=zip)
+    text.add_text("Comment", "no eXIf")
+    return encoded(picture(40, 60), "PNG", pnginfo=text)
+
+
+def animated(orientation: int, format: str) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    second = PIL.Image.fromarray(255 - picture(40, 60))
+    return encoded(picture(40, 60), format, exif=exif, save_all=True, append_images=[second])
+
+
+def animated_webp_of_one_frame(orientation: int) -> bytes:
+    data = animated(orientation, "WEBP")
+    chunks = data[12 : data.rfind(b"ANMF")] + data[data.find(b"EXIF") :]
+    return b"RIFF" + (len(chunks) + 4).to_bytes(4, "little") + b"WEBP" + chunks
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda orientation: raw_profile(orientation, zip=False),
+        lambda orientation: raw_profile(orientation, zip=True),
+        lambda orientation: animated(orientation, "WEBP"),
+        lambda orientation: animated(orientation, "PNG"),
+        animated_webp_of_one_frame,
+    ],
+)
+def test_exif_that_the_decoder_does_not_apply(made: Callable[[int], bytes], orientation: int):
+    data = made(orientation)
+    with PIL.Image.open(io.BytesIO(data)) as opened:
+        assert opened.getexif()[PIL.ExifTags.Base.Orientation] == orientation
+    np.testing.assert_allclose(decode_image(data).astype(int), picture(40, 60), atol=60)
+    assert image_shape(data) == (40, 60, 1)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_the_first_of_several_pages_and_exif_behind_the_pixels(format: str):
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    if format == "TIFF":
+        data = animated(6, "TIFF")
+    else:
+        data = encoded(picture(40, 60), "PNG", exif=exif)
+        begin, pixels, end = data.find(b"eXIf") - 4, data.find(b"IDAT") - 4, data.find(b"IEND") - 4
+        data = data[:begin] + data[pixels:end] + data[begin:pixels] + data[end:]
+    assert image_shape(data) == (60, 40, 6)
+    assert decode_image(data).shape[:2] == (60, 40)
+
+
+def test_an_orientation_that_is_no_number_is_not_known():
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    short = exif.tobytes()
+    as_byte = short.replace(bytes([1, 0x12, 0, 3]), bytes([1, 0x12, 0, 1]))
+    assert short != as_byte and image_shape(encoded(picture(40, 60), "JPEG", exif=as_byte)) is None
 
 
 def test_only_exif_turns_an_image():
@@ -86,6 +151,11 @@ def test_only_exif_turns_an_image():
 def test_a_huge_image_has_a_shape():
     """Without a warning, of which Pillow has one for so many pixels."""
     assert image_shape(bomb(12_000)) == (12_000, 12_000, 1)
+
+
+def test_no_pixel_is_decoded_for_a_shape():
+    data = encoded(picture(40, 60), "PNG")
+    assert image_shape(data[: len(data) // 2]) == (40, 60, 1)
 
 
 def test_no_size_without_a_header():
@@ -148,6 +218,13 @@ def test_reduced_decoding_keeps_the_geometry(height: int, width: int, longest: i
     assert np.abs(pixels[..., 1].mean(axis=1) - y + 0.5 * 255 / height)[inner].max() < 1.5
 
 
+@pytest.mark.parametrize("height, width", [(3, 400), (400, 3), (1, 400)])
+def test_reduced_decoding_leaves_something_of_a_thin_image(height: int, width: int):
+    pixels, image_hw = decode_reduced(jpeg(height, width), longest=20)
+    factor = min(height, width, 2)
+    assert image_hw == (height / factor, width / factor) and pixels.shape == (*map(int, image_hw), 3)
+
+
 def test_a_large_jpeg_is_read_at_an_eighth():
     pixels, image_hw = decode_reduced(jpeg(400, 640), longest=80)
     assert pixels.shape == (50, 80, 3)
@@ -184,6 +261,19 @@ def test_images_are_checked_together_and_large_ones_one_at_a_time(monkeypatch: p
         monkeypatch.setattr(image_sets, "_LARGE_PIXELS", limit)
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(check_image, [jpeg(30, 20)] * 3))
+
+
+def test_a_large_image_or_one_of_unknown_size_has_its_header_read_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_sets, "_LARGE_PIXELS", 600)
+    opened, locked = image_sets.headers.opened, []
+    monkeypatch.setattr(
+        image_sets.headers, "opened", lambda *args: locked.append(image_sets._large.locked()) or opened(*args)
+    )
+    for width in (20, 21):
+        image_shape(jpeg(30, width))
+    monkeypatch.setattr(image_sets.headers, "pixels", lambda data: 0)
+    image_shape(jpeg(30, 20))
+    assert locked == [False, True, True]
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPatch):

@@ -106,6 +106,8 @@ def test_a_verdict_belongs_to_one_column(tmp_path: Path) -> None:
     written = gate.write(tmp_path, made, [Finding(level="look", reason="a")], 10)
     assert gate.read(tmp_path, made) == written and written.verdict == "look"
     assert gate.write(tmp_path, made, [], 9).verdict == "passed" and gate.read(tmp_path, made) == written
+    again = gate.write(tmp_path, made, [Finding(level="look", reason="as many")], 10)
+    assert gate.read(tmp_path, made) == again != written
     assert gate.read(tmp_path, made.model_copy(update={"checksum": "another"})) is None
     (tmp_path / gate.FILE).write_text("")
     with pytest.raises(UserError, match="is damaged; delete it"):
@@ -113,6 +115,13 @@ def test_a_verdict_belongs_to_one_column(tmp_path: Path) -> None:
     another = made.model_copy(update={"checksum": "another"})
     for column_now in (made, another):  # neither what is damaged nor what is of another column is kept
         assert gate.write(tmp_path, column_now, [], 1) == gate.read(tmp_path, column_now)
+
+
+def test_a_part_that_fails_counts_whatever_a_fuller_audit_has_said(tmp_path: Path) -> None:
+    made, failed = column(), Finding(level="failed", reason="2 labels cannot be read")
+    gate.write(tmp_path, made, [], 10)
+    assert gate.write(tmp_path, made, [failed], 3) == gate.read(tmp_path, made)
+    assert gate.write(tmp_path, made, [], 10) == gate.read(tmp_path, made)
 
 
 def test_every_kind_has_a_verdict() -> None:

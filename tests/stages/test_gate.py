@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,13 +165,63 @@ def test_what_the_student_would_read_is_judged(
         assert "look at" not in capsys.readouterr().err
 
 
-def test_of_many_labels_a_sample_is_judged(
-    images: ImageSet, start: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("least", "said"),
+    [
+        (2, r"look at .*: 80 % of the labels are empty \(in a sample of 10 of the 40 images that are read\)"),
+        (3, r"look at .*: 95 % of the labels are empty \(in the 40 images that are read\)"),
+    ],
+)
+def test_of_many_labels_a_sample_is_judged_if_there_is_enough_in_it(
+    least: int,
+    said: str,
+    images: ImageSet,
+    start: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("must_jax.stages.gate.SAMPLED", 10)
-    column = make_column(tmp_path / "column", "depth", images, nothing_known)
-    with pytest.raises(UserError, match=r"all 10 labels are empty \(in a sample of 10 of the 40 images"):
-        start("depth", column, train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
+    monkeypatch.setattr("must_jax.stages.gate.LEAST", least)
+    column = make_column(tmp_path / "column", "depth", images, lambda i: nothing_known(i) if i % 20 else ramp(i))
+    with pytest.raises(UserError, match="far enough"):
+        start("depth", train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
+    assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("labelled", "read"), [({7, 30}, 40), ({*range(0, 40, 4), 30}, 30)])
+def test_no_column_fails_by_a_sample(
+    labelled: set[int],
+    read: int,
+    images: ImageSet,
+    start: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All labels are of one class but for that of image 30; of class 'c', which has none, a sample says nothing."""
+    monkeypatch.setattr("must_jax.stages.gate.SAMPLED", 10)
+    monkeypatch.setattr("must_jax.stages.gate.LEAST", 2)
+
+    def sparse(index: int) -> dict[str, Any]:
+        return varied(int(index == 30)) | {"present": np.float32(index in labelled)}
+
+    column = make_column(tmp_path / "column", "classification", images, sparse)
+    with pytest.raises(UserError, match="far enough"):
+        start("classification", train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
+    said = capsys.readouterr().err
+    assert f"sampling column {read}/40" in said
+    assert ("1 of 3 classes never occur: c (in the 40 images" in said) == (read == 40)
+
+
+def test_a_broken_label_outside_of_what_is_read_makes_the_column_fail(
+    images: ImageSet, start: Callable[..., None], tmp_path: Path
+) -> None:
+    column = make_column(
+        tmp_path / "column", "classification", images, lambda i: probs(np.nan, 1, 0) if i == 47 else varied(i)
+    )
+    with pytest.raises(UserError, match="failed: 1 values are NaN or infinite; make them anew"):
+        start("classification", train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
 
 
 def test_a_lower_threshold_can_make_a_column_worth_reading(

@@ -16,6 +16,7 @@ from must_jax import cores, trained
 from must_jax.config import LabelConfig
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh
+from must_jax.errors import UserError
 from must_jax.stages import answers, labelling
 from must_jax.stages.teachers import begin_columns
 
@@ -98,6 +99,21 @@ def test_threads_and_what_is_begun_ahead_change_no_byte(
         written.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*array_record*") if p.is_file()})
     assert len(written[0]) == 6 * 2 * 3  # columns, a shard with its record, shards
     assert written[0] == written[1] == written[2]
+
+
+def test_the_share_of_bad_images_is_of_all_that_are_covered(
+    models: dict[str, trained.Trained], images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of 21 images, although only one of three shards is to be written again."""
+    small = {"small": models["small"]}
+    labelling.label(images, begun(tmp_path, small, images), batch_size=4)
+    (column,) = begun(tmp_path, small, images)[0].columns
+    (column.writer.folder / column.writer.manifest.shard_file(0)).unlink()
+    monkeypatch.setattr(labelling, "MAX_BAD", 0)
+    failures = labelling.Failures(images.name, [column], [0])
+    failures.add(0, [labelling.Failure("a", ""), labelling.Failure("b", "")])
+    with pytest.raises(UserError, match=r"3 images of .* cannot be labelled"):
+        failures.add(0, [labelling.Failure("c", "")])
 
 
 def test_inputs_are_the_letterboxed_images_and_nothing_else(

@@ -90,7 +90,7 @@ def test_refused_files_are_all_named_and_nothing_is_written(images: ImageSet, tm
     ):
         imported(images, "depth", tmp_path / "c", **config)
     assert "train/dog/4.png has depths up to 5 m" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
+    assert not (tmp_path / "c").exists()
     for name in NAMES[3:]:
         (tmp_path / "depth" / name).unlink()
     column = imported(images, "depth", tmp_path / "c", **config)
@@ -125,7 +125,7 @@ def test_at_work_in_one_column_is_one_process(images: ImageSet, tmp_path: Path):
     config = {"format": "coco", "path": str(write_coco(tmp_path / "coco.json"))}
     (tmp_path / "c").mkdir()
     other = files.lock(tmp_path / "c")  # two descriptors of one process exclude each other as well
-    with pytest.raises(UserError, match=f"another process is at work in {tmp_path / 'c'}; wait for it"):
+    with pytest.raises(UserError, match=f"another process is at work in {tmp_path / 'c'}; wait for it$"):
         imported(images, "detection", tmp_path / "c", **config)
     assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
     imported(images, "detection", tmp_path / "d", **config)  # another column
@@ -234,7 +234,7 @@ def test_formats_of_classes_need_some(images: ImageSet, tmp_path: Path):
     file = write_coco(tmp_path / "coco.json", annotations=[], categories=[])
     with pytest.raises(UserError, match="task 'detection' needs class names"):
         imported(images, "detection", tmp_path / "c", format="coco", path=str(file))
-    assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
+    assert not (tmp_path / "c").exists()
 
 
 def test_every_image_is_read_once(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ _WAYS: dict[str, Callable[[str], str]] = {  # what of a path decides
     "whole paths": lambda key: key,
     "last parts of paths": lambda key: key.rpartition("/")[2],
 }
+STRAY = 0.01  # up to this share of what last parts fit, whole paths fit by chance
 _SAME_PATHS = "give labels and images the same relative paths"
 
 
@@ -23,15 +24,16 @@ def match(
 ) -> dict[str, str]:
     """Image name -> the key of its label, for the images that have one. Says how many have none.
 
-    By the whole relative path or by the last part of it, whichever fits more; never by both, since then an image whose
-    label is missing could take that of another folder.
+    By the whole relative path; by the last part of it where that fits more and whole paths fit no more than a STRAY
+    few. Never by both, since then an image whose label is missing could take that of another folder.
 
     Args:
       where: the labels' file or folder, for the messages.
       as_key: turns an image's name into what its label is called.
 
     Raises:
-      UserError: a label fits several images or an image several labels, or nothing fits at all.
+      UserError: a label fits several images or an image several labels, nothing fits at all, or last parts fit more
+        but whole paths too many to be by chance.
     """
     keys = list(keys)
     ways = {way: _claims([(as_key(name), name) for name in names], keys, part) for way, part in _WAYS.items()}
@@ -40,6 +42,12 @@ def match(
         raise UserError(
             f"{where} has a label for none of the {len(names)} images: labels are called like "
             f"'{next(iter(keys), '')}', images like '{names[0]}'; correct the path"
+        )
+    whole_fits, fits = (_fits(each)[0] for each in (ways["whole paths"], claims))
+    if STRAY * fits < whole_fits < fits:
+        raise UserError(
+            f"{where}: whole paths fit {whole_fits} images, last parts of paths {fits}, but these may be of other "
+            f"folders; {_SAME_PATHS}, and leave out labels of other images"
         )
     for key, (images, labels) in claims.items():
         if len(images) > 1:
@@ -84,12 +92,17 @@ def files_below(folder: Path, suffix: str) -> dict[str, Path]:
     """Relative path without suffix, printable as images' names are -> file, in the paths' order.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or two files differ in their suffix alone ("a.png" and "a.PNG").
     """
     names = folders.files_below(folder, (suffix,))
     if not names:
         raise UserError(f"there is no {suffix} file in {folder}; correct the path")
-    return {stem(folders.printable(name)): folder / name for name in names}
+    files: dict[str, Path] = {}
+    for file in (folder / name for name in names):
+        other = files.setdefault(stem(folders.printable(str(file.relative_to(folder)))), file)
+        if other != file:
+            raise UserError(f"{other} and {file.name} are labels of one name; remove one of them")
+    return files
 
 
 def digest_of_sizes(files: Iterable[Path], folder: Path) -> str:

@@ -20,17 +20,27 @@ def test_the_last_part_will_do_where_no_whole_path_fits():
     assert match(["1.jpg", "2.jpg"], ["images/2.jpg"], "x") == {"2.jpg": "images/2.jpg"}
 
 
-def test_what_fits_more_images_decides(capsys: pytest.CaptureFixture[str]):
-    """One whole path that happens to fit does not stop all others from being found."""
-    names = ["1.jpg", "train/2.jpg", "train/3.jpg", "train/4.jpg", "train/5.jpg"]
-    keys = ["1.jpg", "2.jpg", "3.jpg", "7.jpg"]
-    assert match(names, keys, "x") == {"1.jpg": "1.jpg", "train/2.jpg": "2.jpg", "train/3.jpg": "3.jpg"}
-    said = "x, matched by last parts of paths: 1 of 4 labels fit no image, 2 of 5 images have no label\n"
+def test_a_stray_whole_path_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]):
+    numbers = range(1, 102)
+    names = ["1.jpg", *(f"train/{i}.jpg" for i in numbers[1:])]
+    keys = [*(f"{i}.jpg" for i in numbers[:-1]), "x.jpg"]
+    assert match(names, keys, "x") == dict(zip(names[:-1], keys[:-1], strict=True))
+    said = "x, matched by last parts of paths: 1 of 101 labels fit no image, 1 of 101 images have no label\n"
     assert capsys.readouterr().err == said
-    assert match(names, ["train/2.jpg", "else/1.jpg"], "x") == {"1.jpg": "else/1.jpg", "train/2.jpg": "train/2.jpg"}
-    capsys.readouterr()
     assert match(names, names, "x") == {name: name for name in names}
-    assert capsys.readouterr().err.startswith("x, matched by whole paths: 0 of 5 labels fit no image, 0 of 5 images")
+    assert capsys.readouterr().err.startswith(
+        "x, matched by whole paths: 0 of 101 labels fit no image, 0 of 101 images"
+    )
+
+
+def test_whole_paths_of_some_folders_and_last_parts_of_others_are_refused():
+    """train/010.jpg is not to get the label of test/010."""
+    names = [f"{'train' if i < 50 else 'val'}/{i:03}.jpg" for i in range(60)]
+    keys = [f"{'train' if i < 5 else 'test'}/{i:03}" for i in range(60)]
+    message = "x: whole paths fit 5 images, last parts of paths 60, but .*; give labels and images the same relative"
+    with pytest.raises(UserError, match=message):
+        match(names, keys, "x", stem)
+    assert match(names, keys[:5], "x", stem) == dict(zip(names[:5], keys[:5], strict=True))
 
 
 def test_whole_paths_decide_where_both_fit_as_many():
@@ -50,7 +60,7 @@ def test_names_without_suffix():
     "names, keys, message",
     [
         (["a/1", "b/1"], ["1"], "labels: '1' may be the label of a/1 or b/1; give labels and images the same relative"),
-        (["x/1", "1", "x/2", "x/3"], ["1", "2", "3"], "labels: '1' may be the label of x/1 or 1; "),
+        (["x/1", "1", "x/2", "x/3"], ["1", "2", "3"], "labels: whole paths fit 1 images, last parts of paths 2, but"),
         (["1"], ["a/1", "b/1"], "labels: 'a/1' or 'b/1' may be the label of 1; "),
         (["1.jpg"], ["1.png"], "none of the 1 images: labels are called like '1.png', images like '1.jpg'"),
         (["1.jpg"], [], "labels are called like '', images"),
@@ -71,3 +81,9 @@ def test_linked_folders_of_labels_are_looked_into(tmp_path: Path):
     (tmp_path / "masks/more").symlink_to(tmp_path / "elsewhere")
     files = {"1": tmp_path / "masks/1.png", "more/2": tmp_path / "masks/more/2.PNG"}
     assert files_below(tmp_path / "masks", ".png") == files
+
+
+def test_of_two_files_of_one_name_none_is_lost(tmp_path: Path):
+    write_files(tmp_path, {"a.PNG": b"", "a.png": b"", "b.png": b""})
+    with pytest.raises(UserError, match=rf"^{tmp_path / 'a.PNG'} and a\.png are labels of one name; remove one"):
+        files_below(tmp_path, ".png")

@@ -1,0 +1,52 @@
+"""What a label run makes of the columns that earlier runs have finished in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from made_teacher import HEADLINES, make_teacher
+
+from must_jax.config import LabelConfig
+from must_jax.errors import UserError
+from must_jax.labels import manifest
+from must_jax.labels.manifest import AbsentRecord, Manifest
+from must_jax.stages import label, label_columns
+from must_jax.stages.finished import finished_columns
+
+
+def test_columns_of_other_teachers_are_read_before_any_work_and_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"photos/{i}.png"), np.full((8, 8, 3), 90 * i, np.uint8))
+    tasks = [key.split("/")[0] for key in HEADLINES]
+    make_teacher(tmp_path / "everything", tuple(tasks), 32, HEADLINES)
+    make_teacher(tmp_path / "small", ("depth",), 32, HEADLINES)
+
+    def run(teacher: str) -> None:
+        config = LabelConfig(
+            images=f"folder:{tmp_path / 'photos'}", teachers=(str(tmp_path / teacher),), batch_size=2, gallery_images=0
+        )
+        label.run(config, tmp_path / "run")
+
+    run("everything")
+    finished = finished_columns(tmp_path / "run")
+    first = tmp_path / "run/columns" / next(iter(finished)) / manifest.FILE
+    whole = first.read_text()
+    first.write_text(whole[:100])
+    with monkeypatch.context() as patch:
+        patch.setattr(label_columns, "label", lambda *_: 1 / 0)
+        with pytest.raises(UserError, match=r"manifest\.json"):
+            run("small")
+    assert not (tmp_path / "run/columns/small-depth").exists()
+    first.write_text(whole)
+
+    monkeypatch.setattr(Manifest, "absent", lambda self: [AbsentRecord(name=f"{self.maker} {self.task}", reason="")])
+    run("small")
+    bad = [each["name"] for each in json.loads((tmp_path / "run/result.json").read_text())["bad"]]
+    assert bad == ["small depth", *(f"everything {about['task']}" for about in finished.values())]
