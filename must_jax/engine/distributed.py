@@ -27,6 +27,7 @@ from must_jax import progress
 from must_jax.errors import Preempted, UserError
 
 SHUTDOWN_WITHIN_S = 30
+DEAD_AFTER_S = 30  # without a heartbeat, which comes from a thread of its own: a killed process ends the others
 READY_WITHIN_S = 600.0  # of the first process that is ready to begin
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _Value = TypeVar("_Value")
@@ -63,6 +64,7 @@ def join(within_s: float = READY_WITHIN_S) -> int:
                 int(count) if count else None,
                 int(number) if number else None,
                 initialization_timeout=int(within_s) + 60,
+                heartbeat_timeout_seconds=DEAD_AFTER_S,
                 shutdown_timeout_seconds=SHUTDOWN_WITHIN_S,
             )
         except ValueError as error:

@@ -121,6 +121,7 @@ def fit(
         elif goodput:
             goodput.update(done)
         if stop:
+            skipped.look(k, running)
             raise Preempted(f"stopped after update {done} of {steps}")
     if running is not None:
         skipped.look(steps - 1, running)

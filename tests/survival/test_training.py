@@ -78,7 +78,21 @@ def change_batches(monkeypatch):
     return change_batches
 
 
-def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves, change_batches):
+@pytest.fixture
+def watched():
+    """SIGTERM means preemption, as it does in a command; returns what forgets one that has come."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def forget():
+        preemption._requested = False
+
+    preemption.watch()
+    yield forget
+    signal.signal(signal.SIGTERM, handler)
+    forget()
+
+
+def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves, change_batches, watched):
     """By SIGTERM. Parameters, statistics, optimizer, moving average and all that is logged are the same bits."""
     stop_at = STEPS
 
@@ -87,19 +101,13 @@ def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves
             os.kill(os.getpid(), signal.SIGTERM)
 
     change_batches(change)
-    handler = signal.getsignal(signal.SIGTERM)
-    preemption.watch()
-    try:
-        for stop_at in range(STEPS - 1):
-            with pytest.raises(Preempted, match=f"stopped after update {stop_at + 1} of {STEPS}"):
-                train.run(config(), tmp_path / "run")
-            assert saved(tmp_path / "run")[-1] == stop_at + 1
-            preemption._requested = False
-        stop_at = STEPS
-        train.run(config(), tmp_path / "run")
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        preemption._requested = False
+    for stop_at in range(STEPS - 1):
+        with pytest.raises(Preempted, match=f"stopped after update {stop_at + 1} of {STEPS}"):
+            train.run(config(), tmp_path / "run")
+        assert saved(tmp_path / "run")[-1] == stop_at + 1
+        watched()
+    stop_at = STEPS
+    train.run(config(), tmp_path / "run")
     found, expected = (leaves(state(workdir)) for workdir in (tmp_path / "run", undisturbed))
     assert found.keys() == expected.keys() and {name.split("'")[1] for name in found} == {
         "params",
@@ -126,6 +134,18 @@ def test_an_update_that_is_not_finite_is_left_out_and_named(config, undisturbed,
     assert line["update"] == 4 and len(set(line["images"])) == BATCH
     assert values(tmp_path / "run")[:4] == values(undisturbed)[:4]
     assert all(np.isfinite(value).all() for value in leaves(state(tmp_path / "run")).values())
+
+
+def test_it_is_named_also_where_the_run_is_stopped_there(config, tmp_path, change_batches, watched):
+    def change(number, batch):
+        if number == 4:
+            batch["labels"]["depth"]["depth"][:] = np.nan
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    change_batches(change)
+    with pytest.raises(Preempted, match="stopped after update 5 of"):
+        train.run(config(), tmp_path / "run")
+    assert [line["update"] for line in rows(tmp_path / "run", "skipped.jsonl")] == [4]
 
 
 def test_the_images_of_an_update_are_those_of_its_batch(config, tmp_path, change_batches):
