@@ -23,7 +23,9 @@ KEPT = 2
 
 
 class Checkpoints:
-    """The checkpoints in `folder`; the last two are kept. Saving goes on in the background, leaving the context waits.
+    """The checkpoints in `folder`; the last two are kept, what killed processes have left of others is removed.
+
+    Saving goes on in the background, leaving the context waits.
 
     Args:
       folder: made if it is missing.
@@ -34,7 +36,7 @@ class Checkpoints:
         self._folder, self._data = folder, dict(data)
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT),
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True),
             item_handlers=_handlers(ocp.StandardCheckpointHandler()),
         )
 
