@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from must_jax.stages.workdir import PREEMPTED_FILE
+
 POLL_S, GRACE_S = 0.005, 0.15
 HANGS_AFTER_S = 300.0  # of a process that neither ends nor gets on
-PREEMPTED = "PREEMPTED"
 
 Damage = Callable[[random.Random, int], bool]  # after the process of this number; returns whether there was any to do
 
@@ -76,18 +77,14 @@ class Process:
         Raises:
           AssertionError: it does not end, or a process that it has started does not.
         """
-        try:
-            code = self.popen.wait(HANGS_AFTER_S)
-            until = time.monotonic() + HANGS_AFTER_S
-            while self.group() and time.monotonic() < until:
-                time.sleep(0.05)
-            assert not self.group(), f"it has left processes behind: {self.said}"
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end: {self.said}") from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.popen.pid, signal.SIGKILL)
-        return code
+        until = time.monotonic() + HANGS_AFTER_S
+        while (self.is_running() or self.group()) and time.monotonic() < until:
+            time.sleep(0.02)
+        if self.is_running() or self.group():
+            os.killpg(self.popen.pid, signal.SIGKILL)
+            what = "has left processes behind" if self.popen.returncode is not None else "does not end"
+            raise AssertionError(f"it {what}: {self.said}")
+        return self.popen.returncode
 
 
 def _lose_patience(process: int) -> None:
@@ -130,7 +127,7 @@ class Storm:
         Raises:
           AssertionError: a process ended otherwise than its strike explains, or was through before a strike.
         """
-        marker = workdir / PREEMPTED
+        marker = workdir / PREEMPTED_FILE
         while self._left:
             process = self._start(command, home, environment)
             strike = self._hit(process, home)
@@ -170,8 +167,8 @@ class Storm:
                     self._left.remove(strike)
                     return strike
             time.sleep(POLL_S)
-        os.killpg(process.popen.pid, signal.SIGKILL)
-        process.end()
+        if process.is_running():
+            os.killpg(process.popen.pid, signal.SIGKILL)
         raise AssertionError(f"it was through, or hung, before {self._left}: {process.said}")
 
     def _damage(self, dead: int) -> None:

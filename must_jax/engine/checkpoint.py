@@ -26,7 +26,9 @@ for _name in ("absl", "asyncio"):  # threads of Orbax log, with tracebacks, what
 
 
 class Checkpoints:
-    """The checkpoints in `folder`; the last two are kept. Saving goes on in the background, leaving the context waits.
+    """The checkpoints in `folder`; the last two are kept, what killed processes have left of others is removed.
+
+    Saving goes on in the background, leaving the context waits.
 
     Args:
       folder: made if it is missing.
@@ -37,7 +39,7 @@ class Checkpoints:
         self._folder, self._data = folder, dict(data)
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT),
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True),
             item_handlers=_handlers(ocp.StandardCheckpointHandler()),
         )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -61,6 +63,17 @@ def test_parts_come_back_in_any_other_layout(tmp_path, state, leaves, monkeypatc
 
 def test_the_last_two_are_kept(saved):
     assert {folder.name for folder in saved.iterdir()} == {"2", "3"}
+
+
+def test_what_is_left_of_a_save_that_was_killed_is_removed(saved, state):
+    """Of any step: a run that was preempted may not come by this one again."""
+    unfinished = saved / "7.orbax-checkpoint-tmp"
+    shutil.copytree(saved / "3", unfinished)
+    (unfinished / "_CHECKPOINT_METADATA").unlink()
+    with Checkpoints(saved, DATA) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        checkpoints.save(4, state(4), {})
+    assert {folder.name for folder in saved.iterdir()} == {"3", "4"}
 
 
 def test_other_data_is_refused_by_name(saved, state):
