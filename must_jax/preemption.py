@@ -7,21 +7,28 @@ the signal off (`deferred`), asks after each update, saves, and stops then.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from must_jax.errors import Preempted
 
+AGAIN_AFTER_S = 0.05
 _requested = False
 _deferred = 0
+_tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
 
 
 def watch() -> None:
     """From now on SIGTERM means preemption. Only for the main thread of a command; not for libraries."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_signal)
+        if sys.unraisablehook is not _on_lost:
+            global _tell
+            _tell, sys.unraisablehook = sys.unraisablehook, _on_lost
 
 
 def requested() -> bool:
@@ -51,3 +58,13 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _requested = True
     if not _deferred:
         raise Preempted("stopped by SIGTERM")
+
+
+def _on_lost(what: sys.UnraisableHookArgs) -> None:
+    """Where nothing can be raised, as in the garbage collector, which calls jax, the signal comes again."""
+    if issubclass(what.exc_type, Preempted):
+        again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+    else:
+        _tell(what)
