@@ -9,7 +9,7 @@ from must_jax.engine.topology import slice_devices
 from must_jax.errors import UserError
 
 here = importlib.util.find_spec("libtpu")
-needs_compiler = pytest.mark.skipif(here is None, reason="the TPU's compiler exists for Linux on x86_64 alone")
+needs_compiler = pytest.mark.skipif(here is None, reason="needs the TPU's compiler: pip install -e '.[aot]'")
 
 
 @needs_compiler

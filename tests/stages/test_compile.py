@@ -17,7 +17,7 @@ TINY = (
 )
 COMPILE = ("--config.stage=compile", "--config.compile.topology=v5e:2x2", "--config.compile.programs=train")
 needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the TPU's compiler exists for Linux on x86_64 alone"
+    importlib.util.find_spec("libtpu") is None, reason="needs the TPU's compiler: pip install -e '.[aot]'"
 )
 
 
