@@ -80,8 +80,8 @@ class SourceConfig(_Config):
     """One image set and the labels to read with it.
 
     images: "NAME/CONFIG:SPLIT" of a TFDS dataset ("scenes/teacher_depth:train"), or "folder:PATH".
-    labels: where labels come from: "truth" (stored with the images) or a column's folder. Where an image has several of
-      one task, a true one wins, and among others the first.
+    labels: where labels come from: "truth" (stored with the images), the folder of a column, or that of a label run,
+      for all of its columns. Where an image has several of one task, a true one wins, and among others the first.
     take: only the first n images; 0 = all.
     min_confidence: by task; what the labels of columns are less sure of is left out: boxes, pixels (of columns made
       with keep_confidence) and distributions, by their largest probability.
@@ -110,8 +110,8 @@ class AugmentConfig(_Config):
 class ColumnsConfig(_Config):
     """Which of the training labels are read, by task or by who made them: a teacher's name, or "truth".
 
-    drop: left out; a task or teacher. A task that loses its last labels by it is not learnt.
-    keep: all others are left out; () = none are.
+    drop: left out; a task or teacher. A task that has no labels then is not learnt.
+    keep: all others are left out; () = none are. Where it names tasks, other tasks without labels are not learnt.
     """
 
     drop: Names = ()
