@@ -92,14 +92,12 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
     """
     column = LabelColumn(folder)
     labelled = column.manifest.images
+    if labelled.digest != images.digest:
+        raise UserError(f"{folder} labels {labelled.name}, not {images.name} as it is now; {column.manifest.anew}")
     if labelled.length < len(images):
         raise UserError(
             f"{folder} labels {labelled.length} images of {labelled.name}, but {images.name} has {len(images)}; "
-            "read it with the image set that it was made for, or with take"
-        )
-    if labelled.digest != images.digest:
-        raise UserError(
-            f"{folder} labels {labelled.name}, not {images.name} as it is now; label this one, or read the other"
+            f"set take={labelled.length}, or {column.manifest.anew}"
         )
     return column.at(np.arange(len(images)))
 

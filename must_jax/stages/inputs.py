@@ -153,17 +153,15 @@ def choose(
     return [new for new, old in zip(chosen, sources, strict=True) if new.columns or not old.columns], left
 
 
-def check_unchanged(sources: Iterable[Source]) -> None:
+def check_unchanged(columns: Iterable[Column]) -> None:
     """Reads every byte of the label columns: a training of days should not end in a label that cannot be read.
 
     Raises:
       UserError: labels were changed or damaged since they were written.
     """
-    columns = [column for source in sources for column in source.columns if isinstance(column, LabelColumn)]
-    if damaged := verify.changed_shards((column.folder, column.manifest) for column in columns):
-        raise UserError(
-            f"{damaged[0]}; delete the file and rerun the stage that wrote it ({len(damaged)} damaged shards in all)"
-        )
+    stored = [column for column in columns if isinstance(column, LabelColumn)]
+    if damaged := verify.changed_shards((column.folder, column.manifest) for column in stored):
+        raise UserError(f"{damaged[0]} (damaged shards in all: {len(damaged)})")
 
 
 def build_tasks(
