@@ -320,8 +320,9 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             if len(readable) == wanted:
                 break
     if not readable:
+        first = ", the first is {}: {}".format(*skipped[0]) if skipped else ""
         raise UserError(
-            f"images='{spec}': no readable image in {folder} ({len(skipped)} unreadable); "
+            f"images='{spec}': no readable image in {folder} (unreadable: {len(skipped)}{first}); "
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 

@@ -72,8 +72,10 @@ class LabelColumn:
         given = f"min_confidence.{self.task} = {min_confidence:g}"
         if not is_known(self.kind):
             can_have = isinstance(self.kind, MapLabel) and self.kind.content == "ids"
-            remedy = "label again with keep_confidence, or remove it" if can_have else "remove it"
-            raise UserError(f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy}")
+            remedy = "label again with keep_confidence, or remove" if can_have else "remove"
+            raise UserError(
+                f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy} this option"
+            )
         if min_confidence < self._stored_from:
             raise UserError(
                 f"{given} cannot be applied, {self.folder} was labelled with a threshold of {self._stored_from:g} and "

@@ -107,10 +107,13 @@ def _boxes_by_image(
     x, y, width, height = np.array([each.bbox for each in real], np.float64).reshape(-1, 4).T
     boxes_yxyx, outside = to_fractions(np.stack([y, x, y + height, x + width], 1), hw)
     if outside is not None:
-        image = images[real[outside].image_id]
+        image, (x_, y_, box_width, box_height) = images[real[outside].image_id], real[outside].bbox
+        turned = x_ + box_width <= image.height and y_ + box_height <= image.width
         raise UserError(
             f"{path} has the box {list(real[outside].bbox)} (x, y, width, height) on {image.file_name}, which is "
             f"{image.width} x {image.height} pixels; correct either"
+            + " (sides and boxes seem to be of the photo turned in two ways, see orientation)"
+            * turned
         )
     return {id_: (boxes_yxyx[chosen], classes[chosen]) for id_, chosen in rows.items()}
 
