@@ -208,9 +208,13 @@ def test_a_column_is_read_with_another_threshold(tmp_path: Path) -> None:
     ("task", "threshold", "reason"),
     [
         ("detection", 0.4, r"was labelled with a threshold of 0\.5 and holds nothing below; raise it to that"),
-        ("segmentation", 0.7, "holds labels without confidence; label again with keep_confidence, or remove it"),
-        ("depth", 0.7, "holds labels without confidence; remove it$"),
-        ("normals", 0.7, "holds labels without confidence; remove it$"),
+        (
+            "segmentation",
+            0.7,
+            "holds labels without confidence; label again with keep_confidence, or remove this option",
+        ),
+        ("depth", 0.7, "holds labels without confidence; remove this option$"),
+        ("normals", 0.7, "holds labels without confidence; remove this option$"),
     ],
 )
 def test_a_threshold_that_cannot_be_applied_is_refused(

@@ -27,7 +27,7 @@ _BATCH_ROWS = 4
 
 
 class _Contents(NamedTuple):
-    """Of each file, the rows in it and before it; whether every row has a path of its own; columns beside the images."""
+    """Of each file, the rows in it and before it; whether every row has a path of its own; columns beside them."""
 
     ends: list[int]
     has_paths: bool
