@@ -89,7 +89,8 @@ def run(config: AuditConfig, workdir: Path) -> None:
     for result in results:
         reasons = "; ".join(finding.reason for finding in result.audited.findings) or "nothing found"
         say(f"{result.column.folder}: {result.audited.verdict}, {reasons}")
-    say(f"{len(duplicates)} of {len(images)} images are nearly the same as evaluation images" * bool(evaluation))
+    if evaluation:
+        say(f"{len(duplicates)} of {len(images)} images are nearly the same as evaluation images")
     say(f"see {workdir / PAGE}")
 
 
