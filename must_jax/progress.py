@@ -91,3 +91,8 @@ class Progress:
                 minutes, seconds = divmod(round((self._total - self._done) / rate), 60)
                 parts.append(f"{minutes}:{seconds:02d} left")
         return ", ".join([*parts, self._note] if self._note else parts)
+
+
+def counted(count: int, noun: str) -> str:
+    """(1, "image") -> "1 image"; (2000, "image") -> "2,000 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from must_jax import progress
-from must_jax.progress import Progress
+from must_jax.progress import Progress, counted
 
 
 @pytest.fixture
@@ -43,3 +43,7 @@ def test_a_bar_on_a_terminal(now, monkeypatch):
     assert "rendering" in shown
     assert "4/4" in shown
     assert "2.0 images/s" in shown
+
+
+def test_things_are_counted_in_words():
+    assert [counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
