@@ -4,7 +4,7 @@ Data: `scenes/unlabelled:train`, rendered on first use, and the five finished te
 Expected: runs/label/columns/<teacher>-<task>/, runs/label/gallery.html.
 Cost: 41 seconds on two cores (measured, rendering included).
 
-Your own photographs, of any size and format:
+Your own photographs, of any size (JPEG, PNG, WebP, most TIFF, BMP, GIF, AVIF, JPEG 2000; not HEIC or raw):
   python -m must_jax.main --config=configs/label.py --workdir=runs/my_photos \
       --config.images=folder:PATH --config.teachers=runs/teacher_depth,runs/teacher_detection
 The rules are the paper's: boxes from a score of 0.5 up, pixels under 0.5 ignored, classes soft, depth as predicted.

@@ -19,11 +19,13 @@ from pydantic_core import PydanticCustomError
 
 from must_jax.errors import nearest
 
+HERE = "<path>"  # in a message: the path of the config that it is about
+
 
 def _listed(value: Any) -> Any:
-    """A tuple on the command line is a plain comma list, --config.teachers=runs/a,runs/b, or a single value."""
+    """A tuple on the command line is a comma list, --config.teachers=runs/a,runs/b, a single value, or empty."""
     if isinstance(value, str):
-        return value.split(",")
+        return value.split(",") if value else ()
     return (value,) if isinstance(value, int | float) else value
 
 
@@ -82,8 +84,8 @@ class SourceConfig(_Config):
     """One image set and the labels to read with it.
 
     images: "NAME/CONFIG:SPLIT" of a TFDS dataset ("scenes/teacher_depth:train"), or "folder:PATH".
-    labels: where labels come from: "truth" (stored with the images) or a column's folder. Where an image has several of
-      one task, a true one wins, and among others the first.
+    labels: where labels come from: "truth" (stored with the images), the folder of a column, or that of a label run,
+      for all of its columns. Where an image has several of one task, a true one wins, and among others the first.
     take: only the first n images; 0 = all.
     min_confidence: by task; what the labels of columns are less sure of is left out: boxes, pixels (of columns made
       with keep_confidence) and distributions, by their largest probability.
@@ -93,6 +95,13 @@ class SourceConfig(_Config):
     labels: Names = ("truth",)
     take: NonNegativeInt = 0
     min_confidence: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+
+
+def _below(warmup_steps: int, steps: int) -> str:
+    return (
+        f"optimizer.warmup_steps {warmup_steps} must be below steps {steps}; "
+        f"set {HERE}.optimizer.warmup_steps lower, or {HERE}.steps higher"
+    )
 
 
 class AugmentConfig(_Config):
@@ -112,8 +121,8 @@ class AugmentConfig(_Config):
 class ColumnsConfig(_Config):
     """Which of the training labels are read, by task or by who made them: a teacher's name, or "truth".
 
-    drop: left out; a task or teacher. A task that loses its last labels by it is not learnt.
-    keep: all others are left out; () = none are.
+    drop: left out; a task or teacher. A task that has no labels then is not learnt.
+    keep: all others are left out; () = none are. Where it names tasks, other tasks without labels are not learnt.
     """
 
     drop: Names = ()
@@ -218,7 +227,7 @@ class TrainConfig(_Config):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
+            raise ValueError(_below(self.optimizer.warmup_steps, self.steps))
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         if self.profile and not (self.profiled and self.profiled[0] >= 1 and self.profiled[-1] <= self.steps):
@@ -266,7 +275,7 @@ class LabelConfig(_Config):
     batch_size: PositiveInt = 64
     shard_images: PositiveInt = 1024
     gallery_images: NonNegativeInt = 32
-    worker: Annotated[str, Field(pattern=r"^\d+/[1-9]\d*$")] = "0/1"  # this process, from 0, and how many
+    worker: str = "0/1"  # this process, from 0, and how many
     dry_run: bool = False  # label a sample, print what the whole set costs, and write nothing
     chips: NonNegativeInt = 0  # devices to forecast the hours for; 0 = those in use here
 
@@ -278,6 +287,8 @@ class LabelConfig(_Config):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
+        if not re.fullmatch(r"\d+/[1-9]\d*", self.worker):
+            raise ValueError(f"worker '{self.worker}' is none; give its number from 0 and how many there are, like 0/2")
         number, count = self.worker_of
         if number >= count:
             raise ValueError(f"worker {self.worker} is not there; of {count} workers the last is {count - 1}/{count}")
@@ -346,7 +357,7 @@ class TransferConfig(_Config):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be below steps {self.steps}")
+            raise ValueError(_below(self.optimizer.warmup_steps, self.steps))
         return self
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic_core import ErrorDetails
 
-from must_jax.config import STAGE_CONFIGS, AnyConfig, CompileConfig, ReplayConfig, TargetConfig, TrainConfig
+from must_jax.config import HERE, STAGE_CONFIGS, AnyConfig, CompileConfig, ReplayConfig, TargetConfig, TrainConfig
 from must_jax.errors import UserError, nearest
 
 _COMPILED = {"train": "train", "teachers": "label", "inits": "evaluate"}  # a key that only this stage has -> the stage
@@ -106,7 +106,7 @@ def _sentence(error: ErrorDetails) -> str:
         case "missing":
             return f"{path} is missing; set it in the config file or with --{path}=..."
         case "value_error":
-            return f"{path}: {message.removeprefix('Value error, ')}"
+            return f"{path}: {message.removeprefix('Value error, ').replace(HERE, path)}"
         case "too_short":
             return f"{path} is empty, but needs at least one entry"
         case "literal_error":

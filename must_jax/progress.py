@@ -103,6 +103,11 @@ class Progress:
         return ", ".join([*parts, self._note] if self._note else parts)
 
 
+def counted(count: int, noun: str) -> str:
+    """(1, "image") -> "1 image"; (2000, "image") -> "2,000 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 class Waiting:
     """What is being waited for, and for how long already, where nothing can be counted.
 

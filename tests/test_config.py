@@ -82,7 +82,11 @@ def test_a_config_cannot_be_changed():
         ),
         (train(), "train=()", "config.train is empty, but needs at least one entry"),
         (train(), "tasks.depth=3", "config.tasks.depth is 3, but should be a valid dictionary"),
-        (train(), "optimizer.warmup_steps=1000", "config: optimizer.warmup_steps 1000 must be below steps 1000"),
+        (
+            train(),
+            "optimizer.warmup_steps=1000",
+            "config: optimizer.warmup_steps 1000 must be below steps 1000; set config.o",
+        ),
         (train(), "augment.scale_min=2", "config.augment: scale_min 2.0 must not be above scale_max 1.0"),
         (train(), "minimum.deph/delta1=50", "config: minimum names 'deph/delta1', which is of no task here; did you "),
         (train(), "validation=None,", "config.validation is (None,), but should be a valid dictionary"),
@@ -94,6 +98,11 @@ def test_a_config_cannot_be_changed():
         (evaluate(), "transfers.0.learning_rates=fast", "config.transfers.0.learning_rates.0 is 'fast', but should be"),
         (train(), "columns.dorp=depth", "config.columns.dorp is unknown; did you mean 'drop'?"),
         (train(), "columns=depth", "config.columns is 'depth', but should be a valid dictionary"),
+        (
+            label(),
+            "worker=1/0",
+            "config: worker '1/0' is none; give its number from 0 and how many there are, like 0/2",
+        ),
         (label(), "chips=-1", "config.chips is -1, but should be greater than or equal to 0"),
         (
             {"stage": "pipeline", "stages": {"labels": label()}},
@@ -136,6 +145,7 @@ def test_an_override_through_nothing_is_answered(path: str):
         ("seed=3", lambda c: c.seed == 3),
         ("optimizer.learning_rate=3e-2", lambda c: c.optimizer.learning_rate == 0.03),
         ("augment.flip=false", lambda c: c.augment.flip is False),
+        ("columns.drop=", lambda c: c.columns.drop == ()),
         ("train.0.labels=runs/a,runs/b", lambda c: c.train[0].labels == ("runs/a", "runs/b")),
         ("train.0.labels=('runs/a',)", lambda c: c.train[0].labels == ("runs/a",)),
         ("train.0.images=folder:a=b,c", lambda c: c.train[0].images == "folder:a=b,c"),

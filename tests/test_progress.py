@@ -6,7 +6,7 @@ import time
 import pytest
 
 from must_jax import progress
-from must_jax.progress import Progress, Waiting
+from must_jax.progress import Progress, Waiting, counted
 
 
 @pytest.fixture
@@ -57,3 +57,7 @@ def test_what_is_waited_for_and_how_long(monkeypatch, capsys):
     capsys.readouterr()
     time.sleep(0.05)
     assert capsys.readouterr().err == ""  # it is over
+
+
+def test_things_are_counted_in_words():
+    assert [counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]

@@ -324,16 +324,17 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         chunks = (names[start : start + _CHECKED_TOGETHER] for start in range(0, len(names), _CHECKED_TOGETHER))
         checked = (pool.map(_check, [folder / name for name in chunk]) for chunk in chunks)
         for name, (path, problem) in zip(names, itertools.chain.from_iterable(checked), strict=False):
+            progress.advance(0 if problem and take else 1)  # with `take` the next one is read in its place
             if problem:
                 skipped.append((folders.printable(str(path)), problem))
                 continue
             readable.append(name)
-            progress.advance()
             if len(readable) == wanted:
                 break
     if not readable:
+        first = ", the first is {}: {}".format(*skipped[0]) if skipped else ""
         raise UserError(
-            f"images='{spec}': no readable image in {folder} ({len(skipped)} unreadable); "
+            f"images='{spec}': no readable image in {folder} (unreadable: {len(skipped)}{first}); "
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 

@@ -134,10 +134,11 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
         data = item.load()
         check_image(data, max_pixels)
     except (UserError, PermissionError) as error:
-        return _Checked(shard, item.name, reason=getattr(error, "strerror", None) or str(error))
+        return _Checked(shard, item.place or item.name, reason=getattr(error, "strerror", None) or str(error))
     except OSError as error:  # of the disk or the network, not of this image: it must not be left out for ever
         raise UserError(
-            f"{item.name} cannot be read now ({error.strerror}); see to the disk, then the same command continues"
+            f"{item.place or item.name} cannot be read now ({error.strerror}); "
+            "see to the disk, then the same command continues"
         ) from None
     return _Checked(shard, item.name, record=serialize({"image": data, "name": item.name}))
 
@@ -158,7 +159,8 @@ def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
         sum(shard.bytes for shard in written.shards),
         {SOURCE: written.source},
     )
-    return f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}"
+    told = f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}"
+    return told + (f"; beside the images, not read: {', '.join(raw.unread)}" if raw.unread else "")
 
 
 def _features() -> tfds.features.FeaturesDict:

@@ -72,8 +72,10 @@ class LabelColumn:
         given = f"min_confidence.{self.task} = {min_confidence:g}"
         if not is_known(self.kind):
             can_have = isinstance(self.kind, MapLabel) and self.kind.content == "ids"
-            remedy = "label again with keep_confidence, or remove it" if can_have else "remove it"
-            raise UserError(f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy}")
+            remedy = "label again with keep_confidence, or remove" if can_have else "remove"
+            raise UserError(
+                f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy} this option"
+            )
         if min_confidence < self._stored_from:
             raise UserError(
                 f"{given} cannot be applied, {self.folder} was labelled with a threshold of {self._stored_from:g} and "
@@ -92,14 +94,12 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
     """
     column = LabelColumn(folder)
     labelled = column.manifest.images
+    if labelled.digest != images.digest:
+        raise UserError(f"{folder} labels {labelled.name}, not {images.name} as it is now; {column.manifest.anew}")
     if labelled.length < len(images):
         raise UserError(
             f"{folder} labels {labelled.length} images of {labelled.name}, but {images.name} has {len(images)}; "
-            "read it with the image set that it was made for, or with take"
-        )
-    if labelled.digest != images.digest:
-        raise UserError(
-            f"{folder} labels {labelled.name}, not {images.name} as it is now; label this one, or read the other"
+            f"set take={labelled.length}, or {column.manifest.anew}"
         )
     return column.at(np.arange(len(images)))
 

@@ -154,6 +154,13 @@ class Manifest(_Record):
         return "label" if self.teacher else "prepare"
 
     @property
+    def anew(self) -> str:
+        """How to get labels of the images as they are now."""
+        if self.teacher:
+            return "label them in another --workdir, and read those labels"
+        return "delete the column's folder and rerun the prepare stage"
+
+    @property
     def label_kind(self) -> LabelKind:
         return kind_from_dict(self.kind)
 

@@ -19,8 +19,9 @@ from must_jax.labels import manifest
 from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
 
-_AGAIN = "delete the file and rerun the stage that wrote it"
-_ANEW = "delete the column's folder and rerun the stage that wrote it"
+_RERUN = "rerun the stage that wrote it"
+_AGAIN = f"delete the file and {_RERUN}"
+_ANEW = f"delete the column's folder and {_RERUN}"
 
 
 Described = tuple[Path, Manifest]  # a column's folder and what it says there
@@ -36,7 +37,7 @@ def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lamb
       advance: hears of every so many images that are through.
     """
     if not column.complete:
-        return [f"{folder} is not finished; rerun the stage that wrote it"]
+        return [f"{folder} is not finished; {_RERUN}"]
     found = []
     if not manifest.is_as_written(folder):
         found.append(f"{folder / manifest.FILE} was changed after the column was written; {_ANEW}")
@@ -44,12 +45,14 @@ def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lamb
     if [(shard.file, shard.count) for shard in column.shards] != wanted:
         return [*found, f"{folder / manifest.FILE} does not list the shards of {column.images.length} images; {_ANEW}"]
     for name, text in dataset_files(column, folder).items():
-        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text:
-            found.append(f"{folder / name} is missing or was changed, TFDS would read other labels; {_AGAIN}")
+        if not (folder / name).is_file():
+            found.append(f"{folder / name} is missing; {_RERUN}")
+        elif (folder / name).read_text(encoding="utf-8") != text:
+            found.append(f"{folder / name} was changed, TFDS would read other labels; {_AGAIN}")
     with ThreadPoolExecutor(cores()) as pool:
         differences = pool.map(functools.partial(_differs, folder), column.shards)
         for shard, why in zip(column.shards, differences, strict=True):
-            found += [f"{folder / shard.file} {why}; {_AGAIN}"] if why else []
+            found += [f"{folder / shard.file} {why}"] if why else []
         if found:
             return found
         records = encodings.Records(tfds.builder_from_directory(folder), "train", encodings.features(column.label_kind))
@@ -75,11 +78,11 @@ def changed_shards(columns: Iterable[Described]) -> list[str]:
 
 def other_images(folder: Path, column: Manifest, images: ImageSet) -> Iterator[str]:
     """Where a column does not belong to these images in this order, one sentence each."""
-    if len(images) > column.images.length:
-        yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}"
-        return
     if images.digest != column.images.digest:
-        yield f"{folder} labels {column.images.name} as it was, not {images.name} as it is now"
+        yield f"{folder} labels {column.images.name} as it was, not {images.name} as it is now; {column.anew}"
+    if len(images) > column.images.length:
+        yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}; {column.anew}"
+        return
     for index, shard in enumerate(column.shards):
         positions, names = column.shard_range(index), hashlib.sha256()
         if positions.stop > len(images):  # only the first images are to be looked at
@@ -103,16 +106,18 @@ def disagreements(columns: Sequence[Described]) -> Iterator[str]:
 
 
 def _differs(folder: Path, shard: ShardRecord) -> str:
-    """Why the shard's file is not what was written, or ""."""
+    """Why the shard's file is not what was written, and what to do; or ""."""
     path = folder / shard.file
     if not path.is_file():
-        return "is missing"
+        return f"is missing; {_RERUN}"
     if (size := path.stat().st_size) != shard.bytes:
-        return f"has {size} bytes instead of {shard.bytes}"
+        return f"has {size} bytes instead of {shard.bytes}; {_AGAIN}"
     if files.sha256(path) != shard.sha256:
-        return "has other bytes than were written (sha256 differs)"
+        return f"has other bytes than were written (sha256 differs); {_AGAIN}"
     count = ArrayRecordReader(str(path)).num_records()
-    return "" if count == shard.count == shard.summary.images else f"holds {count} labels instead of {shard.count}"
+    if count == shard.count == shard.summary.images:
+        return ""
+    return f"holds {count} labels instead of {shard.count}; {_AGAIN}"
 
 
 def _unreadable(column: Manifest, records: encodings.Records, position: int) -> str:

@@ -63,7 +63,8 @@ def run(config: AuditConfig, workdir: Path) -> None:
     A column that failed is no error here; a training refuses it. A finished audit of the same columns says so.
 
     Raises:
-      UserError: columns or images that are not there or do not fit each other, a workdir of another config.
+      UserError: columns or images that are not there or do not fit each other, columns that were changed or damaged
+        since they were written, a workdir of another config.
     """
     check(workdir, config)
     inputs.check(config)
@@ -73,6 +74,7 @@ def run(config: AuditConfig, workdir: Path) -> None:
         return
     images = open_images(config.images, config.data_dir, config.take)
     columns = [open_column(folder, images) for folder in folders]
+    inputs.check_unchanged(columns)
     tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
     evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
     true = [column for column in columns if column.teacher is None]
@@ -87,7 +89,8 @@ def run(config: AuditConfig, workdir: Path) -> None:
     for result in results:
         reasons = "; ".join(finding.reason for finding in result.audited.findings) or "nothing found"
         say(f"{result.column.folder}: {result.audited.verdict}, {reasons}")
-    say(f"{len(duplicates)} of {len(images)} images are nearly the same as evaluation images" * bool(evaluation))
+    if evaluation:
+        say(f"{len(duplicates)} of {len(images)} images are nearly the same as evaluation images")
     say(f"see {workdir / PAGE}")
 
 

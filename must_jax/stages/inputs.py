@@ -27,6 +27,7 @@ from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
+from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
@@ -72,7 +73,7 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
                 raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
         _check_images(source.images, config.data_dir)
     if isinstance(config, TrainConfig):
-        _check_chosen(config)
+        _check_chosen(config, made)
 
 
 def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
@@ -121,10 +122,11 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
         if label == TRUTH:
             columns += [*images.labels.values(), *open_beside(images, tasks)]
             continue
-        column = open_column(label, images)
-        threshold = config.min_confidence.get(column.task)
-        columns.append(column if threshold is None else column.at_least(threshold))
-        stored.add(column.task)
+        for folder in _folders(label, tasks):
+            column = open_column(folder, images)
+            threshold = config.min_confidence.get(column.task)
+            columns.append(column if threshold is None else column.at_least(threshold))
+            stored.add(column.task)
     columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: the truth comes first
     for task in config.min_confidence:
         if task not in stored:
@@ -140,7 +142,8 @@ def choose(
 ) -> tuple[list[Source], dict[str, Mapping[str, Any]]]:
     """What is left of sources and tasks if only some of the labels are read: those without any of them are gone.
 
-    A task that had no labels to begin with stays, since that is a mistake and no choice.
+    A task that had no labels to begin with stays, since that is a mistake and no choice, unless `drop` names it, or
+    `keep` names other tasks.
 
     Raises:
       UserError: nothing is left.
@@ -152,23 +155,23 @@ def choose(
 
     chosen = [replace(source, columns=tuple(filter(is_read, source.columns))) for source in sources]
     before, after = ({column.task for source in each for column in source.columns} for each in (sources, chosen))
-    left = {name: options for name, options in tasks.items() if name in after or name not in before}
+    kept = tasks.keys() & {*columns.keep} or tasks.keys()
+    wanted = after | (kept - before - {*columns.drop})
+    left = {name: options for name, options in tasks.items() if name in wanted}
     if not left:
         raise UserError("config.columns leaves no labels to learn from; drop less, or keep more")
     return [new for new, old in zip(chosen, sources, strict=True) if new.columns or not old.columns], left
 
 
-def check_unchanged(sources: Iterable[Source]) -> None:
+def check_unchanged(columns: Iterable[Column]) -> None:
     """Reads every byte of the label columns: a training of days should not end in a label that cannot be read.
 
     Raises:
       UserError: labels were changed or damaged since they were written.
     """
-    columns = [column for source in sources for column in source.columns if isinstance(column, LabelColumn)]
-    if damaged := verify.changed_shards((column.folder, column.manifest) for column in columns):
-        raise UserError(
-            f"{damaged[0]}; delete the file and rerun the stage that wrote it ({len(damaged)} damaged shards in all)"
-        )
+    stored = [column for column in columns if isinstance(column, LabelColumn)]
+    if damaged := verify.changed_shards((column.folder, column.manifest) for column in stored):
+        raise UserError(f"{damaged[0]} (damaged shards in all: {len(damaged)})")
 
 
 def build_tasks(
@@ -183,7 +186,11 @@ def build_tasks(
     for name, chosen in options.items():
         columns = [column for source in sources for column in source.columns if column.task == name]
         if name in TASKS and not columns:
-            raise UserError(f"no images are labelled for task '{name}'; labelled are: {_labelled(sources)}")
+            others = f", or leave the task out with --config.columns.drop={name}" if len(options) > 1 else ""
+            labelled = _labelled(sources)
+            raise UserError(
+                f"no images are labelled for task '{name}'; labelled are: {labelled}; bring its labels{others}"
+            )
         classes = columns[0].classes if columns else ()
         tasks[name] = build_task(name, classes, {"max_boxes": max_boxes, **chosen})
         for source in (*sources, *also):
@@ -303,8 +310,14 @@ def _check_images(spec: str, data_dir: str) -> None:
         raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, splits)}")
 
 
-def _check_chosen(config: TrainConfig) -> None:
-    known = {*config.tasks}.union(*(names_of(label) for source in config.train for label in source.labels))
+def _folders(label: str, tasks: Collection[str]) -> list[Path]:
+    """The column of that folder; of a label run those of `tasks`."""
+    folders = find(Path(label))
+    return folders if folders == [Path(label)] else [each for each in folders if manifest.read(each).task in tasks]
+
+
+def _check_chosen(config: TrainConfig, made: Collection[Path]) -> None:
+    known = {*config.tasks}.union(*(names_of(label, made) for source in config.train for label in source.labels))
     for key, names in config.columns:
         for name in names:
             if name not in known:
@@ -314,14 +327,16 @@ def _check_chosen(config: TrainConfig) -> None:
                 )
 
 
-def names_of(label: str) -> set[str]:
-    """Task and maker of the labels; of a column that is yet to be made, by its folder."""
+def names_of(label: str, made: Collection[Path] = ()) -> set[str]:
+    """Tasks and makers of the labels; of columns that are yet to be made, by their folders."""
     if label == TRUTH:
         return {TRUTH}
-    if not (Path(label) / manifest.FILE).is_file():
-        return {*Path(label).name.rpartition("-")[::2]}
-    column = manifest.read(Path(label))
-    return {column.task, column.teacher.name if column.teacher else TRUTH}
+    path = Path(label)
+    coming = [each for each in made if each.parent.name == COLUMNS and path in (each, each.parent.parent)]
+    if coming or not path.exists():
+        return {name for each in coming or [path] for name in each.name.rpartition("-")[::2]}
+    columns = map(manifest.read, find(path))
+    return {name for each in columns for name in (each.task, each.teacher.name if each.teacher else TRUTH)}
 
 
 def _maker(column: Column) -> str:
@@ -350,9 +365,12 @@ def _check_fits(column: Column, task: Task, images: str) -> None:
 
 def _labelled(sources: Sequence[Source]) -> str:
     labelled = {column.task for source in sources for column in source.columns}
-    labelled |= {task for source in sources for task in source.images.labels}
-    labelled |= {folder.name for source in sources for folder in beside(source.images)}
-    return ", ".join(sorted(labelled)) or "none"
+    stored = {task for source in sources for task in source.images.labels}
+    stored |= {folder.name for source in sources for folder in beside(source.images)}
+    unread = ", ".join(sorted(stored - labelled))
+    return (", ".join(sorted(labelled)) or "none") + (
+        f" (not read here, but stored with the images as '{TRUTH}': {unread})" if unread else ""
+    )
 
 
 def _listed(classes: Sequence[str]) -> str:

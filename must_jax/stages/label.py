@@ -7,6 +7,7 @@ from pathlib import Path
 
 from must_jax.cli import interrupted_later
 from must_jax.config import LabelConfig
+from must_jax.data.folders import digest, list_folder
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
@@ -47,9 +48,9 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
     A teacher that is gone counts as it was.
 
     Raises:
-      UserError: a teacher was trained anew since.
+      UserError: a teacher was trained anew since, or files of a folder of photos have come, gone or changed.
     """
-    columns = finished_columns(workdir)
+    columns, photos = finished_columns(workdir), _photos(config.images)
     for path in config.teachers:
         teacher, file = Path(path).resolve().name, Path(path) / MODEL_FILE
         model = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
@@ -62,6 +63,11 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
             if not manifest.is_whole(folder):
                 return False
             column = manifest.read(folder)
+            if photos not in (None, column.images.digest):
+                raise UserError(
+                    f"{config.images} has changed since {workdir} labelled it; "
+                    "choose another --workdir, or delete that folder"
+                )
             if model is None:
                 continue
             if column.teacher is None or column.teacher.digest != model["digest"]:
@@ -73,3 +79,9 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
             if {key: value for key, value in rule.items() if key not in NO_RULE} != column.rule:
                 return False
     return True
+
+
+def _photos(images: str) -> str | None:
+    """The digest of a folder of photos as it is now, by names and sizes alone; None where there is no folder."""
+    path = Path(images.removeprefix("folder:")).expanduser()
+    return digest(list_folder(path).images) if images.startswith("folder:") and path.is_dir() else None

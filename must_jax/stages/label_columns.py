@@ -15,7 +15,7 @@ from must_jax.files import write_json
 from must_jax.labels import manifest
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import Manifest
-from must_jax.progress import say
+from must_jax.progress import counted, say
 from must_jax.stages import inputs, teachers
 from must_jax.stages.finished import finished_columns
 from must_jax.stages.labelling import label, warm_up
@@ -70,7 +70,11 @@ def make(config: LabelConfig, workdir: Path) -> None:
     shown = [(column.task, LabelColumn(column.writer.folder)) for column in columns]
     _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
     write_json(workdir / RESULT_FILE, result)
-    say(f"{workdir}: {len(images)} images in {len(columns)} columns, {len(bad)} not labelled; see {workdir / GALLERY}")
+    skipped = f", {counted(len(images.skipped), 'file')} skipped" if images.skipped else ""
+    say(
+        f"{workdir}: {counted(len(images), 'image')} in {counted(len(columns), 'column')}, {len(absent):,} not labelled"
+        f"{skipped}; see {workdir / GALLERY}"
+    )
     distributed.wait("finished")
 
 

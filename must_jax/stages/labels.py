@@ -14,7 +14,7 @@ from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
 from must_jax.labels.verify import Described
-from must_jax.progress import Progress, say
+from must_jax.progress import Progress, counted, say
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -35,14 +35,15 @@ def run(config: LabelsConfig, workdir: Path) -> None:
 
 
 def find(path: Path) -> list[Path]:
-    """The columns that a path means: itself, or all of a label run.
+    """The columns that a path means: itself, or all of a label run, or of a folder of columns.
 
     Raises:
       UserError: there is none.
     """
     if (path / manifest.FILE).is_file():
         return [path]
-    folders = sorted(file.parent for file in (path / COLUMNS).glob(f"*/{manifest.FILE}"))
+    runs = [*(path / COLUMNS).glob(f"*/{manifest.FILE}")] or path.glob(f"*/{manifest.FILE}")
+    folders = sorted(file.parent for file in runs)
     if not folders:
         raise UserError(f"there is no label column in {path}; give the folder of a column, or of a label run")
     return folders
@@ -92,10 +93,9 @@ def _verified(config: LabelsConfig, folders: Sequence[Path]) -> list[Described]:
     for problem in found:
         say(f"damaged: {problem}")
     if found:
-        raise UserError(
-            f"{len(found)} problems in {len(folders)} columns, named above; do not train on them as they are"
-        )
-    say(f"{len(folders)} columns are as they were written")
+        told = f"{counted(len(found), 'problem')} in {counted(len(folders), 'column')}"
+        raise UserError(f"{told}, named above; do not train on them as they are")
+    say(f"as they were written: {counted(len(folders), 'column')}")
     return whole
 
 

@@ -114,7 +114,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
     sources, options = inputs.choose(config.columns, sources, config.tasks)
     checked = [inputs.open_source(config.validation, config.data_dir, options)] if config.validation else []
-    inputs.check_unchanged([*sources, *checked])
+    inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)

@@ -483,5 +483,8 @@ def test_mistakes_get_one_sentence(data_dir: Path, spec: str, message: str):
 
 
 def test_a_folder_without_images_is_a_mistake(tmp_path: Path):
-    with pytest.raises(UserError, match="no readable image"):
+    with pytest.raises(UserError, match=r"no readable image in .* \(unreadable: 0\)"):
+        open_images(f"folder:{tmp_path}", "unused")
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(UserError, match=r"unreadable: 1, the first is .*empty.jpg: .*the file is empty"):
         open_images(f"folder:{tmp_path}", "unused")

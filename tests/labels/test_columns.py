@@ -123,8 +123,8 @@ def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (Images(11), "labels 10 images of photos, but photos has 11"),
-        (Images(10, "other"), "not photos as it is now"),
+        (Images(11), "labels 10 images of photos, but photos has 11; set take=10, or label them in another --workdir"),
+        (Images(11, "other"), "not photos as it is now; label them in another --workdir"),
     ],
 )
 def test_another_image_set_is_refused(images: Images, reason: str, tmp_path: Path) -> None:
@@ -208,9 +208,13 @@ def test_a_column_is_read_with_another_threshold(tmp_path: Path) -> None:
     ("task", "threshold", "reason"),
     [
         ("detection", 0.4, r"was labelled with a threshold of 0\.5 and holds nothing below; raise it to that"),
-        ("segmentation", 0.7, "holds labels without confidence; label again with keep_confidence, or remove it"),
-        ("depth", 0.7, "holds labels without confidence; remove it$"),
-        ("normals", 0.7, "holds labels without confidence; remove it$"),
+        (
+            "segmentation",
+            0.7,
+            "holds labels without confidence; label again with keep_confidence, or remove this option",
+        ),
+        ("depth", 0.7, "holds labels without confidence; remove this option$"),
+        ("normals", 0.7, "holds labels without confidence; remove this option$"),
     ],
 )
 def test_a_threshold_that_cannot_be_applied_is_refused(

@@ -67,8 +67,11 @@ def forget(folder: Path, index: int) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped byte": (lambda f: flip_a_byte(f / SHARDS[1]), rf"{SHARDS[1]} has other bytes than were written"),
-    "a missing shard": (lambda f: (f / SHARDS[0]).unlink(), rf"{SHARDS[0]} is missing"),
+    "a flipped byte": (
+        lambda f: flip_a_byte(f / SHARDS[1]),
+        rf"{SHARDS[1]} has other bytes than were written .*; delete the file and rerun",
+    ),
+    "a missing shard": (lambda f: (f / SHARDS[0]).unlink(), rf"{SHARDS[0]} is missing; rerun the stage that wrote it$"),
     "a cut off shard": (
         lambda f: (f / SHARDS[2]).write_bytes((f / SHARDS[2]).read_bytes()[:-9]),
         rf"{SHARDS[2]} has \d+ bytes instead of \d+",
@@ -87,9 +90,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shard that is not listed": (lambda f: forget(f, 1), r"manifest\.json does not list the shards of 10 images"),
     "other lengths for TFDS": (
         lambda f: (f / "dataset_info.json").write_text((f / "dataset_info.json").read_text().replace('"4"', '"3"')),
-        r"dataset_info\.json is missing or was changed",
+        r"dataset_info\.json was changed, TFDS would read other labels; delete the file and rerun",
     ),
-    "no features for TFDS": (lambda f: (f / "features.json").unlink(), r"features\.json is missing or was changed"),
+    "no features for TFDS": (lambda f: (f / "features.json").unlink(), r"features\.json is missing; rerun"),
 }
 
 
@@ -125,7 +128,7 @@ def test_a_label_that_its_class_list_does_not_know(whole: Path, tmp_path: Path) 
 def test_other_images_are_named(whole: Path) -> None:
     column = manifest.read(whole)
     (problem,) = verify.other_images(whole, column, Named(digest="other"))
-    assert "labels photos as it was, not photos as it is now" in problem
+    assert "labels photos as it was, not photos as it is now; label them in another --workdir" in problem
     (problem,) = verify.other_images(whole, column, Named(order=[0, 1, 2, 3, 5, 4, 6, 7, 8, 9]))
     assert f"{SHARDS[1]} labels other images, or in another order, than photos" in problem
 

@@ -51,6 +51,7 @@ def test_verdicts_reasons_and_figures_are_there(text: str) -> None:
     assert "Highest mean score" in text and "Lowest mean score" in text
     assert "30 found" in text and "The nearest 1 are shown" in text and "7 of 256 bits differ" in text
     assert text.count("<img ") == 2 * 3 + 2
+    assert "name another evaluation set, or take the images out of the folder" in text
 
 
 def test_text_is_escaped_and_nothing_comes_from_outside(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,18 @@ def config(store: Path) -> Callable[..., TrainConfig]:
     return config
 
 
+@pytest.fixture(scope="module")
+def by_run(store: Path, config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+    """As `config`, with the folder of the label run in place of its columns, and with a task that nothing labels."""
+
+    def by_run(**columns: Any) -> TrainConfig:
+        plain = config(**columns)
+        source = plain.train[0].model_copy(update={"labels": (str(store),)})
+        return plain.model_copy(update={"train": (source,), "tasks": {**plain.tasks, "segmentation": {}}})
+
+    return by_run
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig, Path], tuple[list[str], list[str], int]]:
     """The columns and tasks that a training would use, and the number of its images, as it is about to begin."""
@@ -113,6 +126,41 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig, Path], tuple
 )
 def test_columns_are_chosen_by_task_or_teacher(config, read, choice, columns, tasks, tmp_path):
     assert read(config(**choice), tmp_path / "run") == (columns, tasks, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("choice", "columns", "tasks"),
+    [
+        ({"drop": "segmentation"}, set(COLUMNS), ["depth", "normals", "classification"]),
+        ({"drop": "segmentation,sharp"}, {"blunt-depth", "wise-classification"}, ["depth", "classification"]),
+        ({"keep": "depth,normals"}, {"sharp-depth", "sharp-normals", "blunt-depth"}, ["depth", "normals"]),
+        ({"keep": "normals,wise"}, {"sharp-normals", "wise-classification"}, ["normals", "classification"]),
+    ],
+)
+def test_a_label_run_stands_for_its_columns_and_tasks_without_labels_can_be_left_out(
+    by_run, read, choice, columns, tasks, tmp_path
+):
+    found, *others = read(by_run(**choice), tmp_path / "run")
+    assert (set(found), others) == (columns, [tasks, IMAGES])
+
+
+def test_columns_of_a_label_run_for_other_tasks_are_not_opened(store, read, by_run, tmp_path):
+    run = Path(shutil.copytree(store, tmp_path / "store"))
+    next((run / "columns/wise-classification").glob("*.array_record*")).unlink()
+    config = by_run(drop="segmentation")
+    source = config.train[0].model_copy(update={"labels": (str(run),)})
+    tasks = {task: options for task, options in config.tasks.items() if task != "classification"}
+    found, *_ = read(config.model_copy(update={"train": (source,), "tasks": tasks}), tmp_path / "run")
+    assert set(found) == set(COLUMNS) - {"wise-classification"}
+
+
+@pytest.mark.parametrize("choice", [{}, {"keep": "sharp,blunt,wise"}, {"keep": "depth,segmentation"}])
+def test_a_task_that_nothing_labels_is_a_mistake_and_the_sentence_says_how_to_go_on(by_run, choice, tmp_path):
+    sentence = (
+        r"for task 'segmentation'; labelled are: (classification, )?depth(, normals)?; bring its labels, or .*drop=segm"
+    )
+    with pytest.raises(UserError, match=sentence):
+        train.run(by_run(**choice), tmp_path / "run")
 
 
 def test_the_first_images_of_a_column_will_do(config, read, tmp_path):
@@ -156,5 +204,9 @@ def test_columns_that_are_yet_to_be_made_are_known_by_their_folder(config, tmp_p
     made = tmp_path / "label/columns/teacher_a-depth"
     coming = config().model_copy(update={"train": (config().train[0].model_copy(update={"labels": (str(made),)}),)})
     inputs.check(coming.model_copy(update={"columns": config(drop="teacher_a").columns}), {made})
+    whole = {"train": (coming.train[0].model_copy(update={"labels": (str(tmp_path / "label"),)}),)}
+    inputs.check(
+        coming.model_copy(update=whole | {"columns": config(drop="teacher_a").columns}), {made, tmp_path / "label"}
+    )
     with pytest.raises(UserError, match="did you mean 'teacher_a'"):
         inputs.check(coming.model_copy(update={"columns": config(drop="teacher_b").columns}), {made})

@@ -237,6 +237,17 @@ def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -
     assert "2 found" in page and all(name in page for name in names)
 
 
+def test_a_damaged_column_gets_no_verdict(label_run: Path, data_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(label_run / "columns/a-depth", tmp_path / "a-depth"))
+    shard = next(folder.glob("*.array_record-00001-of-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=f"^{shard} has other bytes than were written .*; delete the file and rerun"):
+        audit.run(config_of(data_dir, folder), tmp_path / "audit")
+    assert not (tmp_path / "audit").exists() and not (folder / gate.FILE).exists()
+
+
 def test_figures_are_short() -> None:
     known = {"images": 1200, "absent": 0, "unreadable": 0, "not_finite": 0, "empty_share": 0.0}
     depth = known | {"min": 0.00123456, "mean": 12.345, "max": 999.6, "quantiles": {"0.5": 1234.5}}
@@ -287,7 +298,7 @@ def test_images_that_are_gone_by_then_are_named_on_the_page(
     [
         ({"columns": ("nowhere",)}, "there is no label column nowhere"),
         ({"images": "scenes/teacher_depth_tiny:tran"}, "there is no split 'tran'; did you mean 'train'"),
-        ({"images": "scenes/unlabelled_tiny:train", "take": 48}, "label this one, or read the other"),
+        ({"images": "scenes/unlabelled_tiny:train", "take": 48}, "as it is now; label them in another"),
         ({"evaluation": ("scenes/teacher_dept_tiny:train",)}, "'scenes/teacher_dept_tiny' is no config of scenes"),
     ],
 )

@@ -22,6 +22,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_a_path_may_be_that_of_a_run_of_its_columns_or_of_one(made: Path) -> None:
+    depth, detection = made / "columns/depth", made / "columns/detection"
+    assert labels.find(made) == labels.find(made / "columns") == [depth, detection]
+    assert labels.find(depth) == [depth]
+    with pytest.raises(UserError, match="there is no label column in"):
+        labels.find(made.parent / "nowhere")
+
+
 def config_of(run: Path, action: str) -> LabelsConfig:
     config = parse({"stage": "labels", "action": action, "columns": (str(run),)})
     assert isinstance(config, LabelsConfig)
@@ -33,7 +41,7 @@ def test_every_column_has_a_row(action: str, made: Path, capsys: pytest.CaptureF
     labels.run(config_of(made, action), Path())
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["column", "depth", "detection"]
-    assert ("2 columns are as they were written" in err) == (action == "verify")
+    assert ("as they were written: 2 columns" in err) == (action == "verify")
 
 
 def test_all_that_is_damaged_is_named(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

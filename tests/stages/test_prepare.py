@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from command_line import call, config
-from photos import bad_files, good_files, jpeg, write_files
+from photos import bad_files, good_files, jpeg, write_files, write_tar
 
 from must_jax.config import LabelConfig
 from must_jax.data.image_sets import open_images
@@ -44,6 +45,18 @@ def test_photos_become_an_image_set(photos: Path, home: Path, capsys: pytest.Cap
 def test_what_is_only_prepared_is_not_opened(spec: str):
     with pytest.raises(UserError, match=r"are no image set yet; run configs/prepare\.py on them, then give the name"):
         open_images(spec, "data")
+
+
+def test_what_is_not_read_of_tar_files_is_said_and_found_again(home: Path, capsys: pytest.CaptureFixture[str]):
+    write_tar(home / "in/1.tar", [("a.jpg", jpeg()), ("a.cls", b"3"), ("b.jpg", b"no image")])
+    write_tar(home / "in/2.tar", [("c.jpg", jpeg(1)), ("c.json", b"{}")])
+    assert call(config("prepare"), "--config.images=tar:in") == 0
+    said = (
+        "2 images, 1 skipped (listed in skipped.json), other files: 2; beside the images, not read: .cls, .json; read"
+    )
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    (skipped,) = json.loads(Path("data/photos/1.0.0/skipped.json").read_text())
+    assert skipped["name"] == "1.tar/b.jpg"
 
 
 def test_several_sets_side_by_side(photos: Path):

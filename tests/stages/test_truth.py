@@ -315,7 +315,9 @@ def test_columns_beside_a_dataset_are_its_truth(data_dir: Path, tmp_path: Path):
     source = inputs.open_source(SourceConfig(images="mine:validation"), str(tmp_path), TASKS)
     assert [column.task for column in source.columns] == ["depth"]  # another split
     source = inputs.open_source(SourceConfig(images="mine:train"), str(tmp_path), ["depth"])
-    with pytest.raises(UserError, match="labelled are: depth, detection"):
+    with pytest.raises(
+        UserError, match=r"labelled are: depth \(not read here, but stored with the images as 'truth': detection"
+    ):
         inputs.build_tasks({"normals": {}}, [source], max_boxes=20)
 
     kinds = {"detection": column.kind}

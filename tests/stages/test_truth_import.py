@@ -281,7 +281,7 @@ def test_labels_of_photos_as_they_are_stored(format_: str, tmp_path: Path):
         "coco": ("detection", {"path": str(file), "options": {}}),
         "depth_png": ("depth", {"path": str(tmp_path / "depth"), "options": {"unit": "mm"}}),
     }[format_]
-    message = "is for 48 x 32 pixels, but 1.jpg has 32 x 48 upright; set orientation=stored"
+    message = "is for 48 x 32 pixels, but 1.jpg has 32 x 48 upright; set the option orientation=stored"
     with pytest.raises(UserError, match=message):
         imported(images, task, tmp_path / "c", format=format_, **config)
     config["options"]["orientation"] = "stored"

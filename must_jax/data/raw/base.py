@@ -13,11 +13,15 @@ from must_jax.errors import UserError
 
 
 class Item(NamedTuple):
-    """One image; `load` gives its encoded bytes and may raise UserError or OSError."""
+    """One image; `load` gives its encoded bytes and may raise UserError or OSError.
+
+    `place` is where to look for it, if the name does not say so.
+    """
 
     name: str
     size_bytes: int
     load: Callable[[], bytes]
+    place: str = ""
 
 
 class RawImages(Protocol):
@@ -28,6 +32,7 @@ class RawImages(Protocol):
       size_bytes: of all images, about; 0 = unknown.
       skipped: (name, reason) of the images that are left out already.
       others: number of files that are no images.
+      unread: what lies beside the images, labels for instance: columns, tasks, endings of other files in tar files.
       named_by: what the names are, of sources that have two ways to name images; "" = the way that all sources have.
     """
 
@@ -39,6 +44,9 @@ class RawImages(Protocol):
 
     @property
     def others(self) -> int: ...
+
+    @property
+    def unread(self) -> Sequence[str]: ...
 
     @property
     def named_by(self) -> Literal["", "path"]: ...

@@ -16,6 +16,7 @@ class Folder:
     """See RawImages; names are paths relative to the folder."""
 
     named_by: Literal[""] = ""
+    unread: tuple[str, ...] = ()
 
     def __init__(self, spec: str, path: str) -> None:
         self._folder = Path(path).expanduser()

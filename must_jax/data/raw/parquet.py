@@ -27,10 +27,11 @@ _BATCH_ROWS = 4
 
 
 class _Contents(NamedTuple):
-    """Of each file, the rows in it and before it; and whether every row has a path of its own."""
+    """Of each file, the rows in it and before it; whether every row has a path of its own; columns beside them."""
 
     ends: list[int]
     has_paths: bool
+    others: list[str]
 
 
 class Parquet:
@@ -49,6 +50,10 @@ class Parquet:
         self.size_bytes = sum(file.size_bytes for file in self._files)
 
     @property
+    def unread(self) -> list[str]:
+        return self._contents.others
+
+    @property
     def named_by(self) -> Literal["", "path"]:
         return "path" if self._contents.has_paths else ""
 
@@ -56,7 +61,7 @@ class Parquet:
         return self._contents.ends[-1]
 
     def items(self, positions: range) -> Iterator[Item]:
-        ends, has_paths = self._contents
+        ends, has_paths, _ = self._contents
         number = bisect.bisect_right(ends, positions.start)
         while number < len(ends) and (start := ends[number - 1] if number else 0) < positions.stop:
             file = self._files[number]
@@ -70,6 +75,7 @@ class Parquet:
     def _contents(self) -> _Contents:
         """All files have been found to have a column of images."""
         counts: list[int] = []
+        others: set[str] = set()
         digests: list[np.ndarray] = []  # of the files up to the first one whose rows do not all have a path
         with Progress(f"listing {self._spec}", total=len(self._files), unit="files") as progress:
             for file in self._files:
@@ -77,10 +83,11 @@ class Parquet:
                     column = _image_column(file.path, table.schema_arrow, self._column)
                     found = _path_digests(table, column) if len(digests) == len(counts) else None
                     digests += [] if found is None else [found]
+                    others |= {*table.schema_arrow.names} - {column.name}
                     counts.append(table.metadata.num_rows)
                 progress.advance()
         distinct = len(np.unique(np.concatenate(digests))) if len(digests) == len(counts) else 0
-        return _Contents(list(itertools.accumulate(counts)), has_paths=distinct == sum(counts))
+        return _Contents(list(itertools.accumulate(counts)), distinct == sum(counts), sorted(others))
 
     def _values(self, path: Path, rows: range) -> Iterator[tuple[bytes | None, bytes | None]]:
         """The images in these rows, and their paths if these are names; few are in memory at a time."""

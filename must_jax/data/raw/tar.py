@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ class _Contents(NamedTuple):
     images: list[_Member]
     skipped: list[tuple[str, str]]
     others: int
+    unread: list[str]  # endings of the others
     repeated: bool  # whether a name is in several tar files
 
 
@@ -54,20 +56,26 @@ class Tar:
     def others(self) -> int:
         return self._contents.others
 
+    @property
+    def unread(self) -> list[str]:
+        return self._contents.unread
+
     def __len__(self) -> int:
         return len(self._contents.images)
 
     def items(self, positions: range) -> Iterator[Item]:
         for image in self._contents.images[positions.start : positions.stop]:
             file = self._files[image.tar]
-            name = f"{file.name}/{image.name}" if self._contents.repeated else image.name
-            yield Item(name, image.size_bytes, functools.partial(_read, file.path, image.offset, image.size_bytes))
+            place = f"{file.name}/{image.name}"
+            load = functools.partial(_read, file.path, image.offset, image.size_bytes)
+            yield Item(place if self._contents.repeated else image.name, image.size_bytes, load, place)
 
     @functools.cached_property
     def _contents(self) -> _Contents:
         images: list[_Member] = []
         skipped: list[tuple[str, str]] = []
         names: set[str] = set()
+        unread: set[str] = set()
         others, repeated = 0, False
         with Progress(f"listing {self._spec}", total=len(self._files), unit="files") as progress:
             for number, file in enumerate(self._files):
@@ -78,6 +86,7 @@ class Tar:
                         skipped.append((f"{file.name}/{name}", folders.NOT_READ))
                     elif not folders.is_image(name):
                         others += not member.isdir()
+                        unread |= {posixpath.splitext(name)[1]} if member.isreg() else set()
                     elif not member.isreg() or member.issparse():
                         skipped.append((f"{file.name}/{name}", "no regular file"))
                     elif name in here:
@@ -88,7 +97,7 @@ class Tar:
                 repeated = repeated or not names.isdisjoint(here)
                 names |= here
                 progress.advance()
-        return _Contents(images, skipped, others, repeated)
+        return _Contents(images, skipped, others, sorted(unread - {""}), repeated)
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:

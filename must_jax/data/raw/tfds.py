@@ -22,6 +22,7 @@ class Tfds:
     def __init__(self, dataset: str, data_dir: Path) -> None:
         self._images = open_images(dataset, data_dir)
         self.digest = self._images.digest
+        self.unread = sorted(self._images.labels)
 
     def __len__(self) -> int:
         return len(self._images)

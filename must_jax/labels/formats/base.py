@@ -113,7 +113,7 @@ class Placed(Format):
             fitting = [orientation for orientation, image_hw in sides.items() if _has_aspect(hw, image_hw)]
             raise UserError(
                 f"{where} is for {hw[1]} x {hw[0]} pixels, but {photo.name} has {width} x {height} {self.orientation}; "
-                + (f"set orientation={fitting[0]}" if fitting else "use the labels of this very image")
+                + (f"set the option orientation={fitting[0]}" if fitting else "use the labels of this very image")
             )
         return upright(kind, label, photo.shape.orientation) if self.orientation == "stored" else label
 

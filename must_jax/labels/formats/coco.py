@@ -107,10 +107,12 @@ def _boxes_by_image(
     x, y, width, height = np.array([each.bbox for each in real], np.float64).reshape(-1, 4).T
     boxes_yxyx, outside = to_fractions(np.stack([y, x, y + height, x + width], 1), hw)
     if outside is not None:
-        image = images[real[outside].image_id]
+        image, (left, top, *sides) = images[real[outside].image_id], real[outside].bbox
+        turned = min(left, top) >= 0 and left + sides[0] <= image.height and top + sides[1] <= image.width
+        advice = "give width and height as the box sees the photo, and see orientation" if turned else "correct either"
         raise UserError(
             f"{path} has the box {list(real[outside].bbox)} (x, y, width, height) on {image.file_name}, which is "
-            f"{image.width} x {image.height} pixels; correct either"
+            f"{image.width} x {image.height} pixels; {advice}"
         )
     return {id_: (boxes_yxyx[chosen], classes[chosen]) for id_, chosen in rows.items()}
 

@@ -39,6 +39,7 @@ def test_an_image_column_is_found(tmp_path: Path, column: pa.Array):
     raw = opened(tmp_path / "t.parquet")
     assert loaded(raw) == IMAGES
     assert [item.name for item in raw.items(range(1, 3))] == ["t.parquet/1", "t.parquet/2"]
+    assert raw.unread == ["label", "text"]
 
 
 def test_several_files_with_several_row_groups(tmp_path: Path):

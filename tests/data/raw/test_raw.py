@@ -88,6 +88,7 @@ def test_a_tfds_dataset_keeps_its_bytes(data_dir: Path):
     raw = open_raw("tfds:scenes/teacher_depth_tiny:validation[:3]", data_dir, "")
     expected = {f"{i:08d}/{images.record(i)['name']}": images.record(i)["image"] for i in range(3)}
     assert contents(raw) == expected
+    assert raw.unread == ["depth"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_web_dataset_shards(tmp_path: Path):
     for pattern in (tmp_path, f"{tmp_path}/*.tar", f"{tmp_path}/**/shard-?.tar"):
         raw = opened(pattern)
         assert names(raw) == ["0b.JPG", "0a.JPG", "1b.JPG", "1a.JPG", "2b.JPG", "2a.JPG"]
-        assert (raw.others, raw.skipped) == (6, [])
+        assert (raw.others, raw.skipped, raw.unread) == (6, [], [".txt"])
     assert [item.load() for item in raw.items(range(1, 3))] == [jpeg(0), jpeg(1)]
     assert names(opened(tmp_path / "shard-1.tar")) == ["1b.JPG", "1a.JPG"]
 

@@ -94,6 +94,15 @@ def test_coco(changes: dict, options: dict, message: str, tmp_path: Path):
     refused(f"{file}{damaged}{message}", "coco", file, **options)
 
 
+@pytest.mark.parametrize(("box", "hint"), [([5, 15, 10, 20], True), ([5, 15, 30, 20], False), ([5, -5, 10, 5], False)])
+def test_coco_boxes_of_a_turned_photo(box: list[float], hint: bool, tmp_path: Path):
+    images = [listed(100, NAMES[0]) | {"width": 40, "height": 20}]
+    file = write_coco(tmp_path / "coco.json", images=images, annotations=[annotation(bbox=box)])
+    with pytest.raises(UserError, match="which is 40 x 20 pixels; ") as raised:
+        read("coco", file, image_hw=(20, 40))
+    assert ("give width and height as the box sees the photo" in str(raised.value)) == hint
+
+
 def test_coco_boxes_at_the_edge(tmp_path: Path):
     """Up to a pixel outside is rounding, and without area there is nothing to see."""
     boxes = [annotation(bbox=[-1, 0, 34, 33]), annotation(bbox=[3, 3, 0, 5]), annotation(bbox=[0, 0, 9, 9], iscrowd=1)]

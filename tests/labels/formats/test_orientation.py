@@ -90,8 +90,18 @@ def test_sides_are_compared_with_those_that_the_labels_see():
     np.testing.assert_array_equal(placed((30, 40), photo, orientation="stored")["boxes_yxyx"], [[0, 0, 0.25, 1]])
     np.testing.assert_array_equal(placed((30, 40), None)["boxes_yxyx"], [[0, 0, 1, 0.25]])
     for hw, shape, options, message in (
-        ((30, 40), photo, {}, "a.json is for 40 x 30 pixels, but 1.jpg has 30 x 40 upright; set orientation=stored"),
-        ((40, 30), photo, {"orientation": "stored"}, "but 1.jpg has 40 x 30 stored; set orientation=upright"),
+        (
+            (30, 40),
+            photo,
+            {},
+            "a.json is for 40 x 30 pixels, but 1.jpg has 30 x 40 upright; set the option orientation=stored",
+        ),
+        (
+            (40, 30),
+            photo,
+            {"orientation": "stored"},
+            "but 1.jpg has 40 x 30 stored; set the option orientation=upright",
+        ),
         ((40, 40), photo, {}, "1.jpg has 30 x 40 upright; use the labels of this very image"),
         ((30, 40), ImageShape(40, 30, 3), {}, "1.jpg has 30 x 40 upright; use the labels of this very image"),
         ((30, 40), None, {"orientation": "stored"}, "the header of 1.jpg does not say how to turn its labels"),
