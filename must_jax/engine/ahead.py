@@ -41,7 +41,7 @@ class Facts:
       images: that one chip works on.
       memory: kind -> bytes; the sum is what the program occupies. Parameters and the rest of the state are updated in
         place.
-      flops: floating point operations.
+      flops: floating point operations, as the compiler counts them: the body of a loop once.
       memory_traffic: bytes read from and written to the chip's memory.
       collectives: by kind.
       compile_seconds: on this machine.

@@ -71,7 +71,7 @@ def run(config: CompileConfig, workdir: Path) -> None:
         "programs": {name: _told(facts, chip) for name, facts in found.items()},
     }
     write_json(folder / RESULT_FILE, result)
-    say(f"{folder / RESULT_FILE}: {len(found)} programs fit on {target.topology}")
+    say(f"{folder / RESULT_FILE}: on {target.topology} fit: {', '.join(found)}")
 
 
 def _does_not_fit(config: CompileConfig, step: Step, chips: int, why: str) -> str:
