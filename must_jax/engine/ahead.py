@@ -25,12 +25,16 @@ class OutOfMemory(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """A jitted function and the shapes of its arguments; `images` of them are worked on by all chips together."""
+    """A jitted function and the shapes of its arguments; `images` of them are worked on by all chips together.
+
+    parts: that they are worked on in, by a loop around nearly all of it, whose operations the compiler counts once.
+    """
 
     name: str
     function: Any
     arguments: tuple[Any, ...]
     images: int
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
         chips=chips,
         images=step.images / chips,
         memory=_memory(compiled, step.arguments),
-        flops=compiled.cost_analysis()["flops"],
+        flops=step.parts * compiled.cost_analysis()["flops"],
         memory_traffic=program.memory_traffic(),
         collectives=program.collectives(),
         compile_seconds=seconds,

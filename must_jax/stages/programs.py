@@ -58,6 +58,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
         step,
         (_state(variables, optimizer, config.optimizer.ema_decay > 0, mesh), _batch(tasks, config), _f32()),
         config.batch_size,
+        config.accumulate,
     )
     inputs = {name: array for name, array in _batch(tasks, config).items() if name != "labels"}
     forward = trained.image_forward(model)

@@ -60,6 +60,7 @@ def main() -> int:
         temporary = state.with_suffix(".tmp")
         temporary.write_text(str(step))
         temporary.rename(state)
+    (workdir / "PREEMPTED").unlink(missing_ok=True)  # as `main` does, whoever is through first
     print(f"process {number}: through, steps {start} to {step}", flush=True)
     return 0
 
