@@ -95,7 +95,7 @@ def test_the_process_group_while_workers_render(student, start, tmp_path):
     images = "--config.train.0.images=scenes/teacher_depth:train"  # enough images for workers
     process = start(student, f"--workdir={workdir}", f"--config.data_dir={data}", images)
     process.wait_for(lambda: len(members(process.pid)) >= 3)
-    process.wait_for_line("rendering")
+    process.wait_for(lambda: list(data.rglob("*incomplete*")))
     process.send_group()
     assert process.finish() == "preempted, stopped by SIGTERM; the same command continues"
     wait_until(lambda: not members(process.pid))
