@@ -38,6 +38,7 @@ class _Config(pydantic.BaseModel):
     """`free` are the keys that may change between restarts of a run, since they do not change what is computed."""
 
     free: ClassVar[frozenset[str]] = frozenset({"data_dir", "devices"})
+    is_run: ClassVar[bool] = True  # whether it makes what is in its workdir, and does not only look at something
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
@@ -302,6 +303,8 @@ class LabelsConfig(_Config):
     images: the image set that they should belong to, as in `SourceConfig`, with `take`; "" = do not compare.
     """
 
+    is_run: ClassVar[bool] = False
+
     stage: Literal["labels"] = "labels"
     action: Literal["describe", "verify"] = "describe"
     data_dir: str = "data"
@@ -412,6 +415,8 @@ class DescribeConfig(_Config):
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
+    is_run: ClassVar[bool] = False
+
     stage: Literal["describe"] = "describe"
 
     @pydantic.model_validator(mode="before")
@@ -446,6 +451,8 @@ class TargetConfig(_Config):
 class CompileConfig(_Config):
     """The programs of another stage, `of`, compiled for TPUs that need not be here."""
 
+    is_run: ClassVar[bool] = False
+
     stage: Literal["compile"] = "compile"
     compile: TargetConfig
     of: TrainConfig | LabelConfig | EvaluateConfig
@@ -453,6 +460,8 @@ class CompileConfig(_Config):
 
 class ReplayConfig(_Config):
     """Update number `replay`, from 0, of the training `of` again."""
+
+    is_run: ClassVar[bool] = False
 
     stage: Literal["replay"] = "replay"
     replay: NonNegativeInt

@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from must_jax import cli, preemption
+from must_jax.config import LabelConfig
 from must_jax.errors import Preempted, UserError, nearest
 from must_jax.files import write_text
 from must_jax.parsing import override, parse
@@ -82,15 +83,15 @@ def run(argv: Sequence[str]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
 
-    changes = config.stage != "describe"  # which may look at a run while it is at work
+    is_run = config.is_run and not (isinstance(config, LabelConfig) and config.dry_run)
     try:
         STAGES[config.stage](config, workdir)
     except Preempted as stop:
-        if changes:  # also where nothing is begun: without it, whoever starts this again would take it for finished
+        if is_run:  # also where nothing is begun: without it, whoever starts this again would take it for finished
             workdir.mkdir(parents=True, exist_ok=True)
             write_text(workdir / PREEMPTED_FILE, f"{stop}; the same command continues\n")
         raise
-    if changes:
+    if is_run:
         (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
 
 

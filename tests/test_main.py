@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from command_line import CONFIGS, ROOT, call, config
 
+from must_jax import main
 from must_jax.stages import train
 
 TEACHER, LABEL, STUDENT, EVALUATE = map(config, ("teacher_depth", "label", "student", "evaluate"))
@@ -222,3 +223,22 @@ def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyP
 def test_as_typed_in_a_shell(arguments: tuple[str, ...], said: str):
     done = subprocess.run([sys.executable, "-m", "must_jax.main", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stays"),
+    [
+        ((config("student"), "--config.stage=describe"), True),
+        ((config("labels"), "--config.columns=nowhere"), True),
+        ((config("label"), "--config.dry_run=true", "--config.teachers=nowhere"), True),
+        ((config("student"),), False),
+    ],
+)
+def test_only_a_run_takes_its_marker_away(
+    arguments: tuple[str, ...], stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not who looks at a run that was told to stop: it would be taken for finished."""
+    monkeypatch.setattr(main, "STAGES", dict.fromkeys(main.STAGES, lambda config, workdir: None))
+    (tmp_path / "PREEMPTED").write_text("stopped")
+    assert call(*arguments, f"--workdir={tmp_path}") == 0
+    assert (tmp_path / "PREEMPTED").exists() == stays

@@ -11,9 +11,7 @@ from typing import Any
 from must_jax.engine import goodput
 from must_jax.engine.writer import VALIDATION, read_rows
 from must_jax.files import is_locked
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
-
-PREEMPTED_FILE = "PREEMPTED"
+from must_jax.stages.workdir import CONFIG_FILE, PREEMPTED_FILE, RESULT_FILE
 
 
 @dataclass(frozen=True)

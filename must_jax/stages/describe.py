@@ -23,9 +23,8 @@ from must_jax.report.terminal import beside, curve
 from must_jax.stages.briefs import brief, labelled_columns, result, state, validated
 from must_jax.stages.curves import losses
 from must_jax.stages.pipeline import TIMES_FILE, ordered
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE
 
-SKIPPED_FILE = "skipped.jsonl"  # updates that were left out, {"step": k, ...} a line
 PLAIN_WIDTH = 80  # characters of a line where there is no terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
 _DAY_S = 86400
@@ -70,7 +69,7 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
         yield _table(("validation", "value", "at least"), rows)
     yield from _listed("unreadable images", finished.get("unreadable", {}))
     if skipped := _json_lines(workdir / SKIPPED_FILE):
-        latest = ", ".join(str(row["step"]) for row in skipped[-SHOWN:])
+        latest = ", ".join(str(row["update"]) for row in skipped[-SHOWN:])
         yield f"\nskipped updates: {len(skipped)}, the last ones {latest} ({SKIPPED_FILE} has all)"
 
 

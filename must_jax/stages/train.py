@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,10 @@ from must_jax.files import write_json
 from must_jax.models.api import Model, build_model, transfer
 from must_jax.progress import Progress, say
 from must_jax.stages import gate, inputs, self_test
-from must_jax.stages.workdir import RESULT_FILE, check, claim
+from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
 
 PROFILE = "profile"
-SKIPPED_FILE = "skipped.jsonl"  # updates that were not finite, and the images of their batches
 
 
 class Training(NamedTuple):
@@ -254,7 +253,7 @@ def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
         yield {**batch, STOP: told} if mesh.is_multi_process else batch
 
 
-def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Any:
+def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Callable[[int], None]:
     """Writes down which update was skipped, and the images of its batch."""
 
     def record(update: int) -> None:

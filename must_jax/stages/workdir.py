@@ -19,6 +19,7 @@ from must_jax.files import lock, write_text
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
 PREEMPTED_FILE = "PREEMPTED"  # the run was told to stop, and saved itself: start it again
+SKIPPED_FILE = "skipped.jsonl"  # updates that were not finite, and the images of their batches
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 _STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved

@@ -73,7 +73,7 @@ def test_a_training_that_is_finished(tmp_path: Path):
     unreadable = {f"photo {number}": "cut off" for number in range(7)}
     rates = {"images_per_second": 100.0, "data_wait_share": 0.125}
     write(workdir / "result.json", {"steps": 100, "unreadable": unreadable, **rates})
-    write(workdir / "skipped.jsonl", {"step": 7, "loss": None}, {"step": 9})
+    write(workdir / "skipped.jsonl", {"update": 7, "images": ["photos[1]"]}, {"update": 9, "images": []})
     with (workdir / "skipped.jsonl").open("a") as file:
         file.write('{"step": 1')  # a kill in the middle of a line
     lines = told(workdir).splitlines()

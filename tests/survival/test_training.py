@@ -17,7 +17,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import Preempted, UserError
 from must_jax.parsing import parse
-from must_jax.stages import replay, train
+from must_jax.stages import describe, replay, train
 
 STEPS, BATCH = 12, STUDENT["batch_size"]
 
@@ -199,6 +199,7 @@ def test_the_update_that_ended_a_run_can_be_replayed(config, tmp_path, change_ba
         assert f"from {start} to update {update}" in printed.err
         assert found in printed.out
         assert "backbone/stem" in printed.out
+    assert any("skipped updates: 2, the last ones 6, 7" in str(part) for part in describe.describe(tmp_path / "run"))
     images = rows(tmp_path / "run", "skipped.jsonl")[-1]["images"]
     assert images[3].startswith("scenes/teacher_depth_tiny:train[")
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
