@@ -41,12 +41,17 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     if (workdir / RESULT_FILE).exists() and not open_stages:
         say(f"{workdir} is finished; nothing to do, see {report}")
         return
+    from must_jax.engine import distributed
     from must_jax.stages import inputs
 
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
     made = inputs.outputs(stages, workdir)
     for name in open_stages:  # what a finished stage has read may be gone
         inputs.check(stages[name], made)
+    if distributed.processes() > 1:
+        raise UserError(
+            "a pipeline runs in one process; start its stages one by one in several, with their own configs"
+        )
     claim(workdir, config)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")

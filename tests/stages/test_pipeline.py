@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from must_jax.config import PipelineConfig, TrainConfig
+from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.stages import overview, pipeline, workdir
 
@@ -52,6 +53,13 @@ def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp
     pipeline.run(THREE, tmp_path / "run")
     assert [folder.name for folder, _ in ran] == ["third", "first", "second", "report"]
     assert ran[0][0].parent == tmp_path / "run"
+
+
+def test_it_is_one_process(ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    with pytest.raises(UserError, match="a pipeline runs in one process; start its stages one by one"):
+        pipeline.run(THREE, tmp_path / "run")
+    assert not ran and not (tmp_path / "run").exists()
 
 
 def test_an_audit_comes_between_labelling_and_training(ran: list[tuple[Path, Any]], tmp_path: Path):
