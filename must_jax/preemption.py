@@ -17,6 +17,7 @@ from types import FrameType
 from must_jax.errors import Preempted
 
 AGAIN_AFTER_S = 0.05
+LATE_WRITE = "Event loop is closed"  # of Orbax, for each write that ends after one has failed, which is raised
 _requested = False
 _deferred = 0
 _tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
@@ -66,5 +67,5 @@ def _on_lost(what: sys.UnraisableHookArgs) -> None:
         again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
         again.daemon = True
         again.start()
-    else:
+    elif str(what.exc_value) != LATE_WRITE:
         _tell(what)

@@ -70,7 +70,7 @@ class GoodputLog:
         lines = read(workdir)
         self._process = lines[-1].process + 1 if lines else 0
         self._step: int | None = None
-        self._clock = clock
+        self._clock, self._time = clock, 0.0
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
         self.write()
@@ -93,7 +93,10 @@ class GoodputLog:
     def write(self, step: int | None = None) -> None:
         """Writes a line after `step` updates."""
         self._step, self._written = step, time.monotonic()
-        line = {"process": self._process, "time": time.time(), "step": step, "seconds": self._clock.take()}
+        seconds = self._clock.take()
+        # After the first line by the clock's own count: the machine's time of day may be set meanwhile.
+        self._time = self._time + sum(seconds.values()) if self._time else time.time()
+        line = {"process": self._process, "time": self._time, "step": step, "seconds": seconds}
         os.write(self._file, (json.dumps(line) + "\n").encode())  # one call, so that lines do not mix
 
 

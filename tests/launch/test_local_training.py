@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -22,12 +21,11 @@ TINY = (
     *("--config.model.pyramid_channels=8", "--config.model.head_channels=8", "--config.model.head_convs=1"),
     *("--config.checkpoint_every=1", "--config.log_every=1"),
 )
-PROCESSES = 2 if importlib.util.find_spec("must_jax.engine.distributed") else 1  # what a training can be split into
 
 
 def start(folder: Path, name: str) -> subprocess.Popen[str]:
     command = (sys.executable, "-m", "must_jax.main", f"--workdir={folder / name}", f"--config.data_dir={folder}/data")
-    flags = (f"--processes={PROCESSES}", "--grace=20", f"--logs={folder}/{name}-logs")
+    flags = ("--processes=2", "--grace=20", f"--logs={folder}/{name}-logs")
     return subprocess.Popen(
         [LAUNCH / "local.sh", *flags, "--", *command, *TINY],
         cwd=ROOT,
