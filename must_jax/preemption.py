@@ -20,6 +20,7 @@ AGAIN_AFTER_S = 0.05
 LATE_WRITE = "Event loop is closed"  # of Orbax, for each write that ends after one has failed, which is raised
 _requested = False
 _deferred = 0
+_told: BaseException | None = None  # what `end_with` has been given
 _tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
 
 
@@ -54,7 +55,17 @@ def deferred() -> Iterator[None]:
         raise Preempted("stopped by SIGTERM")
 
 
+def end_with(error: BaseException) -> None:
+    """From another thread: the main thread raises this as soon as it can. Nothing, if the signal is not watched."""
+    global _told
+    if signal.getsignal(signal.SIGTERM) is _on_signal:
+        _told = error
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _told:
+        raise _told
     global _requested
     _requested = True
     if not _deferred:
@@ -63,7 +74,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _on_lost(what: sys.UnraisableHookArgs) -> None:
     """Where nothing can be raised, as in the garbage collector, which calls jax, the signal comes again."""
-    if issubclass(what.exc_type, Preempted):
+    if issubclass(what.exc_type, Preempted) or (_told and what.exc_value is _told):
         again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
         again.daemon = True
         again.start()

@@ -12,13 +12,6 @@ from typing import Any
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 
-# Signals and kills in real processes. They take minutes, and two of them are known to hit the wrong moment on a fast
-# machine, so they are asked for: PROCESS_TESTS=1 python -m pytest -n 0 tests/survival tests/test_chaos.py
-if not os.environ.get("PROCESS_TESTS"):
-    collect_ignore = ["test_chaos.py"] + [
-        f"survival/test_{name}.py" for name in ("disk", "evaluate", "kills", "preemption", "together")
-    ]
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +23,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 setup_devices(4)
 assert jax.device_count() == 4  # from here on a run cannot change it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left alone with them."""
+    long = ("test_chaos.py", "test_kills.py", "test_preemption.py")
+    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
 
 
 @pytest.fixture(scope="session")

@@ -93,10 +93,10 @@ class Process:
             raise AssertionError(f"it does not end:\n{self.output}") from None
 
     def finish(self, code: int = 0) -> str:
-        """Waits for its end with this exit code; returns its last line."""
+        """Waits for its end with this exit code; returns its last line, if it has said anything."""
         assert self.end() == code, self.output
         assert "Traceback" not in self.output, self.output
-        return self.output.splitlines()[-1]
+        return (self.output.splitlines() or [""])[-1]
 
     def kill(self) -> None:
         """Whatever is left of the group."""

@@ -30,7 +30,7 @@ MOMENTS = {  # stage -> for each strike what appears or gets lines then; after h
     "rendering": ([f"data/scenes/{name}_tiny/*1.0.0" for name in RENDERED], 1, 0.1),
     "training": ([f"run/{name}/metrics.jsonl" for name in TRAININGS], 5, 0.02),
     "saving": ([f"run/{name}/checkpoints/*" for name in TRAININGS], 1, 0.01),
-    "labelling": (3 * ["run/label/columns/*/*.array_record*"], 6, 0.05),
+    "labelling": (3 * ["run/label/columns/*/*.array_record*"], 6, 0.01),
     "evaluating": (3 * ["run/evaluate/runs.jsonl"], 2, 0.02),
 }
 TIMES = {"images_per_second", "data_wait_share", "compile_seconds"}  # of metrics
@@ -42,8 +42,8 @@ def pipeline() -> list[str]:
     stages = read_config(CONFIGS / "smoke.py")["stages"]
     stages = {name: stages[name] for name in STAGES}
     for name in TRAININGS:
-        stages[name] |= {"steps": 20, "checkpoint_every": 4, "log_every": 1, "model": MODEL, "image_size": 32}
-    stages["label"] |= {"teachers": [f"{{workdir}}/{name}" for name in STAGES[:2]], "batch_size": 8, "shard_images": 8}
+        stages[name] |= {"steps": 30, "checkpoint_every": 4, "log_every": 1, "model": MODEL, "image_size": 32}
+    stages["label"] |= {"teachers": [f"{{workdir}}/{name}" for name in STAGES[:2]], "batch_size": 1, "shard_images": 1}
     columns = [f"{{workdir}}/label/columns/teacher_{task}-{task}" for task in TASKS]
     stages["student"] |= {
         "train": [{"images": "scenes/unlabelled_tiny:train", "labels": columns}],

@@ -96,8 +96,15 @@ def restore_variables(folder: Path) -> Variables:
     """
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; bring it back, or train the run again")
-    handlers = _handlers(ocp.PyTreeCheckpointHandler())  # this one can leave the optimizer's state unread
-    with ocp.CheckpointManager(folder.resolve(), item_handlers=handlers) as manager:
+    own = multihost.process_index()
+    options = ocp.CheckpointManagerOptions(
+        read_only=True,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}),
+    )  # waits for no other process
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options.multiprocessing_options)
+    # This handler can leave the optimizer's state unread.
+    with ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=_handlers(handler)) as manager:
         step = manager.latest_step()
         if step is None:
             raise UserError(f"{folder} holds no complete checkpoint; train the run again")

@@ -23,11 +23,12 @@ from jax._src import distributed as _runtime  # the only way to its key-value st
 from jax._src import xla_bridge
 from jax.experimental import multihost_utils
 
-from must_jax import progress
+from must_jax import preemption, progress
 from must_jax.errors import Preempted, UserError
 
 SHUTDOWN_WITHIN_S = 30
 DEAD_AFTER_S = 30  # without a heartbeat, which comes from a thread of its own: a killed process ends the others
+LOOK_EVERY_S = 0.2  # at what the others say
 READY_WITHIN_S = 600.0  # of the first process that is ready to begin
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _Value = TypeVar("_Value")
@@ -102,9 +103,47 @@ def position() -> int:
 
 
 def wait(what: str) -> None:
-    """Returns when all processes are here."""
+    """Returns when all processes are here; a signal still reaches those that wait."""
     if processes() > 1:
-        multihost_utils.sync_global_devices(what)
+        here = _round(what)
+        _client().key_value_set(f"{here}/{position()}", "")
+        while len(_client().key_value_dir_get(here)) < processes():
+            time.sleep(LOOK_EVERY_S)
+
+
+@contextlib.contextmanager
+def linked() -> Iterator[None]:
+    """Inside, each process does its own part of the work; one that fails or is told to stop ends all of them.
+
+    Raises:
+      UserError: another process failed; it is named with its host.
+      Preempted: another process was told to stop.
+    """
+    if processes() == 1:
+        yield
+        return
+    ends, over = _round("ends"), threading.Event()
+    told: list[BaseException] = []
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            for key, report in _client().key_value_dir_get(ends):
+                if error := _error(int(key.rpartition("/")[2]), json.loads(report)):
+                    told.append(error)
+                    return preemption.end_with(error)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    except BaseException as error:
+        over.set()
+        if error not in told:
+            _client().key_value_set(f"{ends}/{position()}", json.dumps(_report(error)))
+        raise
+    finally:
+        over.set()
+        looking.join()
 
 
 def gather(value: _Value) -> list[_Value]:
@@ -138,28 +177,46 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
       UserError: a process failed or differs from process 0; it is named with its host.
       Preempted: a process was told to stop.
     """
-    global _rounds
-    _rounds += 1
-    failure, preempted = "", False
+    here, end = _round("ready"), None
     try:
         yield
-    except Preempted:
-        preempted = True
-        raise
-    except UserError as error:
-        failure = str(error)
-        raise
     except BaseException as error:
-        failure = f"{type(error).__name__}: {error}"
+        end = error
         raise
     finally:
         if processes() > 1:
-            own = {"host": socket.gethostname(), "preempted": preempted, "failure": failure, "facts": dict(facts)}
-            _client().key_value_set(f"must_jax/{_rounds}/{position()}", json.dumps(own))
+            _client().key_value_set(f"{here}/{position()}", json.dumps(_report(end) | {"facts": dict(facts)}))
     if processes() > 1:
         until = time.monotonic() + within_s
-        said = [_get(f"must_jax/{_rounds}/{process}", process, within_s, until) for process in range(processes())]
+        said = [_get(f"{here}/{process}", process, within_s, until) for process in range(processes())]
         _compare([json.loads(report) for report in said])
+
+
+def _round(what: str) -> str:
+    """Where the processes tell each other something, once."""
+    global _rounds
+    _rounds += 1
+    return f"must_jax/{what}-{_rounds}"
+
+
+def _report(end: BaseException | None) -> dict[str, Any]:
+    """How this process has ended, for the others."""
+    preempted = isinstance(end, Preempted)
+    failure = str(end) if isinstance(end, UserError) else f"{type(end).__name__}: {end}"
+    return {
+        "host": socket.gethostname(),
+        "preempted": preempted,
+        "failure": "" if end is None or preempted else failure,
+    }
+
+
+def _error(process: int, report: dict[str, Any]) -> BaseException | None:
+    """What another process's report means for this one."""
+    if report["preempted"]:
+        return Preempted(f"as process {process} on {report['host']} was stopped by SIGTERM")
+    if report["failure"]:
+        return UserError(f"process {process} on {report['host']}: {report['failure']}")
+    return None
 
 
 def _get(key: str, process: int, within_s: float, until: float) -> str:
@@ -183,10 +240,8 @@ def _give_up(sentence: str) -> NoReturn:
 
 def _compare(reports: list[dict[str, Any]]) -> None:
     for process, report in enumerate(reports):
-        if report["preempted"]:
-            raise Preempted(f"as process {process} on {report['host']} was stopped by SIGTERM")
-        if report["failure"]:
-            raise UserError(f"process {process} on {report['host']}: {report['failure']}")
+        if error := _error(process, report):
+            raise error
     for process, report in enumerate(reports[1:], start=1):
         for name, value in reports[0]["facts"].items():
             if report["facts"].get(name) != value:

@@ -46,8 +46,13 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
         return
-    inputs.check(config)
     mesh = inputs.mesh_of(config)
+    with distributed.linked():
+        inputs.check(config)
+        _evaluate(config, workdir, mesh)
+
+
+def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
     starts = {name: _load(name, folder, config.model) for name, folder in config.inits.items()}
     downstream = [_open(name, values, config) for name, values in config.downstream.items()]
     if distributed.is_first():
@@ -56,16 +61,14 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
 
     began = time.monotonic()
     rows = _measure(config, starts, downstream, mesh, workdir)
-    if not distributed.is_first():
-        distributed.wait("written")
-        return
-    scorecard.write(rows, workdir)
-    result = {
-        "seconds": time.monotonic() - began,
-        "starts": {name: _described(start) for name, start in starts.items()},
-    }
-    write_json(workdir / RESULT_FILE, result)
-    say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}")
+    if distributed.is_first():
+        scorecard.write(rows, workdir)
+        result = {
+            "seconds": time.monotonic() - began,
+            "starts": {name: _described(start) for name, start in starts.items()},
+        }
+        write_json(workdir / RESULT_FILE, result)
+        say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}")
     distributed.wait("written")
 
 

@@ -27,6 +27,13 @@ GALLERY = "gallery.html"
 
 def make(config: LabelConfig, workdir: Path) -> None:
     """Makes the columns that are missing, or parts of them, then `gallery.html` and `result.json`; as `label.run`."""
+    inputs.mesh_of(config)  # finds the other processes
+    with distributed.linked():
+        _make(config, workdir)
+        distributed.wait("finished")
+
+
+def _make(config: LabelConfig, workdir: Path) -> None:
     # What can be wrong is found out first.
     inputs.check(config)
     if distributed.processes() > 1:
@@ -46,7 +53,6 @@ def make(config: LabelConfig, workdir: Path) -> None:
     columns = [column for teacher in begun for column in teacher.columns]
     distributed.wait("labelled")
     if not distributed.is_first():
-        distributed.wait("finished")
         return
     if missing := max(len(column.writer.missing()) for column in columns):
         say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
@@ -75,7 +81,6 @@ def make(config: LabelConfig, workdir: Path) -> None:
         f"{workdir}: {counted(len(images), 'image')} in {counted(len(columns), 'column')}, {len(absent):,} not labelled"
         f"{skipped}; see {workdir / GALLERY}"
     )
-    distributed.wait("finished")
 
 
 def _told(column: Manifest) -> dict[str, Any]:

@@ -133,10 +133,34 @@ def test_preempted_it_says_so_and_goes_on(command: list[str], undisturbed: Path,
 def test_two_processes_that_work_together_make_what_one_makes(
     command: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
+    """At first one of them is told to stop, which ends both."""
+    for number in (1, 0):
+        processes = [start(command, tmp_path, joined=joined) for joined in group(2)]
+        before = shards(tmp_path)
+        wait_until(lambda before=before: shards(tmp_path) > before + 6, processes[number])
+        processes[number].send_signal(signal.SIGTERM)
+        outputs = [finish(process) for process in processes]
+        assert outputs[number].splitlines()[-1] == "preempted, stopped by SIGTERM; the same command continues"
+        told = rf"preempted, as process {number} on .* was stopped by SIGTERM; the same command continues"
+        assert re.fullmatch(told, outputs[1 - number].splitlines()[-1])
+        assert (tmp_path / "PREEMPTED").exists() and shards(tmp_path) < 6 * IMAGES
+
     processes = [start(command, tmp_path, joined=joined) for joined in group(2)]
     outputs = [finish(process) for process in processes]
     assert f"{IMAGES} images in 6 columns" in outputs[0]
-    assert columns(tmp_path) == columns(undisturbed)
+    assert columns(tmp_path) == columns(undisturbed) and not (tmp_path / "PREEMPTED").exists()
+
+
+def test_one_of_two_processes_that_fails_ends_both(command: list[str], tmp_path: Path) -> None:
+    """The one that has nothing against its photos says why, and whose they are."""
+    photos = ((), ("--config.images=folder:/nowhere",))
+    processes = [start(command, tmp_path, *own, joined=joined) for own, joined in zip(photos, group(2), strict=True)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    last = [output.splitlines()[-1] for output in outputs]
+    assert re.fullmatch("error: .*there is no folder /nowhere; .*", last[1])
+    assert re.fullmatch("error: process 1 on .*: .*there is no folder /nowhere; .*", last[0])
+    assert not any("Traceback" in output for output in outputs)
 
 
 def test_two_workers_that_do_not_talk_make_what_one_makes(

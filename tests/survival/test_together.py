@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import group, rows
+from processes import group, rows, saved, values
 
 import must_jax
 
@@ -85,3 +86,20 @@ def test_two_processes_agree_on_what_is_not_finite(student, start_together, tmp_
     assert len(skipped) == 3 and all(len(row["images"]) == 8 for row in skipped)
     logged = [row["step"] - 1 for row in rows(workdir) if row["skipped"]]
     assert logged[:3] == [row["update"] for row in skipped]
+
+
+def test_two_processes_hold_one_state_in_parts(student, start, start_together, tmp_path):
+    """With fsdp over processes, the run is that of one process with two devices; also when it was stopped."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    parts = ("--config.fsdp=2", "--config.steps=8")
+    start(student, f"--workdir={alone}", *parts).finish()
+    first, second = start_together(student, f"--workdir={together}", *parts)
+    first.wait_for(lambda: saved(together))
+    second.send()
+    assert all(process.finish().startswith("preempted, ") for process in (first, second))
+    assert 0 < saved(together)[-1] <= 8 and not (together / "model.json").exists()
+    for process in start_together(student, f"--workdir={together}", *parts):
+        process.finish()
+    assert values(together) == values(alone)
+    digests = [json.loads((workdir / "model.json").read_text())["digest"] for workdir in (together, alone)]
+    assert digests[0] == digests[1]
