@@ -10,7 +10,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from must_jax.errors import Preempted, UserError
+from must_jax.errors import OtherProcessFailed, Preempted, UserError
+
+PREEMPTED_CODE = "MUST_JAX_PREEMPTED_CODE"  # environment variable: a launcher that cannot look into the workdir
 
 # By their text, because libraries wrap the operating system's error into exceptions of their own.
 _MACHINE = {
@@ -24,7 +26,8 @@ _MACHINE = {
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command: 0 when it is through or preempted, 2 after a user's mistake, 130 when stopped by Ctrl-C.
+    """Runs a command: 0 when it is through, 2 after a user's mistake, 130 when stopped by Ctrl-C, 1 if another
+    process of the run broke down, 0 or PREEMPTED_CODE when preempted.
 
     Anything else is a bug and keeps its traceback.
     """
@@ -33,7 +36,9 @@ def exit_code(command: Callable[[], None]) -> int:
     except UserError as error:
         return _end(2, f"error: {error}")
     except Preempted as stop:
-        return _end(0, f"preempted, {stop}; the same command continues")
+        return _end(int(os.environ.get(PREEMPTED_CODE, 0)), f"preempted, {stop}; the same command continues")
+    except OtherProcessFailed as error:
+        return _end(1, f"error: {error}")
     except KeyboardInterrupt:
         return _end(130, "stopped; the same command continues")
     except Exception as error:

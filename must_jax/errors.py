@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class OtherProcessFailed(Exception):
+    """One of the processes of this run broke down, and no mistake of the user's is known: a new start may do."""
+
+
 class Preempted(KeyboardInterrupt):
     """The run was told to stop by SIGTERM, and has kept what it had. No mistake: the same command continues."""
 

@@ -83,6 +83,7 @@ def run(argv: Sequence[str]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder")
 
+    preemption.watch()
     is_run = config.is_run and not (isinstance(config, LabelConfig) and config.dry_run)
     try:
         STAGES[config.stage](config, workdir)
@@ -96,7 +97,6 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    preemption.watch()
     return cli.exit_code(lambda: run(argv))
 
 

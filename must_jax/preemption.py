@@ -20,6 +20,7 @@ AGAIN_AFTER_S = 0.05
 LATE_WRITE = "Event loop is closed"  # of Orbax, for each write that ends after one has failed, which is raised
 _requested = False
 _deferred = 0
+_raised = False
 _told: BaseException | None = None  # what `end_with` has been given
 _tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
 
@@ -45,36 +46,44 @@ def deferred() -> Iterator[None]:
     Raises:
       Preempted: on leaving the block as it was meant to be left.
     """
-    global _deferred
+    global _deferred, _raised
     _deferred += 1
     try:
         yield
     finally:
         _deferred -= 1
     if _requested and not _deferred:
+        _raised = True
         raise Preempted("stopped by SIGTERM")
 
 
 def end_with(error: BaseException) -> None:
-    """From another thread: the main thread raises this as soon as it can. Nothing, if the signal is not watched."""
+    """From another thread: the main thread raises this as soon as it can.
+
+    Nothing, if the signal is not watched, or this process has been told to stop itself.
+    """
     global _told
-    if signal.getsignal(signal.SIGTERM) is _on_signal:
+    if signal.getsignal(signal.SIGTERM) is _on_signal and not _requested:
         _told = error
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if _told:
-        raise _told
-    global _requested
-    _requested = True
-    if not _deferred:
-        raise Preempted("stopped by SIGTERM")
+    global _requested, _raised, _told
+    told, _told = _told, None
+    if not told:
+        _requested = True
+        if _deferred or _raised:  # launchers send it more than once, and the first one is being answered
+            return
+    _raised = True
+    raise told or Preempted("stopped by SIGTERM")
 
 
 def _on_lost(what: sys.UnraisableHookArgs) -> None:
     """Where nothing can be raised, as in the garbage collector, which calls jax, the signal comes again."""
-    if issubclass(what.exc_type, Preempted) or (_told and what.exc_value is _told):
+    if issubclass(what.exc_type, Preempted):
+        global _raised
+        _raised = False
         again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
         again.daemon = True
         again.start()

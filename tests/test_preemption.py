@@ -1,10 +1,16 @@
-"""A signal that comes where Python cannot raise anything."""
+"""Signals where Python cannot raise anything, and more of them than one."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+
+import pytest
+
+from must_jax import cli
 
 PROGRAM = """
 import gc, signal, time
@@ -26,6 +32,37 @@ try:
 except Preempted as stop:
     print(stop)
 """
+
+ENDING = """
+import sys, time
+from must_jax import cli, preemption
+
+def work():
+    preemption.watch()
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)  # as long as it takes to put everything in order
+        print("in order", flush=True)
+
+sys.exit(cli.exit_code(work))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_signals_that_come_on_top_do_not_disturb_the_end(code):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | ({cli.PREEMPTED_CODE: "75"} if code else {})
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(4):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    said, told = process.communicate()
+    assert (process.returncode, said) == (code, "in order\n"), told
+    assert told == "preempted, stopped by SIGTERM; the same command continues\n"
 
 
 def test_a_signal_during_garbage_collection_is_not_lost():

@@ -7,7 +7,7 @@ only when it is complete, so a run that was killed while saving continues from t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from must_jax import files
 from must_jax.engine.state import State, Variables
@@ -33,15 +34,12 @@ class Checkpoints:
     Args:
       folder: made if it is missing.
       data: fingerprint of the data, name -> value. A checkpoint that was made on other data is refused.
+      read_only: nothing is saved, removed or made, and no other process takes part.
     """
 
-    def __init__(self, folder: Path, data: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, data: Mapping[str, Any], *, read_only: bool = False) -> None:
         self._folder, self._data = folder, dict(data)
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True),
-            item_handlers=_handlers(ocp.StandardCheckpointHandler()),
-        )
+        self._manager = _reader(folder) if read_only else _writer(folder)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -82,8 +80,7 @@ class Checkpoints:
 def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
     """As `restore` of the newest checkpoint, if there is one, but only its errors. Writes nothing."""
     if folder.is_dir():
-        handlers = _handlers(ocp.StandardCheckpointHandler())
-        with ocp.CheckpointManager(folder.resolve(), item_handlers=handlers) as manager:
+        with _reader(folder) as manager:
             if (step := manager.latest_step()) is not None:
                 _check_same(manager, step, folder, data, like)
 
@@ -96,15 +93,7 @@ def restore_variables(folder: Path) -> Variables:
     """
     if not folder.is_dir():
         raise UserError(f"there is no {folder}; bring it back, or train the run again")
-    own = multihost.process_index()
-    options = ocp.CheckpointManagerOptions(
-        read_only=True,
-        create=False,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}),
-    )  # waits for no other process
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options.multiprocessing_options)
-    # This handler can leave the optimizer's state unread.
-    with ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=_handlers(handler)) as manager:
+    with _reader(folder, ocp.PyTreeCheckpointHandler) as manager:  # which can leave the optimizer's state unread
         step = manager.latest_step()
         if step is None:
             raise UserError(f"{folder} holds no complete checkpoint; train the run again")
@@ -143,6 +132,24 @@ def _check_same(manager: ocp.CheckpointManager, step: int, folder: Path, data: M
             f"{folder} holds another model or optimizer, start in another workdir; different: "
             + ", ".join(dict.fromkeys(differing))
         )
+
+
+def _writer(folder: Path) -> ocp.CheckpointManager:
+    """All processes take part in all that it does."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
+    handlers = _handlers(ocp.StandardCheckpointHandler())
+    return ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
+
+
+def _reader(
+    folder: Path, handler: Callable[..., ocp.CheckpointHandler] = ocp.StandardCheckpointHandler
+) -> ocp.CheckpointManager:
+    """Changes nothing, and waits for no other process."""
+    own = jax.process_index()
+    alone = MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process {own}")
+    options = ocp.CheckpointManagerOptions(read_only=True, create=False, multiprocessing_options=alone)
+    handlers = _handlers(handler(multiprocessing_options=alone))
+    return ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
 
 
 def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:

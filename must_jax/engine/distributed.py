@@ -24,11 +24,12 @@ from jax._src import xla_bridge
 from jax.experimental import multihost_utils
 
 from must_jax import preemption, progress
-from must_jax.errors import Preempted, UserError
+from must_jax.errors import OtherProcessFailed, Preempted, UserError
 
-SHUTDOWN_WITHIN_S = 30
+SHUTDOWN_WITHIN_S = 120  # of the first process that ends, so that others can come out of a compilation
 DEAD_AFTER_S = 30  # without a heartbeat, which comes from a thread of its own: a killed process ends the others
 LOOK_EVERY_S = 0.2  # at what the others say
+AGAIN_AFTER_S = 5.0  # where the end of another was not heard, as in somebody's `except Exception`
 READY_WITHIN_S = 600.0  # of the first process that is ready to begin
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _Value = TypeVar("_Value")
@@ -42,7 +43,7 @@ def join(within_s: float = READY_WITHIN_S) -> int:
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Args:
-      within_s: how long to wait for the others; then this process ends with a sentence and exit code 2.
+      within_s: how long to wait for the others; then this process ends with a sentence and exit code 1.
 
     Raises:
       UserError: only some of the variables are set, or they do not fit each other.
@@ -116,7 +117,8 @@ def linked() -> Iterator[None]:
     """Inside, each process does its own part of the work; one that fails or is told to stop ends all of them.
 
     Raises:
-      UserError: another process failed; it is named with its host.
+      UserError: another process cannot work as it is asked to; it is named with its host.
+      OtherProcessFailed: it broke down.
       Preempted: another process was told to stop.
     """
     if processes() == 1:
@@ -126,11 +128,12 @@ def linked() -> Iterator[None]:
     told: list[BaseException] = []
 
     def look() -> None:
-        while not over.wait(LOOK_EVERY_S):
-            for key, report in _client().key_value_dir_get(ends):
-                if error := _error(int(key.rpartition("/")[2]), json.loads(report)):
-                    told.append(error)
-                    return preemption.end_with(error)
+        with contextlib.suppress(RuntimeError):  # the first process is gone, which jax notices as well
+            while not over.wait(LOOK_EVERY_S):
+                for key, report in _client().key_value_dir_get(ends):
+                    told.append(_error(int(key.rpartition("/")[2]), json.loads(report)))
+                    preemption.end_with(told[-1])
+                    over.wait(AGAIN_AFTER_S)
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
@@ -158,6 +161,18 @@ def gather(value: _Value) -> list[_Value]:
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
+def agreed(what: str, value: _Value) -> _Value:
+    """The value, which must be the same in every process.
+
+    Raises:
+      UserError: it is not; in all processes.
+    """
+    values = gather(value)
+    if any(other != value for other in values):
+        raise UserError(f"{what} is {', '.join(map(str, values))} as the processes see it; give them one shared disk")
+    return value
+
+
 def any_says(flag: bool) -> bool:
     """Whether any process says so; all get the same answer."""
     return flag if processes() == 1 else bool(multihost_utils.process_allgather(np.bool_(flag)).any())
@@ -171,10 +186,11 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
       facts: what must be equal everywhere, by name; it may still be filled inside of the block.
       within_s: how long the first process that is ready waits for the last one.
 
-    A process that does not get here in time is named, and this one ends with exit code 2.
+    A process that does not get here in time is named, and this one ends with exit code 1.
 
     Raises:
-      UserError: a process failed or differs from process 0; it is named with its host.
+      UserError: a process cannot begin, or differs from process 0; it is named with its host.
+      OtherProcessFailed: a process broke down.
       Preempted: a process was told to stop.
     """
     here, end = _round("ready"), None
@@ -202,21 +218,22 @@ def _round(what: str) -> str:
 def _report(end: BaseException | None) -> dict[str, Any]:
     """How this process has ended, for the others."""
     preempted = isinstance(end, Preempted)
-    failure = str(end) if isinstance(end, UserError) else f"{type(end).__name__}: {end}"
+    mistake = isinstance(end, UserError)
+    failure = str(end) if mistake else f"{type(end).__name__}: {end}"
     return {
         "host": socket.gethostname(),
         "preempted": preempted,
         "failure": "" if end is None or preempted else failure,
+        "mistake": mistake,
     }
 
 
-def _error(process: int, report: dict[str, Any]) -> BaseException | None:
-    """What another process's report means for this one."""
+def _error(process: int, report: dict[str, Any]) -> BaseException:
+    """What the end of another process is for this one."""
     if report["preempted"]:
         return Preempted(f"as process {process} on {report['host']} was stopped by SIGTERM")
-    if report["failure"]:
-        return UserError(f"process {process} on {report['host']}: {report['failure']}")
-    return None
+    kind = UserError if report["mistake"] else OtherProcessFailed
+    return kind(f"process {process} on {report['host']}: {report['failure']}")
 
 
 def _get(key: str, process: int, within_s: float, until: float) -> str:
@@ -235,13 +252,13 @@ def _get(key: str, process: int, within_s: float, until: float) -> str:
 def _give_up(sentence: str) -> NoReturn:
     """Ends this process although others hang: an orderly end would wait for them, and then abort."""
     print(f"error: {sentence}", file=sys.stderr, flush=True)
-    os._exit(2)
+    os._exit(1)  # all of them started again may do
 
 
 def _compare(reports: list[dict[str, Any]]) -> None:
     for process, report in enumerate(reports):
-        if error := _error(process, report):
-            raise error
+        if report["preempted"] or report["failure"]:
+            raise _error(process, report)
     for process, report in enumerate(reports[1:], start=1):
         for name, value in reports[0]["facts"].items():
             if report["facts"].get(name) != value:

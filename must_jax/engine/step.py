@@ -99,7 +99,7 @@ def make_train_step(
     Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a
     label in the batch adds nothing. Compiled once for all initial parameters, seeds and learning rates.
 
-    An update whose loss or gradient is not finite changes nothing; the average "skipped" says so.
+    An update whose loss, gradient or batch statistics are not finite changes nothing; the average "skipped" says so.
 
     Args:
       accumulate: parts that the batch is worked on in, one after the other, each with batch statistics of its own. The
@@ -120,6 +120,8 @@ def make_train_step(
             ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state["ema"], new)
         new |= {"opt_state": opt_state, "ema": ema}
         finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(averages["loss"].total)
+        for leaf in jax.tree.leaves(stats):  # a variance can overflow where nothing else does
+            finite &= jnp.all(jnp.isfinite(leaf))
         new, averages = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (new, averages),

@@ -100,7 +100,8 @@ def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
         setup_devices(config.devices, config.ready_within_s)
         return make_mesh(config.devices, batch_sizes, config.fsdp)
     setup_devices(config.devices)
-    return make_mesh(config.devices // distributed.processes(), batch_sizes, devices=jax.local_devices())
+    own = max(1, config.devices // distributed.processes()) if config.devices else 0
+    return make_mesh(own, batch_sizes, devices=jax.local_devices())
 
 
 def run_digest(run: str) -> str | None:
@@ -242,7 +243,10 @@ def lengths(sources: Sequence[Source]) -> dict[str, int]:
 
 
 class Unreadable:
-    """Images and labels that could not be read: named once, counted, too many of them end the run."""
+    """Images and labels that could not be read: named once, counted, too many of them end the run.
+
+    One process finds that out by itself; several, each of which reads its part of the batches, when they compare.
+    """
 
     def __init__(self, images: Mapping[str, int]) -> None:
         """`images`: image set -> its length."""
@@ -262,16 +266,26 @@ class Unreadable:
           UserError: more than 1 % of the images cannot be read.
         """
         for batch in batches:
-            if len(self.found) > self._most:
-                raise UserError(f"{len(self.found)} images cannot be read, they are listed above; repair the data")
+            if distributed.processes() == 1:
+                self._check()
             yield batch
 
     def shares(self) -> dict[str, float]:
-        """ "unreadable/image set" -> share of its images, over all processes; the sets without any are left out."""
-        for found in distributed.gather(self.found):
-            self.found |= found
-        counts = Counter(what.rpartition("[")[0] for what in self.found)
+        """ "unreadable/image set" -> share of its images, over all processes; the sets without any are left out.
+
+        Raises:
+          UserError: as `guard`, in all processes.
+        """
+        for others in distributed.gather(dict(self.found)):  # a copy: threads that read go on adding to it
+            for what, why in others.items():
+                self.add(what, why)
+        self._check()
+        counts = Counter(what.rpartition("[")[0] for what in dict(self.found))
         return {f"unreadable/{name}": count / self._images[name] for name, count in counts.items()}
+
+    def _check(self) -> None:
+        if len(self.found) > self._most:
+            raise UserError(f"{len(self.found)} images cannot be read, they are listed above; repair the data")
 
 
 def _named(config: StageConfig) -> Named:

@@ -45,12 +45,13 @@ def run(config: ReplayConfig, workdir: Path) -> None:
     mesh = inputs.mesh_of(of)
     training = prepare(of, mesh)
     state = init_state(training.variables, training.optimizer, mesh, ema=of.optimizer.ema_decay > 0)
-    with Checkpoints(workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)) as checkpoints:
-        before = [step for step in checkpoints.steps() if step <= config.replay]
-        start = max(before, default=0)
-        if before:
-            state, _ = checkpoints.restore(start, state)
-    say(f"from {'the checkpoint of step ' + str(start) if before else 'the beginning'} to update {config.replay}")
+    start, folder = 0, workdir / trained.CHECKPOINTS
+    if folder.is_dir():
+        with Checkpoints(folder, inputs.fingerprint(training.sources), read_only=True) as checkpoints:
+            start = max((step for step in checkpoints.steps() if step <= config.replay), default=0)
+            if start:
+                state, _ = checkpoints.restore(start, state)
+    say(f"from {'the checkpoint of step ' + str(start) if start else 'the beginning'} to update {config.replay}")
     batches = batches_of(of, training, start)
     with Progress("replaying", config.replay, start=start, scale=of.batch_size) as progress:
         state = fit(

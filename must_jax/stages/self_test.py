@@ -49,7 +49,6 @@ def check_shared(workdir: Path) -> None:
     Raises:
       UserError: this process sees another folder.
     """
-    distributed.wait("claimed")
     if not (workdir / CONFIG_FILE).exists():
         raise UserError(f"{workdir} of process 0 is not seen by process {distributed.position()}; use a shared disk")
 

@@ -90,9 +90,10 @@ def run(config: TrainConfig, workdir: Path) -> None:
         model that does not reach `config.minimum` (it stays loadable).
       Preempted: the run was told to stop; it has saved itself.
     """
-    check(workdir, config)
     finished = (workdir / trained.MODEL_FILE).exists()
-    if not finished:
+    if finished:
+        check(workdir, config)
+    else:
         with contextlib.ExitStack() as whole:
             _train(config, workdir, whole)
     description = json.loads((workdir / trained.MODEL_FILE).read_text(encoding="utf-8"))
@@ -146,6 +147,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
     # What can be wrong is found out first, on every host.
     facts: dict[str, str] = {}
     with distributed.together(facts, config.ready_within_s):
+        check(workdir, config)
         mesh = inputs.mesh_of(config)
         clock.switch(DATA)
         training = prepare(config, mesh)
@@ -154,11 +156,13 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
     clock.switch(INIT)
     state = init_state(training.variables, training.optimizer, mesh, ema=config.optimizer.ema_decay > 0)
     folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)
-    check_same(folder, data, state)
-    if distributed.is_first():
-        check_space(folder, state)
-        claim(workdir, config)
-    self_test.check_shared(workdir)
+    with distributed.together({}, config.ready_within_s):
+        check_same(folder, data, state)
+        if distributed.is_first():
+            check_space(folder, state)
+            claim(workdir, config)
+    with distributed.together({}, config.ready_within_s):
+        self_test.check_shared(workdir)
 
     step = measured(training.step, clock, mesh, config.model.dtype, config.accumulate)
     parameters = count_parameters(state["params"])
@@ -170,7 +174,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
         checkpoints = stack.enter_context(Checkpoints(folder, data))
         # The updates that are still to do.
         start = 0
-        if (latest := checkpoints.latest_step()) is not None:
+        if (latest := distributed.agreed(f"the newest checkpoint in {folder}", checkpoints.latest_step())) is not None:
             clock.switch(RESTORE)
             start, (state, meta) = latest, checkpoints.restore(latest, state)
             clock.resume(meta["clock"])
@@ -178,12 +182,13 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
         clock.switch(DATA)
         if goodput:
             goodput.write(start)
+        profiled = config.profiled if distributed.is_first() else range(0)
         rows = local_rows(mesh, config.batch_size)
         batches = batches_of(config, training, start, rows=rows, on_bad=unreadable.add)
         writer = stack.enter_context(MetricWriter(workdir, start)) if distributed.is_first() else None
         with (
             Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress,
-            traced(step, config.profiled, start, workdir / PROFILE) as watched,
+            traced(step, profiled, start, workdir / PROFILE) as watched,
         ):
             state = fit(
                 watched,
@@ -222,6 +227,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
                 trained.image_forward(training.model), training.validated, config.image_size, mesh
             )
             metrics = evaluate(predict, variables, unread.guard(examples), training.validated, mesh)
+            unread.shares()
             if writer:
                 writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
             unreadable.found |= unread.found

@@ -316,6 +316,22 @@ def test_unreadable_validation_images_end_the_run_by_their_own_number(config, tm
     assert not (tmp_path / "run" / "model.json").exists()
 
 
+def test_of_several_processes_all_say_at_once_that_too_much_is_unreadable(monkeypatch, capsys):
+    """None of them ends by itself, which would leave the others waiting."""
+    unreadable = inputs.Unreadable({"photos": 200})
+    monkeypatch.setattr(inputs.distributed, "processes", lambda: 2)
+    others = {}
+    monkeypatch.setattr(inputs.distributed, "gather", lambda found: [found, others])
+    unreadable.add("photos[0]", "cut off")
+    others["photos[1]"] = "gone"
+    assert unreadable.shares() == {"unreadable/photos": 0.01}
+    assert capsys.readouterr().err.splitlines() == ["left out: photos[0], cut off", "left out: photos[1], gone"]
+    unreadable.add("photos[2]", "cut off")
+    assert list(unreadable.guard(iter([{}, {}]))) == [{}, {}]
+    with pytest.raises(UserError, match="3 images cannot be read"):
+        unreadable.shares()
+
+
 def test_a_few_unreadable_images_are_named_many_end_the_run(capsys):
     unreadable = inputs.Unreadable({"photos": 200})
     batches = unreadable.guard(iter([{}, {}, {}]))

@@ -61,7 +61,7 @@ def test_a_process_that_hangs_is_named(student, start, tmp_path, hangs, host):
     program = f"import time, jax; from must_jax.engine import distributed; {hangs.format(**second)}; time.sleep(1e4)"
     start(environment=second, program=("-c", program))
     process = start(student, f"--workdir={tmp_path / 'run'}", "--config.ready_within_s=5", environment=first)
-    assert process.finish(2) == (
+    assert process.finish(1) == (
         f"error: process 1 of 2 on {host} was not ready 5 s after process 0; look at its log and its host, "
         "then start all again"
     )
@@ -69,7 +69,39 @@ def test_a_process_that_hangs_is_named(student, start, tmp_path, hangs, host):
 
 def test_a_process_that_is_alone_says_so(student, start, tmp_path):
     process = start(student, f"--workdir={tmp_path / 'run'}", "--config.ready_within_s=3", environment=group(2)[0])
-    assert process.finish(2) == (f"error: process 0 of 2 on {HOST} has waited 3 s for the others; start all of them")
+    assert process.finish(1) == (f"error: process 0 of 2 on {HOST} has waited 3 s for the others; start all of them")
+
+
+WORK = """
+import sys, time
+from must_jax import cli, preemption
+from must_jax.engine import distributed
+
+def work():
+    preemption.watch()
+    distributed.join()
+    with distributed.linked():
+        if not distributed.is_first():
+            raise MemoryError("too many images")
+        while True:
+            try:
+                time.sleep(60)
+            except Exception as error:  # of somebody who takes all errors for his own
+                heard.append(error)
+                if len(heard) == 2:
+                    raise
+
+heard = []
+sys.exit(cli.exit_code(work))
+"""
+
+
+def test_where_one_breaks_down_the_other_ends_and_may_be_started_again(start):
+    """Also if it does not hear that at once."""
+    first, second = (start(environment=joined, program=("-c", WORK)) for joined in group(2))
+    assert second.end() == 1 and "MemoryError: too many images" in second.output
+    assert first.end() == 1, first.output
+    assert first.output.splitlines()[-1] == f"error: process 1 on {HOST}: MemoryError: too many images"
 
 
 def test_two_processes_agree_on_what_is_not_finite(student, start_together, tmp_path):

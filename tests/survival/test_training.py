@@ -84,7 +84,7 @@ def watched():
     handler = signal.getsignal(signal.SIGTERM)
 
     def forget():
-        preemption._requested = False
+        preemption._requested = preemption._raised = False
 
     preemption.watch()
     yield forget
@@ -186,6 +186,9 @@ def test_the_update_that_ended_a_run_can_be_replayed(config, tmp_path, change_ba
     change_batches(change)
     with pytest.raises(UserError, match=r"--config.stage=replay --config.replay=7"):
         train.run(config(max_skipped=1), tmp_path / "run")
+    under_way = tmp_path / "run" / "checkpoints" / "8.orbax-checkpoint-tmp" / "state"  # as of a run that goes on
+    under_way.mkdir(parents=True)
+    (under_way / "half").write_text("half")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
     of = config(max_skipped=1)
     found_in = {
