@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from must_jax.errors import OtherProcessFailed, Preempted, UserError
 
+INTERRUPTED = 130  # exit code after Ctrl-C
 PREEMPTED_CODE = "MUST_JAX_PREEMPTED_CODE"  # environment variable: a launcher that cannot look into the workdir
 
 # By their text, because libraries wrap the operating system's error into exceptions of their own.
@@ -40,7 +41,7 @@ def exit_code(command: Callable[[], None]) -> int:
     except OtherProcessFailed as error:
         return _end(1, f"error: {error}")
     except KeyboardInterrupt:
-        return _end(130, "stopped; the same command continues")
+        return _end(INTERRUPTED, "stopped; the same command continues")
     except Exception as error:
         advice = next((advice for text, advice in _MACHINE.items() if text in str(error)), None)
         if advice is None:

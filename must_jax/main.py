@@ -7,11 +7,12 @@ Every value of a config is overridden by its path; a list of names is given as -
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict
@@ -100,5 +101,20 @@ def main(argv: Sequence[str]) -> int:
     return cli.exit_code(lambda: run(argv))
 
 
+def leave(code: int) -> NoReturn:
+    """Ends this process.
+
+    Where something was interrupted, jax may still compile in a thread, and would crash if its devices were taken away
+    orderly.
+    """
+    if code != cli.INTERRUPTED and not preemption.interrupted():
+        sys.exit(code)
+    if jax := sys.modules.get("jax"):
+        jax.distributed.shutdown()  # the others then know that this one has not died
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

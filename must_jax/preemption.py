@@ -39,6 +39,11 @@ def requested() -> bool:
     return _requested
 
 
+def interrupted() -> bool:
+    """Whether something was interrupted by a signal, or by `end_with`."""
+    return _raised
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Inside, a signal only makes `requested` true, and whoever asks ends the work; at the latest, it ends here.
