@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from must_jax import files
-from must_jax.files import committed, create_text, lock, write_json
+from must_jax.files import committed, create_text, lock, read_json_lines, write_json
 
 
 def test_an_interrupted_file_is_replaced_whole(tmp_path: Path):
@@ -88,6 +88,13 @@ def test_json_is_complete_or_as_before(tmp_path: Path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_lines_that_are_not_whole_are_no_objects(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    assert read_json_lines(path) == []
+    path.write_bytes(b'{"a": 1}\n{"a": {"a": 2}\n\n\0\0\n3\n{"a": "\xc3\n{"a": "\\u2028"}\n{"a": 4}')
+    assert read_json_lines(path) == [{"a": 1}, {"a": "\u2028"}]
 
 
 def test_a_folder_is_one_processes_until_it_ends(tmp_path: Path):

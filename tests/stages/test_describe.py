@@ -75,7 +75,8 @@ def test_a_training_that_is_finished(tmp_path: Path):
     write(workdir / "result.json", {"steps": 100, "unreadable": unreadable, **rates})
     write(workdir / "skipped.jsonl", {"update": 7, "images": ["photos[1]"]}, {"update": 9, "images": []})
     with (workdir / "skipped.jsonl").open("a") as file:
-        file.write('{"step": 1')  # a kill in the middle of a line
+        file.write('{"update": 1')  # a kill in the middle of a line, behind which the next process writes its own
+        file.write('{"update": 11, "images": []}\n{"update": 12, "images": []}\n{"upd')
     lines = told(workdir).splitlines()
     assert lines[0].endswith("run: train, finished, 100/100 steps")
     assert "all steps: 100 images/s, 12.5 % waiting for data" in lines
@@ -85,7 +86,7 @@ def test_a_training_that_is_finished(tmp_path: Path):
         *(f"  photo {number}, cut off" for number in range(5)),
         "  ... (result.json has all)",
     ]
-    assert "skipped updates: 2, the last ones 7, 9 (skipped.jsonl has all)" in lines
+    assert "skipped updates: 3, the last ones 7, 9, 12 (skipped.jsonl has all)" in lines
 
 
 def test_curves_of_several_tasks_stand_beside_each_other(tmp_path: Path):
