@@ -15,7 +15,7 @@ from command_line import ROOT, call, config
 from rich.console import Console
 
 from must_jax import files
-from must_jax.config import PipelineConfig, TrainConfig
+from must_jax.config import EvaluateConfig, PipelineConfig, TrainConfig
 from must_jax.engine.goodput import FILE
 from must_jax.stages import describe
 from must_jax.stages.briefs import state
@@ -132,6 +132,17 @@ def test_a_pipeline_in_its_order_a_line_a_stage(tmp_path: Path):
         "a_teacher_of_depth  finished     100/100 steps  1:15  delta1 91.25",
         "a_student           not started  0/100 steps",
     ]
+
+
+def test_an_evaluation_by_two_processes_is_counted_together(tmp_path: Path):
+    splits = {split: {"images": f"scenes/downstream_depth:{split}"} for split in ("train", "validation", "test")}
+    transfer = {"mode": "frozen", "learning_rates": [0.1, 0.2, 0.3], "seeds": [0, 1, 2], "steps": 9, "batch_size": 8}
+    values = {"inits": {"scratch": ""}, "downstream": {"range": {"task": "depth", **splits}}, "transfers": [transfer]}
+    write(tmp_path / "config.json", EvaluateConfig.model_validate(values).model_dump(mode="json"))
+    write(tmp_path / "runs.jsonl", *({"run": f"run {number}"} for number in range(3)))
+    assert told(tmp_path).splitlines()[0].endswith("evaluate, stopped, 3/5 trainings")
+    write(tmp_path / "runs-1.jsonl", {"run": "run 3"}, {"run": "run 4"})
+    assert told(tmp_path).splitlines()[0].endswith("evaluate, stopped, 5/5 trainings")
 
 
 def test_no_line_is_wider_than_a_terminal(tmp_path: Path):
