@@ -62,7 +62,7 @@ _GPUS: dict[str, dict[Dtype, float]] = {  # how their names begin; the longest t
 
 
 def peak_flops(device_kind: str, dtype: Dtype = "bfloat16") -> float | None:
-    """Floating point operations a second of one device, at most; None where that is not known (a CPU).
+    """Floating point operations a second of one device, at most; None where that is not known (a CPU, a part of a GPU).
 
     Args:
       device_kind: as in `jax.devices()[0].device_kind`.
@@ -70,5 +70,6 @@ def peak_flops(device_kind: str, dtype: Dtype = "bfloat16") -> float | None:
     """
     if device_kind in _TPUS:  # which multiply float32 as bfloat16
         return _TPUS[device_kind].peak_flops
-    fitting = [name for name in _GPUS if device_kind.startswith(name)]
+    whole = " MIG " not in device_kind
+    fitting = [name for name in _GPUS if whole and device_kind.startswith(name)]
     return _GPUS[max(fitting, key=len)][dtype] * 1e12 if fitting else None

@@ -17,6 +17,8 @@ from must_jax.chips import peak_flops
         ("NVIDIA H100 80GB HBM3", 989.5e12, 494.5e12),
         ("NVIDIA H100 PCIe", 756.5e12, 378e12),
         ("NVIDIA H200", 989.5e12, 494.5e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None, None),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None, None),
         ("cpu", None, None),
         ("TPU v5 something new", None, None),
     ],
