@@ -38,9 +38,12 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
+        # Its page is silent about links: six of 50 GB/s (https://arxiv.org/abs/2304.01433, table 4).
         Chip("v4", "TPU v4", 275e12, 32 * 2**30, 1200e9, 300e9, 3, f"{_DOCS}/v4"),
         Chip("v5e", "TPU v5 lite", 197e12, 16 * 2**30, 819e9, 200e9, 2, f"{_DOCS}/v5e"),
         Chip("v5p", "TPU v5", 459e12, 95 * 2**30, 2765e9, 600e9, 3, f"{_DOCS}/v5p"),
+        # As published in 2024: 1640 GB/s, 3584 Gb/s. Later editions have 1600 or 1638 GB/s, and 800 GB/s over links in
+        # both directions, so that it sends 400; a bound from the larger figures holds either way.
         Chip("v6e", "TPU v6 lite", 918e12, 32 * 2**30, 1640e9, 448e9, 2, f"{_DOCS}/v6e"),
     )
 }
