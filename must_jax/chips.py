@@ -38,9 +38,12 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
+        # Its page is silent about links: six of 50 GB/s (https://arxiv.org/abs/2304.01433, table 4).
         Chip("v4", "TPU v4", 275e12, 32 * 2**30, 1200e9, 300e9, 3, f"{_DOCS}/v4"),
         Chip("v5e", "TPU v5 lite", 197e12, 16 * 2**30, 819e9, 200e9, 2, f"{_DOCS}/v5e"),
         Chip("v5p", "TPU v5", 459e12, 95 * 2**30, 2765e9, 600e9, 3, f"{_DOCS}/v5p"),
+        # As published in 2024: 1640 GB/s, 3584 Gb/s. Later editions have 1600 or 1638 GB/s, and 800 GB/s over links in
+        # both directions, so that it sends 400; a bound from the larger figures holds either way.
         Chip("v6e", "TPU v6 lite", 918e12, 32 * 2**30, 1640e9, 448e9, 2, f"{_DOCS}/v6e"),
     )
 }
@@ -62,7 +65,7 @@ _GPUS: dict[str, dict[Dtype, float]] = {  # how their names begin; the longest t
 
 
 def peak_flops(device_kind: str, dtype: Dtype = "bfloat16") -> float | None:
-    """Floating point operations a second of one device, at most; None where that is not known (a CPU).
+    """Floating point operations a second of one device, at most; None where that is not known (a CPU, a part of a GPU).
 
     Args:
       device_kind: as in `jax.devices()[0].device_kind`.
@@ -70,5 +73,6 @@ def peak_flops(device_kind: str, dtype: Dtype = "bfloat16") -> float | None:
     """
     if device_kind in _TPUS:  # which multiply float32 as bfloat16
         return _TPUS[device_kind].peak_flops
-    fitting = [name for name in _GPUS if device_kind.startswith(name)]
+    whole = " MIG " not in device_kind
+    fitting = [name for name in _GPUS if whole and device_kind.startswith(name)]
     return _GPUS[max(fitting, key=len)][dtype] * 1e12 if fitting else None

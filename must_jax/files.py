@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from must_jax.errors import UserError
 LOCK_FILE = ".lock"
 MODEL_FILE = "model.json"  # of a finished training; `trained` says what is in it, and loads jax
 _MIB = 2**20
+_ASKED_S = 0.1  # much longer than `is_locked` holds a lock
 
 
 @contextlib.contextmanager
@@ -44,6 +46,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replaces `path` by `value` as JSON in one step."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one a line, none without it; what is left of a line by a kill is no object."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def create_text(path: Path, text: str) -> None:
@@ -163,22 +174,33 @@ def lock(folder: Path, worker: str = "") -> int:
       BlockingIOError: another process has taken it, or is the worker of this name.
     """
     if worker:
-        _flock(folder / LOCK_FILE, fcntl.LOCK_SH)  # stays open to the end of this process
-    return _flock(folder / (f"{LOCK_FILE}-{worker}" if worker else LOCK_FILE), fcntl.LOCK_EX)
+        _take(folder / LOCK_FILE, fcntl.LOCK_SH)  # stays open to the end of this process
+    return _take(folder / (f"{LOCK_FILE}-{worker}" if worker else LOCK_FILE), fcntl.LOCK_EX)
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process has taken the folder, alone or as a worker."""
+    """Whether a process has taken the folder, alone or as a worker. Writes nothing, and need not be allowed to."""
     for path in folder.glob(f"{LOCK_FILE}*"):
         try:
-            os.close(_flock(path, fcntl.LOCK_SH))
+            os.close(_flock(path, fcntl.LOCK_SH, os.O_RDONLY))
+        except FileNotFoundError:
+            continue
         except BlockingIOError:
             return True
     return False
 
 
-def _flock(path: Path, kind: int) -> int:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+def _take(path: Path, kind: int) -> int:
+    flags = os.O_CREAT | os.O_RDWR
+    try:
+        return _flock(path, kind, flags)
+    except BlockingIOError:  # perhaps by someone who only asks whether it is taken
+        time.sleep(_ASKED_S)
+        return _flock(path, kind, flags)
+
+
+def _flock(path: Path, kind: int, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o644)
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

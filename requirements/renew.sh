@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes the pinned requirements anew from pyproject.toml, for Python 3.11 on Linux (x86-64). It needs uv.
 #
-#   lock.txt     the newest versions, with hashes: what the tests run with
+#   lock.txt     the newest versions of the day it is written, with hashes; commit it once the tests pass with them
 #   tpu.txt      of these what a Cloud TPU needs, and libtpu
 #   oldest.txt   the oldest versions that pyproject.toml allows; of packages that it does not name, the newest
 set -euo pipefail

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from must_jax import files
-from must_jax.files import committed, create_text, lock, write_json
+from must_jax.files import committed, create_text, is_locked, lock, read_json_lines, write_json
 
 
 def test_an_interrupted_file_is_replaced_whole(tmp_path: Path):
@@ -90,6 +91,13 @@ def test_json_is_complete_or_as_before(tmp_path: Path):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
+def test_lines_that_are_not_whole_are_no_objects(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    assert read_json_lines(path) == []
+    path.write_bytes(b'{"a": 1}\n{"a": {"a": 2}\n\n\0\0\n3\n{"a": "\xc3\n{"a": "\\u2028"}\n{"a": 4}')
+    assert read_json_lines(path) == [{"a": 1}, {"a": "\u2028"}]
+
+
 def test_a_folder_is_one_processes_until_it_ends(tmp_path: Path):
     command = (
         f"from must_jax.files import lock; from pathlib import Path; lock(Path({str(tmp_path)!r})); print(); input()"
@@ -102,3 +110,36 @@ def test_a_folder_is_one_processes_until_it_ends(tmp_path: Path):
             lock(tmp_path)
         other.kill()
     lock(tmp_path)
+
+
+def test_whether_a_folder_is_taken_is_asked_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a disk that is mounted to be read only."""
+    (tmp_path / f"{files.LOCK_FILE}-gone").symlink_to(tmp_path / "nowhere")
+    open_file = os.open
+
+    def read_only(path: Path, flags: int, *mode: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return open_file(path, flags, *mode)
+
+    def asked() -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", read_only)
+            return is_locked(tmp_path)
+
+    descriptor = lock(tmp_path)
+    assert asked()
+    os.close(descriptor)
+    assert not asked()
+
+
+def test_who_only_asks_keeps_nobody_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for worker in ("", "1-of-2"):
+        path = tmp_path / (f"{files.LOCK_FILE}-{worker}" if worker else files.LOCK_FILE)
+        path.touch()
+        asked = [os.open(path, os.O_RDONLY)]
+        fcntl.flock(asked[0], fcntl.LOCK_SH)
+        with monkeypatch.context() as patch:
+            patch.setattr(files.time, "sleep", lambda seconds, asked=asked: os.close(asked.pop()))
+            os.close(lock(tmp_path, worker))
+        assert not asked

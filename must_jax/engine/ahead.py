@@ -72,11 +72,8 @@ class Facts:
         return self.images / self.seconds(chip)
 
     def collective_seconds(self, chip: Chip) -> float:
-        """What the links take at least, where it does not overlap with work: a ring passes a sum on twice."""
-        sent = {"all-reduce": 2.0}
-        share = (self.chips - 1) / self.chips
-        total = sum(sent.get(kind, 1.0) * each.bytes for kind, each in self.collectives.items())
-        return share * total / chip.link_bandwidth
+        """What the links take at least, where it does not overlap with work."""
+        return sum(each.sent for each in self.collectives.values()) / chip.link_bandwidth
 
 
 def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
@@ -102,7 +99,7 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
         memory=_memory(compiled, step.arguments),
         flops=step.parts * compiled.cost_analysis()["flops"],
         memory_traffic=program.memory_traffic(),
-        collectives=program.collectives(),
+        collectives=program.collectives(chips),
         compile_seconds=seconds,
     )
     if facts.memory_bytes > chip.memory_bytes:

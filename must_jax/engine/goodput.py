@@ -7,6 +7,7 @@ first line, and those before a process knows where it goes on, have no step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from must_jax.engine.clock import DATA_WAIT, STEP, Clock
+from must_jax.files import read_json_lines
 
 FILE = "goodput.jsonl"
 EVERY_S = 10.0  # as much of a killed process's time counts as DOWN, at most
@@ -102,13 +104,10 @@ class GoodputLog:
 
 def read(workdir: Path) -> list[Line]:
     """The lines that are whole."""
-    path = workdir / FILE
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else ():
-        try:
-            lines.append(Line(**json.loads(text)))
-        except (ValueError, TypeError):  # what a machine that broke down has left
-            continue
+    for row in read_json_lines(workdir / FILE):
+        with contextlib.suppress(TypeError):  # what a machine that broke down has left
+            lines.append(Line(**row))
     return lines
 
 

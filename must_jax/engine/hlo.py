@@ -24,6 +24,9 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _BODY = re.compile(r"body=%?([\w.\-]+)")
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,{}]*?)\}\}")
+_COUNTED_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)|_computations?=\{?([^}]*?)\}")
 # These move nothing, or what they move is counted where it begins.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "opt-barrier", "partition-id"}
@@ -31,10 +34,12 @@ _MOVES = {"copy-start", "slice-start"}  # between the HBM and the fast memory
 
 
 class Collective(NamedTuple):
-    """All collectives of one kind: how often one is executed, and the bytes of their results on one chip."""
+    """All collectives of one kind: how often one is executed, the bytes of their results on one chip, and the bytes
+    that it sends for them where they go around in a ring."""
 
     times: int
     bytes: int
+    sent: float
 
 
 class Array(NamedTuple):
@@ -75,15 +80,23 @@ class Program:
         """What is executed, one after the other; a fused operation, and a loop, is one instruction."""
         return self._computations[self._entry]
 
-    def collectives(self) -> dict[str, Collective]:
-        """By kind; those inside of loops count once a turn."""
+    def collectives(self, chips: int) -> dict[str, Collective]:
+        """By kind; those inside of loops count once a turn.
+
+        Args:
+          chips: that run the program.
+        """
         found: dict[str, Collective] = {}
         for instruction, times in self._executed(self._entry, 1, inside_fusions=True):
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
-                before = found.get(kind, Collective(0, 0))
                 size = sum(array.bytes for array in _payload(instruction))
-                found[kind] = Collective(before.times + times, before.bytes + times * size)
+                group = _group_size(instruction.text) or chips
+                if instruction.name in self._scattered:
+                    kind, size = "reduce-scatter", size // group
+                before = found.get(kind, Collective(0, 0, 0.0))
+                sent = times * _sent(kind, size, group)
+                found[kind] = Collective(before.times + times, before.bytes + times * size, before.sent + sent)
         return found
 
     def memory_traffic(self) -> int:
@@ -104,6 +117,12 @@ class Program:
             return size * sum(array.in_hbm for array in arrays)
         operands = [array for name in instruction.operands for array in self._results.get(name, [])]
         return sum(array.bytes for array in (*operands, *instruction.result) if array.in_hbm)
+
+    @cached_property
+    def _scattered(self) -> set[str]:
+        """Sums of which every chip keeps its share, as a TPU's compiler writes a reduce-scatter."""
+        fused = [each for name, each in self._computations.items() if name.startswith("all-reduce-scatter")]
+        return {i.name for each in fused for i in each}
 
     @cached_property
     def _results(self) -> dict[str, list[Array]]:
@@ -139,10 +158,32 @@ def _arrays(text: str) -> Iterator[Array]:
 
 
 def _payload(instruction: Instruction) -> list[Array]:
-    """Of a collective's result; what begins an asynchronous one, but for all-reduce, also lists its operands."""
+    """Of a collective's result; what begins an asynchronous one, but for all-reduce, lists its operands before it."""
     if instruction.operation.endswith("-start") and not instruction.operation.startswith("all-reduce"):
-        return [max(instruction.result, key=lambda array: array.bytes)]
+        operands = len(instruction.operands)
+        return instruction.result[operands : 2 * operands]
     return instruction.result
+
+
+def _group_size(text: str) -> int:
+    """Chips that a collective is between, by its attributes; 0 = all of them."""
+    if listed := _LISTED_GROUPS.search(text):  # {{0,1},{2,3}}
+        return max(len(group.split(",")) for group in listed[1].split("},{"))
+    if counted := _COUNTED_GROUPS.search(text):  # [2,4]<=[8]: two groups of four
+        return int(counted[1])
+    if axes := _MESH_GROUPS.search(text):  # mesh['a'=4,'b'=2] {'a'}; {'a':(1)2} is a part of an axis
+        sides = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+        return math.prod(int(part or sides[name]) for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes[2]))
+    return 0
+
+
+def _sent(kind: str, size: int, group: int) -> float:
+    """Bytes that a chip sends for a result of `size` bytes on it, when everything goes around in a ring of its group:
+    a chip's share of a sum `group` - 1 times; a sum twice, in shares and as a whole."""
+    if kind == "collective-permute":
+        return size
+    whole = size * group if kind == "reduce-scatter" else size
+    return (2 if kind == "all-reduce" else 1) * whole * (group - 1) / group
 
 
 def _called(instruction: Instruction, inside_fusions: bool) -> list[str]:

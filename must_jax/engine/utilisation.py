@@ -16,7 +16,8 @@ def measured(step: Any, clock: Clock, mesh: Mesh, dtype: Dtype, accumulate: int 
 
     They are counted in the program as it was written, before it is compiled: that of all devices together, and without
     what a compiler adds. It has to be lowered for the call anyway, so that counting costs nothing. The body of a loop
-    over `accumulate` parts of a batch is counted once there, and is nearly all.
+    over `accumulate` parts of a batch is counted once there, and is nearly all. What `remat` computes again is written
+    in the program: with it, the share is that of operations that are done, not of those that are needed.
     """
     peak = peak_flops(mesh.devices.flat[0].device_kind, dtype)
     if peak is None:

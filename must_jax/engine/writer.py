@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from must_jax.files import write_text
+from must_jax.files import read_json_lines, write_text
 
 METRICS_FILE = "metrics.jsonl"
 VALIDATION = "validation/"  # starts the names of what is measured after the last update
@@ -28,8 +28,8 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, start: int = 0) -> None:
         path = workdir / METRICS_FILE
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start and f'"{VALIDATION}' not in line]
-        write_text(path, "".join(kept))
+        kept = [row for row in read_rows(workdir) if row["step"] <= start and not _is_validation(row)]
+        write_text(path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self._rows = path.open("a", encoding="utf-8")
         self._events = EventFileWriter(str(workdir))
         again = SessionLog(status=SessionLog.START)
@@ -55,11 +55,8 @@ class MetricWriter:
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
     """The rows of a run so far, of which any may be without any name but "step"."""
-    return [json.loads(line) for line in _lines(workdir / METRICS_FILE)]
+    return read_json_lines(workdir / METRICS_FILE)
 
 
-def _lines(path: Path) -> list[str]:
-    """Complete lines; a kill can leave half a line at the end."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _is_validation(row: Mapping[str, Any]) -> bool:
+    return any(name.startswith(VALIDATION) for name in row)

@@ -10,7 +10,7 @@ from typing import Any
 
 from must_jax.engine import goodput
 from must_jax.engine.writer import VALIDATION, read_rows
-from must_jax.files import is_locked
+from must_jax.files import is_locked, read_json_lines
 from must_jax.stages.workdir import CONFIG_FILE, PREEMPTED_FILE, RESULT_FILE
 
 
@@ -104,13 +104,13 @@ def _labelling(config: Mapping[str, Any], workdir: Path) -> Brief:
 
 
 def _evaluation(config: Mapping[str, Any], workdir: Path) -> Brief:
-    file = workdir / "runs.jsonl"
     each = [
         (len(transfer["inits"]) or len(config["inits"]))
         * (len(transfer["learning_rates"]) + len(transfer["seeds"]) - 1)
         for transfer in config["transfers"]
     ]
-    done = file.read_bytes().count(b"\n") if file.exists() else 0
+    # A file a process.
+    done = len({row["run"] for file in workdir.glob("runs*.jsonl") for row in read_json_lines(file)})
     total = len(config["downstream"]) * sum(each)
     return Brief(done, max(done, total), "trainings", result(workdir).get("seconds"))  # more of starts that changed
 

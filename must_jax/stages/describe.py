@@ -17,6 +17,7 @@ from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
 from must_jax.engine.writer import read_rows
 from must_jax.errors import UserError
+from must_jax.files import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.page import duration
 from must_jax.report.terminal import beside, curve
@@ -68,7 +69,7 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
         yield ""
         yield _table(("validation", "value", "at least"), rows)
     yield from _listed("unreadable images", finished.get("unreadable", {}))
-    if skipped := _json_lines(workdir / SKIPPED_FILE):
+    if skipped := read_json_lines(workdir / SKIPPED_FILE):
         latest = ", ".join(str(row["update"]) for row in skipped[-SHOWN:])
         yield f"\nskipped updates: {len(skipped)}, the last ones {latest} ({SKIPPED_FILE} has all)"
 
@@ -211,9 +212,3 @@ def _count(number: int, what: str) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """Of a file of which a kill may have left half a line."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -34,6 +34,39 @@ def test_operations_of_all_devices_over_the_peak_of_all(chip: None, devices: int
     assert clock.least_update_s == 2 * 16 * 32 * 64 / (PEAK * devices)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_in_parts_counts_like_the_whole_one(chip: None, accumulate: int):
+    clock, batch, inner = Clock(), 16, (64, 128)
+
+    def loss(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(x @ w)
+
+    def update(w: jax.Array, x: jax.Array) -> jax.Array:
+        if accumulate == 1:
+            return jax.grad(loss)(w, x)
+        parts = x.reshape(accumulate, -1, inner[0])
+        return jax.lax.scan(lambda grads, part: (grads + jax.grad(loss)(w, part), None), jnp.zeros_like(w), parts)[0]
+
+    measured(jax.jit(update), clock, make_mesh(1), "float32", accumulate)(jnp.ones(inner), jnp.ones((batch, inner[0])))
+    operations = 2 * batch * inner[0] * inner[1]  # a linear loss has no other product than that of the gradient
+    assert clock.least_update_s == pytest.approx(operations / (PEAK / 2), rel=0.15)
+
+
+@pytest.mark.parametrize(("again", "products"), [(False, 5), (True, 6)])
+def test_what_is_computed_again_counts(chip: None, again: bool, products: int):
+    clock, side = Clock(), 64
+
+    def layer(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sin(x @ w)
+
+    def loss(w: jax.Array, x: jax.Array) -> jax.Array:
+        inner = jax.checkpoint(layer) if again else layer
+        return jnp.sum(jnp.sin(inner(w, x) @ w))
+
+    measured(jax.jit(jax.grad(loss)), clock, make_mesh(1), "float32")(jnp.ones((side, side)), jnp.ones((side, side)))
+    assert clock.least_update_s == pytest.approx(products * 2 * side**3 / (PEAK / 2), rel=0.05)
+
+
 def test_it_is_counted_once_and_compiled_once(chip: None, monkeypatch: pytest.MonkeyPatch):
     traced = []
 

@@ -15,7 +15,7 @@ from command_line import ROOT, call, config
 from rich.console import Console
 
 from must_jax import files
-from must_jax.config import PipelineConfig, TrainConfig
+from must_jax.config import EvaluateConfig, PipelineConfig, TrainConfig
 from must_jax.engine.goodput import FILE
 from must_jax.stages import describe
 from must_jax.stages.briefs import state
@@ -75,7 +75,8 @@ def test_a_training_that_is_finished(tmp_path: Path):
     write(workdir / "result.json", {"steps": 100, "unreadable": unreadable, **rates})
     write(workdir / "skipped.jsonl", {"update": 7, "images": ["photos[1]"]}, {"update": 9, "images": []})
     with (workdir / "skipped.jsonl").open("a") as file:
-        file.write('{"step": 1')  # a kill in the middle of a line
+        file.write('{"update": 1')  # a kill in the middle of a line, behind which the next process writes its own
+        file.write('{"update": 11, "images": []}\n{"update": 12, "images": []}\n{"upd')
     lines = told(workdir).splitlines()
     assert lines[0].endswith("run: train, finished, 100/100 steps")
     assert "all steps: 100 images/s, 12.5 % waiting for data" in lines
@@ -85,7 +86,7 @@ def test_a_training_that_is_finished(tmp_path: Path):
         *(f"  photo {number}, cut off" for number in range(5)),
         "  ... (result.json has all)",
     ]
-    assert "skipped updates: 2, the last ones 7, 9 (skipped.jsonl has all)" in lines
+    assert "skipped updates: 3, the last ones 7, 9, 12 (skipped.jsonl has all)" in lines
 
 
 def test_curves_of_several_tasks_stand_beside_each_other(tmp_path: Path):
@@ -131,6 +132,17 @@ def test_a_pipeline_in_its_order_a_line_a_stage(tmp_path: Path):
         "a_teacher_of_depth  finished     100/100 steps  1:15  delta1 91.25",
         "a_student           not started  0/100 steps",
     ]
+
+
+def test_an_evaluation_by_two_processes_is_counted_together(tmp_path: Path):
+    splits = {split: {"images": f"scenes/downstream_depth:{split}"} for split in ("train", "validation", "test")}
+    transfer = {"mode": "frozen", "learning_rates": [0.1, 0.2, 0.3], "seeds": [0, 1, 2], "steps": 9, "batch_size": 8}
+    values = {"inits": {"scratch": ""}, "downstream": {"range": {"task": "depth", **splits}}, "transfers": [transfer]}
+    write(tmp_path / "config.json", EvaluateConfig.model_validate(values).model_dump(mode="json"))
+    write(tmp_path / "runs.jsonl", *({"run": f"run {number}"} for number in range(3)))
+    assert told(tmp_path).splitlines()[0].endswith("evaluate, stopped, 3/5 trainings")
+    write(tmp_path / "runs-1.jsonl", {"run": "run 3"}, {"run": "run 4"})
+    assert told(tmp_path).splitlines()[0].endswith("evaluate, stopped, 5/5 trainings")
 
 
 def test_no_line_is_wider_than_a_terminal(tmp_path: Path):
