@@ -140,9 +140,10 @@ def saved(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
 
-def is_saving(workdir: Path) -> bool:
-    """Whether a checkpoint is being written."""
-    return any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
+def saving(workdir: Path) -> int:
+    """How many files and folders there are of a checkpoint that is being written."""
+    unfinished = (workdir / "checkpoints").glob("*tmp*")
+    return sum(1 + len(folders) + len(files) for path in unfinished for _, folders, files in os.walk(path))
 
 
 def values(workdir: Path) -> list[dict[str, Any]]:

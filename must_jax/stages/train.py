@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -261,12 +262,15 @@ def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
 
 def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Callable[[int], None]:
     """Writes down which update was skipped, and the images of its batch."""
+    path = workdir / SKIPPED_FILE
+    if distributed.is_first() and path.exists():  # a kill can have left half a line
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
     def record(update: int) -> None:
-        say(f"update {update} is left out, its loss or gradient is not finite; see {workdir / SKIPPED_FILE}")
+        say(f"update {update} is left out, its loss or gradient is not finite; see {path}")
         images = examples_of(sources, batch_size=config.batch_size, seed=config.seed, step=update)
         if distributed.is_first():
-            with (workdir / SKIPPED_FILE).open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"update": update, "images": images}) + "\n")
 
     return record

@@ -94,8 +94,8 @@ def test_killed_at_random_moments_the_columns_end_up_the_same(
     moments, killed = random.Random(0), 0
     while killed < KILLS:
         process, before = start(command, tmp_path), shards(tmp_path)
-        wait_until(lambda before=before: shards(tmp_path) > before, process)  # once it is at work again
-        time.sleep(moments.uniform(0, 0.05))
+        count = before + moments.randint(1, 25)
+        wait_until(lambda count=count: shards(tmp_path) >= count, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it was through before it was killed: there is too little to do"

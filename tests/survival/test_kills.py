@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 
-from processes import EVERY, is_saving, saved, updates
+from processes import EVERY, saved, saving, updates
 
 KILLS = 10
+MOST_FILES = 30  # nearly all that a checkpoint has
 
 
 def starts(workdir):
@@ -26,8 +26,8 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(student, start, t
         if kill % 2:
             if kill % 4 == 3:  # in the second save of this process
                 process.wait_for(lambda base=base: (saved(workdir) or [0])[-1] > base)
-            process.wait_for(lambda base=base: updates(workdir) > base and is_saving(workdir))
-            time.sleep(moments.uniform(0, 0.2))
+            files = moments.randint(1, MOST_FILES)
+            process.wait_for(lambda base=base, files=files: updates(workdir) > base and saving(workdir) >= files)
         else:
             done = base + moments.randint(1, EVERY - 1)
             process.wait_for(lambda done=done: updates(workdir) >= done)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import Process, is_saving, rows, saved, updates, wait_until
+from processes import Process, rows, saved, saving, updates, wait_until
 
 Start = Callable[..., Process]
 LAST_LINE = r"preempted, stopped after update (\d+) of 40; the same command continues"
@@ -41,9 +41,9 @@ def test_one_process_at_any_moment_of_a_training(student, start, tmp_path, asser
     assert 6 <= stopped < 40
     assert "continues after step 1 of 40" in training.output
 
-    saving = start(*command)
-    saving.wait_for(lambda: updates(workdir) > stopped and is_saving(workdir))
-    assert told_to_stop(saving, workdir) > stopped
+    between = start(*command)
+    between.wait_for(lambda: updates(workdir) > stopped and saving(workdir))
+    assert told_to_stop(between, workdir) > stopped
 
     evaluating = start(*command)
     evaluating.wait_for(lambda: updates(workdir) == 40)
