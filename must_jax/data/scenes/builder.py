@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,21 @@ def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[st
         return
     # Spawned, because a fork of a process in which JAX runs threads may hang.
     context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # which unblocks signals when it starts
     with ProcessPoolExecutor(min(cores(), _MAX_WORKERS), context, _start_worker) as pool:
-        yield from pool.map(encode, chunks)
+        try:
+            # Workers inherit the mask: what a whole process group gets is the parent's to handle.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                rendered = pool.map(encode, chunks)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield from rendered
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _start_worker() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a whole process group gets: the parent's to handle
-        signal.signal(number, signal.SIG_IGN)
-
     def die_with_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
