@@ -283,7 +283,7 @@ while :; do
   ensure
   code=0
   if [[ -n $launch ]] || install; then
-    launch=${launch:-$(date +%Y%m%d-%H%M%S)-$$}
+    launch=${launch:-$(date +%Y%m%d-%H%M%S.%N)-$$}
     run_command "$launch" "$command" || code=$?
   else
     code=1

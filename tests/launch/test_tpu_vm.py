@@ -342,7 +342,8 @@ class Run:
 
     def lives(self) -> list[tuple[int, int]]:
         """(first step, process id) of each life of the stand-in."""
-        return [(int(line.split()[0]), int(line.split()[1])) for line in (self.workdir / "lives-0").open()]
+        lines = (self.workdir / "lives-0").read_text().splitlines()
+        return [(int(step), int(process)) for step, process, _ in map(str.split, lines)]
 
     def end(self) -> tuple[int, str]:
         out = self.process.communicate(timeout=60)[0]
