@@ -80,6 +80,7 @@ def test_what_is_requeued(tmp_path: Path, fault: int, state: str, restarts: str,
     ("codes", "code", "requeued"),
     [
         ("2 134", 2, False),  # the mistake of one, upon which the other crashes
+        ("75 2", 2, False),
         ("75 1", 75, True),
         ("0 75", 75, True),
         ("1 139", 139, False),  # too many restarts
