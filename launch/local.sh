@@ -9,8 +9,8 @@
 #   --grace=SECONDS  from SIGTERM, upon which they save, to SIGKILL
 #   --logs=FOLDER    process-I.log of every process, over all restarts; by default runs/logs/<time>
 #
-# Process 0 is shown in the terminal. When a process ends with an error, the others are stopped. SIGTERM or Ctrl-C
-# stops all with their state saved, the second time at once.
+# Process 0 is shown in the terminal. When a process ends with an error, the others are stopped. SIGTERM, Ctrl-C or the
+# end of the terminal stops all with their state saved, the second time at once.
 #
 # Exit code: 0 finished; 2 a mistake in the command; 75 stopped, the same command continues; otherwise that of the
 # process that died first, when the restarts are used up.
@@ -46,7 +46,7 @@ while (($#)); do
   shift
 done
 ((processes > 0)) || mistake "--processes=0 runs nothing"
-"$here/workdir.sh" "$@" >/dev/null || exit
+(($#)) || mistake "the command is missing; write -- python -m must_jax.main --config=FILE"
 mkdir -p "$logs" || exit
 
 # Under job control every process leads a group of its own: Ctrl-C reaches this script alone, which then decides, and a
@@ -78,10 +78,11 @@ on_signal() {
     for process in "${!running[@]}"; do kill -KILL -- "-$process" 2>/dev/null; done
   fi
 }
-trap on_signal TERM INT
+trap on_signal TERM INT HUP
+trap '' PIPE # who reads the output may end before
 
 exec {terminal}> >(
-  trap '' TERM INT
+  trap '' TERM INT HUP PIPE
   exec tee -a "$logs/process-0.log"
 )
 tee=$!
@@ -95,7 +96,7 @@ run() {
   outcome=0 culprit=''
   for ((index = 0; index < processes; index++)); do
     (
-      trap - TERM INT
+      trap - TERM INT HUP PIPE
       export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$processes JAX_PROCESS_ID=$index
       if ((index == 0)); then
         exec "$here/once.sh" "$@" </dev/null >&"$terminal" 2>&1

@@ -1,7 +1,8 @@
 # Stands in for gcloud: a slice as files under $CLOUD, a line of $CLOUD/calls for every call.
 #   $CLOUD/node         state of the slice, if there is one;   $CLOUD/queue   of its queued resource
 #   $CLOUD/runs         what each run does, a line each: an exit code, "preempt" or "wait" (until it is told to stop)
-#   $CLOUD/fail-VERB    makes that verb fail once, with the text in it
+#   $CLOUD/fail-VERB    makes that verb fail with the text in it, once for each line
+#   $CLOUD/states       states that the slice goes through at the next looks, a line each, before its own
 verb="$3 $4"
 short=$4
 detail=''
@@ -25,8 +26,9 @@ if [[ $short != describe ]]; then
   echo "$*" >>"$CLOUD/lines"
 fi
 if [[ -e $CLOUD/fail-$short ]]; then
-  cat "$CLOUD/fail-$short" >&2
-  rm "$CLOUD/fail-$short"
+  head -n 1 "$CLOUD/fail-$short" >&2
+  sed -i 1d "$CLOUD/fail-$short"
+  [[ -s $CLOUD/fail-$short ]] || rm "$CLOUD/fail-$short"
   exit 1
 fi
 case "$verb $short" in
@@ -35,6 +37,15 @@ case "$verb $short" in
     echo CREATING >"$CLOUD/node"
     ;;
   *' describe')
+    if [[ $* == *failedData* ]]; then
+      echo "no such accelerator"
+      exit
+    fi
+    if [[ -s $CLOUD/states ]]; then
+      head -n 1 "$CLOUD/states"
+      sed -i 1d "$CLOUD/states"
+      exit
+    fi
     file=$CLOUD/node
     [[ $3 == queued-resources ]] && file=$CLOUD/queue
     if [[ ! -e $file ]]; then
@@ -55,6 +66,7 @@ case "$verb $short" in
       preempt)
         echo PREEMPTED >"$CLOUD/node"
         [[ ! -e $CLOUD/queue ]] || echo SUSPENDED >"$CLOUD/queue"
+        [[ ! -e $CLOUD/on-preempt ]] || source "$CLOUD/on-preempt"
         exit 255
         ;;
       wait)

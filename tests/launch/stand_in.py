@@ -1,4 +1,4 @@
-"""Stands in for a training of several processes, as far as launchers see one: steps, a save upon SIGTERM, PREEMPTED.
+"""Stands in for a training of several processes, as far as launchers see one: steps, a save and a code upon SIGTERM.
 
 python stand_in.py --workdir=FOLDER [--steps=N] [--hold=STEP] [--deaf] [--fail=CODE] [--children]
 
@@ -55,7 +55,7 @@ def main() -> int:
             if number == 0:
                 (workdir / "PREEMPTED").write_text("stopped")
             print(f"process {number}: preempted at step {step}; the same command continues", flush=True)
-            return 0
+            return int(os.environ.get("MUST_JAX_PREEMPTED_CODE", "0"))
         step += 1
         temporary = state.with_suffix(".tmp")
         temporary.write_text(str(step))

@@ -70,6 +70,13 @@ def test_a_preempted_pod_restarts_all_and_a_mistake_ends_the_jobset(jobset):
     assert pod(jobset)["containers"][0]["command"] == ["launch/once.sh"]
 
 
+def test_what_is_compiled_lies_on_the_volume(jobset):
+    (container,) = pod(jobset)["containers"]
+    (volume,) = container["volumeMounts"]
+    (cache,) = [entry["value"] for entry in container["env"] if entry["name"] == "JAX_COMPILATION_CACHE_DIR"]
+    assert cache.startswith(f"{volume['mountPath']}/")
+
+
 def test_its_chips_are_those_of_the_topology(jobset):
     job, chips = jobset["spec"]["replicatedJobs"][0]["template"]["spec"], 1
     for side in pod(jobset)["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"):

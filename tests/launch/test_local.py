@@ -14,7 +14,7 @@ from launchers import LAUNCH, STAND_IN, is_alive, wait_for
 class Launch:
     """A running `local.sh` with two stand-ins."""
 
-    def __init__(self, folder: Path, *arguments: str, flags: tuple[str, ...] = ()):
+    def __init__(self, folder: Path, *arguments: str, flags: tuple[str, ...] = (), own_group: bool = False):
         self.workdir = folder / "run"
         self.logs = folder / "logs"
         command = (*STAND_IN, f"--workdir={self.workdir}", *arguments)
@@ -23,6 +23,7 @@ class Launch:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=own_group,
         )
 
     def lives(self, number: int) -> list[tuple[int, int, str]]:
@@ -78,7 +79,7 @@ def test_what_does_not_heed_sigterm_is_killed_after_the_grace(tmp_path: Path):
     assert not is_alive(survivor)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_all_and_the_same_command_continues(tmp_path: Path, number: signal.Signals):
     launch = Launch(tmp_path, "--steps=20", "--hold=10")
     launch.hold(10)
@@ -100,6 +101,17 @@ def test_a_second_signal_does_not_wait(tmp_path: Path):
     launch.process.send_signal(signal.SIGTERM)
     assert launch.end()[0] == 137
     assert not any(map(is_alive, processes))
+
+
+def test_the_end_of_its_terminal_stops_all_and_the_log_is_whole(tmp_path: Path):
+    launch = Launch(tmp_path, "--steps=20", "--hold=10", own_group=True)
+    launch.hold(10)
+    for stream in (launch.process.stdout, launch.process.stderr):
+        assert stream is not None
+        stream.close()
+    os.killpg(launch.process.pid, signal.SIGHUP)  # tee too
+    assert launch.process.wait(60) == 75
+    assert "process 0: preempted at step 10" in (launch.logs / "process-0.log").read_text()
 
 
 def test_a_preempted_run_starts_again(tmp_path: Path):
@@ -125,7 +137,7 @@ def test_mistakes_are_not_tried_again_and_crashes_are(tmp_path: Path, fault: int
         (("--processes=two", "--"), "error: --processes=two is no whole number"),
         (("--processes=0", "--", "python", "--workdir=x"), "error: --processes=0 runs nothing"),
         (("python", "-m"), "error: python is no flag of local.sh; see --help, and write -- before the command"),
-        (("--", "python"), "error: the command has neither --workdir=FOLDER nor --config=FILE: python"),
+        (("--",), "error: the command is missing; write -- python -m must_jax.main --config=FILE"),
     ],
 )
 def test_mistakes_of_the_command_line_are_said_in_one_sentence(tmp_path, arguments, sentence):

@@ -16,8 +16,11 @@ COMMAND = ("--", "python", "-m", "must_jax.main", "--config=configs/student.py",
 FLAGS = ("--name=n", "--zone=z", "--type=v5litepod-16", "--storage=10.0.0.2:/share", "--poll=0")
 INSTALL = ["copy", "unpack", "install"]
 DELETE = {
-    "tpu-vm": "  gcloud compute tpus tpu-vm delete n --quiet --zone=z",
-    "queued-resources": "  gcloud compute tpus queued-resources delete n --force --quiet --zone=z",
+    kind: "the slice n may still be there and cost money; to delete it: gcloud compute tpus " + rest
+    for kind, rest in {
+        "tpu-vm": "tpu-vm delete n --quiet --zone=z",
+        "queued-resources": "queued-resources delete n --force --quiet --zone=z",
+    }.items()
 }
 
 
@@ -78,7 +81,11 @@ def test_an_undisturbed_run_leaves_its_report_and_no_slice(tmp_path: Path, queue
     )
     assert create.startswith(f"compute tpus {kind} create n {version}v2-alpha-tpuv5-lite --spot --network=mine")
     assert "--worker=all --command=bash must_jax/launch/tpu_worker.sh install 10.0.0.2:/share" in rest[2]
-    assert r"run python -m must_jax.main --config=configs/student.py --config.name=a\ b" in rest[3]
+    options = ("ConnectTimeout=15", "ServerAliveInterval=30", "ServerAliveCountMax=4")
+    for line in rest[:-1]:  # everything but the delete goes by ssh or scp
+        flag = "--scp-flag=-o" if " tpu-vm scp " in line else "--ssh-flag=-o"
+        assert all(flag + option in line for option in options)
+    assert r" python -m must_jax.main --config=configs/student.py --config.name=a\ b" in rest[3]
     assert "may still be there" not in err
 
 
@@ -99,13 +106,110 @@ def test_a_run_that_saved_or_crashed_starts_again_on_the_slice_that_is_there(tmp
     assert err.rstrip().endswith(DELETE["tpu-vm"])  # it was kept, and that is said
 
 
-@pytest.mark.parametrize(("outcome", "code"), [("2", 2), ("7", 7)])
-def test_mistakes_and_too_many_crashes_end_it_and_the_slice_is_named(tmp_path: Path, outcome: str, code: int):
-    cloud = Cloud(tmp_path, outcome, outcome)
-    found, err = cloud.run("--restarts=0", "--queued")
-    assert found == code
-    assert cloud.calls().count("run") == 1
+def test_a_mistake_ends_it_and_the_slice_is_named(tmp_path: Path):
+    cloud = Cloud(tmp_path, "2", "0")
+    code, err = cloud.run("--queued")
+    assert code == 2
+    assert cloud.calls() == ["create", *INSTALL, "run"]
     assert err.rstrip().endswith(DELETE["queued-resources"])
+
+
+@pytest.mark.parametrize("keep", [(), ("--keep",)])
+def test_after_too_many_crashes_the_slice_does_not_stay_unless_it_is_kept(tmp_path: Path, keep: tuple[str, ...]):
+    cloud = Cloud(tmp_path, "7", "7", "0")
+    code, err = cloud.run("--restarts=1", *keep)
+    assert code == 7
+    assert cloud.calls() == ["create", *[*INSTALL, "run"] * 2, "pack", "fetch", *([] if keep else ["delete"])]
+    assert ("may still be there" in err) == bool(keep)
+
+
+def test_preemptions_are_not_counted_as_restarts(tmp_path: Path):
+    cloud = Cloud(tmp_path, "preempt", "75", "preempt", "0")
+    assert cloud.run("--restarts=0")[0] == 0
+    assert cloud.calls().count("run") == 4
+
+
+def test_an_install_that_fails_is_no_mistake_of_the_command(tmp_path: Path):
+    cloud = Cloud(tmp_path, "0")
+    (cloud.folder / "fail-install").write_text("no network, exit code 2\n")
+    assert cloud.run("--restarts=1")[0] == 0
+    assert cloud.calls() == ["create", *INSTALL, *INSTALL, "run", "pack", "fetch", "delete"]
+
+
+def test_a_connection_that_breaks_finds_the_command_again(tmp_path: Path):
+    cloud = Cloud(tmp_path, "255", "1", "0")
+    assert cloud.run()[0] == 0
+    assert cloud.calls() == ["create", *INSTALL, "run", "run", *INSTALL, "run", "pack", "fetch", "delete"]
+    first, again, restarted = (
+        line.partition(" run ")[2].split()[0] for line in cloud.lines() if "tpu_worker.sh run" in line
+    )
+    assert first == again != restarted
+
+
+def test_after_a_preemption_it_waits_for_capacity(tmp_path: Path):
+    cloud = Cloud(tmp_path, "preempt", "0")
+    (cloud.folder / "on-preempt").write_text("printf 'ERROR: no capacity\\n%.0s' 1 2 3 >$CLOUD/fail-create")
+    code, err = cloud.run("--spot", "--restarts=0")
+    assert code == 0
+    assert err.count("ERROR: no capacity") == 3
+    one_time = [*INSTALL, "run"]
+    assert cloud.calls() == ["create", *one_time, "delete", *["create"] * 4, *one_time, "pack", "fetch", "delete"]
+
+
+@pytest.mark.parametrize(("patience", "code"), [("1800", 0), ("0", 1)])
+def test_gcloud_may_fail_in_passing(tmp_path: Path, patience: str, code: int):
+    cloud = Cloud(tmp_path, "preempt", "0")
+    (cloud.folder / "on-preempt").write_text(
+        "printf 'ERROR: unavailable\\n%.0s' 1 2 >$CLOUD/fail-describe; echo unavailable >$CLOUD/fail-delete"
+    )
+    found, err = cloud.run(f"--patience={patience}")
+    assert found == code
+    assert err.count("ERROR: unavailable") == (2 if code == 0 else 1)
+    assert cloud.calls().count("run") == (2 if code == 0 else 1)
+    assert ("may still be there" in err) == (code != 0)
+
+
+def test_results_that_cannot_be_fetched_do_not_leave_a_slice_behind(tmp_path: Path):
+    cloud = Cloud(tmp_path, "0")
+    (cloud.folder / "fail-pack").write_text("ERROR: no space\n")
+    (cloud.folder / "fail-delete").write_text("ERROR: unavailable\n")
+    code, err = cloud.run()
+    assert code == 1
+    assert cloud.calls() == ["create", *INSTALL, "run", "pack", "delete", "delete"]
+    assert "may still be there" not in err
+
+
+def test_what_cannot_be_deleted_is_named(tmp_path: Path):
+    cloud = Cloud(tmp_path, "0")
+    (cloud.folder / "fail-delete").write_text("ERROR: unavailable\n" * 3)
+    code, err = cloud.run()
+    assert code == 1
+    assert err.rstrip().endswith(DELETE["tpu-vm"])
+
+
+def test_a_slice_on_its_way_is_waited_for(tmp_path: Path):
+    cloud = Cloud(tmp_path, "0")
+    (cloud.folder / "states").write_text("DELETING\nSTOPPING\nHIDDEN\nUNKNOWN\n")
+    assert cloud.run()[0] == 0
+    assert cloud.calls() == ["create", *INSTALL, "run", "pack", "fetch", "delete"]
+
+
+def test_a_queued_resource_that_failed_says_why(tmp_path: Path):
+    cloud = Cloud(tmp_path)
+    (cloud.folder / "queue").write_text("FAILED")
+    code, err = cloud.run("--queued")
+    assert code == 1
+    assert "tpu_vm.sh: the queued resource n has failed: no such accelerator\n" in err
+    assert cloud.calls() == []
+    assert err.rstrip().endswith(DELETE["queued-resources"])
+
+
+def test_a_queued_resource_that_fails_after_the_slice_was_there_is_queued_again(tmp_path: Path):
+    cloud = Cloud(tmp_path, "preempt", "0")
+    (cloud.folder / "on-preempt").write_text("echo FAILED >$CLOUD/queue")
+    assert cloud.run("--queued")[0] == 0
+    one_time = ["create", *INSTALL, "run"]
+    assert cloud.calls() == [*one_time, "delete", *one_time, "pack", "fetch", "delete"]
 
 
 @pytest.mark.parametrize("queued", [(), ("--queued",)])
@@ -216,27 +320,100 @@ def worker(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return code, {**os.environ, "HOME": str(tmp_path)}
 
 
+class Run:
+    """`tpu_worker.sh run` with a stand-in, as ssh starts it."""
+
+    def __init__(self, folder: Path, worker: tuple[Path, dict[str, str]], launch: str, *arguments: str):
+        self.workdir = folder / "w"
+        command = (*STAND_IN, f"--workdir={self.workdir}", *arguments)
+        self.process = subprocess.Popen(
+            [worker[0] / "launch" / "tpu_worker.sh", "run", launch, *command],
+            env=worker[1],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def hold(self) -> int:
+        """Waits until the stand-in is at step 10 -> its process."""
+        step = self.workdir / "step-0"
+        wait_for(lambda: step.exists() and step.read_text() == "10", "step 10")
+        return self.lives()[-1][1]
+
+    def lives(self) -> list[tuple[int, int]]:
+        """(first step, process id) of each life of the stand-in."""
+        lines = (self.workdir / "lives-0").read_text().splitlines()
+        return [(int(step), int(process)) for step, process, _ in map(str.split, lines)]
+
+    def end(self) -> tuple[int, str]:
+        out = self.process.communicate(timeout=60)[0]
+        return self.process.returncode, out
+
+
 def test_a_worker_stops_what_runs_before_it_runs_again(tmp_path: Path, worker):
-    code, environment = worker
-    script, command = code / "launch" / "tpu_worker.sh", (*STAND_IN, f"--workdir={tmp_path}/w", "--hold=10")
-    first = subprocess.Popen([script, "run", *command], env=environment)
-    step = tmp_path / "w" / "step-0"
-    wait_for(lambda: step.exists() and step.read_text() == "10", "step 10")
-    assert subprocess.run([script, "run", *command], env=environment).returncode == 0
-    assert first.wait(60) == 75
-    assert step.read_text() == "20"
-    assert not is_alive(int((tmp_path / "w" / "lives-0").read_text().split()[1]))
-    assert subprocess.run([script, "stop"], env=environment).returncode == 0  # nothing runs
+    first = Run(tmp_path, worker, "one", "--hold=10")
+    process = first.hold()
+    second = Run(tmp_path, worker, "two", "--hold=10")
+    assert second.end() == (0, "process 0: through, steps 10 to 20\n")
+    assert first.end() == (75, "process 0: preempted at step 10; the same command continues\n")
+    assert not is_alive(process)
+    script = worker[0] / "launch" / "tpu_worker.sh"
+    assert subprocess.run([script, "stop"], env=worker[1]).returncode == 0  # nothing runs
+
+
+@pytest.mark.parametrize("ends", ["before", "after"])
+def test_a_run_outlives_its_connection_and_is_found_again(tmp_path: Path, worker, ends: str):
+    lost = Run(tmp_path, worker, "one", "--hold=10")
+    process = lost.hold()
+    os.killpg(lost.process.pid, signal.SIGKILL)
+    lost.end()
+    assert is_alive(process)
+    if ends == "before":
+        os.kill(process, signal.SIGTERM)
+        wait_for((tmp_path / "must_jax_launches" / "one" / "code").exists, "the end")
+    again = Run(tmp_path, worker, "one", "--hold=10")
+    if ends == "after":
+        os.kill(process, signal.SIGTERM)
+    assert again.end() == (75, "process 0: preempted at step 10; the same command continues\n")
+    assert again.lives() == [(0, process)]  # it was not started a second time
+
+
+def test_a_run_that_is_killed_with_all_that_watches_it_has_crashed(tmp_path: Path, worker):
+    run = Run(tmp_path, worker, "one", "--hold=10")
+    process = run.hold()
+    os.killpg(os.getpgid(process), signal.SIGKILL)
+    assert run.end()[0] == 137
 
 
 def test_a_worker_does_not_stop_another_process_that_has_got_the_number(tmp_path: Path, worker):
     code, environment = worker
     other = subprocess.Popen(["sleep", "1000"])
-    (tmp_path / "must_jax.pid").write_text(str(other.pid))
+    launch = tmp_path / "must_jax_launches" / "one"
+    launch.mkdir(parents=True)
+    (launch / "process").write_text(str(other.pid))
     assert subprocess.run([code / "launch" / "tpu_worker.sh", "stop"], env=environment).returncode == 0
     assert is_alive(other.pid)
     other.kill()
     other.wait()
+
+
+def test_what_a_worker_compiles_lies_on_the_storage(tmp_path: Path, worker):
+    script = worker[0] / "launch" / "tpu_worker.sh"
+    command = [script, "run", "one", "printenv", "JAX_COMPILATION_CACHE_DIR"]
+    done = subprocess.run(command, env=worker[1] | {"MUST_JAX_MOUNT": "/share"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "/share/jax_cache\n")
+
+
+def test_a_worker_tries_again_while_another_installs_packages(tmp_path: Path, worker):
+    code, environment = worker
+    calls = tmp_path / "calls"
+    sudo = """echo "$*" >>"$CALLS"; [[ $* != *install* ]] || (($(grep -c install "$CALLS") > 2))"""
+    with_stubs(tmp_path / "stubs", sudo=sudo, sleep="", mountpoint="exit 1", python3="", uv="")
+    environment |= {"CALLS": str(calls), "MUST_JAX_MOUNT": str(tmp_path), "PATH": f"{tmp_path}/stubs:/usr/bin:/bin"}
+    subprocess.run([code / "launch" / "tpu_worker.sh", "install", "10.0.0.2:/share"], env=environment, check=True)
+    lines = calls.read_text().splitlines()
+    assert lines.count("apt-get -o DPkg::Lock::Timeout=300 install -qq -y nfs-common") == 3
+    assert lines[-1] == f"mount -t nfs -o hard 10.0.0.2:/share {tmp_path}"
 
 
 def test_a_worker_packs_results_without_checkpoints_and_columns(tmp_path: Path, worker):
@@ -249,3 +426,11 @@ def test_a_worker_packs_results_without_checkpoints_and_columns(tmp_path: Path, 
     with tarfile.open(tmp_path / "result.tgz") as archive:
         files = {member.name for member in archive if member.isfile()}
     assert files == {"./report/index.html", "./teacher/metrics.jsonl"}
+
+
+@pytest.mark.parametrize(("tar", "fails"), [(1, False), (2, True)])
+def test_files_that_change_while_they_are_packed_are_no_failure(tmp_path: Path, worker, tar: int, fails: bool):
+    folder, environment = worker
+    environment |= {"PATH": with_stubs(tmp_path / "stubs", tar=f"exit {tar}")["PATH"]}
+    command = [folder / "launch" / "tpu_worker.sh", "pack", "python", "--config=configs/student.py"]
+    assert bool(subprocess.run(command, env=environment).returncode) == fails
