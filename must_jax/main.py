@@ -89,6 +89,7 @@ def run(argv: Sequence[str]) -> None:
     try:
         STAGES[config.stage](config, workdir)
     except Preempted as stop:
+        preemption.answered()
         if is_run:  # also where nothing is begun: without it, whoever starts this again would take it for finished
             workdir.mkdir(parents=True, exist_ok=True)
             write_text(workdir / PREEMPTED_FILE, f"{stop}; the same command continues\n")

@@ -27,7 +27,9 @@ _tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
 
 def watch() -> None:
     """From now on SIGTERM means preemption. Only for the main thread of a command; not for libraries."""
+    global _requested, _raised, _told
     if threading.current_thread() is threading.main_thread():
+        _requested, _raised, _told = False, False, None  # of a command before
         signal.signal(signal.SIGTERM, _on_signal)
         if sys.unraisablehook is not _on_lost:
             global _tell
@@ -42,6 +44,12 @@ def requested() -> bool:
 def interrupted() -> bool:
     """Whether something was interrupted by a signal, or by `end_with`."""
     return _raised
+
+
+def answered() -> None:
+    """From now on signals change nothing: this process is ending as one of them, or another process, asked it to."""
+    global _raised
+    _raised = True
 
 
 @contextlib.contextmanager

@@ -82,14 +82,10 @@ def change_batches(monkeypatch):
 def watched():
     """SIGTERM means preemption, as it does in a command; returns what forgets one that has come."""
     handler = signal.getsignal(signal.SIGTERM)
-
-    def forget():
-        preemption._requested = preemption._raised = False
-
     preemption.watch()
-    yield forget
+    yield preemption.watch
+    preemption.watch()
     signal.signal(signal.SIGTERM, handler)
-    forget()
 
 
 def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves, change_batches, watched):
