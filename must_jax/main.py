@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +30,7 @@ from must_jax.stages.workdir import PREEMPTED_FILE
 _CONFIG = flags.DEFINE_string("config", None, "Config file; any value is overridden with --config.KEY.KEY=VALUE.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<name of the config file>.")
 _OVERRIDE = "--config."
+HEARD_WITHIN_S = 1.0  # by the other processes: why this one ends
 
 
 def parse_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
@@ -112,10 +115,31 @@ def leave(code: int) -> NoReturn:
         sys.exit(code)
     if jax := sys.modules.get("jax"):
         jax.distributed.shutdown()  # the others then know that this one has not died
+    _leave_at_once(code)
+
+
+def break_down() -> NoReturn:
+    """Ends this process in the middle of an exception that nobody expects, with its traceback.
+
+    In an orderly end of one of several processes jax waits for the others, and one that has died may be the reason.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        raise
+    traceback.print_exc()
+    time.sleep(HEARD_WITHIN_S)
+    _leave_at_once(1)
+
+
+def _leave_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv))
+    try:
+        code = main(sys.argv)
+    except Exception:
+        break_down()
+    leave(code)
