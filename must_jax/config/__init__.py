@@ -1,0 +1,78 @@
+"""What a run is: frozen, typed configurations, one class a stage.
+
+A config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `parsing.parse` turns it into one of these
+classes, once. Below `main` nothing looks a key up by string. An unknown key is an error that names the nearest known
+one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pydantic
+
+from must_jax.config.base import HERE, ImageSize, Listed, Names
+from must_jax.config.composed import (
+    PROGRAMS,
+    CompileConfig,
+    DescribeConfig,
+    InPipeline,
+    PipelineConfig,
+    ReplayConfig,
+    TargetConfig,
+)
+from must_jax.config.data import AuditConfig, LabelConfig, LabelsConfig, PrepareConfig, TruthConfig
+from must_jax.config.evaluation import DownstreamConfig, EvaluateConfig, TransferConfig
+from must_jax.config.parts import REMAT, AugmentConfig, ColumnsConfig, ModelConfig, OptimizerConfig, SourceConfig
+from must_jax.config.training import TrainConfig
+
+__all__ = [
+    "HERE",
+    "PROGRAMS",
+    "REMAT",
+    "STAGE_CONFIGS",
+    "AnyConfig",
+    "AuditConfig",
+    "AugmentConfig",
+    "ColumnsConfig",
+    "CompileConfig",
+    "DescribeConfig",
+    "DownstreamConfig",
+    "EvaluateConfig",
+    "ImageSize",
+    "InPipeline",
+    "LabelConfig",
+    "LabelsConfig",
+    "Listed",
+    "ModelConfig",
+    "Names",
+    "OptimizerConfig",
+    "PipelineConfig",
+    "PrepareConfig",
+    "ReplayConfig",
+    "SourceConfig",
+    "TargetConfig",
+    "TrainConfig",
+    "TransferConfig",
+    "TruthConfig",
+    "digest",
+]
+
+AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | DescribeConfig | CompileConfig | ReplayConfig
+STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "label": LabelConfig,
+    "labels": LabelsConfig,
+    "audit": AuditConfig,
+    "evaluate": EvaluateConfig,
+    "pipeline": PipelineConfig,
+    "describe": DescribeConfig,
+}
+
+
+def digest(config: pydantic.BaseModel) -> str:
+    """Sixteen hex digits that change when any value of the config changes."""
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

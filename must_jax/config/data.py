@@ -1,0 +1,143 @@
+"""Configs of the stages that make and look at image sets and label columns."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import pydantic
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from must_jax.config.base import Config, Names
+
+
+class TruthConfig(Config):
+    """True labels that people have, in one of the formats of `labels/formats`; they become a column of one task.
+
+    path: the file or folder that holds them; "" where the images' names do.
+    options: the format's own: a unit, a class list.
+    licence: of the labels; "" = unknown.
+    """
+
+    format: str
+    path: str = ""
+    options: dict[str, Any] = {}
+    licence: str = ""
+
+
+class PrepareConfig(Config):
+    """Images as people have them become an image set, `data_dir/NAME`, which other stages read as "NAME:train".
+
+    images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
+      pattern with *.
+    image_column: of Parquet files; "" = the only one that holds bytes.
+    max_pixels: of an image that is taken.
+    labels: by task, what people have labelled these images with; more can be added later.
+    """
+
+    stage: Literal["prepare"] = "prepare"
+    data_dir: str = "data"
+    name: str
+    images: str
+    image_column: str = ""
+    shard_images: PositiveInt = 1024
+    max_pixels: PositiveInt = 200_000_000
+    labels: dict[str, TruthConfig] = {}
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ValueError(f"'{name}' is no name for it; use a-z, 0-9 and _, and begin with a letter")
+        if name in ("scenes", "folder", "tar", "parquet"):
+            raise ValueError(f"'{name}:train' means something else where images are named; choose another name")
+        return name
+
+    @pydantic.model_validator(mode="after")
+    def _check_column(self) -> Self:
+        if self.image_column and not self.images.startswith("parquet:"):
+            raise ValueError(f"image_column is one of Parquet files, but images is '{self.images}'; leave it out")
+        return self
+
+
+class LabelConfig(Config):
+    """Teachers label one image set, one column a teacher and task.
+
+    A rerun with further teachers adds their columns. Of several processes on one workdir each takes every n-th shard.
+    """
+
+    free: ClassVar[frozenset[str]] = Config.free | {
+        "teachers",
+        "tasks",
+        "gallery_images",
+        "worker",
+        "dry_run",
+        "chips",
+    }
+
+    stage: Literal["label"] = "label"
+    data_dir: str = "data"
+    devices: NonNegativeInt = 0
+    images: str
+    take: NonNegativeInt = 0
+    teachers: Annotated[Names, Field(min_length=1)]
+    tasks: dict[str, dict[str, Any]] = {}  # overrides of the teachers' pseudo-label options, by task
+    batch_size: PositiveInt = 64
+    shard_images: PositiveInt = 1024
+    gallery_images: NonNegativeInt = 32
+    worker: str = "0/1"  # this process, from 0, and how many
+    dry_run: bool = False  # label a sample, print what the whole set costs, and write nothing
+    chips: NonNegativeInt = 0  # devices to forecast the hours for; 0 = those in use here
+
+    @property
+    def worker_of(self) -> tuple[int, int]:
+        """Number and count."""
+        number, count = self.worker.split("/")
+        return int(number), int(count)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(r"\d+/[1-9]\d*", self.worker):
+            raise ValueError(f"worker '{self.worker}' is none; give its number from 0 and how many there are, like 0/2")
+        number, count = self.worker_of
+        if number >= count:
+            raise ValueError(f"worker {self.worker} is not there; of {count} workers the last is {count - 1}/{count}")
+        return self
+
+
+class LabelsConfig(Config):
+    """Looks at label columns: `describe` prints what they are, `verify` checks every file and label of them.
+
+    columns: folders of columns, or of label runs, whose columns are all meant.
+    images: the image set that they should belong to, as in `SourceConfig`, with `take`; "" = do not compare.
+    """
+
+    is_run: ClassVar[bool] = False
+
+    stage: Literal["labels"] = "labels"
+    action: Literal["describe", "verify"] = "describe"
+    data_dir: str = "data"
+    columns: Annotated[Names, Field(min_length=1)]
+    images: str = ""
+    take: NonNegativeInt = 0
+
+
+class AuditConfig(Config):
+    """The gate between labelling and training: what the label columns of an image set hold, and a verdict on each.
+
+    images: the image set that the columns label, as in `SourceConfig`, with `take`. True labels that are stored with
+      it, or come as columns, are what the others are scored against.
+    columns: folders of columns, or of label runs, whose columns are all meant.
+    evaluation: image sets that `images` should share nothing with; near-duplicates are looked for.
+    duplicate_distance: of the 256 bits of two images' perceptual hashes at most so many differ between near-duplicates.
+    sample: images, spread over the set, whose labels are read; 0 = all.
+    """
+
+    stage: Literal["audit"] = "audit"
+    data_dir: str = "data"
+    images: str
+    take: NonNegativeInt = 0
+    columns: Annotated[Names, Field(min_length=1)]
+    evaluation: Names = ()
+    duplicate_distance: Annotated[int, Field(ge=0, lt=128)] = 48
+    sample: NonNegativeInt = 0
