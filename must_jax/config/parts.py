@@ -33,7 +33,8 @@ class OptimizerConfig(Config):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 4e-5  # on kernels only, never on norms and biases
     clip_norm: NonNegativeFloat = 0.0  # global gradient norm; 0 = off
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of parameters and statistics; 0 = off
+    # Of parameters and statistics; 0 = off. It warms up: update t, from 0, has min(ema_decay, (1 + t) / (10 + t)).
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class SourceConfig(Config):
@@ -61,11 +62,16 @@ def too_much_warmup(warmup_steps: int, steps: int) -> str:
 
 
 class AugmentConfig(Config):
-    """Random geometry of training examples. Scale is relative to the image fitted into the square input."""
+    """Random geometry of training examples. Scale is relative to the image fitted into the square input.
+
+    scale_sampling: between scale_min and scale_max, "uniform" in the scale itself, as in the paper's code base, or
+      "log_uniform": halving and doubling are equally likely.
+    """
 
     flip: bool = True
     scale_min: PositiveFloat = 1.0
     scale_max: PositiveFloat = 1.0
+    scale_sampling: Literal["uniform", "log_uniform"] = "uniform"
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -58,7 +58,9 @@ def letterbox_geometry(image_hw: tuple[float, float], image_size: int) -> Geomet
 
 
 def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
-    """The longer side of the image as it will be shown, in sides of the input; log-uniform."""
+    """The longer side of the image as it will be shown, in sides of the input."""
+    if augment.scale_sampling == "uniform":
+        return rng.uniform(augment.scale_min, augment.scale_max)
     return math.exp(rng.uniform(math.log(augment.scale_min), math.log(augment.scale_max)))
 
 

@@ -1,6 +1,6 @@
-"""Optimisers with a learning rate of one, and the schedule that scales them.
+"""Optimisers with a learning rate of one, and the schedules of learning rate and moving average.
 
-The learning rate is an argument of the compiled step, so one program serves every schedule of a sweep.
+Both are arguments of the compiled step, so one program serves every schedule of a sweep.
 """
 
 from __future__ import annotations
@@ -38,6 +38,20 @@ def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
         init_value=0.0, peak_value=config.learning_rate, warmup_steps=config.warmup_steps, decay_steps=steps
     )
     return np.asarray(jax.vmap(schedule)(np.arange(steps, dtype=np.float32)))
+
+
+def schedules(config: OptimizerConfig, steps: int) -> dict[str, np.ndarray]:
+    """What each update of a run of `steps` is handed: f32[steps] by name."""
+    return {"learning_rate": learning_rates(config, steps), "ema_decay": ema_decays(config, steps)}
+
+
+def ema_decays(config: OptimizerConfig, steps: int) -> np.ndarray:
+    """f32[steps]: min(ema_decay, (1 + t) / (10 + t)) of update t, as `tf.train.ExponentialMovingAverage` has it.
+
+    The constant decay alone would keep the random start in the average: 0.9998 is a third of it after 5,000 updates.
+    """
+    t = np.arange(steps)
+    return np.minimum(config.ema_decay, (1 + t) / (10 + t)).astype(np.float32)
 
 
 def _adam(momentum: float) -> optax.GradientTransformation:

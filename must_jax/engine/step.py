@@ -18,8 +18,10 @@ Batch = Mapping[str, Any]
 # (variables, batch, train) -> (outputs by task, new stats). What of the batch is the input is the forward's business:
 # images for a whole model, cached features for heads on a frozen backbone.
 Forward = Callable[[Variables, Batch, bool], tuple[Mapping[str, Any], Any]]
+SCHEDULE = ("learning_rate", "ema_decay")
+Schedule = Mapping[str, jax.Array]  # what an update is handed besides, f32: one value for each name of SCHEDULE
 Averages = dict[str, Average]  # "loss" and "task/term" -> (sum, weight), divided after merging
-TrainStep = Callable[[State, Batch, jax.Array], tuple[State, Averages]]
+TrainStep = Callable[[State, Batch, Schedule], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
 
 
@@ -91,13 +93,13 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
-    ema_decay: float = 0.0,
     accumulate: int = 1,
 ) -> TrainStep:
-    """`step(state, batch, learning_rate) -> (state, averages)`; the state it is given is consumed.
+    """`step(state, batch, schedule) -> (state, averages)`; the state it is given is consumed.
 
     Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a
-    label in the batch adds nothing. Compiled once for all initial parameters, seeds and learning rates.
+    label in the batch adds nothing. Compiled once for all initial parameters, seeds and schedules. The moving
+    average is kept where the state has one.
 
     An update whose loss, gradient or batch statistics are not finite changes nothing; the average "skipped" says so.
 
@@ -108,16 +110,16 @@ def make_train_step(
 
     gradients = make_gradients(forward, tasks, weights, accumulate)
 
-    def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Averages]:
+    def step(state: State, batch: Batch, schedule: Schedule) -> tuple[State, Averages]:
         whole = jax.lax.with_sharding_constraint(state["params"], replicated(mesh))
         grads, stats, averages = gradients(whole, state["stats"], batch)
         params = state["params"]
         grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-        new = {"params": jax.tree.map(lambda p, u: p - learning_rate * u, params, updates), "stats": stats}
-        ema = {}
-        if ema_decay:
-            ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state["ema"], new)
+        new = {"params": jax.tree.map(lambda p, u: p - schedule["learning_rate"] * u, params, updates), "stats": stats}
+        ema, decay = state["ema"], schedule["ema_decay"]
+        if ema:
+            ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, new)
         new |= {"opt_state": opt_state, "ema": ema}
         finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(averages["loss"].total)
         for leaf in jax.tree.leaves(stats):  # a variance can overflow where nothing else does

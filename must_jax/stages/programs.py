@@ -18,7 +18,7 @@ from must_jax.data.image_sets import open_images
 from must_jax.data.pipeline import batch_like
 from must_jax.engine.ahead import Step
 from must_jax.engine.mesh import replicated, split, state_shardings
-from must_jax.engine.step import make_predict_step
+from must_jax.engine.step import SCHEDULE, make_predict_step
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
@@ -56,7 +56,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     yield Step(
         "train",
         step,
-        (_state(variables, optimizer, config.optimizer.ema_decay > 0, mesh), _batch(tasks, config), _f32()),
+        (_state(variables, optimizer, config.optimizer.ema_decay > 0, mesh), _batch(tasks, config), _schedule()),
         config.batch_size,
         config.accumulate,
     )
@@ -116,7 +116,7 @@ def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task:
         variables = {kind: {"heads": parts["heads"]} for kind, parts in variables.items()}
     state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0, mesh)
     about = f"{transfer.mode} {name}"
-    yield Step(f"train {about}", programs.step, (state, batch, _f32()), transfer.batch_size)
+    yield Step(f"train {about}", programs.step, (state, batch, _schedule()), transfer.batch_size)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     yield Step(f"evaluate {about}", programs.predict, (variables, inputs), transfer.batch_size)
 
@@ -154,8 +154,8 @@ def _shapes(batch: Any) -> Any:
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
 
 
-def _f32() -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((), np.float32)
+def _schedule() -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
 
 
 def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:

@@ -74,7 +74,6 @@ def build(
         weights,
         optimizer,
         mesh,
-        ema_decay=config.optimizer.ema_decay,
         accumulate=config.accumulate,
     )
     return model, optimizer, step

@@ -71,10 +71,7 @@ class Transfer:
         forward = {"frozen": heads, "finetune": whole}[config.mode]
         self._tasks, weight = {task.name: task}, 1.0 if task.weight is None else task.weight
         self.optimizer = build_optimizer(config.optimizer)
-        ema_decay = config.optimizer.ema_decay
-        self.step = make_train_step(
-            forward, self._tasks, {task.name: weight}, self.optimizer, mesh, ema_decay=ema_decay
-        )
+        self.step = make_train_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
         self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
         self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
 

@@ -236,13 +236,14 @@ def test_an_image_of_one_row_is_still_an_example():
     assert (out["ids"]["ids"] == IGNORE_ID).all()
 
 
-def test_the_distribution_of_geometries():
+@pytest.mark.parametrize(("sampling", "below_one"), [("uniform", 1 / 3), ("log_uniform", 1 / 2)])
+def test_the_distribution_of_geometries(sampling, below_one):
     rng = np.random.default_rng(0)
-    augment = AugmentConfig(scale_min=0.5, scale_max=2)
+    augment = AugmentConfig(scale_min=0.5, scale_max=2, scale_sampling=sampling)
     drawn = [sampled(rng, (60, 90), 48, augment) for _ in range(2000)]
     scales = np.array([g.x.out_length / g.x.length * 90 / 48 for g in drawn])
     assert scales.min() > 0.48 and scales.max() < 2.1
-    assert np.mean(scales < 1) == pytest.approx(0.5, abs=0.05)  # log-uniform
+    assert np.mean(scales < 1) == pytest.approx(below_one, abs=0.05)
     assert np.mean([g.x.flip for g in drawn]) == pytest.approx(0.5, abs=0.05)
     cropped = [g.x for g in drawn if g.x.length < 60]
     assert {span.start == 0 for span in cropped} == {False, True}

@@ -36,7 +36,7 @@ def mesh():
 
 @pytest.fixture
 def step(toy, mesh):
-    return make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh, ema_decay=0.9)
+    return make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
 
 
 @pytest.fixture
@@ -91,23 +91,25 @@ def test_updates_after_the_last_checkpoint_are_done_again(train, undisturbed, le
 
 
 def test_exactly_n_updates_on_n_batches_in_order_with_their_learning_rates(toy, mesh):
-    drawn, rates = [], []
+    drawn, rates, decays = [], [], []
 
     def batches():
         for k in itertools.count():
             drawn.append(k)
             yield toy.batch(k)
 
-    def step(state, batch, rate):
-        rates.append(float(rate))
+    def step(state, batch, schedule):
+        rates.append(float(schedule["learning_rate"]))
+        decays.append(float(schedule["ema_decay"]))
         np.testing.assert_array_equal(batch["x"], toy.batch(drawn[-1])["x"])
-        return step_of_toy(state, batch, rate)
+        return step_of_toy(state, batch, schedule)
 
     step_of_toy = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
     state = init_state(toy.variables(), build_optimizer(CONFIG), mesh, ema=False)
     fit(step, state, batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH)
     assert drawn == list(range(STEPS))
     assert rates == pytest.approx(learning_rates(CONFIG, STEPS).tolist())
+    assert decays == pytest.approx([(1 + k) / (10 + k) for k in range(STEPS)])
 
 
 def test_a_finished_run_draws_no_batch(train, undisturbed, leaves):
@@ -167,7 +169,7 @@ def test_a_fast_source_is_hardly_waited_for(toy, mesh, fresh):
         outputs, stats = toy.forward(variables, batch, train)
         return {"toy": {"y": outputs["toy"]["y"] + 1e-9 * big[0, 0]}}, stats
 
-    step = make_train_step(forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh, ema_decay=0.9)
+    step = make_train_step(forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
     clock = Clock()
     fit(step, fresh(), iter(batches), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, clock=clock)
     assert clock.rates(BATCH)["data_wait_share"] < 0.5

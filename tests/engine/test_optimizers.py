@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import OptimizerConfig
-from must_jax.engine.optimizers import build_optimizer, decay_mask, learning_rates
+from must_jax.engine.optimizers import build_optimizer, decay_mask, ema_decays, learning_rates
 
 PARAMS = {"conv": {"kernel": jnp.full(2, 2.0)}, "norm": {"scale": jnp.full(2, 2.0), "bias": jnp.full(2, 2.0)}}
 GRADS = {"conv": {"kernel": jnp.full(2, 0.5)}, "norm": {"scale": jnp.full(2, 0.5), "bias": jnp.full(2, 0.5)}}
@@ -54,3 +54,13 @@ def test_warm_up_then_cosine():
 
 def test_without_warm_up_the_first_rate_is_the_peak():
     assert learning_rates(OptimizerConfig(learning_rate=0.4), 5)[0] == pytest.approx(0.4)
+
+
+def test_the_moving_average_warms_up():
+    """(1 + t) / (10 + t) until that exceeds the decay, as `tf.train.ExponentialMovingAverage` has it."""
+    decays = ema_decays(OptimizerConfig(ema_decay=0.9), 200)
+    assert decays[:3] == pytest.approx([1 / 10, 2 / 11, 3 / 12])
+    assert decays[80] == pytest.approx(0.9) and decays[79] < 0.9 and set(decays[81:]) == {np.float32(0.9)}
+    late = ema_decays(OptimizerConfig(ema_decay=0.9998), 1000)
+    assert late.prod() < 1e-9  # what is left of the random start; the constant decay would leave 82 %
+    assert not ema_decays(OptimizerConfig(), 10).any()

@@ -15,16 +15,19 @@ from must_jax.engine.step import make_predict_step, make_train_step
 PLAIN = OptimizerConfig(momentum=0.0, weight_decay=0.0)
 
 
+def schedule(mesh, rate, ema_decay=0.0):
+    return put_replicated(mesh, {"learning_rate": np.float32(rate), "ema_decay": np.float32(ema_decay)})
+
+
 @pytest.fixture
 def train(toy):
     def train(batches, *, devices=1, fsdp=1, accumulate=1, rate=0.1, weight=1.0, ema_decay=0.0, config=PLAIN, seed=0):
         mesh, optimizer = make_mesh(devices, fsdp=fsdp), build_optimizer(config)
         state = init_state(toy.variables(seed), optimizer, mesh, ema=ema_decay > 0)
-        options = {"ema_decay": ema_decay, "accumulate": accumulate}
-        step = make_train_step(toy.forward, toy.tasks, {"toy": weight}, optimizer, mesh, **options)
+        step = make_train_step(toy.forward, toy.tasks, {"toy": weight}, optimizer, mesh, accumulate=accumulate)
         history = []
         for batch in batches:
-            state, averages = step(state, put_batch(mesh, batch), put_replicated(mesh, np.float32(rate)))
+            state, averages = step(state, put_batch(mesh, batch), schedule(mesh, rate, ema_decay))
             history.append(jax.device_get(averages))
         return jax.device_get(state), history
 
@@ -80,11 +83,11 @@ def test_a_state_in_parts_stays_in_parts(toy, leaves, monkeypatch):
     monkeypatch.setattr(mesh_module, "LEAST_SPLIT", 1)
     mesh, optimizer = make_mesh(4, fsdp=2), build_optimizer(OptimizerConfig(name="adamw"))
     state = init_state(toy.variables(), optimizer, mesh, ema=True)
-    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh, ema_decay=0.9)
+    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
     for k in range(2):
         for name, part in leaves(jax.tree.map(lambda x: np.zeros(x.sharding.shard_shape(x.shape)), state)).items():
             assert part.shape == {"kernel": (3, 1), "bias": (1,)}.get(name.split("'")[-2], part.shape), name
-        state, _ = step(state, put_batch(mesh, toy.batch(k)), put_replicated(mesh, np.float32(0.1)))
+        state, _ = step(state, put_batch(mesh, toy.batch(k)), schedule(mesh, 0.1, 0.9))
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(1, 2), (1, 8), (2, 4)])
@@ -133,10 +136,9 @@ def test_other_rates_seeds_and_data_do_not_compile_again(toy):
 
     step = make_train_step(forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
     for seed in range(3):
-        state = init_state(toy.variables(seed), optimizer, mesh, ema=False)
+        state = init_state(toy.variables(seed), optimizer, mesh, ema=True)
         for k in range(2):
-            rate = put_replicated(mesh, np.float32(0.1 * seed))
-            state, _ = step(state, put_batch(mesh, toy.batch(k)), rate)
+            state, _ = step(state, put_batch(mesh, toy.batch(k)), schedule(mesh, 0.1 * seed, 0.1 * k))
     assert len(traced) == 1
 
 
@@ -145,7 +147,7 @@ def test_the_state_that_a_run_starts_from_survives_it(toy, train):
     mesh, optimizer = make_mesh(2), build_optimizer(PLAIN)
     step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
     state = init_state(variables, optimizer, mesh, ema=False)
-    step(state, put_batch(mesh, toy.batch(0)), put_replicated(mesh, np.float32(0.1)))
+    step(state, put_batch(mesh, toy.batch(0)), schedule(mesh, 0.1, 0.9))
     np.testing.assert_array_equal(variables["params"]["layer"]["kernel"], toy.variables()["params"]["layer"]["kernel"])
 
 
