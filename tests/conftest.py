@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1]
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 
 from must_jax.engine.mesh import setup_devices
@@ -23,6 +26,44 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 setup_devices(4)
 assert jax.device_count() == 4  # from here on a run cannot change it
+
+
+# Under `nohup`, or in the background of a script, Ctrl-C is ignored, by all that the tests start as well, and many of
+# them are about it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+MARK = "MUST_JAX_TEST"  # environment variable: the test that has started a process, whoever its parent is by now
+FAILED = pytest.StashKey[bool]()
+PYTHONS_OWN = "multiprocessing"  # processes that serve all tests
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    item.stash[FAILED] = report.failed or item.stash.get(FAILED, False)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that fails takes the processes with it that it has started, in whatever group or session they are."""
+    mark = f"{os.getpid()}:{request.node.nodeid}"
+    monkeypatch.setenv(MARK, mark)
+    yield
+    if request.node.stash.get(FAILED, False):
+        kill_marked(mark)
+
+
+def kill_marked(mark: str) -> None:
+    """Kills every process that was started with this mark in its environment, and waits for its end."""
+    killed = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark and not any(PYTHONS_OWN in word for word in process.cmdline()):
+                process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
