@@ -14,7 +14,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.errors import UserError
@@ -49,23 +48,14 @@ class Model:
     def init(self, rng: jax.Array, image_size: int) -> Variables:
         """Fresh variables, NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
 
-        A module's start depends on `rng` and its own name, not on the heads beside it. Parameters named "kernel" are
-        what their initialiser gives, times N(0, 1) drawn by NumPy: the same on every accelerator, while XLA takes 0.3 s
-        to compile a generator for each kernel. Flax's own random initialisers so keep their mean of 0 and variance.
+        Every module is initialised by its own initialisers, from a key that depends on `rng` and its name, not on the
+        heads beside it; the network itself is not run.
 
         Raises:
           UserError: `image_size` is not a multiple of 32.
         """
         _check_size(image_size, image_size)
-        seed = np.asarray(jax.random.key_data(rng)).tolist()
-
-        def draw(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
-            if path[-1].key != "kernel":
-                return leaf
-            name = zlib.crc32(jax.tree_util.keystr(path).encode())
-            return leaf * np.random.default_rng([*seed, name]).standard_normal(leaf.shape, np.float32)
-
-        return jax.tree_util.tree_map_with_path(draw, jax.device_get(_init(self, rng, image_size)))
+        return jax.device_get(_init(self, rng, image_size))
 
     def apply(self, variables: Variables, images: jax.Array, *, train: bool) -> tuple[Outputs, Variables]:
         """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given)."""
@@ -139,17 +129,23 @@ def transfer(fresh: Variables, trained: Variables) -> Variables:
     return {kind: {**{part: trained[kind][part] for part in trunk}, "heads": fresh[kind]["heads"]} for kind in fresh}
 
 
-@partial(jax.jit, static_argnums=(0, 2))
 def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
     def start(module: nn.Module, name: str, inputs: Any) -> tuple[Any, Variables]:
-        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
-        outputs, variables = module.init_with_output(key, inputs, False)
-        return outputs, {"params": variables["params"], "stats": variables.get("stats", {})}
+        """Shapes of the outputs, and variables."""
+        outputs = []
 
-    images = jnp.zeros((1, image_size, image_size, 3), model.dtype)
-    stages, backbone = start(model.backbone, "backbone", images)
+        def call(module: Any, inputs: Any) -> None:
+            outputs.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), module(inputs, False)))
+
+        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        variables = module.lazy_init(key, inputs, method=call)
+        return outputs[0], {"params": variables["params"], "stats": variables.get("stats", {})}
+
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), model.dtype)
+    # Without remat, inside of which initialisers would be traced.
+    stages, backbone = start(model.backbone.clone(remat=()), "backbone", images)
     pyramid, fpn = start(model.fpn, "fpn", stages)
-    features = {"c5": stages["c5"], **pyramid, "fused": fuse(pyramid, image_size)}
+    features = {"c5": stages["c5"], **pyramid, "fused": jax.eval_shape(partial(fuse, image_size=image_size), pyramid)}
     heads = {task: start(head, task, features)[1] for task, head in model.heads.items()}
     return {
         kind: {"backbone": backbone[kind], "fpn": fpn[kind], "heads": {task: v[kind] for task, v in heads.items()}}

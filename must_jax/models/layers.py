@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 _BATCH_STATISTICS = "batch_statistics"
@@ -24,12 +25,16 @@ def kept(values: jax.Array) -> jax.Array:
 def normal(stddev: float | None = None) -> nn.initializers.Initializer:
     """N(0, stddev^2) for kernels; by default variance 2 / fan-out (He et al. 2015).
 
-    It gives the standard deviation alone: `Model.init` multiplies every kernel by noise.
+    Drawn by NumPy: the same on every accelerator, while XLA takes 0.3 s to compile a generator for each shape. Under a
+    tracer, where only shapes matter, jax draws.
     """
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        fan_out = math.prod(shape) / shape[-2]
-        return jnp.full(shape, math.sqrt(2 / fan_out) if stddev is None else stddev, dtype)
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Any:
+        scale = np.asarray(math.sqrt(2 * shape[-2] / math.prod(shape)) if stddev is None else stddev, dtype)
+        if isinstance(key, jax.core.Tracer):
+            return scale * jax.random.normal(key, shape, dtype)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+        return scale * rng.standard_normal(shape, np.float32).astype(dtype)
 
     return init
 
@@ -90,14 +95,16 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("stats", "var", jnp.ones, shape, jnp.float32)
         x32 = x.astype(jnp.float32)
-        if train:
+        initialising = self.is_initializing()
+        if train or initialising:
             mean = x32.mean((0, 1, 2))
             var = jnp.maximum(jnp.square(x32).mean((0, 1, 2)) - jnp.square(mean), 0.0)  # one pass over x
             mean, var = (kept(value) for value in (mean, var))
-            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         else:
             mean, var = running_mean.value, running_var.value
+        if train and not initialising:
+            running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+            running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * gain
         return (x32 * gain[None, None, None] + offset[None, None, None]).astype(x.dtype)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from must_jax.config import ModelConfig
+from must_jax.config import REMAT, ModelConfig
 from must_jax.errors import UserError
 from must_jax.models.api import Model, Variables, build_model, transfer
 from must_jax.models.heads import DenseHead, DetectorHead, PooledLinearHead
@@ -150,6 +151,49 @@ def test_init_depends_on_the_seed_and_not_on_the_other_heads(model: Model) -> No
     assert_close(alone["params"]["heads"]["pixels"], first["params"]["heads"]["pixels"], 0)
     stem = np.asarray(first["params"]["backbone"]["stage4_1"]["conv1"]["kernel"])
     assert stem.std() == pytest.approx(np.sqrt(2 / (9 * stem.shape[-1])), rel=0.05)  # He, by fan-out
+
+
+class Adapter(nn.Module):
+    """A head with initialisers of others: the identity, flax's default, a constant."""
+
+    @nn.compact
+    def __call__(self, features: Any, train: bool) -> dict[str, jax.Array]:
+        def identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+            return jnp.eye(*shape, dtype=dtype)
+
+        pooled = features["p3"].mean((1, 2))
+        same = nn.Dense(8, kernel_init=identity, name="same")(pooled)
+        lora = nn.Dense(4, kernel_init=nn.initializers.zeros, name="lora")(pooled)
+        wide = nn.Dense(512, bias_init=nn.initializers.constant(0.5), name="wide")(pooled)
+        return {"logits": nn.Dense(3, name="out")(jnp.concatenate([same, lora, wide], -1))}
+
+
+def test_initialisers_of_others_give_what_they_say() -> None:
+    """Kernels included, and of flax's default the distribution: variance 1 / fan-in, cut off at two deviations."""
+    params = build_model(SMALL, {"adapter": Adapter()}).init(jax.random.key(0), 64)["params"]["heads"]["adapter"]
+    np.testing.assert_array_equal(params["same"]["kernel"], np.eye(8))
+    assert not params["lora"]["kernel"].any()
+    assert (params["wide"]["bias"] == 0.5).all()
+    kernel = params["wide"]["kernel"]
+    std = np.sqrt(1 / 8)
+    assert kernel.std() == pytest.approx(std, rel=0.05)
+    assert np.abs(kernel).max() < 2 * std / 0.87962566103423978 + 1e-6
+    assert np.unique(kernel).size > 0.99 * kernel.size
+
+
+def test_own_kernels_are_normal_and_no_two_are_alike() -> None:
+    params = build(backbone="resnet18").init(jax.random.key(3), 64)["params"]["backbone"]
+    kernel = params["stage4_2"]["conv1"]["kernel"]
+    z = kernel / np.sqrt(2 / (9 * kernel.shape[-1]))
+    assert (z.mean(), z.std(), (z**4).mean()) == pytest.approx((0, 1, 3), abs=0.1)
+    other = params["stage4_2"]["conv2"]["kernel"]
+    assert abs(np.corrcoef(kernel.ravel(), other.ravel())[0, 1]) < 0.05
+
+
+def test_init_does_not_depend_on_what_is_computed_again() -> None:
+    heads = {"classes": PooledLinearHead(5)}
+    plain, again = (build_model(SMALL, heads, remat).init(jax.random.key(0), 32) for remat in ((), REMAT))
+    assert_close(plain, again, 0)
 
 
 def test_transfer_takes_the_trunk_and_keeps_the_heads(model: Model, variables: Variables) -> None:
