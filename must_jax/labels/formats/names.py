@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from must_jax.data import folders
 from must_jax.errors import UserError
+from must_jax.labels.formats.spelling import as_here
 from must_jax.progress import say
 
 _WAYS: dict[str, Callable[[str], str]] = {  # what of a path decides
@@ -25,7 +26,8 @@ def match(
     """Image name -> the key of its label, for the images that have one. Says how many have none.
 
     By the whole relative path; by the last part of it where that fits more and whole paths fit no more than a STRAY
-    few. Never by both, since then an image whose label is missing could take that of another folder.
+    few. Never by both, since then an image whose label is missing could take that of another folder. Paths that another
+    machine wrote (see `as_here`) are whole paths if they end with one.
 
     Args:
       where: the labels' file or folder, for the messages.
@@ -35,16 +37,19 @@ def match(
       UserError: a label fits several images or an image several labels, nothing fits at all, or last parts fit more
         but whole paths too many to be by chance.
     """
-    keys = list(keys)
-    ways = {way: _claims([(as_key(name), name) for name in names], keys, part) for way, part in _WAYS.items()}
+    called = [(as_key(name), name) for name in names]
+    here = as_here([key for key, _ in called])
+    spelt = {key: here(key) for key in keys}
+    ways = {way: _claims(called, spelt, part) for way, part in _WAYS.items()}
     way, claims = max(ways.items(), key=lambda each: _fits(each[1]))  # of two that are even, the first
     if not claims:
         raise UserError(
             f"{where} has a label for none of the {len(names)} images: labels are called like "
-            f"'{next(iter(keys), '')}', images like '{names[0]}'; correct the path"
+            f"'{next(iter(spelt), '')}', images like '{names[0]}'; correct the path"
         )
-    whole_fits, fits = (_fits(each)[0] for each in (ways["whole paths"], claims))
-    if STRAY * fits < whole_fits < fits:
+    fits, _ = _fits(claims)
+    whole_fits, _ = _fits({key: each for key, each in ways["whole paths"].items() if key in each[1]})  # as written
+    if claims is not ways["whole paths"] and STRAY * fits < whole_fits < fits:
         raise UserError(
             f"{where}: whole paths fit {whole_fits} images, last parts of paths {fits}, but these may be of other "
             f"folders; {_SAME_PATHS}, and leave out labels of other images"
@@ -54,24 +59,32 @@ def match(
             raise UserError(f"{where}: '{key}' may be the label of {images[0]} or {images[1]}; {_SAME_PATHS}")
         if len(labels) > 1:
             raise UserError(f"{where}: '{labels[0]}' or '{labels[1]}' may be the label of {images[0]}; {_SAME_PATHS}")
+    matched = {image: label for (image,), (label,) in claims.values()}
     say(
-        f"{where}, matched by {way}: {len(keys) - len(claims)} of {len(keys)} labels fit no image, "
-        f"{len(names) - len(claims)} of {len(names)} images have no label"
+        f"{where}, matched by {way}: {_left(spelt, set(matched.values()))} labels fit no image, "
+        f"{_left(names, matched)} images have no label"
     )
-    return {image: label for (image,), (label,) in claims.values()}
+    return matched
+
+
+def _left(names: Collection[str], matched: Collection[str]) -> str:
+    """How many are not matched, with an example."""
+    example = next((f" (e.g. '{name}')" for name in names if name not in matched), "")
+    return f"{len(names) - len(matched)}{example} of {len(names)}"
 
 
 def _claims(
-    names: Iterable[tuple[str, str]], keys: Iterable[str], part: Callable[[str], str]
+    names: Iterable[tuple[str, str]], keys: Mapping[str, str], part: Callable[[str], str]
 ) -> dict[str, tuple[list[str], list[str]]]:
     """What images and labels share, of those that share something -> the images and the labels that it stands for.
 
     Args:
       names: what the label of an image is called, and the image.
+      keys: a label, and how its path is spelt here.
     """
     labels, images = defaultdict(list), defaultdict(list)
-    for key in keys:
-        labels[part(key)].append(key)
+    for key, spelt in keys.items():
+        labels[part(spelt)].append(key)
     for key, name in names:
         if part(key) in labels:
             images[part(key)].append(name)

@@ -25,8 +25,10 @@ def test_a_stray_whole_path_does_not_hide_the_others(capsys: pytest.CaptureFixtu
     names = ["1.jpg", *(f"train/{i}.jpg" for i in numbers[1:])]
     keys = [*(f"{i}.jpg" for i in numbers[:-1]), "x.jpg"]
     assert match(names, keys, "x") == dict(zip(names[:-1], keys[:-1], strict=True))
-    said = "x, matched by last parts of paths: 1 of 101 labels fit no image, 1 of 101 images have no label\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == (
+        "x, matched by last parts of paths: 1 (e.g. 'x.jpg') of 101 labels fit no image, "
+        "1 (e.g. 'train/101.jpg') of 101 images have no label\n"
+    )
     assert match(names, names, "x") == {name: name for name in names}
     assert capsys.readouterr().err.startswith(
         "x, matched by whole paths: 0 of 101 labels fit no image, 0 of 101 images"
@@ -50,6 +52,42 @@ def test_whole_paths_decide_where_both_fit_as_many():
 
 def test_a_missing_label_is_not_taken_from_another_folder():
     assert match(["a/1", "b/1"], ["a/1"], "x") == {"a/1": "a/1"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        r"..\label\train\1.jpg",
+        r"C:\Users\x\train\1.jpg",
+        "C:/Users/x/train/1.jpg",
+        "./train/1.jpg",
+        ".\\train/1.jpg",
+        "/home/x/train/1.jpg",
+        "file:///home/x/train/1.jpg",
+        "https://host/set/train/1.jpg?token=a/b",
+        "train%2F1.jpg",
+        r"\\server\share\train\1.jpg",
+        "1.jpg",
+    ],
+)
+def test_paths_of_another_machine(key: str):
+    assert match(["train/1.jpg", "2.jpg"], [key], "x") == {"train/1.jpg": key}
+
+
+def test_only_some_paths_are_those_of_another_machine():
+    names = [f"p{i}.jpg" for i in range(6)]
+    for label in (r"..\label\p{}.jpg", "../label/p{}.jpg", "/label/p{}.jpg", "file:///c:/label/p{}.jpg"):
+        for other in ("p{}.jpg", r"images\p{}.jpg"):
+            keys = [(label if i < 3 else other).format(i) for i in range(6)]
+            assert match(names, keys, "x") == dict(zip(names, keys, strict=True))
+
+
+def test_names_that_look_like_those_of_another_machine_are_taken_as_they_are():
+    names = [r"ch\xe2t/1.png", "dog/100%25.png", r"dog\2.png", "dog/2.png"]
+    assert match(names, names, "x") == {name: name for name in names}
+    assert match(["a/1%20.png", "a/1 .png"], ["1%20.png"], "x") == {"a/1%20.png": "1%20.png"}
+    with pytest.raises(UserError, match=r"x: '1\.jpg' or '\./1\.jpg' may be the label of 1\.jpg"):
+        match(["1.jpg"], ["1.jpg", "./1.jpg"], "x")
 
 
 def test_names_without_suffix():
