@@ -322,7 +322,7 @@ def make_labels(batch_size: int, map_size: int) -> dict[str, dict[str, np.ndarra
     probs = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, batch_size)]
     labels = {
         "classification": {"probs": probs},
-        "detection": {"boxes_yxyx": boxes, "classes": classes, "scores": valid, "valid": valid},
+        "detection": {"boxes_yxyx": boxes, "classes": classes, "scores": valid, "valid": valid, "ignore": 0 * valid},
         "segmentation": {"ids": ids},
         "depth": {"depth": 1 + rng.random(hw, np.float32), "valid": known},
         "normals": {"normals": normals, "valid": known},

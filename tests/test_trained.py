@@ -111,7 +111,13 @@ def test_what_is_in_the_padding_does_not_reach_the_labels(model, photo, monkeypa
         depth = np.broadcast_to(at[:, None], (SIZE // 4, SIZE // 4))[None].copy()
         box = np.array([[[0.0, 0.25, 1 / 3, 0.5]]], np.float32)  # the upper half of the photo's rows
         one = np.ones((1, 1), np.float32)
-        boxes = {"boxes_yxyx": box, "classes": np.zeros((1, 1), np.int32), "scores": one, "valid": one}
+        boxes = {
+            "boxes_yxyx": box,
+            "classes": np.zeros((1, 1), np.int32),
+            "scores": one,
+            "valid": one,
+            "ignore": 0 * one,
+        }
         return {"depth": {"depth": depth, "valid": np.ones_like(depth)}, "detection": boxes}
 
     monkeypatch.setattr(trained.Trained, "predict_batch", positions)

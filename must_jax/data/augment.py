@@ -100,7 +100,8 @@ def apply(
 
     Returns:
       u8[image_size, image_size, 3] and the labels by task. Boxes are clipped to the input and dropped where less than a
-      quarter of the area remains or one side is under a pixel; the largest ones fill the slots. Maps are "ignore" or
+      quarter of the area remains (of one to ignore: nothing) or one side is under a pixel; the largest ones fill the
+      slots, before any that is to be ignored. Maps are "ignore" or
       invalid in the padding and wherever an invalid pixel would have been mixed in.
     """
     out: dict[str, Label] = {}
@@ -145,14 +146,14 @@ def _boxes(geometry: Geometry, label: Label, kind: BoxesLabel) -> Label:
     height, width = (clipped[:, 2:] - clipped[:, :2]).T
     area = height * width
     thick = np.minimum(height * geometry.y.out, width * geometry.x.out) >= 1
-    kept = np.flatnonzero(thick & (area >= _MIN_VISIBLE * (y1 - y0) * (x1 - x0)))
+    ignore = label["ignore"] > 0
+    kept = np.flatnonzero(thick & (ignore | (area >= _MIN_VISIBLE * (y1 - y0) * (x1 - x0))))
     if len(kept) > kind.max_boxes:
-        kept = np.sort(kept[np.argsort(-area[kept], kind="stable")[: kind.max_boxes]])
+        kept = np.sort(kept[np.lexsort((-area[kept], ignore[kept]))[: kind.max_boxes]])
 
     out = encodings.absent(kind, (0, 0))
-    values = {"boxes_yxyx": clipped, "classes": label["classes"], "scores": label["scores"], "valid": label["valid"]}
-    for name, value in values.items():
-        out[name][: len(kept)] = value[kept]
+    for name in ("boxes_yxyx", "classes", "scores", "valid", "ignore"):
+        out[name][: len(kept)] = (clipped if name == "boxes_yxyx" else label[name])[kept]
     return out
 
 

@@ -35,7 +35,7 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
             return label | {"present": np.float32(sure)}
         case BoxesLabel():
             sure = label["scores"] >= minimum
-            return label | {name: label[name][sure] for name in ("boxes_yxyx", "classes", "scores", "valid")}
+            return label | {name: label[name][sure] for name in label if name != "present"}
         case MapLabel(confidence=True):
             ids = np.where(label["confidence"] < minimum, IGNORE_ID, label[kind.field])
             return label | {kind.field: ids.astype(np.int32)}

@@ -3,7 +3,8 @@
 | label          | record                                                                                           |
 |----------------|--------------------------------------------------------------------------------------------------|
 | vector         | `probs` float16 [K], zlib                                                                        |
-| boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]  |
+| boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]; |
+|                | where some are to be ignored, `ignore` uint8 [n]                                                 |
 | map of ids     | `<field>` 8-bit PNG, 255 = ignore; where it is kept, `confidence` 8-bit PNG, 255 = 1             |
 | map of scalars | `<field>` lossless WebP; value = offset + scale * (256 R + G), R = G = 0: invalid;               |
 |                | `scale`, `offset` float32                                                                        |
@@ -48,11 +49,12 @@ def features(kind: LabelKind) -> dict[str, Any]:
         case VectorLabel():
             return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16, encoding="zlib")} | present
         case BoxesLabel():
+            ignore = {"ignore": tfds.features.Tensor(shape=(None,), dtype=np.uint8)} if kind.ignore else {}
             return {
                 "boxes_yxyx": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
                 "classes": tfds.features.Tensor(shape=(None,), dtype=np.uint16),
                 "scores": tfds.features.Tensor(shape=(None,), dtype=np.float16),
-            } | present
+            } | (ignore | present)
         case MapLabel(content="ids"):
             fields = [kind.field, "confidence"] if kind.confidence else [kind.field]
             png = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
@@ -66,10 +68,11 @@ def features(kind: LabelKind) -> dict[str, Any]:
 
 
 def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """A label -> the values that a TFDS builder with `features(kind)` takes. Without `present` and `scores` they are 1.
+    """A label -> the values that a builder with `features(kind)` takes. What a label may lack is 1, but `ignore` 0.
 
     Raises:
       UserError: class ids that do not fit into 8 bits.
+      ValueError: a box is to be ignored, and `kind` does not store that.
     """
     present = int(label.get("present", 1))
     if not present:
@@ -84,6 +87,11 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             record["boxes_yxyx"] = np.asarray(label["boxes_yxyx"], np.float32)[real]
             record["classes"] = classes[real].astype(np.uint16)
             record["scores"] = np.asarray(label.get("scores", np.ones(classes.shape)), np.float16)[real]
+            ignore = np.asarray(label.get("ignore", np.zeros(classes.shape)))[real] > 0
+            if kind.ignore:
+                record["ignore"] = ignore.astype(np.uint8)
+            elif ignore.any():
+                raise ValueError(f"{kind} has no place for boxes to ignore")
         case MapLabel(content="ids"):
             ids = np.asarray(label[kind.field])
             if np.any((ids < 0) | (ids > IGNORE_ID)):
@@ -153,6 +161,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label["classes"] = np.asarray(record["classes"], np.int32)
             label["scores"] = np.asarray(record["scores"], np.float32)
             label["valid"] = np.ones(label["classes"].shape, np.float32)
+            label["ignore"] = np.asarray(record.get("ignore", np.zeros(label["classes"].shape)), np.float32)
             _check_ids(label["classes"], classes)
         case MapLabel(content="ids"):
             codes = pictures.pixels(record[kind.field])
@@ -181,7 +190,7 @@ def absent(kind: LabelKind, map_hw: tuple[int, int]) -> Label:
             slots = kind.max_boxes
             label["boxes_yxyx"] = np.zeros((slots, 4), np.float32)
             label["classes"] = np.zeros(slots, np.int32)
-            label |= {name: np.zeros(slots, np.float32) for name in ("scores", "valid")}
+            label |= {name: np.zeros(slots, np.float32) for name in ("scores", "valid", "ignore")}
         case MapLabel(content="ids"):
             label[kind.field] = np.full(map_hw, IGNORE_ID, np.int32)
         case MapLabel():

@@ -40,6 +40,7 @@ _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
 _CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _JPEG_END = b"\xff\xd9"
+_IGNORED = ("is_crowd", "is_difficult", "difficult", "is_group_of")  # marks of TFDS's objects: COCO, VOC, Open Images
 _UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for Exif, and OpenCV does not
 MAX_PIXELS = 200_000_000  # of an image that is taken
 _LARGE_PIXELS = 2**25
@@ -451,7 +452,16 @@ def _one_hot(classes: int, index: int) -> Label:
 
 
 def _read_objects(objects: Mapping[str, Any]) -> Label:
-    classes = np.asarray(objects["label"], np.int32)
-    ones = np.ones(classes.shape, np.float32)
+    """Boxes without area are left out; those of crowds and groups, and difficult ones, are to be ignored."""
     boxes_yxyx = np.asarray(objects["bbox"], np.float32).reshape(-1, 4)
-    return {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": np.float32(1)}
+    real = np.all(boxes_yxyx[:, 2:] > boxes_yxyx[:, :2], axis=1)
+    marks = [np.asarray(objects[name]) > 0 for name in _IGNORED if name in objects]  # -1 = not known
+    ones = np.ones(np.count_nonzero(real), np.float32)
+    return {
+        "boxes_yxyx": boxes_yxyx[real],
+        "classes": np.asarray(objects["label"], np.int32)[real],
+        "scores": ones,
+        "valid": ones,
+        "ignore": np.any([np.zeros(real.shape, bool), *marks], axis=0)[real].astype(np.float32),
+        "present": np.float32(1),
+    }

@@ -7,8 +7,11 @@ A *label* is a dict of NumPy arrays of one image; a task says which kind its lab
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 IGNORE_ID = 255
 
@@ -24,11 +27,14 @@ class VectorLabel:
 class BoxesLabel:
     """Boxes in padded slots.
 
-    `{"boxes_yxyx": f32[N, 4], "classes": i32[N], "scores": f32[N], "valid": f32[N]}`; coordinates are fractions
-    (0..1) of the whole image, `valid` is 1 for a real box. Ground truth has scores of 1.
+    `{"boxes_yxyx": f32[N, 4], "classes": i32[N], "scores": f32[N], "valid": f32[N], "ignore": f32[N]}`; coordinates
+    are fractions (0..1) of the whole image, `valid` is 1 for a real box. Ground truth has scores of 1. A valid box with
+    `ignore` 1 is neither an object nor background: a crowd (COCO), an object marked difficult (VOC).
+    ignore: how they are stored, and no part of what they mean: with `ignore`. Without, no stored box has it.
     """
 
     max_boxes: int
+    ignore: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -51,3 +57,8 @@ class MapLabel:
 
 
 LabelKind = VectorLabel | BoxesLabel | MapLabel
+
+
+def objects(boxes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool[N]: which slots of a label of boxes hold an object: no padding, and nothing that is to be ignored."""
+    return (boxes["valid"] > 0) & (boxes["ignore"] == 0)

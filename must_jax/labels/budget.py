@@ -29,7 +29,7 @@ def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
         case VectorLabel():
             return _RECORD + 2 * kind.size
         case BoxesLabel():
-            return _RECORD + _BOX * kind.max_boxes
+            return _RECORD + (_BOX + kind.ignore) * kind.max_boxes
         case MapLabel():
             return _RECORD + (_CELL[kind.content] + kind.confidence) * map_hw[0] * map_hw[1]
 

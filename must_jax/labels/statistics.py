@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
 
 BINS = 20  # of a histogram over 0..1
 MOST_BOXES = 50  # in one image; more are counted as so many
@@ -170,7 +170,7 @@ class Statistics:
         self.known_share += _histogram(count / known.size)
 
     def _add_boxes(self, label: Mapping[str, np.ndarray]) -> None:
-        real = label["valid"] > 0
+        real = objects(label)
         self.empty += not real.any()
         self.boxes[min(int(np.count_nonzero(real)), MOST_BOXES)] += 1
         self._count(label["classes"][real])
@@ -199,7 +199,7 @@ def rank(kind: LabelKind, label: Mapping[str, np.ndarray]) -> float | None:
         case VectorLabel():
             return float(label["probs"].max())
         case BoxesLabel():
-            scores = label["scores"][label["valid"] > 0]
+            scores = label["scores"][objects(label)]
             return float(scores.mean()) if scores.size else None
         case MapLabel(content="ids"):
             return float(np.mean(label["confidence"] if "confidence" in label else label[kind.field] != IGNORE_ID))

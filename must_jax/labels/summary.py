@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
 
 
 class Summary(pydantic.BaseModel):
@@ -75,7 +75,7 @@ def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
             confidence = float(label["probs"][top])
             return Summary(images=1, images_with_class=_marked([top]), confidence=confidence, confident=1)
         case BoxesLabel():
-            real = label["valid"] > 0
+            real = objects(label)
             scores = label["scores"][real]
             return Summary(
                 images=1,

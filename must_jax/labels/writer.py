@@ -167,6 +167,7 @@ def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
     ours, theirs = wanted.model_dump(exclude=_FREE), there.model_dump(exclude=_FREE)
+    theirs["kind"] = encodings.kind_to_dict(there.label_kind)  # a column from before may lack what is new in it
     differing = [name for name, value in ours.items() if theirs[name] != value]
     if differing:
         raise UserError(

@@ -68,5 +68,12 @@ def assign(
     return jnp.any(matched, -1), slot.astype(jnp.int32)
 
 
+def covered(boxes_px: jax.Array, valid: jax.Array, centers_px: jax.Array) -> jax.Array:
+    """bool[A], whether a cell's centre lies in any box: f32[N, 4], f32[N], f32[A, 2] (y, x)."""
+    low, high = boxes_px[None, :, :2], boxes_px[None, :, 2:]
+    inside = jnp.all((centers_px[:, None] >= low) & (centers_px[:, None] <= high), -1)
+    return jnp.any(inside & (valid[None] > 0), -1)
+
+
 def _overlap(a: jax.Array, b: jax.Array) -> jax.Array:
     return area(jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])], -1))

@@ -59,13 +59,17 @@ class Detection(Task):
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
-        """Sums over cells, all divided by max(cells that have a box, labelled images): finite without any box."""
+        """Sums over cells, all divided by max(cells that have a box, labelled images): finite without any box.
+
+        A cell whose centre lies in a box to ignore, and that has no box, is not taught a class.
+        """
         image_size = _image_size(outputs["centerness"].shape[1])
         centers, strides = map(jnp.asarray, detector_points(image_size))
         present = labels["present"]
-        valid = labels["valid"] * present[:, None]
+        valid, ignore = labels["valid"] * present[:, None], labels["ignore"]
         boxes_px = labels["boxes_yxyx"] * image_size
-        positive, slot = jax.vmap(boxes.assign, (0, 0, None, None))(boxes_px, valid, centers, strides)
+        positive, slot = jax.vmap(boxes.assign, (0, 0, None, None))(boxes_px, valid * (1 - ignore), centers, strides)
+        unknown = jax.vmap(boxes.covered, (0, 0, None))(boxes_px, valid * ignore, centers) & ~positive
         truth_px = jnp.take_along_axis(boxes_px, slot[:, :, None], 1)
         truth_class = jnp.take_along_axis(labels["classes"], slot, 1)
 
@@ -80,7 +84,7 @@ class Detection(Task):
 
         weight = jnp.maximum(mask.sum(), present.sum())
         return {
-            "focal": (masked_sum(focal.sum(-1), jnp.broadcast_to(present[:, None], mask.shape))[0], weight),
+            "focal": (masked_sum(focal.sum(-1), jnp.where(unknown, 0.0, present[:, None]))[0], weight),
             "giou": (masked_sum(1 - overlap, mask)[0], weight),
             "centerness": (masked_sum(centerness, mask)[0], weight),
         }
@@ -117,13 +121,15 @@ class Detection(Task):
             "classes": np.where(keep, prediction["classes"], 0).astype(np.int32),
             "scores": np.where(keep, prediction["scores"], 0).astype(np.float32),
             "valid": keep.astype(np.float32),
+            "ignore": np.zeros(keep.shape, np.float32),
             "present": np.ones((), np.float32),
         }
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
         real = label["valid"] > 0
         classes = label["classes"][real]
-        names = [f"{self.classes[c]} {s:.2f}" for c, s in zip(classes, label["scores"][real], strict=True)]
+        notes = np.where(label["ignore"][real] > 0, "ignored", [f"{score:.2f}" for score in label["scores"][real]])
+        names = [f"{self.classes[c]} {note}" for c, note in zip(classes, notes, strict=True)]
         return drawing.rectangles(drawing.canvas(image), label["boxes_yxyx"][real], classes, names)
 
     def describe(self, label: NumpyArrays) -> dict[str, Any]:
@@ -133,6 +139,7 @@ class Detection(Task):
                 "score": round(float(label["scores"][i]), 3),
                 "box_yxyx": [round(float(v), 4) for v in label["boxes_yxyx"][i]],
             }
+            | ({"ignore": True} if label["ignore"][i] else {})
             for i in np.flatnonzero(label["valid"])
         ]
         return {"boxes": found}
@@ -154,8 +161,9 @@ class DetectionMetrics:
         for i in np.flatnonzero(labels["present"]):
             image_id = len(self._images) + 1
             self._images.append({"id": image_id})
-            for box in _coco_boxes({key: labels[key][i] for key in _FIELDS}, image_id):
-                self._truth.append(box | {"id": len(self._truth) + 1, "iscrowd": 0})
+            crowds = labels["ignore"][i][labels["valid"][i] > 0]
+            for box, crowd in zip(_coco_boxes({key: labels[key][i] for key in _FIELDS}, image_id), crowds, strict=True):
+                self._truth.append(box | {"id": len(self._truth) + 1, "iscrowd": int(crowd)})
             self._found += _coco_boxes({key: predictions[key][i] for key in _FIELDS}, image_id)
 
     def merge(self, other: DetectionMetrics) -> None:

@@ -119,7 +119,14 @@ def test_boxes_move_with_the_image(drawn: tuple[Geometry, tuple[int, int]]):
     ends = np.sort(rng.uniform(size=(6, 2, 2)), axis=1)  # [box, low | high, y | x]
     classes = np.arange(6, dtype=np.int32)
     ones = np.ones(6, np.float32)
-    label = {"boxes_yxyx": ends.reshape(6, 4), "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}
+    label = {
+        "boxes_yxyx": ends.reshape(6, 4),
+        "classes": classes,
+        "scores": ones,
+        "valid": ones,
+        "ignore": 0 * ones,
+        "present": PRESENT,
+    }
     _, out = apply(geometry, blank(*image_hw), {"d": label}, {"d": BOXES}, 8)
     boxes = out["d"]["boxes_yxyx"]
     for box, box_class, valid in zip(boxes, out["d"]["classes"], out["d"]["valid"], strict=True):
@@ -139,12 +146,31 @@ def test_boxes_that_are_hardly_visible_are_dropped_and_the_largest_fill_the_slot
         [[0, 0, 1, 0.6], [0, 0.4, 1, 0.7], [0.1, 0.6, 0.2, 0.7], [0.1, 0.6, 0.11, 0.9], [0, 0.5, 1, 1], [0, 0, 1, 0.4]]
     )
     classes, ones = np.arange(6, dtype=np.int32), np.ones(6, np.float32)
-    label = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}
+    label = {
+        "boxes_yxyx": boxes_yxyx,
+        "classes": classes,
+        "scores": ones,
+        "valid": ones,
+        "ignore": 0 * ones,
+        "present": PRESENT,
+    }
     _, out = apply(crop, blank(100, 100), {"d": label}, {"d": BoxesLabel(6)}, 8)
     np.testing.assert_array_equal(out["d"]["classes"][out["d"]["valid"] > 0], [1, 2, 4])
     np.testing.assert_allclose(out["d"]["boxes_yxyx"][0], [0, 0, 1, 0.4], atol=1e-6)
     _, out = apply(crop, blank(100, 100), {"d": label}, {"d": BoxesLabel(2)}, 8)
     np.testing.assert_array_equal(out["d"]["classes"], [1, 4])
+
+
+def test_boxes_to_ignore_stay_while_anything_of_them_is_seen_and_give_way_to_objects():
+    crop = Geometry(Span(100, 0, 100, 50, 0, 50), Span(100, 50, 50, 50, 0, 50))  # the right half
+    boxes_yxyx = np.array([[0, 0, 1, 0.6], [0, 0.5, 1, 1], [0.1, 0.6, 0.2, 0.7]])
+    classes, ones = np.arange(3, dtype=np.int32), np.ones(3, np.float32)
+    label = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}
+    label["ignore"] = np.float32([1, 1, 0])
+    for slots, left in ((3, [0, 1, 2]), (2, [1, 2]), (1, [2])):
+        _, out = apply(crop, blank(100, 100), {"d": label}, {"d": BoxesLabel(slots)}, 8)
+        np.testing.assert_array_equal(out["d"]["classes"], left)
+        np.testing.assert_array_equal(out["d"]["ignore"], label["ignore"][left])
 
 
 def test_an_invalid_pixel_is_never_mixed_in():
@@ -173,7 +199,14 @@ def labels_of(rng: np.random.Generator, size: int) -> dict[str, dict[str, np.nda
         "ids": {"ids": rng.integers(0, 5, (size, size), np.int32), "present": PRESENT},
         "depth": {"depth": rng.uniform(1, 2, (size, size)).astype(np.float32), "valid": valid, "present": PRESENT},
         "normals": {"normals": normals, "valid": valid, "present": PRESENT},
-        "boxes": {"boxes_yxyx": ends, "classes": np.arange(3), "scores": ones, "valid": ones, "present": PRESENT},
+        "boxes": {
+            "boxes_yxyx": ends,
+            "classes": np.arange(3),
+            "scores": ones,
+            "valid": ones,
+            "ignore": 0 * ones,
+            "present": PRESENT,
+        },
         "vector": {"probs": np.float32([0.2, 0.8]), "present": PRESENT},
     }
 
@@ -274,7 +307,13 @@ def test_transform_then_render_is_render_then_transform(seed: int):
     target, maps = scenes.render(scene, camera, size, size), scenes.render(scene, camera, map_size, map_size)
 
     valid, ones = np.ones((height, width), np.float32), np.ones(len(rendering.box_items), np.float32)
-    boxes = {"boxes_yxyx": rendering.boxes_yxyx, "classes": rendering.box_items, "scores": ones, "valid": ones}
+    boxes = {
+        "boxes_yxyx": rendering.boxes_yxyx,
+        "classes": rendering.box_items,
+        "scores": ones,
+        "valid": ones,
+        "ignore": 0 * ones,
+    }
     labels = {
         "ids": {"ids": rendering.surfaces},
         "depth": {"depth": rendering.depth_m, "valid": valid},

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import encodings
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
 from must_jax.errors import UserError
 
 VECTOR = VectorLabel(5)
@@ -20,7 +20,7 @@ IDS = MapLabel("ids", "ids")
 KEPT = MapLabel("ids", "ids", confidence=True)
 SCALAR = MapLabel("depth", "scalar", "m")
 VECTORS = MapLabel("normals", "vector")
-KINDS: list[LabelKind] = [VECTOR, BOXES, IDS, KEPT, SCALAR, VECTORS]
+KINDS: list[LabelKind] = [VECTOR, BOXES, BoxesLabel(4, ignore=True), IDS, KEPT, SCALAR, VECTORS]
 
 settings = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -51,6 +51,7 @@ def test_records_are_written_as_tfds_writes_them():
         (VECTOR, {"probs": rng.random(5)}),
         (BOXES, boxes | {"valid": np.ones(4)}),
         (BOXES, boxes | {"valid": np.zeros(4)}),
+        (BoxesLabel(4, ignore=True), boxes | {"ignore": np.array([0, 1, 1, 0])}),
         (IDS, {"ids": rng.integers(0, 9, hw)}),
         (SCALAR, {"depth": rng.random(hw, np.float32), "valid": rng.integers(0, 2, hw)}),
         (VECTORS, {"normals": unit_vectors(rng, *hw), "valid": np.ones(hw)}),
@@ -85,6 +86,21 @@ def test_boxes_keep_the_real_ones_in_order():
     np.testing.assert_array_equal(out["classes"], [3, 400])
     np.testing.assert_array_equal(out["scores"], [0.5, 1])
     np.testing.assert_array_equal(out["valid"], [1, 1])
+
+
+def test_boxes_to_ignore_are_stored_where_the_kind_says_so():
+    boxes = {"boxes_yxyx": np.tile([0, 0, 0.5, 0.5], (3, 1)), "classes": np.arange(3)}
+    ignore, valid = np.float32([1, 0, 0]), np.array([1, 0, 1])
+    kind = BoxesLabel(4, ignore=True)
+    out = round_trip(kind, boxes | {"ignore": ignore, "valid": valid})
+    assert out["ignore"].tolist() == [1, 0] and out["ignore"].dtype == np.float32
+    assert objects(out).tolist() == [False, True]
+    assert round_trip(kind, boxes)["ignore"].tolist() == [0, 0, 0]
+    assert set(stored(BOXES, boxes)) == {"boxes_yxyx", "classes", "scores", "present"}  # as before
+    assert round_trip(BOXES, boxes | {"ignore": 0 * ignore})["ignore"].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="no place"):
+        encodings.encode(BOXES, boxes | {"ignore": ignore})
+    assert encodings.encode(BOXES, boxes | {"ignore": ignore, "valid": 1 - ignore})["present"] == 1
 
 
 def test_an_empty_box_list_is_not_an_absent_one():
@@ -288,7 +304,8 @@ def test_kinds_survive_json(kind: LabelKind):
     assert getattr(again, "confidence", None) == getattr(kind, "confidence", None)
 
 
-def test_a_kind_from_before_confidence_was_kept_is_read():
+def test_kinds_from_before_are_read():
+    assert not encodings.kind_from_dict({"kind": "boxes", "max_boxes": 20}).ignore
     old = {"kind": "map", "field": "ids", "content": "ids", "unit": ""}
     assert not encodings.kind_from_dict(old).confidence
 

@@ -422,7 +422,12 @@ class Pets(tfds.core.GeneratorBasedBuilder):
             "file_name": tfds.features.Text(),
             "label": tfds.features.ClassLabel(names=["cat", "dog"]),
             "objects": tfds.features.Sequence(
-                {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=["head", "tail", "paw"])}
+                {
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": tfds.features.ClassLabel(names=["head", "tail", "paw"]),
+                    "is_crowd": np.bool_,
+                    "is_group_of": np.int8,
+                }
             ),
         }
         return tfds.core.DatasetInfo(
@@ -435,7 +440,11 @@ class Pets(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Any:
         for i in range(3):
             box = tfds.features.BBox(ymin=0.1, xmin=0.2, ymax=0.3, xmax=0.4)
-            objects = [{"bbox": box, "label": 2}] * i
+            flat = tfds.features.BBox(ymin=0.1, xmin=0.2, ymax=0.1, xmax=0.4)
+            objects = [{"bbox": box, "label": 2, "is_crowd": False, "is_group_of": -1}] * i
+            if i:
+                objects.append({"bbox": box, "label": 1, "is_crowd": i == 1, "is_group_of": int(i == 2)})
+                objects.append({"bbox": flat, "label": 0, "is_crowd": False, "is_group_of": 0})
             image = io.BytesIO(encoded(picture(8, 9), "PNG"))
             yield i, {"image": image, "file_name": f"{i}.png", "label": i - 1, "objects": objects}
 
@@ -458,8 +467,9 @@ def test_tfds_datasets_of_others(data_dir: Path):
     assert [classes[i]["present"] for i in range(3)] == [0, 1, 1]  # -1 is TFDS's "not known"
     np.testing.assert_array_equal(classes[2]["probs"], [0, 1])
     assert boxes[0]["boxes_yxyx"].shape == (0, 4)
-    np.testing.assert_allclose(boxes[2]["boxes_yxyx"], [[0.1, 0.2, 0.3, 0.4]] * 2)
-    np.testing.assert_array_equal(boxes[2]["classes"], [2, 2])
+    np.testing.assert_allclose(boxes[2]["boxes_yxyx"], [[0.1, 0.2, 0.3, 0.4]] * 3)  # one has no area
+    np.testing.assert_array_equal(boxes[2]["classes"], [2, 2, 1])
+    assert [boxes[i]["ignore"].tolist() for i in range(3)] == [[], [0, 1], [0, 0, 1]]  # -1 is "not known" again
 
 
 @pytest.mark.parametrize(

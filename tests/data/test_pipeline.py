@@ -75,6 +75,7 @@ def test_the_layout_of_a_batch():
         "['labels']['things']['classes']": ((4, 3), "int32"),
         "['labels']['things']['scores']": ((4, 3), "float32"),
         "['labels']['things']['valid']": ((4, 3), "float32"),
+        "['labels']['things']['ignore']": ((4, 3), "float32"),
         "['labels']['things']['present']": ((4,), "float32"),
         "['labels']['range']['depth']": ((4, 4, 4), "float32"),
         "['labels']['range']['valid']": ((4, 4, 4), "float32"),

@@ -72,6 +72,7 @@ def label_of(task: str, index: int, map_hw: tuple[int, int] = (8, 12)) -> dict[s
                 "classes": rng.integers(0, 3, 4).astype(np.int32),
                 "scores": 0.5 + rng.random(4, np.float32) / 2,
                 "valid": np.array([1, 0, 1, 0], np.float32) * (index % 2),
+                "ignore": np.zeros(4, np.float32),
             } | present
         case MapLabel(content="ids"):
             if kind.confidence:

@@ -31,7 +31,8 @@ def boxes(*rows: tuple[float, float, float, float, int, float]) -> dict[str, Any
     """(y0, x0, y1, x1, class, score), and an empty slot."""
     table = np.array([*rows, (0, 0, 1, 1, 0, 1)], np.float32)
     valid = np.array([1] * len(rows) + [0], np.float32)
-    return {"boxes_yxyx": table[:, :4], "classes": table[:, 4].astype(np.int32), "scores": table[:, 5], "valid": valid}
+    label = {"boxes_yxyx": table[:, :4], "classes": table[:, 4].astype(np.int32), "scores": table[:, 5]}
+    return label | {"valid": valid, "ignore": 0 * valid}
 
 
 def ids(*values: int) -> dict[str, Any]:

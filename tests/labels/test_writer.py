@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import hand_made
 import pytest
 from hand_made import Images, describe, label_of, write_column
 
+from must_jax.labels.columns import LabelColumn
 from must_jax.labels.writer import ColumnWriter
 
 
@@ -27,6 +29,17 @@ def test_finished_shards_are_not_written_again(tmp_path: Path) -> None:
     write_column(tmp_path / "c", "segmentation", Images())
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == written
     assert ColumnWriter(tmp_path / "c", describe("segmentation", Images())).missing() == []
+
+
+def test_a_column_begun_before_its_kind_had_all_its_fields_goes_on(tmp_path: Path) -> None:
+    write_column(tmp_path, "detection", Images(), shards=1)
+    file = tmp_path / "manifest.json"
+    values = json.loads(file.read_text())
+    del values["kind"]["ignore"]
+    file.write_text(json.dumps(values))
+    assert ColumnWriter(tmp_path, describe("detection", Images())).missing() == [1, 2]
+    write_column(tmp_path, "detection", Images())
+    assert LabelColumn(tmp_path)[1]["ignore"].tolist() == [0, 0]
 
 
 def test_a_shard_with_too_few_labels_leaves_nothing(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def label_run(opened: Callable[[str], ImageSet], tmp_path: Path) -> Path:
     """Depth as it is, and boxes that are nowhere, of the same images."""
     images, depth = opened("depth"), opened("depth").labels["depth"]
     nowhere = {"boxes_yxyx": np.zeros((0, 4)), "classes": np.zeros(0, int), "scores": np.zeros(0), "valid": np.zeros(0)}
+    nowhere["ignore"] = np.zeros(0)
     make_column(tmp_path / "label/columns/a-depth", "depth", images, depth.__getitem__)
     make_column(tmp_path / "label/columns/b-detection", "detection", images, lambda i: nowhere)
     return tmp_path / "label"

@@ -71,6 +71,7 @@ def no_boxes(index: int) -> dict[str, np.ndarray]:
         "classes": np.zeros(4, np.int32),
         "scores": slots,
         "valid": slots,
+        "ignore": slots,
     }
 
 
@@ -125,7 +126,12 @@ def test_a_column_that_nothing_can_be_learnt_from_is_refused_unless_told_to(
 
 def two_boxes(index: int) -> dict[str, np.ndarray]:
     """The surer one always of the same class."""
-    slots = {"classes": np.array([1, index % 3]), "scores": np.array([0.9, 0.6]), "valid": np.ones(2)}
+    slots = {
+        "classes": np.array([1, index % 3]),
+        "scores": np.array([0.9, 0.6]),
+        "valid": np.ones(2),
+        "ignore": np.zeros(2),
+    }
     return {"boxes_yxyx": np.tile(np.float32([0.1, 0.1, 0.9, 0.9]), (2, 1))} | slots
 
 

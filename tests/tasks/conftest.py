@@ -59,7 +59,7 @@ def make_boxes(rng: np.random.Generator) -> dict[str, np.ndarray]:
             boxes[image, slot] = [*low, *(low + rng.uniform(0.2, 0.38, 2))]
             valid[image, slot] = 1
     classes = rng.integers(0, 3, (BATCH, 8)).astype(np.int32)
-    return {"boxes_yxyx": boxes, "classes": classes, "scores": valid, "valid": valid}
+    return {"boxes_yxyx": boxes, "classes": classes, "scores": valid, "valid": valid, "ignore": 0 * valid}
 
 
 def make_outputs(name: str) -> dict[str, jax.Array]:

@@ -23,12 +23,16 @@ def outputs(logit: float, ltrb: np.ndarray | float = 1.0, classes: int = 1):
     }
 
 
-def label(*boxes, classes=None, slots=4):
+def label(*boxes, classes=None, slots=4, ignore=()):
+    """The boxes in `ignore` are to be ignored."""
     padded, valid = np.zeros((1, slots, 4), np.float32), np.zeros((1, slots), np.float32)
     padded[0, : len(boxes)], valid[0, : len(boxes)] = np.reshape(boxes, (-1, 4)), 1
     ids = np.zeros((1, slots), np.int32)
     ids[0, : len(boxes)] = classes or 0
-    return {"boxes_yxyx": padded, "classes": ids, "scores": valid, "valid": valid, "present": np.ones(1, np.float32)}
+    ignored = np.zeros((1, slots), np.float32)
+    ignored[0, list(ignore)] = 1
+    fields = {"boxes_yxyx": padded, "classes": ids, "scores": valid, "valid": valid, "ignore": ignored}
+    return fields | {"present": np.ones(1, np.float32)}
 
 
 def exact_ltrb(box):
@@ -60,6 +64,27 @@ def test_giou_term_of_a_prediction_that_is_too_large():
     task = build_task("detection", ["thing"])
     terms = task.loss(outputs(0.0, exact_ltrb([14 / 64, 14 / 64, 50 / 64, 50 / 64])), label(BOX))
     assert float(terms["giou"][0]) == pytest.approx(16 * (1 - 28**2 / 36**2), rel=1e-5)
+
+
+def test_a_box_to_ignore_is_neither_taught_nor_background():
+    task = build_task("detection", ["thing"], {"focal_alpha": 0.5, "focal_gamma": 0})
+    crowd = [0, 0, 1, 0.5]  # the left half of the image: half of the cells of P3 to P5; of P6 and P7 the one cell
+    inside = sum(1 for y, x in CENTERS if x <= 32)
+    empty = task.loss(outputs(0.0), label())
+    terms = task.loss(outputs(0.0), label(crowd, ignore=[0]))
+    assert float(empty["focal"][0]) == pytest.approx(CELLS * 0.5 * math.log(2), rel=1e-5)
+    assert float(terms["focal"][0]) == pytest.approx((CELLS - inside) * 0.5 * math.log(2), rel=1e-5)
+    assert float(terms["giou"][0]) == float(terms["centerness"][0]) == 0
+    # An object inside of it is learnt by its own cells.
+    both = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX, crowd, ignore=[1]))
+    alone = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX))
+    assert both["giou"] == alone["giou"] and both["centerness"] == alone["centerness"]
+    learnt = sum(
+        1
+        for (y, x), stride in zip(CENTERS, STRIDES, strict=True)
+        if stride == 8 and max(abs(y - 32), abs(x - 32)) < 13 and x <= 32
+    )
+    assert float(both["focal"][0]) == pytest.approx((CELLS - inside + learnt) * 0.5 * math.log(2), rel=1e-5)
 
 
 def test_extreme_logits_have_finite_losses_and_gradients():
@@ -158,6 +183,15 @@ def test_a_confident_false_box_on_an_image_without_boxes_lowers_the_precision():
     metrics.update(truth, truth)
     metrics.update(false, label())
     assert metrics.result()["ap50"] == pytest.approx(50)
+
+
+def test_boxes_to_ignore_are_neither_hits_nor_misses():
+    crowd, inside, outside = [0, 0, 1, 0.5], [0.2, 0.1, 0.4, 0.4], [0.2, 0.6, 0.4, 0.9]
+    truth = label(outside, crowd, ignore=[1])
+    assert average_precision(label(outside), truth)["ap50"] == pytest.approx(100)
+    found = label(inside, [0.5, 0.1, 0.9, 0.3], outside)  # many in one crowd
+    assert average_precision(found, truth)["ap50"] == pytest.approx(100)
+    assert average_precision(found, label(outside))["ap50"] == pytest.approx(100 / 3, abs=0.5)
 
 
 def test_measuring_prints_nothing(capfd):

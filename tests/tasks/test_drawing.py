@@ -36,6 +36,7 @@ def test_drawing_leaves_the_photo_as_it_was():
         "boxes_yxyx": np.array([[0.1, 0.1, 0.9, 0.9]]),
         "classes": np.array([19]),
         "scores": np.ones(1),
+        "ignore": np.zeros(1),
         "valid": np.ones(1),
     }
     assert build_task("detection", CLASSES).draw(image, label).any()
@@ -45,7 +46,8 @@ def test_drawing_leaves_the_photo_as_it_was():
 def test_a_label_with_nothing_in_it_is_drawn_too():
     image = np.full((64, 64, 3), 9, np.uint8)
     maps = np.zeros((16, 16), np.float32)
-    nothing = {"boxes_yxyx": np.zeros((2, 4)), "classes": np.zeros(2, int), "scores": np.zeros(2), "valid": np.zeros(2)}
+    nothing = {"boxes_yxyx": np.zeros((2, 4)), "classes": np.zeros(2, int)}
+    nothing |= dict.fromkeys(("scores", "valid", "ignore"), np.zeros(2))
     np.testing.assert_array_equal(build_task("detection", CLASSES).draw(image, nothing), drawing.canvas(image))
     unsure = build_task("segmentation", CLASSES).draw(image, {"ids": np.full((16, 16), 255)})
     assert len(np.unique(unsure[:256].reshape(-1, 3), axis=0)) == 1
@@ -60,6 +62,7 @@ def test_boxes_are_where_the_label_says():
         "boxes_yxyx": np.array([[0.25, 0.5, 0.75, 1.0]]),
         "classes": np.zeros(1, int),
         "scores": np.ones(1),
+        "ignore": np.zeros(1),
         "valid": np.ones(1),
     }
     picture = build_task("detection", ["x"]).draw(image, label).any(-1)

@@ -26,4 +26,5 @@ def boxes_label(boxes_yxyx: np.ndarray, classes: np.ndarray) -> Label:
     inside = np.all(boxes_yxyx[:, 2:] > boxes_yxyx[:, :2], axis=1)
     boxes_yxyx, classes = boxes_yxyx[inside], classes[inside]
     ones = np.ones(len(classes), np.float32)
-    return {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "present": PRESENT}
+    values = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "ignore": 0 * ones}
+    return values | {"present": PRESENT}
