@@ -1,4 +1,4 @@
-"""How many cores there are for threads and processes, and how work is laid out for them."""
+"""How many cores there are for threads and processes, how work is laid out for them, and how much memory there is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ _Result = TypeVar("_Result")
 def cores() -> int:
     """Cores that this process may use; where the system does not tell (macOS), those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Of the machine; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
 
 
 def spread(

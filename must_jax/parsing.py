@@ -29,7 +29,7 @@ def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
     """
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deep for a literal
         value = text
     try:
         return _changed(values, path.split("."), value)
@@ -103,6 +103,8 @@ def _sentence(error: ErrorDetails) -> str:
     match error["type"]:
         case "unknown_key":
             return f"{path}.{context['key']} is unknown; {context['hint']}"
+        case "not_plain":
+            return f"{path}.{context['what']}"
         case "missing":
             return f"{path} is missing; set it in the config file or with --{path}=..."
         case "value_error":
@@ -115,6 +117,8 @@ def _sentence(error: ErrorDetails) -> str:
             return (
                 f"{path} is {reprlib.repr(error['input'])}, but should be a list; set an entry with --{path}.0.KEY=..."
             )
+        case "int_parsing_size":
+            return f"{path} is {reprlib.repr(error['input'])}, but should be a valid integer, and not as large"
         case "union_tag_invalid" | "union_tag_not_found":
             stage = str(context.get("tag"))
             return f"{path}.stage is {stage}, which is no stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"

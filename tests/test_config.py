@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import pydantic
 import pytest
 
+from must_jax import config
 from must_jax.config import (
     CompileConfig,
     DescribeConfig,
@@ -15,6 +17,7 @@ from must_jax.config import (
     PipelineConfig,
     PrepareConfig,
     TrainConfig,
+    base,
     digest,
 )
 from must_jax.errors import UserError
@@ -190,6 +193,61 @@ def test_an_override_past_a_list(path: str) -> None:
 def test_infinite_numbers_are_refused() -> None:
     with pytest.raises(UserError, match=r"config.optimizer.learning_rate is inf, but should be a finite number"):
         parse(train(optimizer={"learning_rate": float("inf")}))
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "sentence"),
+    [
+        (train(), f"seed={2**64}", f"config.seed is {2**64}, but should be less than {2**32}"),
+        (
+            train(),
+            "steps=10_000_000_000",
+            "config.steps is 10000000000, but should be less than or equal to 10000",
+        ),
+        (train(), "image_size=3_200_000", "config.image_size is 3200000, but should be less than or equal to 16384"),
+        (train(), "model.width=1e300", "config.model.width is 1e+300, but should be less than or equal to 16"),
+        (train(), "batch_size=10_000_000_000", "config.batch_size is 10000000000, but should be less than or equal to"),
+        (train(), "train.0.take=1e30", "config.train.0.take is 1e+30, but should be"),
+        (train(), "steps=True", "config.steps is True, but should be a number"),
+        (train(), "optimizer.learning_rate=True", "config.optimizer.learning_rate is True, but should be a number"),
+        (train(), "train.0.min_confidence.depth=True", "config.train.0.min_confidence.depth is True, but should be a"),
+        (evaluate(), "transfers.0.seeds=True", "config.transfers.0.seeds.0 is True, but should be a number"),
+        (label(), "shard_images=10**9", "config.shard_images is '10**9', but should be a valid integer"),
+        (label(), "shard_images=1_000_000_000", "config.shard_images is 1000000000, but should be less than or equal"),
+        (label(), f"teachers={['a'] * 20_000}", "config.teachers is ["),
+        (train(), "init='a\\0b'", "config.init holds a NUL character"),
+        (train(), "tasks.depth.kind='a\\0b'", "config.tasks.depth.kind holds a NUL character"),
+        (train(), f"init={'a' * 5000}", "config.init has 5,000 characters; at most 4,096 are read"),
+        (train(), "tasks.depth.weight=1e999", "config.tasks.depth.weight is inf, but should be a finite number"),
+        (train(), "tasks.depth.weight={1, 2}", "config.tasks.depth.weight is of type set; use numbers, texts, lists"),
+        (train(), f"seed={'[' * 5000}", "config.seed has 5,000 characters"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_limit(values: dict[str, Any], text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        changed(values, text)
+    assert str(raised.value).startswith(sentence)
+    assert len(str(raised.value)) < 300
+
+
+def _numbers(kind: type[pydantic.BaseModel]) -> Iterator[tuple[str, pydantic.fields.FieldInfo]]:
+    for name, field in kind.model_fields.items():
+        if field.annotation in (int, float):
+            yield f"{kind.__name__}.{name}", field
+
+
+def test_every_number_of_a_config_has_limits_and_is_not_true() -> None:
+    kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, base.Config)]
+    numbers = dict(pair for kind in kinds for pair in _numbers(kind))
+    assert len(numbers) > 40
+    for name, field in numbers.items():
+        with pytest.raises(pydantic.ValidationError):
+            check = pydantic.TypeAdapter(Annotated[field.annotation, *field.metadata])
+            check.validate_python(1e40 if field.annotation is float else 10**12)
+            pytest.fail(name)
+        with pytest.raises(pydantic.ValidationError):
+            check.validate_python(True)
+            pytest.fail(name)
 
 
 def test_all_choices_are_named() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from must_jax.config.base import Config, Names
+from must_jax.config.base import Config, Count, Names, PositiveCount
 from must_jax.config.data import AuditConfig, LabelConfig
 from must_jax.config.evaluation import EvaluateConfig
 from must_jax.config.training import TrainConfig
@@ -25,7 +25,7 @@ class PipelineConfig(Config):
     stage: Literal["pipeline"] = "pipeline"
     title: str = "must_jax"
     data_dir: str = "data"
-    devices: NonNegativeInt = 0
+    devices: Count = 0
     stages: Annotated[dict[str, Annotated[InPipeline, Field(discriminator="stage")]], Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
@@ -64,7 +64,7 @@ class TargetConfig(Config):
 
     topology: str
     programs: Names = ()
-    classes: dict[str, PositiveInt] = {}
+    classes: dict[str, PositiveCount] = {}
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,5 +90,5 @@ class ReplayConfig(Config):
     is_run: ClassVar[bool] = False
 
     stage: Literal["replay"] = "replay"
-    replay: NonNegativeInt
+    replay: Count
     of: TrainConfig

@@ -6,9 +6,9 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from must_jax.config.base import Config, Names
+from must_jax.config.base import BatchSize, Config, Count, Names, Number, PositiveCount, ShardImages
 
 
 class TruthConfig(Config):
@@ -40,8 +40,8 @@ class PrepareConfig(Config):
     name: str
     images: str
     image_column: str = ""
-    shard_images: PositiveInt = 1024
-    max_pixels: PositiveInt = 200_000_000
+    shard_images: ShardImages = 1024
+    max_pixels: PositiveCount = 200_000_000
     labels: dict[str, TruthConfig] = {}
 
     @pydantic.field_validator("name")
@@ -77,17 +77,17 @@ class LabelConfig(Config):
 
     stage: Literal["label"] = "label"
     data_dir: str = "data"
-    devices: NonNegativeInt = 0
+    devices: Count = 0
     images: str
-    take: NonNegativeInt = 0
+    take: Count = 0
     teachers: Annotated[Names, Field(min_length=1)]
     tasks: dict[str, dict[str, Any]] = {}  # overrides of the teachers' pseudo-label options, by task
-    batch_size: PositiveInt = 64
-    shard_images: PositiveInt = 1024
-    gallery_images: NonNegativeInt = 32
+    batch_size: BatchSize = 64
+    shard_images: ShardImages = 1024
+    gallery_images: Annotated[int, Field(ge=0, le=10_000), Number] = 32
     worker: str = "0/1"  # this process, from 0, and how many
     dry_run: bool = False  # label a sample, print what the whole set costs, and write nothing
-    chips: NonNegativeInt = 0  # devices to forecast the hours for; 0 = those in use here
+    chips: Count = 0  # devices to forecast the hours for; 0 = those in use here
 
     @property
     def worker_of(self) -> tuple[int, int]:
@@ -97,7 +97,7 @@ class LabelConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if not re.fullmatch(r"\d+/[1-9]\d*", self.worker):
+        if not re.fullmatch(r"\d{1,6}/[1-9]\d{0,5}", self.worker):
             raise ValueError(f"worker '{self.worker}' is none; give its number from 0 and how many there are, like 0/2")
         number, count = self.worker_of
         if number >= count:
@@ -119,7 +119,7 @@ class LabelsConfig(Config):
     data_dir: str = "data"
     columns: Annotated[Names, Field(min_length=1)]
     images: str = ""
-    take: NonNegativeInt = 0
+    take: Count = 0
 
 
 class AuditConfig(Config):
@@ -136,8 +136,8 @@ class AuditConfig(Config):
     stage: Literal["audit"] = "audit"
     data_dir: str = "data"
     images: str
-    take: NonNegativeInt = 0
+    take: Count = 0
     columns: Annotated[Names, Field(min_length=1)]
     evaluation: Names = ()
-    duplicate_distance: Annotated[int, Field(ge=0, lt=128)] = 48
-    sample: NonNegativeInt = 0
+    duplicate_distance: Annotated[int, Field(ge=0, lt=128), Number] = 48
+    sample: Count = 0

@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from must_jax.config.base import Config, ImageSize, Listed, Names
+from must_jax.config.base import (
+    BatchSize,
+    Config,
+    Count,
+    ImageSize,
+    Listed,
+    MaxBoxes,
+    Names,
+    PositiveCount,
+    Rate,
+    Seed,
+)
 from must_jax.config.parts import AugmentConfig, ModelConfig, OptimizerConfig, SourceConfig, too_much_warmup
 from must_jax.errors import nearest
 
@@ -27,11 +38,11 @@ class TransferConfig(Config):
 
     mode: Literal["frozen", "finetune"]
     inits: Names = ()  # names in `EvaluateConfig.inits`; () = all of them
-    steps: PositiveInt
-    batch_size: PositiveInt = 32
+    steps: PositiveCount
+    batch_size: BatchSize = 32
     # Each is tried with the first seed, the best one is used for all seeds.
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Listed]
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Listed] = (0, 1, 2)
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=1000), Listed]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), Listed] = (0, 1, 2)
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: AugmentConfig = AugmentConfig()
 
@@ -47,15 +58,15 @@ class EvaluateConfig(Config):
 
     stage: Literal["evaluate"] = "evaluate"
     data_dir: str = "data"
-    devices: NonNegativeInt = 0
+    devices: Count = 0
     inits: Annotated[
         dict[str, str], Field(min_length=1)
     ]  # name -> folder of a finished run; "" = random initialisation
     downstream: Annotated[dict[str, DownstreamConfig], Field(min_length=1)]  # name of the set -> what it is
-    transfers: Annotated[tuple[TransferConfig, ...], Field(min_length=1)]
+    transfers: Annotated[tuple[TransferConfig, ...], Field(min_length=1, max_length=1000)]
     model: ModelConfig = ModelConfig()  # all starting points must have it
     image_size: ImageSize = 64
-    max_boxes: PositiveInt = 20
+    max_boxes: MaxBoxes = 20
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

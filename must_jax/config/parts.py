@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from must_jax.config.base import HERE, Config, Names
+from must_jax.config.base import HERE, Channels, Config, Count, Decay, Names, Number, Rate, Scale, Share, Width
 
 REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a network that `remat` may name
 
@@ -16,25 +16,25 @@ class ModelConfig(Config):
     """Architecture of backbone, pyramid and heads. Depth and width name the ResNet; channels are per pyramid level."""
 
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
-    width: PositiveFloat = 1.0
-    pyramid_channels: PositiveInt = 256
-    head_channels: PositiveInt = 256
-    head_convs: NonNegativeInt = 3
+    width: Width = 1.0
+    pyramid_channels: Channels = 256
+    head_channels: Channels = 256
+    head_convs: Annotated[int, Field(ge=0, le=100), Number] = 3
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    batch_norm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    batch_norm_momentum: Annotated[float, Field(gt=0, lt=1), Number] = 0.9
 
 
 class OptimizerConfig(Config):
     """Linear warm-up from 0, then cosine decay to 0 at the last step."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: PositiveFloat = 0.1
-    warmup_steps: NonNegativeInt = 0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 4e-5  # on kernels only, never on norms and biases
-    clip_norm: NonNegativeFloat = 0.0  # global gradient norm; 0 = off
+    learning_rate: Rate = 0.1
+    warmup_steps: Count = 0
+    momentum: Decay = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1e6), Number] = 4e-5  # on kernels only, never on norms and biases
+    clip_norm: Annotated[float, Field(ge=0, le=1e30), Number] = 0.0  # global gradient norm; 0 = off
     # Of parameters and statistics; 0 = off. It warms up: update t, from 0, has min(ema_decay, (1 + t) / (10 + t)).
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_decay: Decay = 0.0
 
 
 class SourceConfig(Config):
@@ -50,8 +50,8 @@ class SourceConfig(Config):
 
     images: str
     labels: Names = ("truth",)
-    take: NonNegativeInt = 0
-    min_confidence: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    take: Count = 0
+    min_confidence: dict[str, Share] = {}
 
 
 def too_much_warmup(warmup_steps: int, steps: int) -> str:
@@ -69,8 +69,8 @@ class AugmentConfig(Config):
     """
 
     flip: bool = True
-    scale_min: PositiveFloat = 1.0
-    scale_max: PositiveFloat = 1.0
+    scale_min: Scale = 1.0
+    scale_max: Scale = 1.0
     scale_sampling: Literal["uniform", "log_uniform"] = "uniform"
 
     @pydantic.model_validator(mode="after")

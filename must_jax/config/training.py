@@ -6,9 +6,21 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from must_jax.config.base import Config, ImageSize, Names
+from must_jax.config.base import (
+    MAX_LISTED,
+    BatchSize,
+    Config,
+    Count,
+    Float,
+    ImageSize,
+    MaxBoxes,
+    Names,
+    PositiveCount,
+    Seconds,
+    Seed,
+)
 from must_jax.config.parts import (
     REMAT,
     AugmentConfig,
@@ -34,30 +46,30 @@ class TrainConfig(Config):
     }
 
     stage: Literal["train"] = "train"
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     data_dir: str = "data"
-    devices: NonNegativeInt = 0  # 0 = as many as can share the batches; on a CPU virtual ones, at most one a core
-    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
+    devices: Count = 0  # 0 = as many as can share the batches; on a CPU virtual ones, at most one a core
+    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1, max_length=MAX_LISTED)]
     validation: SourceConfig | None = None
     columns: ColumnsConfig = ColumnsConfig()
-    fsdp: PositiveInt = 1  # devices that share one copy of the training state
-    ready_within_s: PositiveFloat = 600.0  # of the first host that is ready; then the one that is missing is named
+    fsdp: PositiveCount = 1  # devices that share one copy of the training state
+    ready_within_s: Seconds = 600.0  # of the first host that is ready; then the one that is missing is named
     # Task name -> that task's own options and its loss weight.
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     image_size: ImageSize = 64
-    max_boxes: PositiveInt = 20
+    max_boxes: MaxBoxes = 20
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    batch_size: PositiveInt = 32
-    accumulate: PositiveInt = 1  # parts of a batch that are worked on one after the other, for less memory
+    batch_size: BatchSize = 32
+    accumulate: PositiveCount = 1  # parts of a batch that are worked on one after the other, for less memory
     remat: Names = ()
-    steps: PositiveInt = 1000
-    max_skipped: NonNegativeInt = 5  # of 100 updates that may be left out because they are not finite
-    log_every: PositiveInt = 50
-    checkpoint_every: PositiveInt = 500
+    steps: PositiveCount = 1000
+    max_skipped: Count = 5  # of 100 updates that may be left out because they are not finite
+    log_every: PositiveCount = 50
+    checkpoint_every: PositiveCount = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
-    minimum: dict[str, float] = {}  # "task/metric" on validation that the finished model must reach
+    minimum: dict[str, Float] = {}  # "task/metric" on validation that the finished model must reach
     accept_failed: Names = ()  # tasks whose label columns are trained on even if they failed (labels/gate.py)
     profile: str = ""  # updates to trace, as in 100:110; "" = none
 

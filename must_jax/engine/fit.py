@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.clock import COMPILE, SAVE, Clock
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import put_batch, put_replicated
-from must_jax.engine.optimizers import schedules
+from must_jax.engine.optimizers import schedule as schedule_of
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State
 from must_jax.engine.step import STOP, Averages, Batch, TrainStep
@@ -35,7 +35,7 @@ def fit(
     *,
     mesh: Mesh,
     batch_size: int,
-    schedule: Mapping[str, np.ndarray] | None = None,
+    schedule: Callable[[int], Mapping[str, np.ndarray]] | None = None,
     start: int = 0,
     clock: Clock | None = None,
     goodput: GoodputLog | None = None,
@@ -53,7 +53,7 @@ def fit(
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
       state: after `start` updates; it is consumed.
       batches: the next one is that of update `start`.
-      schedule: of each update, f32 (`schedules`); None = that of a run of `steps`.
+      schedule: what an update is handed, f32 scalars; None = that of a run of `steps` (`optimizers.schedule`).
       clock: takes the time (and goes into the checkpoints), which `goodput` writes down.
       skipped: hears of updates that were not finite.
       log_every, checkpoint_every: every so many updates and after the last one; 0 = never.
@@ -64,7 +64,7 @@ def fit(
       Preempted: the run was told to stop, and has been saved; only with `checkpoints`.
     """
     clock, skipped = clock or Clock(), skipped or Skipped()
-    schedule = schedules(optimizer, steps) if schedule is None else schedule
+    schedule = schedule or partial(schedule_of, optimizer, steps)
     running: Averages | None = None  # of the update that the devices work on
     window: list[Averages] = []  # of the updates since the last log
     extra: dict[str, float] = {}
@@ -80,7 +80,8 @@ def fit(
         if running is None:
             clock.switch(COMPILE)
         called = time.perf_counter()
-        now = put_replicated(mesh, {name: values[k] for name, values in schedule.items()})
+        scheduled = schedule(k)
+        now = put_replicated(mesh, scheduled)
         with jax.transfer_guard("disallow"):  # nothing goes back and forth unseen
             state, averages = step(state, batch, now)
         if running is None:  # the first call compiles, which is no time of training
@@ -100,7 +101,7 @@ def fit(
         done, last = k + 1, k + 1 == steps
         if log_every and (done % log_every == 0 or last):
             row = _means(window) | {
-                "learning_rate": float(schedule["learning_rate"][k]),
+                "learning_rate": float(scheduled["learning_rate"]),
                 **clock.rates(batch_size, since),
                 **also(),
                 **extra,

@@ -32,26 +32,29 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
-    """f32[steps]: linear warm-up from 0 to `learning_rate`, then cosine to 0 (reached after the last update)."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0, peak_value=config.learning_rate, warmup_steps=config.warmup_steps, decay_steps=steps
-    )
-    return np.asarray(jax.vmap(schedule)(np.arange(steps, dtype=np.float32)))
+def schedule(config: OptimizerConfig, steps: int, update: int) -> dict[str, np.ndarray]:
+    """What update number `update`, from 0, of a run of `steps` is handed: f32 scalars by name.
+
+    They are computed when they are needed, as a run may have more updates than fit into memory.
+    """
+    t = np.asarray(update)
+    return {"learning_rate": learning_rates(config, steps, t), "ema_decay": ema_decays(config, t)}
 
 
-def schedules(config: OptimizerConfig, steps: int) -> dict[str, np.ndarray]:
-    """What each update of a run of `steps` is handed: f32[steps] by name."""
-    return {"learning_rate": learning_rates(config, steps), "ema_decay": ema_decays(config, steps)}
+def learning_rates(config: OptimizerConfig, steps: int, updates: np.ndarray) -> np.ndarray:
+    """f32 of these `updates`: linear warm-up from 0 to `learning_rate`, then cosine to 0 (after the last update)."""
+    warm = config.warmup_steps
+    rising = updates / max(warm, 1)
+    falling = (1 + np.cos(np.pi * (updates - warm) / (steps - warm))) / 2
+    return np.asarray(config.learning_rate * np.where(updates < warm, rising, falling), np.float32)
 
 
-def ema_decays(config: OptimizerConfig, steps: int) -> np.ndarray:
-    """f32[steps]: min(ema_decay, (1 + t) / (10 + t)) of update t, as `tf.train.ExponentialMovingAverage` has it.
+def ema_decays(config: OptimizerConfig, updates: np.ndarray) -> np.ndarray:
+    """f32 of these `updates`: min(ema_decay, (1 + t) / (10 + t)), as `tf.train.ExponentialMovingAverage` has it.
 
     The constant decay alone would keep the random start in the average: 0.9998 is a third of it after 5,000 updates.
     """
-    t = np.arange(steps)
-    return np.minimum(config.ema_decay, (1 + t) / (10 + t)).astype(np.float32)
+    return np.asarray(np.minimum(config.ema_decay, (1 + updates) / (10 + updates)), np.float32)
 
 
 def _adam(momentum: float) -> optax.GradientTransformation:

@@ -27,6 +27,7 @@ from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import say
+from must_jax.stages import memory
 from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
@@ -62,6 +63,9 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
         check_options(name, options)
     if not isinstance(config, AuditConfig):  # runs on no devices
         mesh_of(config)
+    if isinstance(config, TrainConfig | EvaluateConfig):
+        for size in named.batch_sizes:
+            memory.check_batch(size // distributed.processes(), config.image_size)
     for run in named.runs:
         if Path(run) not in made and not Path(run).is_dir():
             raise UserError(f"there is no run {run}; train it first, or correct the path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from must_jax.data.pipeline import Batch, examples_of
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch
-from must_jax.engine.optimizers import schedules
+from must_jax.engine.optimizers import schedule
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State, init_state
 from must_jax.engine.step import make_gradients
@@ -60,7 +61,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
             batches,
             of.optimizer,
             config.replay,
-            schedule=schedules(of.optimizer, of.steps),
+            schedule=partial(schedule, of.optimizer, of.steps),
             mesh=mesh,
             batch_size=of.batch_size,
             start=start,

@@ -35,7 +35,7 @@ from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.models.api import Model, build_model, transfer
 from must_jax.progress import Progress, say
-from must_jax.stages import gate, inputs, self_test
+from must_jax.stages import gate, inputs, memory, self_test
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
 
@@ -121,6 +121,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
     model, optimizer, step = build(config, tasks, weights, mesh)
+    memory.check_model(model, config.image_size)
     variables = model.init(jax.random.key(config.seed), config.image_size)
     if start_from:
         variables = transfer(variables, start_from.variables)

@@ -60,4 +60,5 @@ def _built(task: type[Task], fields: Mapping[str, Any]) -> Task:
         return task(**fields)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"task '{task.name}', option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        option = ", option ".join([f"task '{task.name}'", *filter(None, [".".join(map(str, first["loc"]))])])
+        raise UserError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pydantic
+from pydantic import Field
 
 from must_jax.config import ModelConfig
+from must_jax.config.base import MaxBoxes, refuse_true
 from must_jax.data.kinds import LabelKind
 
 Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; the leading axis is the batch, B
@@ -50,8 +52,13 @@ class Task(pydantic.BaseModel, abc.ABC):
     has_classes: ClassVar[bool] = False
 
     classes: tuple[str, ...] = ()
-    weight: float | None = None
-    max_boxes: int = 20
+    weight: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    max_boxes: MaxBoxes = 20
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _refuse_true(cls, values: Any) -> Any:
+        return refuse_true(cls, values)
 
     @property
     @abc.abstractmethod

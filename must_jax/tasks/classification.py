@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from must_jax.config import ModelConfig
+from must_jax.config.base import MAX_COUNT
 from must_jax.data.kinds import VectorLabel
 from must_jax.models.heads import PooledLinearHead
 from must_jax.tasks import drawing
@@ -31,7 +32,7 @@ class Classification(Task):
     has_classes: ClassVar[bool] = True
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    top_k: NonNegativeInt = 0
+    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
 
     @property
     def label(self) -> VectorLabel:

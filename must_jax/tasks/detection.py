@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from faster_coco_eval import COCO, COCOeval_faster
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import BoxesLabel
@@ -45,7 +45,7 @@ class Detection(Task):
     nms_iou: _Share = 0.5
     min_score: _Share = 0.05
     focal_alpha: _Share = 0.25
-    focal_gamma: NonNegativeFloat = 1.5
+    focal_gamma: Annotated[float, Field(ge=0, le=100)] = 1.5
 
     @property
     def label(self) -> BoxesLabel:

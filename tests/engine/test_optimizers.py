@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import OptimizerConfig
-from must_jax.engine.optimizers import build_optimizer, decay_mask, ema_decays, learning_rates
+from must_jax.engine.optimizers import build_optimizer, decay_mask, ema_decays, learning_rates, schedule
 
 PARAMS = {"conv": {"kernel": jnp.full(2, 2.0)}, "norm": {"scale": jnp.full(2, 2.0), "bias": jnp.full(2, 2.0)}}
 GRADS = {"conv": {"kernel": jnp.full(2, 0.5)}, "norm": {"scale": jnp.full(2, 0.5), "bias": jnp.full(2, 0.5)}}
@@ -44,7 +44,7 @@ def test_clipping_is_by_the_norm_of_all_gradients_without_the_penalty():
 
 
 def test_warm_up_then_cosine():
-    rates = learning_rates(OptimizerConfig(learning_rate=0.4, warmup_steps=4), 12)
+    rates = learning_rates(OptimizerConfig(learning_rate=0.4, warmup_steps=4), 12, np.arange(12))
     assert rates.shape == (12,)
     assert rates.dtype == np.float32
     np.testing.assert_allclose(rates[:5], [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
@@ -52,15 +52,24 @@ def test_warm_up_then_cosine():
     np.testing.assert_allclose(rates[4:], cosine, rtol=1e-5)
 
 
+def test_what_an_update_is_handed_does_not_depend_on_how_many_there_are():
+    config = OptimizerConfig(learning_rate=0.4, ema_decay=0.9)
+    handed = schedule(config, 10**9, 10**9 // 2)  # for all of them there would be no memory
+    assert {name: (value.shape, value.dtype) for name, value in handed.items()} == dict.fromkeys(
+        ("learning_rate", "ema_decay"), ((), np.float32)
+    )
+    assert handed["learning_rate"] == pytest.approx(0.2)
+
+
 def test_without_warm_up_the_first_rate_is_the_peak():
-    assert learning_rates(OptimizerConfig(learning_rate=0.4), 5)[0] == pytest.approx(0.4)
+    assert learning_rates(OptimizerConfig(learning_rate=0.4), 5, np.arange(5))[0] == pytest.approx(0.4)
 
 
 def test_the_moving_average_warms_up():
     """(1 + t) / (10 + t) until that exceeds the decay, as `tf.train.ExponentialMovingAverage` has it."""
-    decays = ema_decays(OptimizerConfig(ema_decay=0.9), 200)
+    decays = ema_decays(OptimizerConfig(ema_decay=0.9), np.arange(200))
     assert decays[:3] == pytest.approx([1 / 10, 2 / 11, 3 / 12])
     assert decays[80] == pytest.approx(0.9) and decays[79] < 0.9 and set(decays[81:]) == {np.float32(0.9)}
-    late = ema_decays(OptimizerConfig(ema_decay=0.9998), 1000)
+    late = ema_decays(OptimizerConfig(ema_decay=0.9998), np.arange(1000))
     assert late.prod() < 1e-9  # what is left of the random start; the constant decay would leave 82 %
-    assert not ema_decays(OptimizerConfig(), 10).any()
+    assert not ema_decays(OptimizerConfig(), np.arange(10)).any()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pydantic
 
 from must_jax.config import Names
+from must_jax.config.base import refuse_true
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet, ImageShape
 from must_jax.data.kinds import LabelKind, MapLabel
@@ -61,6 +62,11 @@ class Format(pydantic.BaseModel, abc.ABC):
     name: ClassVar[str]
     gives: ClassVar[str]
     holds: ClassVar[str]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _refuse_true(cls, values: Any) -> Any:
+        return refuse_true(cls, values)
 
     @abc.abstractmethod
     def digest(self, path: Path, images: ImageSet) -> str:

@@ -1,0 +1,34 @@
+"""What cannot fit into this machine's memory is refused before anything is begun, not killed in the middle."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from must_jax.cores import memory_bytes
+from must_jax.errors import UserError
+from must_jax.models.api import Model
+
+_GIB = 2**30
+
+
+def check_batch(rows: int, image_size: int) -> None:
+    """The pixels of this process's part of a batch: the least that a stage holds at a time."""
+    _check(f"{rows:,} images of {image_size} x {image_size}", rows * image_size**2 * 3, "batch_size or image_size")
+
+
+def check_model(model: Model, image_size: int) -> None:
+    """The parameters, which are drawn on the host, and once more on their way to the devices."""
+    shapes = jax.tree.leaves(model.shapes(image_size))
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
+    _check("the parameters of this network", 2 * size, "the width or the channels of config.model")
+
+
+def _check(what: str, needed: int, lower: str) -> None:
+    there = memory_bytes()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{what} need at least {needed / _GIB:,.1f} GiB of memory, this machine has {there / _GIB:,.1f} GiB; "
+            f"lower {lower}"
+        )
