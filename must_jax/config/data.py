@@ -31,6 +31,8 @@ class PrepareConfig(Config):
     images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
       pattern with *.
     image_column: of Parquet files; "" = the only one that holds bytes.
+    image_suffix: of folders and tar files, the endings of images ("jpg", "rgb.png"), or "*" for all; () = all pictures
+      of a folder, and of those of a tar file that share a name the one with a mere suffix (".jpg" beside ".seg.png").
     max_pixels: of an image that is taken.
     labels: by task, what people have labelled these images with; more can be added later.
     """
@@ -40,6 +42,7 @@ class PrepareConfig(Config):
     name: str
     images: str
     image_column: str = ""
+    image_suffix: Names = ()
     shard_images: ShardImages = 1024
     max_pixels: PositiveCount = 200_000_000
     labels: dict[str, TruthConfig] = {}
@@ -57,6 +60,8 @@ class PrepareConfig(Config):
     def _check_column(self) -> Self:
         if self.image_column and not self.images.startswith("parquet:"):
             raise ValueError(f"image_column is one of Parquet files, but images is '{self.images}'; leave it out")
+        if self.image_suffix and not self.images.startswith(("folder:", "tar:")):
+            raise ValueError(f"image_suffix is of folders and tar files, but images is '{self.images}'; leave it out")
         return self
 
 

@@ -12,12 +12,34 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from must_jax.progress import counted
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
 _UNREAD_SUFFIX = re.compile(  # images as well: left out of a set, but not in silence
     r"\.(heic|heif|hif|jxl|j2k|svg|ico|psd|tga|exr|hdr|raw|dng|cr2|cr3|crw|nef|nrw|arw|orf|rw2|raf|pef|srw)", re.I
 )
 _APPLE_DOUBLE = "._"  # starts the names of files that macOS leaves beside others, with their suffix
+_SYSTEM_FOLDERS = re.compile(  # of macOS, Windows, Linux, Synology, QNAP, NetApp, Python, and of viewers' thumbnails
+    r"__macosx|\$recycle\.bin|system volume information|found\.\d{3}|lost\+found|@eadir|@tmp|#recycle|#snapshot|"
+    r"@recycle|@recently-snapshot|@__thumb|~snapshot|__pycache__|_?thumb(nail)?s",
+    re.I,
+)
 NOT_READ = "format not read"
+HIDDEN = "hidden, or in a hidden or system folder"
+_NAMED = 3  # of the images that are left out for one reason
+
+
+class LeftOut(NamedTuple):
+    """Images that are left out because of what they are, not because they cannot be read.
+
+    Attributes:
+      name: of the image, of the folder that they are in, or of what they have in common.
+      images: how many.
+    """
+
+    name: str
+    reason: str
+    images: int = 1
 
 
 class Listing(NamedTuple):
@@ -27,11 +49,13 @@ class Listing(NamedTuple):
       images: path relative to the folder, and bytes.
       skipped: path of images that are not taken, and why.
       others: number of files that are no images.
+      hidden: what is hidden or of the system, and has images in it; they are neither in `skipped` nor in `others`.
     """
 
     images: list[tuple[str, int]]
     skipped: list[tuple[str, str]]
     others: int
+    hidden: list[LeftOut]
 
 
 def is_image(name: str) -> bool:
@@ -44,18 +68,34 @@ def is_unread(name: str) -> bool:
     return bool(_UNREAD_SUFFIX.fullmatch(_suffix(name)))
 
 
+def hidden_part(name: str) -> str:
+    """The path up to its first part that is hidden or of the system; "" = it has none.
+
+    Folders are judged by their names, and by those below the source alone: "a/.git/1.jpg" -> "a/.git".
+    """
+    parts = name.split("/")
+    for count, part in enumerate(parts, start=1):
+        dotted = part.startswith(".") and part not in (".", "..")
+        if dotted or (count < len(parts) and _SYSTEM_FOLDERS.fullmatch(part)):
+            return "/".join(parts[:count])
+    return ""
+
+
 def list_folder(folder: Path) -> Listing:
     """All images below a folder, sorted by the parts of their paths."""
     images: list[tuple[str, int]] = []
     skipped: list[tuple[str, str]] = []
+    hidden: list[str] = []
     others = 0
 
     def unread(name: str, error: OSError) -> None:
         skipped.append((name, f"the folder cannot be read: {error.strerror}"))
 
-    for name, entry in _walk(folder, unread):
+    for name, entry in _walk(folder, unread, hidden):
         try:
-            if is_image(name) and entry.is_file():
+            if is_image(name) and hidden_part(entry.name):
+                hidden.append(name)
+            elif is_image(name) and entry.is_file():
                 images.append((name, entry.stat().st_size))
             elif is_image(name):
                 skipped.append((name, "no regular file, or a link to nothing"))
@@ -67,11 +107,14 @@ def list_folder(folder: Path) -> Listing:
             skipped.append((name, str(error.strerror)))
     images.sort(key=lambda image: image[0].split("/"))
     skipped.sort(key=lambda image: image[0].split("/"))
-    return Listing(images, skipped, others)
+    counted = ((name, _images_at(folder / name)) for name in sorted(hidden, key=lambda name: name.split("/")))
+    return Listing(images, skipped, others, [LeftOut(name, HIDDEN, count) for name, count in counted if count])
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Paths relative to the folder of all files that end so, whatever their case, sorted by their parts.
+
+    What is hidden or of the system is left out.
 
     Raises:
       OSError: a folder that cannot be read.
@@ -80,17 +123,21 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     def unread(_: str, error: OSError) -> None:
         raise error
 
-    names = (name for name, _ in _walk(folder, unread) if name.lower().endswith(suffixes))
+    found = _walk(folder, unread, [])
+    names = (name for name, entry in found if name.lower().endswith(suffixes) and not hidden_part(entry.name))
     return sorted((name for name in names if (folder / name).is_file()), key=lambda name: name.split("/"))
 
 
-def _walk(folder: Path, unread: Callable[[str, OSError], None]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(
+    folder: Path, unread: Callable[[str, OSError], None], hidden: list[str]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Path relative to the folder, and entry, of everything below it but folders.
 
     Links are followed, but no folder is listed twice, so that links in a circle come to an end.
 
     Args:
       unread: is told of the folders that cannot be read.
+      hidden: gets the paths of hidden folders and of those of the system, which are not looked into.
     """
     listed = set()
     folders, links = deque([""]), deque[str]()
@@ -110,9 +157,31 @@ def _walk(folder: Path, unread: Callable[[str, OSError], None]) -> Iterator[tupl
             name = posixpath.join(at, entry.name)
             with contextlib.suppress(OSError):  # a link to itself leads to no folder
                 if entry.is_dir():
+                    if hidden_part(f"{entry.name}/"):
+                        hidden.append(name)
+                        continue
                     (links if entry.is_symlink() else folders).append(name)
                     continue
             yield name, entry
+
+
+def _images_at(path: Path) -> int:
+    """Of a file or folder, links to folders and folders that cannot be read aside."""
+    if path.is_dir():
+        return sum(is_image(name) for _, _, files in os.walk(path) for name in files)
+    return int(is_image(path.name))
+
+
+def told(left_out: Iterable[LeftOut]) -> str:
+    """ "left out: 2 images, hidden, or in a hidden or system folder (cat/.git: 1, dog/@eaDir: 1)"; "" = nothing."""
+    groups: dict[str, list[LeftOut]] = {}
+    for each in left_out:
+        groups.setdefault(each.reason, []).append(each)
+    parts = []
+    for reason, group in groups.items():
+        named = ", ".join(f"{each.name}: {each.images}" for each in group[:_NAMED]) + ", ..." * (len(group) > _NAMED)
+        parts.append(f"{counted(sum(each.images for each in group), 'image')}, {reason} ({named})")
+    return f"left out: {'; '.join(parts)}" if parts else ""
 
 
 def digest(images: Iterable[tuple[str, int]]) -> str:

@@ -29,7 +29,7 @@ from must_jax.data import encodings, folders, headers, scenes
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.errors import UserError, nearest
-from must_jax.progress import Progress
+from must_jax.progress import Progress, say
 
 _CHECKED_TOGETHER = 64  # files of a folder
 _REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
@@ -316,6 +316,8 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     listing = folders.list_folder(folder)
     names = [name for name, _ in listing.images]  # paths would take several times the memory
     skipped = [(folders.printable(str(folder / name)), reason) for name, reason in listing.skipped]
+    if left_out := folders.told(listing.hidden):
+        say(f"{spec}: {left_out}")
     readable: list[str] = []
     wanted = min(take or len(names), len(names))
     with (
@@ -333,7 +335,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             if len(readable) == wanted:
                 break
     if not readable:
-        first = ", the first is {}: {}".format(*skipped[0]) if skipped else ""
+        first = ", the first is {}: {}".format(*skipped[0]) if skipped else f"; {left_out}" if left_out else ""
         raise UserError(
             f"images='{spec}': no readable image in {folder} (unreadable: {len(skipped)}{first}); "
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"

@@ -13,7 +13,7 @@ from must_jax.data import shards
 from must_jax.errors import UserError
 
 FILE = "prepare.json"
-_ASKED = ("image_column", "shard_images", "max_pixels")  # what the shards depend on, next to the source
+ASKED = ("image_column", "image_suffix", "shard_images", "max_pixels")  # what the shards depend on, next to the source
 
 
 class _Record(pydantic.BaseModel):
@@ -47,6 +47,7 @@ class Plan(_Record):
     name: str
     images: str
     image_column: str
+    image_suffix: tuple[str, ...] = ()
     shard_images: pydantic.PositiveInt
     max_pixels: pydantic.PositiveInt
     source: str
@@ -109,7 +110,7 @@ def check_same(folder: Path, config: PrepareConfig, source: str, length: int | N
     plan, advice = read(folder), "choose another config.name, or delete that folder"
     if plan is None:
         return
-    for key in _ASKED:
+    for key in ASKED:
         there, here = getattr(plan, key), getattr(config, key)
         if there != here:
             raise UserError(f"{folder} is prepared with config.{key} {there!r}, not with {here!r}; {advice}")

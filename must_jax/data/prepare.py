@@ -74,7 +74,7 @@ def _is_finished(folder: Path, config: PrepareConfig) -> bool:
 
 
 def _open(config: PrepareConfig) -> RawImages:
-    return open_raw(config.images, Path(config.data_dir), config.image_column)
+    return open_raw(config.images, Path(config.data_dir), config.image_column, config.image_suffix)
 
 
 def _make(folder: Path, config: PrepareConfig) -> str:
@@ -89,7 +89,7 @@ def _make(folder: Path, config: PrepareConfig) -> str:
         plan.check_same(folder, config, raw.digest, len(raw), raw.named_by)
         there = plan.read(folder)
         if there is None:
-            asked = config.model_dump(include={"name", "images", "image_column", "shard_images", "max_pixels"})
+            asked = config.model_dump(include={"name", "images", *plan.ASKED})
             there = Plan(**asked, source=raw.digest, length=len(raw), named_by=raw.named_by)
             there.write(folder)
         return _finish(folder, _write_missing(folder, there, raw), raw)
@@ -147,7 +147,11 @@ def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
     """Makes the folder a TFDS dataset, and accounts for what is not in it. Returns the numbers in words."""
     skipped = [Skipped(name=name, reason=reason) for name, reason in raw.skipped]
     skipped += [each for shard in written.shards for each in shard.skipped]
-    text = json.dumps([each.model_dump() for each in skipped], indent=1, ensure_ascii=False)
+    listed = [
+        *(each.model_dump() for each in skipped),
+        *({"name": each.name, "reason": each.reason, "images": each.images} for each in raw.left_out),
+    ]
+    text = json.dumps(listed, indent=1, ensure_ascii=False)
     files.write_text(folder / SKIPPED_FILE, text + "\n")
     lengths = [shard.count for shard in written.shards]
     shards.describe(
@@ -159,8 +163,13 @@ def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
         sum(shard.bytes for shard in written.shards),
         {SOURCE: written.source},
     )
-    told = f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}"
-    return told + (f"; beside the images, not read: {', '.join(raw.unread)}" if raw.unread else "")
+    parts = [
+        f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}",
+        folders.told(raw.left_out),
+        f"beside the images, not read: {', '.join(raw.unread)}" if raw.unread else "",
+        raw.called,
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _features() -> tfds.features.FeaturesDict:
@@ -171,8 +180,9 @@ def _check_images(raw: RawImages, images: str) -> None:
     """Raises UserError if the source has no images, or too many that are left out without a look at them."""
     if not len(raw) and not raw.skipped:
         raise UserError(
-            f"images='{images}': there are no images (other files: {raw.others}); images are files that end in "
-            f"{', '.join(folders.IMAGE_SUFFIXES)}"
+            f"images='{images}': "
+            + "; ".join(filter(None, [f"there are no images (other files: {raw.others})", folders.told(raw.left_out)]))
+            + f"; {raw.images_are}"
         )
     for name, reason in raw.skipped[:1]:
         _check_share(len(raw.skipped), raw, Skipped(name=name, reason=reason), images)
@@ -183,5 +193,6 @@ def _check_share(bad: int, raw: RawImages, example: Skipped, images: str) -> Non
     if bad > MAX_BAD_SHARE * total:
         raise UserError(
             f"{bad} of the {total} images of {images} cannot be read, {example.name} for instance ({example.reason}); "
-            "correct config.images, or convert them to JPEG or PNG"
+            + ("convert them to JPEG or PNG" if example.reason == folders.NOT_READ else "mend them")
+            + ", or correct config.images"
         )

@@ -38,7 +38,42 @@ def test_everything_is_accounted_for(tmp_path: Path):
         ("6.png", "Too many levels of symbolic links"),
         ("7.png", nothing),
     ]
-    assert listing.others == 4
+    assert (listing.others, listing.hidden) == (4, [])
+
+
+def test_hidden_and_system_folders_hold_no_images(tmp_path: Path):
+    """Where they are not what was asked for; and where a link leads into one, that is meant."""
+    root = tmp_path / ".photos"
+    system = [".git", ".ipynb_checkpoints", "@eaDir", "__MACOSX", ".Trashes", "$RECYCLE.BIN", "#recycle", "lost+found"]
+    system += [".thumbnails", "Thumbs", "System Volume Information", ".Trash-1000", "@Recycle", "#snapshot"]
+    write_files(
+        root, {f"cat/{name}/{deep}1.jpg": b"" for name in system for deep in ("", "deep/")} | {"cat/1.jpg": b""}
+    )
+    write_files(root, {"dog/.trashed-2.jpg": b"", "dog/.DS_Store": b"", "dog/thumbs up/3.jpg": b"", ".all/4.jpg": b""})
+    (root / "linked").symlink_to(root / ".all")
+    listing = list_folder(root)
+    assert [name for name, _ in listing.images] == ["cat/1.jpg", "dog/thumbs up/3.jpg", "linked/4.jpg"]
+    assert {(left.name, left.images) for left in listing.hidden} == {
+        *((f"cat/{name}", 2) for name in system),
+        ("dog/.trashed-2.jpg", 1),
+        (".all", 1),
+    }
+    assert (listing.skipped, listing.others) == ([], 1)
+    assert files_below(root, (".jpg",)) == ["cat/1.jpg", "dog/thumbs up/3.jpg", "linked/4.jpg"]
+
+
+def test_a_system_folder_that_may_not_be_read_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_files(tmp_path, {"lost+found/1.xml": b"", "a/2.xml": b""})
+    scan = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "lost+found":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert files_below(tmp_path, (".xml",)) == ["a/2.xml"]
+    assert list_folder(tmp_path)[1:] == ([], 1, [])
 
 
 def test_links_are_followed_once(tmp_path: Path):
@@ -70,11 +105,13 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
     assert list_folder(tmp_path).skipped == [("secret", "the folder cannot be read: Permission denied")]
 
 
-def test_a_folder_is_opened_with_what_is_listed(tmp_path: Path):
-    write_files(tmp_path, {"2.jpg": jpeg(), "sub/1.jpg": jpeg()})
+def test_a_folder_is_opened_with_what_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_files(tmp_path, {"2.jpg": jpeg(), "sub/1.jpg": jpeg(), "sub/.git/3.jpg": jpeg()})
     images = open_images(f"folder:{tmp_path}", "")
     assert [images.record(i)["name"] for i in range(len(images))] == names(tmp_path)
     assert images.digest == digest(list_folder(tmp_path).images)
+    said = "left out: 1 image, hidden, or in a hidden or system folder (sub/.git: 1)\n"
+    assert capsys.readouterr().err.startswith(f"folder:{tmp_path}: {said}")
 
 
 def test_files_of_a_kind_are_found_behind_links(tmp_path: Path):

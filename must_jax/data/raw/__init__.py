@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from must_jax.data.raw.base import Item, RawImages
@@ -16,13 +17,15 @@ __all__ = ["Item", "RawImages", "open_raw"]
 _SCHEMES = ("folder", "tar", "parquet", "tfds")
 
 
-def open_raw(spec: str, data_dir: Path, column: str) -> RawImages:
+def open_raw(spec: str, data_dir: Path, column: str = "", endings: Sequence[str] = ()) -> RawImages:
     """Opens "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT". Reads no image.
 
     Args:
       spec: FILES are a file, a folder, or a pattern with *.
       data_dir: where TFDS datasets live.
       column: of Parquet files, the one with the images; "" = the only one that holds bytes.
+      endings: of folders and tar files, those of images; () = all of a folder's pictures, of a sample of a tar file the
+        one that `samples.choose` finds out.
 
     Raises:
       UserError: nothing there, or no such kind of source (names the nearest). What is wrong inside of tar and Parquet
@@ -33,9 +36,9 @@ def open_raw(spec: str, data_dir: Path, column: str) -> RawImages:
         raise UserError(f"images='{spec}' must be 'folder:PATH', 'tar:FILES', 'parquet:FILES' or 'tfds:NAME:SPLIT'")
     match scheme:
         case "folder":
-            return Folder(spec, rest)
+            return Folder(spec, rest, endings)
         case "tar":
-            return Tar(spec, rest)
+            return Tar(spec, rest, endings)
         case "parquet":
             return Parquet(spec, rest, column)
         case "tfds":

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from must_jax.data import folders
+from must_jax.data.folders import LeftOut
 from must_jax.errors import UserError
+
+BY_SUFFIX = f"images are files that end in {', '.join(folders.IMAGE_SUFFIXES)}"
 
 
 class Item(NamedTuple):
@@ -31,13 +34,20 @@ class RawImages(Protocol):
       digest: 16 hex digits that change with what is there, as far as that is seen without opening any file.
       size_bytes: of all images, about; 0 = unknown.
       skipped: (name, reason) of the images that are left out already.
+      left_out: images that are left out because of what they are; neither in `skipped` nor in `others`.
       others: number of files that are no images.
+      images_are: how an image is recognised, for a source in which there is none.
       unread: what lies beside the images, labels for instance: columns, tasks, endings of other files in tar files.
+      called: how the images are called, in words with an example, where not as their owner calls them; "" = so.
       named_by: what the names are, of sources that have two ways to name images; "" = the way that all sources have.
     """
 
     digest: str
     size_bytes: int
+    images_are: str
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]: ...
 
     @property
     def skipped(self) -> Sequence[tuple[str, str]]: ...
@@ -47,6 +57,9 @@ class RawImages(Protocol):
 
     @property
     def unread(self) -> Sequence[str]: ...
+
+    @property
+    def called(self) -> str: ...
 
     @property
     def named_by(self) -> Literal["", "path"]: ...

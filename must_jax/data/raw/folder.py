@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from must_jax.data import folders
 from must_jax.data.folders import printable
-from must_jax.data.raw.base import Item
+from must_jax.data.raw import samples
+from must_jax.data.raw.base import BY_SUFFIX, Item
 from must_jax.errors import UserError
 
 
 class Folder:
-    """See RawImages; names are paths relative to the folder."""
+    """See RawImages; names are paths relative to the folder.
+
+    Args:
+      endings: of the files that are images; () = all pictures.
+    """
 
     named_by: Literal[""] = ""
     unread: tuple[str, ...] = ()
+    called = ""
+    images_are = BY_SUFFIX
 
-    def __init__(self, spec: str, path: str) -> None:
+    def __init__(self, spec: str, path: str, endings: Sequence[str]) -> None:
         self._folder = Path(path).expanduser()
         if not self._folder.is_dir():
             raise UserError(f"images='{spec}': there is no folder {path}; give the path of one with photos")
         listing = folders.list_folder(self._folder)
-        self.digest = folders.digest(listing.images)
-        self.size_bytes = sum(size for _, size in listing.images)
+        chosen, others = samples.choose([name for name, _ in listing.images], endings, spec, by_sample=False)
+        images = list(itertools.compress(listing.images, chosen))
+        self.digest = folders.digest(images)
+        self.size_bytes = sum(size for _, size in images)
         self.others = listing.others
+        self.left_out = [each._replace(name=printable(each.name)) for each in (*listing.hidden, *others)]
         self.skipped = [(printable(name), reason) for name, reason in listing.skipped]
         self._images, taken = [], set()
-        for name, size in listing.images:
+        for name, size in images:
             if (shown := printable(name)) in taken:  # which takes a name with bytes that are no text
                 self.skipped.append((shown, "another image has this name"))
             else:

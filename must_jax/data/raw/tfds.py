@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from must_jax.data.folders import LeftOut
 from must_jax.data.image_sets import open_images
 from must_jax.data.raw.base import Item
 
@@ -15,7 +16,10 @@ class Tfds:
     """See RawImages; names are "INDEX/NAME", as names of a dataset made elsewhere may repeat, or INDEX without them."""
 
     skipped: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    images_are = "images are records of the dataset"
     others = 0
+    called = ""
     named_by: Literal[""] = ""
     size_bytes = 0
 

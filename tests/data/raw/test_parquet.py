@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,21 +26,33 @@ def as_structs(images: list[bytes]) -> list[dict]:
     return [{"bytes": image, "path": "x.jpg"} for image in images]
 
 
+def views() -> list[pa.Array]:
+    """Which Arrow writes to Parquet files since version 21."""
+    if int(pa.__version__.partition(".")[0]) < 21:
+        return []
+    images, paths = pa.array(IMAGES, pa.binary_view()), pa.array(["x.jpg"] * 5, pa.string_view())
+    return [images, pa.StructArray.from_arrays([images, paths], ["bytes", "path"])]
+
+
 @pytest.mark.parametrize(
     "column",
     [
         pa.array(as_structs(IMAGES)),
         pa.array(IMAGES),
         pa.array(IMAGES, pa.large_binary()),
+        pa.array(IMAGES).dictionary_encode(),
         pa.array(as_structs(IMAGES), pa.struct({"path": pa.string(), "bytes": pa.large_binary()})),
+        *views(),
     ],
 )
 def test_an_image_column_is_found(tmp_path: Path, column: pa.Array):
-    pq.write_table(pa.table({"label": range(5), "picture.of.it": column, "text": ["a"] * 5}), tmp_path / "t.parquet")
+    beside = {"text": ["a"] * 5, "md5": pa.array([b"m" * 16] * 5, pa.binary(16))}
+    pq.write_table(pa.table({"label": range(5), "picture.of.it": column} | beside), tmp_path / "t.parquet")
     raw = opened(tmp_path / "t.parquet")
     assert loaded(raw) == IMAGES
     assert [item.name for item in raw.items(range(1, 3))] == ["t.parquet/1", "t.parquet/2"]
-    assert raw.unread == ["label", "text"]
+    assert raw.unread == ["label", "md5", "text"]
+    assert raw.called.endswith("called by file and row: 't.parquet/0'")
 
 
 def test_several_files_with_several_row_groups(tmp_path: Path):
@@ -66,7 +79,7 @@ def test_paths_that_tell_images_apart_are_names(text: pa.DataType, tmp_path: Pat
         rows = [{"bytes": image, "path": path} for image, path in zip(IMAGES[chosen], paths[chosen], strict=True)]
         pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / file, row_group_size=2)
     raw = opened(tmp_path)
-    assert raw.named_by == "path"
+    assert (raw.named_by, raw.called) == ("path", "")
     assert [item.name for item in raw.items(range(5))] == names
     assert [item.name for item in raw.items(range(2, 4))] == names[2:4]
     assert loaded(raw) == IMAGES
@@ -101,10 +114,11 @@ def test_paths_need_not_be_utf8(tmp_path: Path):
 def test_a_row_without_bytes_is_an_image_that_cannot_be_read(tmp_path: Path):
     images = [None, {"bytes": None, "path": "x"}, {"bytes": IMAGES[0], "path": None}]
     pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
-    *empty, whole = opened(tmp_path).items(range(3))
-    for item in empty:
-        with pytest.raises(UserError, match="the row holds no bytes"):
-            item.load()
+    empty, referring, whole = opened(tmp_path).items(range(3))
+    with pytest.raises(UserError, match="the row holds no bytes"):
+        empty.load()
+    with pytest.raises(UserError, match="the row holds a path, x, and no bytes; embed the files when the Parquet file"):
+        referring.load()
     assert whole.load() == IMAGES[0]
 
 
@@ -114,8 +128,8 @@ def test_a_row_without_bytes_is_an_image_that_cannot_be_read(tmp_path: Path):
         (("a", "b"), "", "has several columns of bytes, a, b; choose with config.image_column"),
         (("a", "b"), "c", "has no column 'c' .config.image_column.; known: a, b, number"),
         (("image",), "imgae", "has no column 'imgae' .config.image_column.; did you mean 'image'?"),
-        (("image",), "number", "column 'number' of .* holds int64, but images are binary"),
-        ((), "", "has no column of images .*; its columns are number"),
+        (("image",), "number", "column 'number' of .* is int64, but images are binary"),
+        ((), "", "has no column of images .*; its columns are number .int64."),
     ],
 )
 def test_which_column_has_the_images(tmp_path: Path, columns: tuple[str, ...], wanted: str, sentence: str):
@@ -125,6 +139,47 @@ def test_which_column_has_the_images(tmp_path: Path, columns: tuple[str, ...], w
         len(opened(tmp_path, wanted))
     if len(columns) == 2:
         assert loaded(opened(tmp_path, "b")) == IMAGES
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        (pa.array([[image] for image in IMAGES]), "'image' holds lists of them, which are not read: write one row an"),
+        (
+            pa.array([as_structs([image]) for image in IMAGES]),
+            "'image' holds lists of them, .*; its columns are image .list<",
+        ),
+        (pa.array([base64.b64encode(image).decode() for image in IMAGES]), "'image' holds images as text in base64"),
+        (
+            pa.array([None, "/home/me/a.jpg"]),
+            "'image' holds paths .'/home/me/a.jpg'., which are not read: write",
+        ),
+        (pa.array([None, None]), "has no column of images .*; its columns are image .null."),
+        (pa.array([["a", "b"]]), "has no column of images .binary, or a struct with binary 'bytes'.; its columns are"),
+    ],
+)
+def test_what_looks_like_images_is_named_with_its_type(tmp_path: Path, column: pa.Array, sentence: str):
+    pq.write_table(pa.table({"image": column}), tmp_path / "t.parquet")
+    for wanted in ("", "image"):
+        with pytest.raises(UserError, match=sentence if not wanted else "t.parquet"):
+            len(opened(tmp_path, wanted))
+
+
+def test_images_of_one_length(tmp_path: Path):
+    """Where no other column could hold images."""
+    length = max(map(len, IMAGES))
+    padded = pa.array([image.ljust(length, b"\0") for image in IMAGES], pa.binary(length))
+    pq.write_table(pa.table({"image": padded, "text": ["a"] * 5}), tmp_path / "t.parquet")
+    assert [data[: len(image)] for data, image in zip(loaded(opened(tmp_path)), IMAGES, strict=True)] == IMAGES
+
+
+def test_a_row_that_holds_nothing_takes_no_names_away(tmp_path: Path):
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [{"bytes": image, "path": f"{number}.jpg"} for number, image in enumerate(IMAGES)]
+    rows[2] = None
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "t.parquet", row_group_size=2)
+    raw = opened(tmp_path)
+    assert [item.name for item in raw.items(range(5))] == ["0.jpg", "1.jpg", "t.parquet/2", "3.jpg", "4.jpg"]
 
 
 def test_damaged_files_are_named(tmp_path: Path):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gzip
+import io
 import tarfile
 from pathlib import Path
 
 import pytest
 from photos import jpeg, write_tar
 
+from must_jax.data.folders import LeftOut
 from must_jax.data.raw import RawImages, open_raw
 from must_jax.errors import UserError
 
@@ -51,9 +54,9 @@ def test_what_is_in_a_tar_file_besides_images(tmp_path: Path):
         tar.addfile(link)
         tar.addfile(folder)
     raw = opened(path)
-    assert [(item.name, item.load()) for item in raw.items(range(len(raw)))] == [("1.png", b"1")]
+    assert [(item.name, item.load()) for item in raw.items(range(len(raw)))] == [("1.png", b"again")]
+    assert raw.left_out == [LeftOut("t.tar/1.png", "replaced by a later member of the same name")]
     assert raw.skipped == [
-        ("t.tar/1.png", "another image of this name comes before it"),
         ("t.tar/2.heic", "format not read"),
         ("t.tar/4.png", "no regular file"),
         ("t.tar/5.png", "no regular file"),
@@ -71,14 +74,22 @@ def test_a_tar_file_that_is_cut_off_is_refused(tmp_path: Path, lost: int):
     path = write_tar(tmp_path / "t.tar", [(f"{number}.png", bytes(1000)) for number in range(20)])
     whole = path.read_bytes().rstrip(b"\0")
     path.write_bytes(whole[:-lost])
-    with pytest.raises(UserError, match=r"t\.tar is no tar file, or one that is compressed or cut off"):
+    with pytest.raises(UserError, match=r"t\.tar (is no tar file, or )?is (damaged, or )?cut off"):
         len(opened(path))
 
 
-@pytest.mark.parametrize("data", [b"", b"no tar file" * 100])
-def test_what_is_no_tar_file_is_refused(tmp_path: Path, data: bytes):
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "t.tar is empty; copy it again"),
+        (b"no tar file" * 100, "t.tar is no tar file, or is cut off or damaged"),
+        (gzip.compress(bytes(10240)), "t.tar is compressed with gzip; unpack it to a plain tar file or a folder"),
+        (b"PK\3\4" + bytes(2000), "t.tar is a ZIP archive; unpack it"),
+    ],
+)
+def test_what_is_no_tar_file_is_refused(tmp_path: Path, data: bytes, problem: str):
     (tmp_path / "t.tar").write_bytes(data)
-    with pytest.raises(UserError, match="is no tar file"):
+    with pytest.raises(UserError, match=problem):
         len(opened(tmp_path / "t.tar"))
 
 
@@ -86,5 +97,51 @@ def test_compressed_tar_files_are_refused(tmp_path: Path):
     write_tar(tmp_path / "a.tar", [("1.png", b"1")])
     with tarfile.open(tmp_path / "b.tar.gz", "w:gz"):
         pass
-    with pytest.raises(UserError, match=r"b\.tar\.gz is no tar file, or one that is compressed .* unpack it"):
+    with pytest.raises(UserError, match=r"b\.tar\.gz is compressed with gzip; unpack it"):
         len(opened(tmp_path))
+
+
+def test_archives_that_were_joined_are_told_as_such(tmp_path: Path):
+    one, other = (write_tar(tmp_path / f"{name}.tar", [(f"{name}.png", b"1" * 600)]).read_bytes() for name in "ab")
+    (tmp_path / "t.tar").write_bytes(one + other)
+    with pytest.raises(UserError, match=r"t\.tar holds several archives, one behind the other, .* byte 10,240; give"):
+        len(opened(tmp_path / "t.tar"))
+    (tmp_path / "t.tar").write_bytes(one + b"something else" * 99)
+    with pytest.raises(UserError, match=r"t\.tar is damaged, or cut off, at byte 10,240; copy it again"):
+        len(opened(tmp_path / "t.tar"))
+
+
+def test_hard_links_are_what_they_link_to(tmp_path: Path):
+    """As tar writes files that are links on disk: what it meets first has the bytes. A name may be taken anew later."""
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+
+        def add(name: str, data: bytes = b"", link: str = "") -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(data), tarfile.LNKTYPE if link else tarfile.REGTYPE, link
+            tar.addfile(member, io.BytesIO(data))
+
+        add("./.cache/0.jpg", b"zero")
+        add("./a/0.jpg", link="./.cache/0.jpg")
+        add("b/0.jpg", link="a/0.jpg")
+        add("./a/0.jpg", b"new")
+        add("c/0.jpg", link="a/0.jpg")
+        add("d/0.jpg", link="nowhere.jpg")
+    raw = opened(tmp_path)
+    assert {item.name: item.load() for item in raw.items(range(len(raw)))} == {
+        "a/0.jpg": b"new",
+        "b/0.jpg": b"zero",
+        "c/0.jpg": b"new",
+    }
+    assert raw.skipped == [("t.tar/d/0.jpg", "a hard link to 'nowhere.jpg', which is not before it")]
+    assert raw.left_out == [
+        LeftOut("t.tar/.cache", "hidden, or in a hidden or system folder"),
+        LeftOut("t.tar/a/0.jpg", "replaced by a later member of the same name"),
+    ]
+
+
+def test_system_folders_are_no_images(tmp_path: Path):
+    members = ["a/1.jpg", "__MACOSX/a/._1.jpg", "__MACOSX/a/2.jpg", "a/.trashed-3.jpg", "a/@eaDir/1.jpg/THUMB.jpg"]
+    raw = opened(write_tar(tmp_path / "t.tar", [(name, b"1") for name in members]))
+    assert names(raw) == ["a/1.jpg"]
+    assert [each.name for each in raw.left_out] == ["t.tar/__MACOSX", "t.tar/a/.trashed-3.jpg", "t.tar/a/@eaDir"]
+    assert (raw.others, raw.unread) == (1, [])

@@ -1,0 +1,86 @@
+"""Which pictures are images where several share a name: the samples of a WebDataset, masks beside photos."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from must_jax.data.folders import LeftOut
+from must_jax.errors import UserError
+from must_jax.progress import counted, say
+
+EVERY = "*"  # every picture is an image
+BESIDE = "beside the image of their sample"
+MOST_UNCLEAR = 0.1  # of the samples; a few photos share a name by chance
+_NOT_ASKED = "not of the endings in config.image_suffix"
+_ENDING = re.compile(r"(.*?)((?:\.[a-z_][^.]*)+)", re.I | re.S)  # "a.1.seg.png" -> "a.1", ".seg.png"
+_USUAL = ("image", "img", "rgb", "input", "color", "colour", "photo")
+
+
+class Picture(NamedTuple):
+    """A picture's name without its ending; and that, which begins after the last part that is a number."""
+
+    sample: str
+    ending: str
+
+
+def picture(name: str) -> Picture:
+    """ "a/000.seg.png" -> "a/000", ".seg.png"."""
+    folder, file = posixpath.split(name)
+    found = _ENDING.fullmatch(file)
+    sample, ending = found.groups() if found else (file, "")
+    return Picture(posixpath.join(folder, sample), ending.lower())
+
+
+def choose(
+    names: Sequence[str], asked: Sequence[str], where: str, *, by_sample: bool
+) -> tuple[list[bool], list[LeftOut]]:
+    """Of pictures those that are images, and by endings the others.
+
+    Args:
+      names: of pictures; those of one sample have the same name up to their endings.
+      asked: the endings of images; "*" = any, () = see `by_sample`.
+      where: the source, for messages.
+      by_sample: of a sample with several pictures one is the image: that with a mere suffix (".jpg" beside ".seg.png"),
+        else that which is called so (".rgb.png" beside ".depth.png"); endings that are no image there are none where
+        they are alone. Otherwise all are images, and how many share a name is said.
+
+    Raises:
+      UserError: of many samples several pictures could be the image.
+    """
+    if EVERY in asked:
+        return [True] * len(names), []
+    pictures = [picture(name) for name in names]
+    if asked:
+        endings = {f".{ending.lower().removeprefix('.')}" for ending in asked}
+        taken, reason = [each.ending in endings for each in pictures], _NOT_ASKED
+    else:
+        samples = defaultdict(set)
+        for each in pictures:
+            samples[each.sample].add(each.ending)
+        several = {sample: endings for sample, endings in samples.items() if len(endings) > 1}
+        image_of = {sample: _image(endings) if by_sample else "" for sample, endings in several.items()}
+        if unclear := [sample for sample, ending in image_of.items() if not ending]:
+            of_one = ", ".join(f"{unclear[0]}{ending}" for ending in sorted(several[unclear[0]]))
+            told = f"{where}: of {counted(len(unclear), 'name')} there are several pictures ({of_one} for instance)"
+            remedy = "name the endings of images in config.image_suffix"
+            if by_sample and len(unclear) > MOST_UNCLEAR * len(samples):
+                raise UserError(f"{told}, and it is not clear which are images; {remedy}, or set it to '*' for all")
+            say(f"{told}, all of which are taken; if some are masks, {remedy}")
+        clear = {sample: ending for sample, ending in image_of.items() if ending}
+        others = {ending for sample in clear for ending in several[sample]} - {*clear.values()}
+        taken = [clear.get(each.sample, each.ending) == each.ending not in others for each in pictures]
+        reason = BESIDE
+    left_out = Counter(each.ending for each, is_taken in zip(pictures, taken, strict=True) if not is_taken)
+    return taken, [LeftOut(ending, reason, count) for ending, count in sorted(left_out.items())]
+
+
+def _image(endings: set[str]) -> str:
+    """That of the image; "" = that is not clear."""
+    plain = [ending for ending in endings if ending.count(".") == 1]
+    usual = [ending for ending in endings if ending.split(".")[1] in _USUAL]
+    clear = plain or usual
+    return clear[0] if len(clear) == 1 else ""
