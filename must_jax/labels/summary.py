@@ -41,6 +41,22 @@ class Summary(pydantic.BaseModel):
         padded = shorter + [0] * (len(longer) - len(shorter))
         return Summary(**sums, images_with_class=[a + b for a, b in zip(longer, padded, strict=True)])
 
+    def told_classes(self, kind: LabelKind, classes: tuple[str, ...]) -> str:
+        """ "2 classes, images with each: cat 6, dog 6"; of many those with the most images, and how many have none."""
+        counts = self.images_with_class + [0] * (len(classes) - len(self.images_with_class))
+        pairs = list(zip(classes, counts, strict=False))
+        never = [name for name, count in pairs if not count]
+        few = len(classes) <= _MOST_CLASSES
+        told = pairs if few else sorted(pairs, key=lambda pair: -pair[1])[:_MOST_CLASSES]
+        listed = ", ".join(f"{name} {count:,}" for name, count in told)
+        how_many = f"{len(classes)} classes" if len(classes) > 1 else "1 class"
+        parts = [f"{how_many}, images with each: {listed}{'' if few else ', ...'}"]
+        if never and not few:
+            parts.append(f"{len(never)} without any: {', '.join(never[:5])}{', ...' * (len(never) > 5)}")
+        if len(classes) - len(never) == 1 and not isinstance(kind, BoxesLabel):
+            parts.append("one class alone teaches nothing")
+        return "; ".join(parts)
+
     def readable(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Shares in percent, for result.json and reports."""
         labelled = max(self.images - self.absent, 1)
@@ -61,6 +77,7 @@ class Summary(pydantic.BaseModel):
 
 
 _BY_CLASS = "images_with_class"
+_MOST_CLASSES = 20  # that are listed
 
 
 def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:

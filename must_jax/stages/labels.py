@@ -31,7 +31,12 @@ def run(config: LabelsConfig, workdir: Path) -> None:
         described = _verified(config, folders)
     else:
         described = [(folder, manifest.read(folder)) for folder in folders]
-    Console(width=max(160, Console().width)).print(table(described))
+    console = Console(width=max(160, Console().width))
+    console.print(table(described))
+    for folder, column in described:
+        if column.classes:
+            told = column.summary().told_classes(column.label_kind, column.classes)
+            console.print(f"{folder.name}: {told}", markup=False, highlight=False, soft_wrap=True)
 
 
 def find(path: Path) -> list[Path]:

@@ -74,7 +74,10 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         must_jax=must_jax.__version__,
     )
     column = truth.write(folder, description, photos, annotations)
-    say(f"{folder}: {len(images) - column.summary().absent} of {len(images)} images have labels for {task}")
+    summary = column.summary()
+    say(f"{folder}: {len(images) - summary.absent} of {len(images)} images have labels for {task}")
+    if column.classes:
+        say(f"{folder}: {summary.told_classes(column.label_kind, column.classes)}")
     return column
 
 

@@ -10,6 +10,7 @@ from hand_made import Images, write_column
 
 from must_jax.config import LabelsConfig
 from must_jax.errors import UserError
+from must_jax.labels import manifest
 from must_jax.parsing import parse
 from must_jax.stages import labels
 
@@ -40,7 +41,9 @@ def config_of(run: Path, action: str) -> LabelsConfig:
 def test_every_column_has_a_row(action: str, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels.run(config_of(made, action), Path())
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines()] == ["column", "depth", "detection"]
+    assert [line.split()[0] for line in out.splitlines()] == ["column", "depth", "detection", "detection:"]
+    classes = manifest.read(made / "columns/detection").classes
+    assert out.splitlines()[-1].startswith(f"detection: {len(classes)} classes, images with each: {classes[0]} ")
     assert ("as they were written: 2 columns" in err) == (action == "verify")
 
 

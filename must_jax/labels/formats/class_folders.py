@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,12 +13,14 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Annotations, Classes, Format, Photo, known_classes
+from must_jax.labels.formats.spelling import composed
+from must_jax.progress import say
 
 _FEW = 20  # images; with more, a class has several
 
 
 class ClassFolders(Format):
-    """ "train/cat/1.jpg" is a "cat".
+    """ "train/cat/1.jpg" is a "cat". Names of classes are composed (NFC), however the disk has those of folders.
 
     Attributes:
       level: which folder of the path: -1 = the innermost, 0 = the outermost.
@@ -37,14 +39,17 @@ class ClassFolders(Format):
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
         first: dict[str, str] = {}
+        depths: dict[int, str] = {}
         for name in names:
             first.setdefault(self._folder(name), name)
+            depths.setdefault(len(_folders(name)), name)
         if len(names) > _FEW and len(first) > len(names) // 2:
             raise UserError(
                 f"{len(names)} images lie in {len(first)} folders at level {self.level}, e.g. {names[0]}, "
                 "so these folders are no classes; change level, or use another format"
             )
-        classes = known_classes(sorted(first), self.classes, first.__getitem__)
+        classes = known_classes(sorted(first), [composed(each) for each in self.classes], first.__getitem__)
+        say(f"class_folders: {self._told(names[0])}{self._told_depths(depths)}")
         indices = {folder: i for i, folder in enumerate(classes)}
 
         def label(photo: Photo) -> Label:
@@ -55,10 +60,33 @@ class ClassFolders(Format):
         return Annotations(VectorLabel(len(classes)), classes, label)
 
     def _folder(self, name: str) -> str:
-        folders = name.split("/")[:-1]
+        folders = _folders(name)
         if not -len(folders) <= self.level < len(folders):
+            inside = "/".join(name.split("/")[: -len(folders) - 1])
+            where = f"{len(folders)} folders" + (f" inside of {inside}" if inside else "")
             raise UserError(
-                f"{name} lies in {len(folders)} folders, so there is none at level {self.level} to name its class; "
-                "change level, or move the image"
+                f"{name} lies in {where}, so there is none at level {self.level} to name its class; change level, move "
+                "the image, or use another format"
             )
-        return folders[self.level]
+        return composed(folders[self.level])
+
+    def _told(self, name: str) -> str:
+        which = {-1: "innermost folder", 0: "outermost folder"}.get(self.level, "folder of the path")
+        return f"the class is the {which} (level {self.level}), {name} is a '{self._folder(name)}'"
+
+    def _told_depths(self, depths: Mapping[int, str]) -> str:
+        """Where folders lie in folders, another level may be meant."""
+        if len(depths) == 1:
+            return ""
+        least, most = depths[min(depths)], depths[max(depths)]
+        return (
+            f"; images lie in {min(depths)} to {max(depths)} folders: {least} is a '{self._folder(least)}', {most} a "
+            f"'{self._folder(most)}', so set level if another folder is meant"
+        )
+
+
+def _folders(name: str) -> list[str]:
+    """Those that an image lies in; of one whose name begins with its tar or Parquet file, inside of that."""
+    parts = name.split("/")[:-1]
+    files = [at for at, part in enumerate(parts, start=1) if part.lower().endswith((".tar", ".parquet"))]
+    return parts[max(files, default=0) :]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from must_jax.data import folders
 from must_jax.errors import UserError
-from must_jax.labels.formats.spelling import as_here
+from must_jax.labels.formats.spelling import as_composed, as_here
 from must_jax.progress import say
 
 _WAYS: dict[str, Callable[[str], str]] = {  # what of a path decides
@@ -27,7 +27,7 @@ def match(
 
     By the whole relative path; by the last part of it where that fits more and whole paths fit no more than a STRAY
     few. Never by both, since then an image whose label is missing could take that of another folder. Paths that another
-    machine wrote (see `as_here`) are whole paths if they end with one.
+    machine wrote (see `as_here`) are whole paths if they end with one; whether accents are composed does not matter.
 
     Args:
       where: the labels' file or folder, for the messages.
@@ -37,9 +37,11 @@ def match(
       UserError: a label fits several images or an image several labels, nothing fits at all, or last parts fit more
         but whole paths too many to be by chance.
     """
-    called = [(as_key(name), name) for name in names]
+    called, keys = [(as_key(name), name) for name in names], list(keys)
+    form = as_composed([key for key, _ in called], keys)
+    called = [(form(key), name) for key, name in called]
     here = as_here([key for key, _ in called])
-    spelt = {key: here(key) for key in keys}
+    spelt = {key: form(here(form(key))) for key in keys}
     ways = {way: _claims(called, spelt, part) for way, part in _WAYS.items()}
     way, claims = max(ways.items(), key=lambda each: _fits(each[1]))  # of two that are even, the first
     if not claims:

@@ -1,13 +1,26 @@
-"""Paths that another machine wrote: of Windows, absolute, as URLs."""
+"""Paths that another machine wrote: of Windows, absolute, as URLs, with accents as macOS stores them."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection
 from urllib.parse import unquote
 
 _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]*:/|\.{0,2}/|.*(\\|%[0-9a-f]{2})", re.I | re.S)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://?", re.I)  # two letters at least: "C:/" is none
+
+
+def composed(text: str) -> str:
+    """In Unicode's composed form, NFC: macOS and some archives have an accent as a sign of its own."""
+    return unicodedata.normalize("NFC", text)
+
+
+def as_composed(*paths: Collection[str]) -> Callable[[str], str]:
+    """A function that composes a path (see `composed`), unless only that tells two of one collection apart."""
+    alike = {form for each in paths for form, count in Counter(map(composed, set(each))).items() if count > 1}
+    return lambda path: path if (form := composed(path)) in alike else form
 
 
 def as_here(paths: Collection[str]) -> Callable[[str], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,21 @@ def test_names_without_suffix():
 def test_what_is_not_clear_is_refused(names: list[str], keys: list[str], message: str):
     with pytest.raises(UserError, match=message):
         match(names, keys, "labels")
+
+
+def test_accents_match_however_they_are_stored():
+    """By whole paths and by last parts, and in both directions: macOS stores them as signs of their own."""
+    composed, split = (unicodedata.normalize(form, "größe/café.jpg") for form in ("NFC", "NFD"))
+    assert composed != split
+    for image, label in ((composed, split), (split, composed), (split, "x/" + composed), ("y/" + split, composed)):
+        assert match([image, "1.jpg"], [label, "2.jpg"], "x") == {image: label}
+
+
+def test_names_that_differ_in_nothing_else_stay_two():
+    composed, split = (unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD"))
+    assert match([composed, split], [split, composed], "x") == {composed: composed, split: split}
+    assert match([composed, split], [split], "x") == {split: split}
+    assert match([split], [split, composed], "x") == {split: split}
 
 
 def test_stems_of_one_folder_may_be_ambiguous():
