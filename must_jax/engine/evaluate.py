@@ -13,11 +13,15 @@ from must_jax.engine.state import Variables
 from must_jax.engine.step import Batch, PredictStep, Task
 from must_jax.errors import Preempted
 
+CHANCE = "chance"
+
 
 def evaluate(
     predict: PredictStep, variables: Variables, batches: Iterable[Batch], tasks: Mapping[str, Task], mesh: Mesh
 ) -> dict[str, float]:
     """ "task/metric" -> value, for the tasks that are labelled in `batches` (padding has `present` = 0).
+
+    "task/chance" is what the best constant answer gets of the task's headline metric on these very examples.
 
     Args:
       batches: where several processes evaluate together, this one's rows of each; all get the same values.
@@ -40,4 +44,8 @@ def evaluate(
         for other in others:
             for name, metric in metrics.items():
                 metric.merge(other[name])
-    return {f"{name}/{key}": value for name, metric in metrics.items() for key, value in metric.result().items()}
+    return {
+        f"{name}/{key}": value
+        for name, metric in metrics.items()
+        for key, value in {**metric.result(), CHANCE: metric.chance()}.items()
+    }

@@ -14,6 +14,7 @@ from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import Directions
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, resize_on_host, valid_pixels
 
 
@@ -45,11 +46,6 @@ class Normals(Task):
     def metrics(self) -> NormalsMetrics:
         return NormalsMetrics()
 
-    @property
-    def near_chance(self) -> float:
-        """The best single direction everywhere (a wall's, the floor's) is right at 28 % of the pixels of `scenes`."""
-        return 35.0
-
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         normals = np.asarray(prediction["normals"], np.float32)
         return {"normals": normals, "valid": np.ones(normals.shape[:2], np.float32), "present": np.ones((), np.float32)}
@@ -68,6 +64,7 @@ class NormalsMetrics:
 
     def __init__(self) -> None:
         self._means = Means("within_11_25", "mean_angle_deg")
+        self._directions = Directions()  # of the truth
 
     def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
         truth, mask = labels["normals"], valid_pixels(labels)
@@ -76,12 +73,17 @@ class NormalsMetrics:
         angle_deg = np.rad2deg(np.arccos(np.clip((predicted * truth).sum(-1), -1, 1)))
         self._means.add("within_11_25", 100.0 * (angle_deg < 11.25), mask)
         self._means.add("mean_angle_deg", angle_deg, mask)
+        self._directions.add(truth[mask > 0])
 
     def merge(self, other: NormalsMetrics) -> None:
         self._means.merge(other._means)
+        self._directions.merge(other._directions)
 
     def result(self) -> dict[str, float]:
         return self._means.result()
+
+    def chance(self) -> float:
+        return self._directions.best(11.25)
 
 
 def _unit(vectors: jnp.ndarray) -> jnp.ndarray:

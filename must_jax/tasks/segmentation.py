@@ -18,6 +18,7 @@ from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.measures import masked_sum, resize_maps, resize_on_host
 
 
@@ -67,12 +68,6 @@ class Segmentation(Task):
 
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(len(self.classes))
-
-    @property
-    def near_chance(self) -> float:
-        """One class everywhere gets at most 100 / K if all K occur; a margin also covers a lucky second class."""
-        chance = 100 / len(self.classes)
-        return chance + min(chance / 2, 10)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         if "probs" in prediction:
@@ -126,3 +121,8 @@ class SegmentationMetrics:
         union = truth + self._confusion.sum(0) - hits
         occurs = truth > 0
         return {"miou": float(100 * np.mean(hits[occurs] / union[occurs])) if occurs.any() else 0.0}
+
+    def chance(self) -> float:
+        """The most frequent class everywhere has its share of the pixels as IoU, all others have 0."""
+        truth = self._confusion.sum(1)
+        return most_frequent(truth) / max(int(np.count_nonzero(truth)), 1)
