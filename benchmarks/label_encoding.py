@@ -46,7 +46,7 @@ from must_jax.data.augment import letterbox_geometry
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import decode_image
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.labels.letterbox import cut_padding
+from must_jax.data.letterbox import cut_padding
 
 CLASSES, BOXES, STRIDE = 1000, 20, 4
 KEPT = "segmentation, confidence kept"

@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from must_jax.errors import printable
-
 PLAIN_EVERY_S = 10.0
 WAITING_EVERY_S = 30.0
 _muted = False
@@ -25,9 +23,9 @@ def mute() -> None:
 
 
 def say(text: str) -> None:
-    """A plain line, or several."""
+    """One plain line."""
     if not _muted:
-        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -21,14 +20,13 @@ from must_jax.data.augment import letterbox_geometry
 from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import decode_image
-from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.letterbox import content_of
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
 from must_jax.engine.state import Variables, count_parameters
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE, write_json
-from must_jax.labels.letterbox import cut_padding
 from must_jax.models.api import Model, build_model
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
@@ -88,16 +86,12 @@ class Trained:
         pixels = _pixels(image)
         geometry = letterbox_geometry(pixels.shape[:2], self.image_size)
         fitted, _ = place(geometry, pixels, {}, {}, self.image_size)
-        content_hw = geometry.y.out_length, geometry.x.out_length
+        content = content_of((geometry.y.out_length, geometry.x.out_length), self.image_size)
         predictions, labels = self.predict_batch(fitted[None]), {}
         for name, task in self.tasks.items():
             prediction = {key: value[0] for key, value in predictions[name].items()}
-            if isinstance(task.label, MapLabel):  # to one cell a pixel, so that the padding ends between two cells
-                side = (self.image_size, self.image_size)
-                prediction = {key: _resize(map_, side) for key, map_ in prediction.items()}
-            label = cut_padding(task.label, task.pseudo_label(prediction), content_hw, self.image_size)
-            label = by_rule(task.label, label, task.min_confidence)
-            labels[name] = _enlarge(task.label, label, pixels.shape[:2])
+            label = task.pseudo_label(task.on_image(prediction, content, pixels.shape[:2]))
+            labels[name] = by_rule(task.label, label, task.min_confidence)
         return labels
 
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -234,20 +228,3 @@ def _pixels(image: np.ndarray | bytes | str | Path) -> np.ndarray:
     if not Path(image).is_file():
         raise UserError(f"there is no image {image}; check its path")
     return decode_image(Path(image).read_bytes())
-
-
-def _enlarge(kind: LabelKind, label: Label, image_hw: tuple[int, int]) -> Label:
-    """A map label -> the same at the image's size; others are resolution-free."""
-    if not isinstance(kind, MapLabel):
-        return label
-    label = {name: _resize(value, image_hw) if value.ndim else value for name, value in label.items()}
-    if kind.content == "vector":
-        label[kind.field] /= np.maximum(np.linalg.norm(label[kind.field], axis=-1, keepdims=True), np.float32(1e-6))
-    return label
-
-
-def _resize(map_: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """[h, w, ...] -> [*hw, ...]: numbers linearly, ids by nearest neighbour."""
-    if np.issubdtype(map_.dtype, np.floating):
-        return cv2.resize(map_, hw[::-1], interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(map_.astype(np.uint8), hw[::-1], interpolation=cv2.INTER_NEAREST).astype(map_.dtype)

@@ -88,6 +88,9 @@ class ToyTask:
     def predict(self, outputs: Any, image_size: int) -> dict[str, jax.Array]:
         return {"y": outputs["y"]}
 
+    def in_frame_of(self, label: Any, prediction: Any, content: tuple[float, float]) -> Any:
+        return prediction
+
     def metrics(self) -> ToyMetrics:
         return ToyMetrics()
 
@@ -96,15 +99,12 @@ class ToyMetrics:
     def __init__(self) -> None:
         self._sum = self._count = 0.0
 
-    def update(self, predictions: Any, labels: Any) -> None:
-        self._sum += float(np.sum(np.abs(predictions["y"] - labels["y"]).sum(-1) * labels["present"]))
-        self._count += float(labels["present"].sum())
+    def update(self, prediction: Any, label: Any) -> None:
+        self._sum += float(np.abs(prediction["y"] - label["y"]).sum() * label["present"])
+        self._count += float(label["present"])
 
     def result(self) -> dict[str, float]:
         return {"error": self._sum / self._count, "count": self._count}
-
-    def chance(self) -> float:
-        return 0.0
 
 
 def toy_forward(variables: Any, batch: Any, train: bool) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ Example = dict[str, Any]
 OnBad = Callable[[str, str], None]  # takes what could not be read, and why; called from the pipeline's threads
 
 TRAIN_MAP_STRIDE = 4  # of the maps that heads predict
+CACHED_BYTES = 2**26  # of the truth of one image set
 
 cv2.setNumThreads(1)  # whole batches are made in parallel; threads inside of one image only get in their way
 
@@ -114,27 +115,67 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every image once and in order, whole and in the top left corner (`letterbox_geometry`); the last batch is padded.
 
-    Arguments and errors as of `train_batches`.
+    Batches also have `content_hw` i32[B, 2]: the rows and columns of the input that the image takes up.
+
+    Args:
+      kinds: the labels to have in the batches, scaled and padded as the images are; to measure a model against its
+        truth as stored, none, and a `TruthReader`. Others, and errors, as of `train_batches`.
     """
     _check([source], kinds)
     count = len(source.images)
 
     def example(index: int) -> Example:
         if index >= count:
-            return _blank(-1, kinds, image_size, map_stride)
-        return _example(
-            source,
-            index,
-            kinds,
-            lambda data: decode_reduced(data, longest=0),
-            lambda image_hw: letterbox_geometry(image_hw, image_size),
-            image_size,
-            map_stride,
-            on_bad,
+            return _blank(-1, kinds, image_size, map_stride) | {"content_hw": np.zeros(2, np.int32)}
+        content_hw = np.zeros(2, np.int32)
+
+        def place(image_hw: tuple[float, float]) -> Geometry:
+            geometry = letterbox_geometry(image_hw, image_size)
+            content_hw[:] = geometry.y.out_length, geometry.x.out_length
+            return geometry
+
+        made = _example(
+            source, index, kinds, functools.partial(decode_reduced, longest=0), place, image_size, map_stride, on_bad
         )
+        return made | {"content_hw": content_hw}
 
     padded = batch_size * math.ceil(count / batch_size)
     return _iterate(_batches(grain.MapDataset.range(padded).map(example), batch_size, rows), threads)
+
+
+class TruthReader:
+    """The labels of a source by index, as stored: whole, and at their own resolution. Thread-safe.
+
+    Decoded labels are kept up to `CACHED_BYTES`, since a scorecard reads them many times.
+
+    Args:
+      tasks: those to read; an image's labels are of those for which it has one.
+      on_bad: hears of every label that cannot be read; the image then has none for that task.
+    """
+
+    def __init__(self, source: Source, tasks: Collection[str], on_bad: OnBad | None = None) -> None:
+        self._source, self._tasks, self._on_bad = source, tuple(tasks), on_bad
+        self._kept: dict[int, dict[str, Label]] = {}
+        self._bytes = 0
+
+    def __call__(self, index: int) -> dict[str, Label]:
+        if (kept := self._kept.get(index)) is not None:
+            return kept
+        labels = {}
+        for task in self._tasks:
+            try:
+                label = _label(self._source, task, index)
+            except Exception as error:  # one record, broken in whatever way, must not end a run of days
+                if self._on_bad is not None:
+                    self._on_bad(f"{self._source.images.name}[{index}]", f"{type(error).__name__}: {error}")
+                continue
+            if label is not None:
+                labels[task] = label
+        size = sum(np.asarray(value).nbytes for label in labels.values() for value in label.values())
+        if self._bytes + size <= CACHED_BYTES:  # a little more, if threads come at the same time
+            self._bytes += size
+            self._kept[index] = labels
+        return labels
 
 
 def _seeds(seed: int) -> list[int]:

@@ -25,6 +25,7 @@ TrainStep = Callable[[State, Batch, Schedule], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
 
 
+HOST = frozenset({"labels", "mask", "index", "content_hw"})  # of an evaluation's batch: what predictions do not need
 STOP = "stop"  # of a batch: 1 in the rows of a process that was told to stop; of averages: whether any was
 
 
@@ -36,6 +37,8 @@ class Task(Protocol):
     def predict(self, outputs: Any, image_size: int) -> Mapping[str, jax.Array]: ...
 
     def condense(self, predictions: Any) -> Mapping[str, jax.Array]: ...
+
+    def in_frame_of(self, label: Any, prediction: Any, content: tuple[float, float]) -> Any: ...
 
     def metrics(self) -> Any: ...
 

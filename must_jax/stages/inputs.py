@@ -17,7 +17,6 @@ from must_jax import trained
 from must_jax.config import AuditConfig, ColumnsConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
-from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Batch, Source
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
@@ -204,11 +203,6 @@ def build_tasks(
     return tasks
 
 
-def true_kinds(source: Source) -> dict[str, LabelKind]:
-    """Task -> the kind of its labels as stored, by the first column: an evaluation must not cut its boxes."""
-    return {column.task: column.kind for column in reversed(source.columns)}
-
-
 def loss_weights(
     tasks: Mapping[str, Task], sources: Sequence[Source], batch_size: int, learning_rate: float
 ) -> dict[str, float]:
@@ -273,6 +267,8 @@ class Unreadable:
             if distributed.processes() == 1:
                 self._check()
             yield batch
+        if distributed.processes() == 1:
+            self._check()  # what came up while the last batch was worked on
 
     def shares(self) -> dict[str, float]:
         """ "unreadable/image set" -> share of its images, over all processes; the sets without any are left out.

@@ -20,8 +20,8 @@ import numpy as np
 from must_jax.cores import ahead, cores, spread
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.letterbox import cut_padding
 from must_jax.errors import UserError
-from must_jax.labels.letterbox import cut_padding
 from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
 from must_jax.stages.answers import AHEAD, Answer, Example, ask, blank, read, told

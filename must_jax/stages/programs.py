@@ -18,7 +18,7 @@ from must_jax.data.image_sets import open_images
 from must_jax.data.pipeline import batch_like
 from must_jax.engine.ahead import Step
 from must_jax.engine.mesh import replicated, split, state_shardings
-from must_jax.engine.step import SCHEDULE, make_predict_step
+from must_jax.engine.step import HOST, SCHEDULE, make_predict_step
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
@@ -60,7 +60,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
         config.batch_size,
         config.accumulate,
     )
-    inputs = {name: array for name, array in _batch(tasks, config).items() if name != "labels"}
+    inputs = {name: array for name, array in _batch(tasks, config).items() if name not in HOST}
     forward = trained.image_forward(model)
     labelled = _names_in([config.validation] if config.validation else [], tasks, config.data_dir)
     measured = {name: task for name, task in tasks.items() if name in labelled} or tasks
@@ -117,7 +117,7 @@ def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task:
     state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0, mesh)
     about = f"{transfer.mode} {name}"
     yield Step(f"train {about}", programs.step, (state, batch, _schedule()), transfer.batch_size)
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    inputs = {key: value for key, value in batch.items() if key not in HOST}
     yield Step(f"evaluate {about}", programs.predict, (variables, inputs), transfer.batch_size)
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from must_jax import preemption, trained
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source, eval_batches, examples_of, train_batches
+from must_jax.data.pipeline import Source, TruthReader, eval_batches, examples_of, train_batches
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space
 from must_jax.engine.clock import DATA, EVALUATION, INIT, RESTORE, SAVE, Clock
@@ -218,16 +218,19 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
             unread = inputs.Unreadable(inputs.lengths([source]))
             examples = eval_batches(
                 source,
-                inputs.true_kinds(source),
+                {},
                 image_size=config.image_size,
                 batch_size=config.batch_size,
                 rows=rows,
                 on_bad=unread.add,
             )
+            truth = TruthReader(source, training.validated, unread.add)
             predict = make_predict_step(
                 trained.image_forward(training.model), training.validated, config.image_size, mesh
             )
-            metrics = evaluate(predict, variables, unread.guard(examples), training.validated, mesh)
+            metrics = evaluate(
+                predict, variables, unread.guard(examples), truth, training.validated, config.image_size, mesh
+            )
             unread.shares()
             if writer:
                 writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})

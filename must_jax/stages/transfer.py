@@ -13,16 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax.config import TransferConfig
-from must_jax.data.pipeline import Source, eval_batches, train_batches
+from must_jax.data.pipeline import Source, TruthReader, eval_batches, train_batches
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.skipped import Diverged
 from must_jax.engine.state import Variables, init_state, trained_variables
-from must_jax.engine.step import Batch, make_predict_step, make_train_step
+from must_jax.engine.step import HOST, Batch, make_predict_step, make_train_step
 from must_jax.models.api import Features, Model, transfer
-from must_jax.stages.inputs import Unreadable, lengths, true_kinds
+from must_jax.stages.inputs import Unreadable, lengths
 from must_jax.tasks.base import Task
 
 MEASURED = ("validation", "test")
@@ -74,6 +74,10 @@ class Transfer:
         self.step = make_train_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
         self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
         self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
+        self._truth = {
+            split: TruthReader(downstream.sources[split], self._tasks, self._unreadable[split].add)
+            for split in MEASURED
+        }
 
     def start(self, trained: Variables | None) -> Start:
         """What to learn from, starting at backbone and pyramid of `trained`; None = random ones."""
@@ -97,8 +101,11 @@ class Transfer:
             return dict.fromkeys(MEASURED, 0.0)
         variables = trained_variables(state)
         metric = f"{self._downstream.task.name}/{self._downstream.task.metric}"
+        size = self._downstream.image_size
         return {
-            split: evaluate(self.predict, variables, start.examples(split), self._tasks, self._mesh)[metric]
+            split: evaluate(
+                self.predict, variables, start.examples(split), self._truth[split], self._tasks, size, self._mesh
+            )[metric]
             for split in MEASURED
         }
 
@@ -119,14 +126,14 @@ class Transfer:
         trained = trained or self._fresh(self._config.seeds[0])
         trunk = put_replicated(self._mesh, _parts(trained, ("backbone", "fpn")))
 
-        def featurize(batch: Batch) -> Batch:
+        def featurize(batch: Batch, *kept: str) -> Batch:
             features = jax.device_get(self._features(trunk, put_batch(self._mesh, batch["image"])))
-            return {"features": features, "labels": batch["labels"]}
+            return {"features": features, **{key: batch[key] for key in kept}}
 
         images, batch_size = len(self._downstream.sources["train"].images), self._config.batch_size
         batches = itertools.islice(self._train_batches(self._config.seeds[0]), math.ceil(COPIES * images / batch_size))
-        pool = jax.tree.map(lambda *parts: np.concatenate(parts), *map(featurize, batches))
-        held_out = {split: [featurize(batch) for batch in self._eval_batches(split)] for split in MEASURED}
+        pool = jax.tree.map(lambda *parts: np.concatenate(parts), *(featurize(batch, "labels") for batch in batches))
+        held_out = {split: [featurize(batch, *HOST) for batch in self._eval_batches(split)] for split in MEASURED}
         return Start(
             lambda seed: _parts(self._fresh(seed), ("heads",)),
             lambda seed: _shuffled(pool, batch_size, seed),
@@ -151,7 +158,7 @@ class Transfer:
     def _eval_batches(self, split: str) -> Iterator[Batch]:
         batches = eval_batches(
             self._downstream.sources[split],
-            true_kinds(self._downstream.sources[split]),
+            {},
             image_size=self._downstream.image_size,
             batch_size=self._config.batch_size,
             on_bad=self._unreadable[split].add,

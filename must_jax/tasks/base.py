@@ -14,7 +14,8 @@ from pydantic import Field
 
 from must_jax.config import ModelConfig
 from must_jax.config.base import MaxBoxes, refuse_true
-from must_jax.data.kinds import LabelKind
+from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.letterbox import Content, on_image
 
 Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; the leading axis is the batch, B
 NumpyArrays = Mapping[str, np.ndarray]
@@ -23,9 +24,16 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight); the mean
 
 
 class TaskMetrics(Protocol):
-    """Accumulates over batches on the host; every example with `present` = 1 counts exactly once."""
+    """Accumulates over images on the host."""
 
-    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None: ...
+    def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
+        """Counts one image, unless its label has `present` = 0. No batch axis.
+
+        Args:
+          prediction: in the label's frame and, where these are maps, at its resolution; see `Task.in_frame_of`.
+          label: as stored, nothing left out.
+        """
+        ...
 
     def merge(self, other: Any) -> None:
         """Adds what another accumulator of the same task has seen, in another process for instance."""
@@ -33,13 +41,6 @@ class TaskMetrics(Protocol):
 
     def result(self) -> dict[str, float]:
         """Metric name -> value; shares and scores are in percent (0..100)."""
-        ...
-
-    def chance(self) -> float:
-        """The headline metric of the best answer that looks at no image, over the truth that was seen; 0 = of nothing.
-
-        A model that is hardly better (`labels/gate.py`) has not learnt the task, and must not label.
-        """
         ...
 
 
@@ -93,9 +94,28 @@ class Task(pydantic.BaseModel, abc.ABC):
         """What of the predictions `pseudo_label` needs, jit-able: labelling fetches only that from the devices."""
         return predictions
 
+    def on_image(self, prediction: NumpyArrays, content: Content, hw: tuple[int, int]) -> NumpyArrays:
+        """One image's prediction over the whole input -> over the image alone, maps with `hw` rows and columns.
+
+        Args:
+          content: the share of the input's rows and columns that the image takes up, from the top left.
+        """
+        return on_image(self.label, prediction, content, hw)
+
+    def in_frame_of(self, label: NumpyArrays, prediction: NumpyArrays, content: Content) -> NumpyArrays:
+        """`on_image`, at the resolution of the label."""
+        kind = self.label
+        hw = label[kind.field].shape[:2] if isinstance(kind, MapLabel) else (0, 0)
+        return self.on_image(prediction, content, hw)
+
     @abc.abstractmethod
     def metrics(self) -> TaskMetrics:
         """A fresh accumulator."""
+
+    @property
+    @abc.abstractmethod
+    def near_chance(self) -> float:
+        """The headline metric up to which a model counts as not having learnt; such a teacher must not label."""
 
     @abc.abstractmethod
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:

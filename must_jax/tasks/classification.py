@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -17,7 +16,6 @@ from must_jax.data.kinds import VectorLabel
 from must_jax.models.heads import PooledLinearHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
-from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.measures import Means, masked_sum
 
 
@@ -54,6 +52,12 @@ class Classification(Task):
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics()
 
+    @property
+    def near_chance(self) -> float:
+        """Twice what guessing among equally frequent classes gets; half-way to perfect where classes are few."""
+        chance = 100 / len(self.classes)
+        return min(2 * chance, (100 + chance) / 2)
+
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         probs = np.asarray(prediction["probs"], np.float32)
         if 0 < self.top_k < probs.size:
@@ -78,19 +82,13 @@ class ClassificationMetrics:
 
     def __init__(self) -> None:
         self._means = Means("top1")
-        self._classes: Counter[int] = Counter()  # of the truth
 
-    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
-        truth = labels["probs"].argmax(-1)
-        self._means.add("top1", 100.0 * (predictions["probs"].argmax(-1) == truth), labels["present"])
-        self._classes.update(truth[labels["present"] > 0].tolist())
+    def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
+        correct = prediction["probs"].argmax() == label["probs"].argmax()
+        self._means.add("top1", np.array(100.0 * correct), label["present"])
 
     def merge(self, other: ClassificationMetrics) -> None:
         self._means.merge(other._means)
-        self._classes.update(other._classes)
 
     def result(self) -> dict[str, float]:
         return self._means.result()
-
-    def chance(self) -> float:
-        return most_frequent(np.array([*self._classes.values()]))

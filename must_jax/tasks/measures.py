@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics
 
 _Array = TypeVar("_Array", jax.Array, np.ndarray)
 
@@ -26,11 +24,6 @@ def resize_maps(maps: jax.Array, hw: tuple[int, ...]) -> jax.Array:
     return jax.image.resize(maps, (maps.shape[0], *hw, maps.shape[3]), "bilinear", antialias=False)
 
 
-def resize_on_host(map_: np.ndarray, hw: tuple[int, ...]) -> np.ndarray:
-    """[h, w, ...] -> [*hw, ...], the same interpolation as `resize_maps`."""
-    return map_ if map_.shape[:2] == hw else cv2.resize(map_, hw[::-1], interpolation=cv2.INTER_LINEAR)
-
-
 def valid_pixels(labels: Mapping[str, _Array]) -> _Array:
     """f32[B, h, w]: 1 where an image is labelled (`present`) and its pixel is too (`valid`)."""
     return labels["valid"] * labels["present"][:, None, None]
@@ -40,17 +33,17 @@ class Means:
     """Weighted means by name, added up in float64 on the host."""
 
     def __init__(self, *names: str):
-        zero = np.float64(0)
-        self._averages = {name: metrics.Average(total=zero, count=zero) for name in names}
+        self._sums = {name: np.zeros(2) for name in names}  # of values, and their number
 
-    def add(self, name: str, values: np.ndarray, mask: np.ndarray) -> None:
-        counted = values[mask > 0].astype(np.float64)
-        batch = metrics.Average(total=counted.sum(), count=np.float64(counted.size))
-        self._averages[name] = self._averages[name].merge(batch)
+    def add(self, name: str, values: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Counts the values, where `mask` is above 0 if there is one."""
+        counted = values if mask is None else values[mask > 0]
+        self._sums[name] += counted.sum(dtype=np.float64), counted.size
 
     def merge(self, other: Means) -> None:
-        self._averages = {name: mean.merge(other._averages[name]) for name, mean in self._averages.items()}
+        for name, sums in self._sums.items():
+            sums += other._sums[name]
 
     def result(self) -> dict[str, float]:
         """0 where nothing was added."""
-        return {name: float(mean.compute()) if mean.count else 0.0 for name, mean in self._averages.items()}
+        return {name: float(total / count) if count else 0.0 for name, (total, count) in self._sums.items()}

@@ -14,12 +14,12 @@ from pydantic import Field
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import IGNORE_ID, MapLabel
+from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
-from must_jax.tasks.chance import most_frequent
-from must_jax.tasks.measures import masked_sum, resize_maps, resize_on_host
+from must_jax.tasks.measures import masked_sum, resize_maps
 
 
 class Segmentation(Task):
@@ -66,8 +66,19 @@ class Segmentation(Task):
         probs = predictions["probs"]
         return {"ids": probs.argmax(-1).astype(np.uint8), "confidence": probs.max(-1)}
 
+    def on_image(self, prediction: NumpyArrays, content: Content, hw: tuple[int, int]) -> NumpyArrays:
+        """{"ids": i32[*hw], "confidence": f32[*hw]}, of probabilities that are interpolated linearly."""
+        ids, confidence = most_likely(prediction["probs"], content, hw)
+        return {"ids": ids, "confidence": confidence}
+
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(len(self.classes))
+
+    @property
+    def near_chance(self) -> float:
+        """One class everywhere gets at most 100 / K if all K occur; a margin also covers a lucky second class."""
+        chance = 100 / len(self.classes)
+        return chance + min(chance / 2, 10)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         if "probs" in prediction:
@@ -80,8 +91,8 @@ class Segmentation(Task):
         return label
 
     def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
-        """Pixels without a label have no probability of any class."""
-        return {"probs": (label["ids"][..., None] == np.arange(len(self.classes))).astype(np.float32)}
+        """Pixels without a label keep IGNORE_ID, which is never right."""
+        return {"ids": label["ids"]}
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
         return drawing.regions(drawing.canvas(image), label["ids"], self.classes)
@@ -95,34 +106,41 @@ class Segmentation(Task):
 
 
 class SegmentationMetrics:
-    """`miou`: mean intersection over union, pixels pooled over all images, classes that occur in the truth, percent."""
+    """Over all labelled pixels, pooled over all images, in percent.
+
+    `miou`: mean intersection over union, over the classes that the truth or a prediction has. `pixel_accuracy`: pixels
+    whose class is right.
+    """
 
     def __init__(self, classes: int):
-        self._confusion = np.zeros((classes, classes), np.int64)  # [truth, predicted]
+        self._truth, self._predicted, self._hits = np.zeros((3, classes + 1), np.int64)  # pixels by class; last: none
 
-    def update(self, predictions: NumpyArrays, labels: NumpyArrays) -> None:
-        classes = len(self._confusion)
-        for probs, ids, present in zip(predictions["probs"], labels["ids"], labels["present"], strict=True):
-            if present:
-                predicted = resize_on_host(probs, ids.shape).argmax(-1)
-                known = ids != IGNORE_ID
-                if (largest := ids.max(where=known, initial=0)) >= classes:
-                    raise UserError(
-                        f"the truth has class id {largest}, but there are {classes} classes; correct either"
-                    )
-                pairs = ids[known].astype(np.int64) * classes + predicted[known]
-                self._confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
+        if not label["present"]:
+            return
+        classes = len(self._truth) - 1
+        known = label["ids"] != IGNORE_ID
+        truth, predicted = label["ids"][known], np.minimum(prediction["ids"][known], classes)
+        if (largest := truth.max(initial=0)) >= classes:
+            raise UserError(f"the truth has class id {largest}, but there are {classes} classes; correct either")
+        for counts, ids in (
+            (self._truth, truth),
+            (self._predicted, predicted),
+            (self._hits, truth[truth == predicted]),
+        ):
+            counts += np.bincount(ids, minlength=classes + 1)
 
     def merge(self, other: SegmentationMetrics) -> None:
-        self._confusion += other._confusion
+        self._truth += other._truth
+        self._predicted += other._predicted
+        self._hits += other._hits
 
     def result(self) -> dict[str, float]:
-        truth, hits = self._confusion.sum(1), np.diag(self._confusion)
-        union = truth + self._confusion.sum(0) - hits
-        occurs = truth > 0
-        return {"miou": float(100 * np.mean(hits[occurs] / union[occurs])) if occurs.any() else 0.0}
-
-    def chance(self) -> float:
-        """The most frequent class everywhere has its share of the pixels as IoU, all others have 0."""
-        truth = self._confusion.sum(1)
-        return most_frequent(truth) / max(int(np.count_nonzero(truth)), 1)
+        union = (self._truth + self._predicted - self._hits)[:-1]
+        occurs = union > 0
+        if not occurs.any():
+            return {"miou": 0.0, "pixel_accuracy": 0.0}
+        return {
+            "miou": float(100 * np.mean(self._hits[:-1][occurs] / union[occurs])),
+            "pixel_accuracy": float(100 * self._hits.sum() / self._truth.sum()),
+        }

@@ -156,8 +156,16 @@ def test_every_example_counts_once_in_a_metric(toy, devices):
     mesh, variables = make_mesh(devices), toy.variables()
     predict = make_predict_step(toy.forward, toy.tasks, 64, mesh)
     batches = [toy.batch(k) for k in range(3)]
-    metrics = evaluate(predict, put_replicated(mesh, variables), batches, toy.tasks, mesh)
     labels = [batch["labels"]["toy"] for batch in batches]
+
+    def truth(index):
+        return {"toy": {key: values[index % 8] for key, values in labels[index // 8].items()}}
+
+    examples = [
+        {**batch, "index": 8 * k + np.arange(8), "mask": np.ones(8), "content_hw": np.full((8, 2), 64)}
+        for k, batch in enumerate(batches)
+    ]
+    metrics = evaluate(predict, put_replicated(mesh, variables), examples, truth, toy.tasks, 64, mesh)
     outputs = [toy.forward(variables, batch, False)[0]["toy"]["y"] for batch in batches]
     errors = [np.abs(y - label["y"]).sum(-1) * label["present"] for y, label in zip(outputs, labels, strict=True)]
     count = sum(label["present"].sum() for label in labels)

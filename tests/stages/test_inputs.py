@@ -10,7 +10,8 @@ from hand_made import write_column
 
 from must_jax.config import SourceConfig, TrainConfig
 from must_jax.data.image_sets import open_images
-from must_jax.data.pipeline import Source, eval_batches
+from must_jax.data.kinds import LabelKind
+from must_jax.data.pipeline import Source, TruthReader, eval_batches
 from must_jax.errors import UserError
 from must_jax.stages import inputs
 
@@ -20,10 +21,13 @@ IMAGES = "scenes/unlabelled_tiny:train"
 def test_an_evaluation_sees_all_boxes(data_dir: Path):
     source = inputs.open_source(SourceConfig(images="scenes/teacher_detection_tiny:test"), str(data_dir), ["detection"])
     task = inputs.build_tasks({"detection": {}}, [source], max_boxes=1)["detection"]
-    kinds = inputs.true_kinds(source)
-    batch = next(eval_batches(source, kinds, image_size=64, batch_size=16))
+    truth = TruthReader(source, ["detection"])
     assert task.label.max_boxes == 1
-    assert batch["labels"]["detection"]["valid"].sum() > batch["mask"].sum()
+    assert max(truth(i)["detection"]["valid"].sum() for i in range(len(source.images))) > 1
+
+
+def kinds_of(source: Source) -> dict[str, LabelKind]:
+    return {column.task: column.kind for column in source.columns}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, box
         return inputs.open_source(source, str(data_dir), ["detection"])
 
     def found(source: Source) -> float:
-        batch = next(eval_batches(source, inputs.true_kinds(source), image_size=64, batch_size=64))
+        batch = next(eval_batches(source, kinds_of(source), image_size=64, batch_size=64))
         return batch["labels"]["detection"]["valid"].sum()
 
     plain, same, strict = opened(), opened(detection=0.5), opened(detection=0.75)
@@ -55,7 +59,7 @@ def test_batches_have_no_confidence(data_dir: Path, tmp_path: Path):
     source = inputs.open_source(
         SourceConfig(images=IMAGES, labels=(str(tmp_path / "kept"),)), str(data_dir), ["segmentation kept"]
     )
-    batch = next(eval_batches(source, inputs.true_kinds(source), image_size=64, batch_size=64))
+    batch = next(eval_batches(source, kinds_of(source), image_size=64, batch_size=64))
     labels = batch["labels"]["segmentation kept"]
     assert set(labels) == {"ids", "present"}
     assert {0, 1, 2, 255} == set(np.unique(labels["ids"][0]))  # by the threshold of the rule

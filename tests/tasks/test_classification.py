@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import count
 
 from must_jax.tasks import build_task
 
@@ -43,8 +44,14 @@ def test_pseudo_labels_are_the_distribution_or_its_top_with_the_rest_spread_even
 
 
 def test_top1():
-    metrics = build_task("classification", CLASSES).metrics()
+    task = build_task("classification", CLASSES)
+    metrics = task.metrics()
     present = np.array([1, 1, 1, 0], np.float32)
     probs = np.eye(4, dtype=np.float32)
-    metrics.update({"probs": probs}, {"probs": probs[[0, 1, 3, 2]], "present": present})
+    count(metrics, task, {"probs": probs}, {"probs": probs[[0, 1, 3, 2]], "present": present})
     assert metrics.result() == {"top1": pytest.approx(200 / 3)}
+
+
+@pytest.mark.parametrize(("count", "chance"), [(2, 75.0), (4, 50.0), (8, 25.0), (1000, 0.2)])
+def test_near_chance(count, chance):
+    assert build_task("classification", [str(i) for i in range(count)]).near_chance == pytest.approx(chance)

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import count
 
+from must_jax.data.scenes.domains import HELD_OUT, TRAINING, sample_scene
+from must_jax.data.scenes.renderer import render
 from must_jax.tasks import build_task
 
 HW = (16, 24)
@@ -97,22 +100,40 @@ def test_relative_loss_leaves_the_largest_residuals_out(scene):
 
 
 def test_metrics_by_hand_and_the_truth_of_zero_never_counts():
-    metrics = build_task("depth").metrics()
+    task = build_task("depth")
+    metrics = task.metrics()
     truth = np.array([[[2, 2], [4, 0]]], np.float32)
     labels = {"depth": truth, "valid": np.ones_like(truth), "present": np.ones(1, np.float32)}
-    metrics.update({"depth": np.array([[[2.4, 2.6], [4, 9]]], np.float32)}, labels)
-    assert metrics.result() == pytest.approx({"delta1": 200 / 3, "abs_rel": (0.2 + 0.3) / 3}, rel=1e-5)
+    count(metrics, task, {"depth": np.array([[[2.4, 2.6], [4, 9]]], np.float32)}, labels)
+    rmse = ((0.4**2 + 0.6**2) / 3) ** 0.5
+    assert metrics.result() == pytest.approx({"delta1": 200 / 3, "abs_rel": (0.2 + 0.3) / 3, "rmse": rmse}, rel=1e-5)
 
 
 def test_relative_depth_is_fitted_before_it_is_measured(scene):
     labels, _ = scene
     predictions = {"depth": 0.1 * labels["depth"] + 40}
     for kind, expected in (("relative", 100), ("metric_m", 0)):
-        metrics = build_task("depth", (), {"kind": kind}).metrics()
-        metrics.update(predictions, labels)
+        task = build_task("depth", (), {"kind": kind})
+        metrics = task.metrics()
+        count(metrics, task, predictions, labels)
         assert metrics.result()["delta1"] == pytest.approx(expected)
 
 
 def test_units():
     assert build_task("depth").label.unit == "m"
     assert build_task("depth", (), {"kind": "relative"}).label.unit == "relative"
+
+
+def test_the_best_single_depth_for_rooms_is_near_chance():
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng, domain) for domain in (TRAINING, HELD_OUT) for _ in range(20)]
+    truth = np.stack([render(scene, scene.camera, 32, 32).depth_m for scene in scenes])
+    labels = {"depth": truth, "valid": np.ones_like(truth), "present": np.ones(len(truth), np.float32)}
+
+    def delta1(depth_m):
+        task = build_task("depth")
+        metrics = task.metrics()
+        count(metrics, task, {"depth": np.full_like(truth, depth_m)}, labels)
+        return metrics.result()["delta1"]
+
+    assert 35 < max(map(delta1, np.arange(2, 6, 0.2))) < build_task("depth").near_chance

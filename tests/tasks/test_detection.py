@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import count
 
 from must_jax.models.heads import detector_points
 from must_jax.tasks import build_task
@@ -157,8 +158,9 @@ def test_pseudo_labels_are_the_boxes_above_the_threshold_with_their_scores():
 
 
 def average_precision(prediction, truth, classes=("cat", "dog")):
-    metrics = build_task("detection", classes).metrics()
-    metrics.update(prediction, truth)
+    task = build_task("detection", classes)
+    metrics = task.metrics()
+    count(metrics, task, prediction, truth)
     return metrics.result()
 
 
@@ -179,9 +181,10 @@ def test_average_precision_of_perfect_missing_and_half_right():
 def test_a_confident_false_box_on_an_image_without_boxes_lowers_the_precision():
     truth, false = label(BOX), label(BOX)
     false["scores"] = 2 * false["scores"]
-    metrics = build_task("detection", ["cat"]).metrics()
-    metrics.update(truth, truth)
-    metrics.update(false, label())
+    task = build_task("detection", ["cat"])
+    metrics = task.metrics()
+    count(metrics, task, truth, truth)
+    count(metrics, task, false, label())
     assert metrics.result()["ap50"] == pytest.approx(50)
 
 

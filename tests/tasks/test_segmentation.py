@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from measured import count
 
 from must_jax.data.confidence import by_rule
 from must_jax.errors import UserError
@@ -42,17 +43,18 @@ def test_with_its_confidence_a_pseudo_label_leaves_the_threshold_to_the_reader()
 
 
 def miou(predicted, truth, classes=CLASSES):
-    metrics = build_task("segmentation", classes).metrics()
+    task = build_task("segmentation", classes)
+    metrics = task.metrics()
     probs = np.eye(len(classes), dtype=np.float32)[np.array([predicted])]
-    metrics.update({"probs": probs}, {"ids": np.array([truth], np.int32), "present": PRESENT})
+    count(metrics, task, {"probs": probs}, {"ids": np.array([truth], np.int32), "present": PRESENT})
     return metrics.result()["miou"]
 
 
-def test_miou_is_over_classes_that_occur_in_the_truth():
+def test_miou_is_over_classes_that_the_truth_or_a_prediction_has():
     assert miou([[0, 1], [0, 1]], [[0, 1], [0, 1]]) == 100
     assert miou([[0, 0], [0, 0]], [[0, 0], [1, 1]]) == pytest.approx(100 * (0.5 + 0) / 2)
-    # A class that is only predicted is no class of its own, but its pixels are missing elsewhere.
-    assert miou([[0, 2], [0, 1]], [[0, 1], [0, 1]]) == pytest.approx(100 * (1 + 0.5) / 2)
+    # A class that is predicted alone counts as one that is never right, as in mmsegmentation and torchmetrics.
+    assert miou([[0, 2], [0, 1]], [[0, 1], [0, 1]]) == pytest.approx(100 * (1 + 0.5 + 0) / 3)
     assert miou([[0, 2], [1, 1]], [[0, 255], [1, 1]]) == 100
 
 
@@ -61,11 +63,17 @@ def test_a_class_id_beyond_the_classes_is_named():
         miou([[0, 1]], [[3, 255]])
 
 
+def test_a_constant_guess_is_near_chance():
+    truth = [[0, 0, 0, 1], [0, 0, 0, 2]]
+    assert miou([[0] * 4] * 2, truth) < build_task("segmentation", CLASSES).near_chance
+
+
 def test_predictions_at_stride_four_are_measured_at_full_size():
     coarse = np.repeat(np.repeat([[0, 1, 2]] * 2, 4, 0), 4, 1)
     probs = np.eye(3, dtype=np.float32)[np.array([[[0, 1, 2]] * 2])]
-    metrics = build_task("segmentation", CLASSES).metrics()
-    metrics.update({"probs": probs}, {"ids": coarse[None].astype(np.int32), "present": PRESENT})
+    task = build_task("segmentation", CLASSES)
+    metrics = task.metrics()
+    count(metrics, task, {"probs": probs}, {"ids": coarse[None].astype(np.int32), "present": PRESENT})
     assert metrics.result()["miou"] == 100
 
 

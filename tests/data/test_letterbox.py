@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hand_made import KINDS
 
-from must_jax.labels.letterbox import cut_padding
+from must_jax.data.letterbox import cut_padding
 
 PRESENT = {"present": np.float32(1)}
 

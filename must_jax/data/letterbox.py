@@ -1,0 +1,128 @@
+"""From a network's square input back to the image: without the padding, at any resolution.
+
+The image lies in the top left corner of the input (`augment.letterbox_geometry`) and takes up the share `content` of
+its rows and columns, two fractions. Pixel i of n covers i/n to (i+1)/n of an axis; its value is that of its centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import cv2
+import numpy as np
+
+from must_jax.data.encodings import Label
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+
+Content = tuple[float, float]
+
+_ALL_VALID = 0.999  # of the interpolated validity, up to rounding
+_CHANNELS = 4  # that OpenCV warps at a time
+_BLOCK_PX = 2**20  # pixels that are worked on at a time, so that large images with many classes fit into memory
+_LONGEST_PX = 2**14  # side of a block; OpenCV warps to less than 2^15 pixels
+
+
+def content_of(content_hw: tuple[int, int], image_size: int) -> Content:
+    """Pixels of the input that the image takes up -> shares of its side."""
+    return content_hw[0] / image_size, content_hw[1] / image_size
+
+
+def on_image(kind: LabelKind, prediction: Mapping[str, np.ndarray], content: Content, hw: tuple[int, int]) -> Label:
+    """A prediction for the whole input -> for the image alone, its maps with `hw` rows and columns.
+
+    Boxes are clipped to the image; those outside of it become invalid. Maps are interpolated linearly, vectors are then
+    made unit vectors again. A map of ids has to be made from its probabilities, by the task.
+    """
+    match kind:
+        case VectorLabel():
+            return dict(prediction)
+        case BoxesLabel():
+            boxes = np.clip(prediction["boxes_yxyx"] / np.tile(np.array(content, np.float32), 2), 0, 1)
+            inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+            return {**prediction, "boxes_yxyx": boxes, "valid": prediction["valid"] * inside}
+    resampled = {name: resample(map_, content, hw) if map_.ndim > 1 else map_ for name, map_ in prediction.items()}
+    return resampled | ({kind.field: _unit(resampled[kind.field])} if kind.content == "vector" else {})
+
+
+def most_likely(probs: np.ndarray, content: Content, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """f32[h, w, K] for the whole input -> of the image's pixels the class i32[*hw], and its probability f32[*hw].
+
+    The probabilities are interpolated linearly before the best one is taken, a few classes and rows at a time.
+    """
+    ids, best = np.zeros(hw, np.int32), np.full(hw, -1, np.float32)
+    for block in _blocks(hw):
+        for first in range(0, probs.shape[2], _CHANNELS):
+            values = _warped(probs[..., first : first + _CHANNELS], content, hw, block)
+            index = values.argmax(-1)
+            value = np.take_along_axis(values, index[..., None], -1)[..., 0]
+            better = value > best[block]
+            ids[block][better] = first + index[better]
+            best[block][better] = value[better]
+    return ids, best
+
+
+def cut_padding(kind: LabelKind, label: Label, content_hw: tuple[int, int], image_size: int) -> Label:
+    """A label of the whole input -> the label of the image in its top left corner, `content_hw` of `image_size` pixels.
+
+    Boxes are clipped to the image and left out where they lie outside. Maps keep their stride; where that does not
+    divide the content, they are resampled by less than half a cell: ids by nearest neighbour, the others linearly.
+    """
+    content = content_of(content_hw, image_size)
+    if not isinstance(kind, MapLabel):
+        return on_image(kind, label, content, (0, 0))
+    height, width = label[kind.field].shape[:2]
+    hw = max(1, round(height * content[0])), max(1, round(width * content[1]))
+    if kind.content == "ids":
+        return {name: nearest(map_, content, hw) if map_.ndim else map_ for name, map_ in label.items()}
+    cut = on_image(kind, label, content, hw)
+    return cut | {"valid": (cut["valid"] > _ALL_VALID).astype(np.float32)}
+
+
+def resample(map_: np.ndarray, content: Content, hw: tuple[int, int]) -> np.ndarray:
+    """The top left `content` of f32[h, w] or f32[h, w, C] -> f32[*hw] or f32[*hw, C], linearly."""
+    cells = map_.shape[0] * content[0], map_.shape[1] * content[1]
+    if cells == hw:
+        return map_[: hw[0], : hw[1]]
+    planes = map_.reshape(*map_.shape[:2], -1)
+    out = np.empty((*hw, planes.shape[2]), np.float32)
+    for block in _blocks(hw):
+        for first in range(0, planes.shape[2], _CHANNELS):
+            some = slice(first, first + _CHANNELS)
+            out[(*block, some)] = _warped(planes[..., some], content, hw, block)
+    return out.reshape(*hw, *map_.shape[2:])
+
+
+def nearest(map_: np.ndarray, content: Content, hw: tuple[int, int]) -> np.ndarray:
+    """As `resample`, but every pixel has the value of the cell that it lies in; for numbers of any type."""
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) * (side * share / n)).astype(np.intp), side - 1)
+        for side, share, n in zip(map_.shape, content, hw, strict=False)
+    )
+    return map_[rows[:, None], columns[None]]
+
+
+def _blocks(hw: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    columns = max(1, min(hw[1], _LONGEST_PX))
+    rows = max(1, min(_BLOCK_PX // columns, _LONGEST_PX))
+    for top in range(0, hw[0], rows):
+        for left in range(0, hw[1], columns):
+            yield slice(top, min(top + rows, hw[0])), slice(left, min(left + columns, hw[1]))
+
+
+def _warped(planes: np.ndarray, content: Content, hw: tuple[int, int], block: tuple[slice, slice]) -> np.ndarray:
+    """Pixels `block` of the image with `hw` pixels, from [h, w, up to 4] of the whole input: f32[rows, columns, C]."""
+    (step_y, step_x) = (side * share / n for side, share, n in zip(planes.shape, content, hw, strict=False))
+    y, x = block
+    to_source = np.array([[step_x, 0, (x.start + 0.5) * step_x - 0.5], [0, step_y, (y.start + 0.5) * step_y - 0.5]])
+    warped = cv2.warpAffine(
+        np.ascontiguousarray(planes, np.float32),
+        to_source,
+        (x.stop - x.start, y.stop - y.start),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return warped.reshape(*warped.shape[:2], -1)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-6))
