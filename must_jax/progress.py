@@ -104,8 +104,9 @@ class Progress:
 
 
 def counted(count: int, noun: str) -> str:
-    """(1, "image") -> "1 image"; (2000, "image") -> "2,000 images"."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    """(1, "image") -> "1 image"; (2000, "box") -> "2,000 boxes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 class Waiting:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import pydantic
 
-from must_jax.config import Names
 from must_jax.config.base import refuse_true
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet, ImageShape
@@ -19,15 +18,6 @@ from must_jax.errors import UserError
 from must_jax.labels.formats.orientation import upright
 
 PRESENT = np.float32(1)
-
-
-def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
-    if twice := [name for name in classes if classes.count(name) > 1]:
-        raise ValueError(f"the class '{twice[0]}' is listed twice")
-    return classes
-
-
-Classes = Annotated[Names, pydantic.AfterValidator(_distinct)]  # in the order of their indices
 
 
 class Photo(NamedTuple):

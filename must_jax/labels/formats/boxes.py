@@ -1,30 +1,147 @@
-"""What formats of boxes share."""
+"""What formats of boxes share: whether boxes are what was declared, and the labels of their images."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NamedTuple
+
 import numpy as np
+from pydantic import Field
 
 from must_jax.data.encodings import Label
-from must_jax.labels.formats.base import PRESENT
+from must_jax.errors import UserError
+from must_jax.labels.formats.base import PRESENT, Placed
+from must_jax.labels.formats.refusals import MOST_NAMED, refusal
+from must_jax.progress import counted, say
 
-_OUTSIDE_PX = 1.0  # rounding; more is a mistake
+OUTSIDE_PX = 1.0  # rounding; more is a mistake
+MOST = 0.5  # of all boxes
+_FRACTION = 1.01  # the largest that a fraction of an image can be, whatever its rounding
+_STRAY = 0.05  # up to this share of all boxes, those in the first pixel may be what they seem
 
 
-def to_fractions(boxes_px: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Boxes f64[n, 4] (y0, x0, y1, x1) in pixels of images of these sizes -> f32[n, 4] fractions, clipped to the image.
+def later(default: object) -> Any:
+    """The field of an option that came later: a column from before is one that was made with the default."""
+    return Field(exclude_if=lambda value: value == default)
 
-    Also returns the row of the first box that lies more than a pixel outside, or None.
+
+class Boxes(NamedTuple):
+    """The boxes of all images, a row a box.
+
+    boxes_px: f64[n, 4] y0, x0, y1, x1 in pixels from the top left corner of the image.
+    hw: i64[n, 2], of the image.
+    image: i64[n], the number of the image.
+    classes: i32[n].
     """
-    ends = np.tile(sizes_hw, 2)
-    outside = np.any((boxes_px < -_OUTSIDE_PX) | (boxes_px > ends + _OUTSIDE_PX), axis=1)
-    fractions = np.clip(boxes_px / ends, 0, 1).astype(np.float32)
-    return fractions, int(np.argmax(outside)) if outside.any() else None
+
+    boxes_px: np.ndarray
+    hw: np.ndarray
+    image: np.ndarray
+    classes: np.ndarray
 
 
-def boxes_label(boxes_yxyx: np.ndarray, classes: np.ndarray) -> Label:
-    """True boxes: all valid, all certain. Those of which nothing lies inside of the image are left out."""
-    inside = np.all(boxes_yxyx[:, 2:] > boxes_yxyx[:, :2], axis=1)
-    boxes_yxyx, classes = boxes_yxyx[inside], classes[inside]
+class BoxesFormat(Placed):
+    """Boxes without area, and further copies of the same box, are left out and counted.
+
+    Attributes:
+      fractions: coordinates are fractions of the image's width and height, and not pixels.
+      clip: boxes that stick out of their image are clipped to it, and not refused.
+    """
+
+    fractions: Annotated[bool, later(False)] = False
+    clip: Annotated[bool, later(False)] = False
+
+    def in_pixels(self, corners: np.ndarray, hw: np.ndarray, where: str) -> np.ndarray:
+        """Corners f64[n, 4] (y0, x0, y1, x1) as they are given, of images of these sizes -> in pixels.
+
+        Raises:
+          UserError: fractions and pixels are mixed up.
+        """
+        count, area = len(corners), np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+        in_first = np.all(corners <= _FRACTION, axis=1) & (area > 0)
+        first = int(np.count_nonzero(in_first))
+        if self.fractions:
+            if count and np.mean(np.any(corners > _FRACTION, axis=1)) > MOST:
+                raise UserError(
+                    f"{where}: {count - first} of {counted(count, 'box')} reach beyond 1, so they are no "
+                    "fractions of their images; leave out the option fractions"
+                )
+            return corners * np.tile(hw, 2)
+        first = int(np.count_nonzero(in_first & (hw.min(axis=1) > 2)))
+        if first > _STRAY * count:
+            raise UserError(
+                f"{where}: {first} of {counted(count, 'box')} lie within the first pixel of their image, so "
+                "they are fractions of it and not pixels; "
+                + ("set the option fractions=true" if first == count else "give all of them in one unit")
+            )
+        sides = corners[:, 2:] - corners[:, :2]
+        if count and np.all(sides < 1) and np.any(sides > 0):
+            raise UserError(
+                f"{where}: all {counted(count, 'box')} are smaller than a pixel, so nothing can be learnt "
+                "from them; give them in pixels, or set the option fractions=true if they are fractions of their image"
+            )
+        return corners
+
+    def labels(self, boxes: Boxes, images: int, where: str, complaint: Callable[[int], str]) -> list[Label]:
+        """The labels of so many images: all boxes that are there are valid and certain.
+
+        Args:
+          complaint: what to say of a row whose box lies outside of its image.
+
+        Raises:
+          UserError: boxes lie more than a pixel outside, and are not to be clipped.
+        """
+        ends = np.tile(boxes.hw, 2)
+        has_area = np.all(boxes.boxes_px[:, 2:] > boxes.boxes_px[:, :2], axis=1)
+        outside = has_area & np.any((boxes.boxes_px < -OUTSIDE_PX) | (boxes.boxes_px > ends + OUTSIDE_PX), axis=1)
+        if outside.any() and not self.clip:
+            rows = np.flatnonzero(outside)
+            raise refusal(list(map(complaint, rows[:MOST_NAMED].tolist())), len(rows))
+        boxes_yxyx = np.clip(boxes.boxes_px / ends, 0, 1).astype(np.float32)
+        is_inside = np.all(boxes_yxyx[:, 2:] > boxes_yxyx[:, :2], axis=1)
+        copies = _copies(boxes) & is_inside
+        kept = is_inside & ~copies
+        _say_left_out(
+            where,
+            {
+                "clipped at the edge of their image": outside & kept,
+                "left out as they lie outside of their image": has_area & ~is_inside,
+                "left out as they have no area": ~has_area,
+                "left out as they are copies of others": copies,
+            },
+        )
+        order = np.flatnonzero(kept)[np.argsort(boxes.image[kept], kind="stable")]
+        starts = np.searchsorted(boxes.image[order], np.arange(images + 1))
+        return [_label(boxes_yxyx[rows], boxes.classes[rows]) for rows in _slices(order, starts)]
+
+
+def most_boxes(labels: list[Label]) -> int:
+    """At least 1: there are slots also where nothing is."""
+    return max([1, *(len(label["classes"]) for label in labels)])
+
+
+def _slices(order: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray]:
+    return (order[start:stop] for start, stop in itertools.pairwise(starts.tolist()))
+
+
+def _label(boxes_yxyx: np.ndarray, classes: np.ndarray) -> Label:
     ones = np.ones(len(classes), np.float32)
     values = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "ignore": 0 * ones}
     return values | {"present": PRESENT}
+
+
+def _copies(boxes: Boxes) -> np.ndarray:
+    """bool[n]: whether a box is the same as one before, on the same image and of the same class."""
+    keys = np.column_stack([boxes.image, boxes.classes, boxes.boxes_px])
+    order = np.lexsort(keys.T)  # is stable
+    copies = np.zeros(len(keys), bool)
+    copies[order[1:]] = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)
+    return copies
+
+
+def _say_left_out(where: str, which: dict[str, np.ndarray]) -> None:
+    told = [f"{np.count_nonzero(rows)} {what}" for what, rows in which.items() if rows.any()]
+    if told:
+        count = len(next(iter(which.values())))
+        say(f"{where}, of {counted(count, 'box')}: {', '.join(told)}")

@@ -12,7 +12,8 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import PRESENT, Annotations, Classes, Format, Photo, known_classes
+from must_jax.labels.formats.base import PRESENT, Annotations, Format, Photo, known_classes
+from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.spelling import composed
 from must_jax.progress import say
 

@@ -2,53 +2,59 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import pydantic
-from pydantic import Field, FiniteFloat, PositiveInt
+from pydantic import Field, FiniteFloat
 
 from must_jax import files
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Classes, Photo, Placed
-from must_jax.labels.formats.boxes import boxes_label, to_fractions
+from must_jax.labels.formats.base import Annotations, Photo
+from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, later, most_boxes
+from must_jax.labels.formats.class_lists import Classes
+from must_jax.labels.formats.json_files import Category, Id, by, read_json
 from must_jax.labels.formats.names import match
+from must_jax.labels.formats.refusals import MOST_NAMED, refusal
+from must_jax.progress import counted
 
-T = TypeVar("T")
-Id = int | str
+_LARGE = 2**31 - 1
 _Length = Annotated[FiniteFloat, Field(ge=0)]
-
-
-@dataclass(frozen=True, slots=True)
-class Category:
-    id: int
-    name: str
+_Side = Annotated[int, Field(gt=0, lt=_LARGE)]
+_READINGS: dict[str, tuple[str, np.ndarray]] = {  # of the four numbers of a box: in words, and from them y0, x0, y1, x1
+    "xywh": ("x, y, width, height", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0]], np.float64)),
+    "xyxy": ("x0, y0, x1, y1", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], np.float64)),
+    "cxcywh": (
+        "x and y of the centre, width, height",
+        np.array([[0, 1, 0, -0.5], [1, 0, -0.5, 0], [0, 1, 0, 0.5], [1, 0, 0.5, 0]], np.float64),
+    ),
+}
+_ENOUGH = 3  # boxes, to tell from their areas what they are
+_SAME_AREA, _SAME_SHARE = 0.01, 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class _Image:
     id: Id
     file_name: str
-    width: PositiveInt
-    height: PositiveInt
+    width: _Side
+    height: _Side
 
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """`bbox`: x, y, width, height in pixels, from the image's top left corner."""
+    """`bbox`: see `Coco`. `area`, in square pixels, is that of the outline, or of the box where there is none."""
 
     image_id: Id
     category_id: int
     bbox: tuple[FiniteFloat, FiniteFloat, _Length, _Length]
-    iscrowd: int = 0
+    iscrowd: int | None = 0
+    area: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +64,12 @@ class _Instances:
     categories: list[Category]
 
 
-class Coco(Placed):
-    """Boxes that mark a crowd, and those without area, are left out.
+class Coco(BoxesFormat):
+    """Boxes that mark a crowd are left out.
 
     Attributes:
+      bbox: what the four numbers of a box are. "xywh", as COCO has it: x and y of the top left corner, width, height;
+        "xyxy": two corners; "cxcywh": the centre, width, height.
       classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
     """
 
@@ -69,6 +77,7 @@ class Coco(Placed):
     gives: ClassVar[str] = "boxes"
     holds: ClassVar[str] = "file"
 
+    bbox: Annotated[Literal["xywh", "xyxy", "cxcywh"], later("xywh")] = "xywh"
     classes: Classes = ()
 
     def digest(self, path: Path, images: ImageSet) -> str:
@@ -77,7 +86,7 @@ class Coco(Placed):
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
         parsed = read_json(path, _Instances)
         class_of, classes = category_classes(parsed.categories, self.classes, path)
-        boxes = _boxes_by_image(parsed, class_of, path)
+        labels = self._labels(parsed, class_of, path)
         images = by("file_name", parsed.images, path)
         file_names = match(names, images, str(path))
 
@@ -85,70 +94,83 @@ class Coco(Placed):
             if photo.name not in file_names:
                 return None
             image = images[file_names[photo.name]]
-            label, where = boxes_label(*boxes[image.id]), f"{path}: {image.file_name}"
-            return self.placed(kind, label, photo, (image.height, image.width), where)
+            hw, where = (image.height, image.width), f"{path}: {image.file_name}"
+            return self.placed(kind, labels[image.id], photo, hw, where)
 
-        return Annotations(BoxesLabel(max([1, *(len(ids) for _, ids in boxes.values())])), classes, label)
+        return Annotations(BoxesLabel(most_boxes([*labels.values()])), classes, label)
+
+    def _labels(self, parsed: _Instances, class_of: Callable[[int], int], path: Path) -> dict[Id, Label]:
+        """By image id, of all images that are listed."""
+        images = by("id", parsed.images, path)
+        numbers = {id_: number for number, id_ in enumerate(images)}
+        real = [each for each in parsed.annotations if not each.iscrowd]
+        if unlisted := {each.image_id: None for each in real if each.image_id not in numbers}:
+            advice = f"which it does not list; ids of images are like {next(iter(images), None)!r}; correct either"
+            raise refusal([f"{path} has a box on image {id_!r}, {advice}" for id_ in unlisted])
+        classes = np.array([class_of(each.category_id) for each in real], np.int32)
+        owners = np.array([numbers[each.image_id] for each in real], np.int64)
+        sizes = np.array([(each.height, each.width) for each in parsed.images], np.int64).reshape(-1, 2)
+        numbers_of_boxes = np.array([each.bbox for each in real], np.float64).reshape(-1, 4)
+        boxes_px = self._boxes_px(numbers_of_boxes, sizes[owners], [each.area for each in real], str(path))
+
+        def complaint(row: int) -> str:
+            image, box = images[real[row].image_id], real[row].bbox
+            height, width, inside = image.height, image.width, "correct either, or set clip=true to cut it at the edge"
+            y0, x0, y1, x1 = boxes_px[row]
+            if min(y0, x0) >= 0 and x1 <= height and y1 <= width:
+                inside = "give width and height as the box sees the photo, and see orientation"
+            return (
+                f"{path} has the box {list(box)} ({_READINGS[self.bbox][0]}) on {image.file_name}, which is "
+                f"{width} x {height} pixels; {inside}"
+            )
+
+        if (rows := np.flatnonzero(np.any(boxes_px[:, 2:] < boxes_px[:, :2], axis=1))).size:
+            described = [complaint(row).partition(", which")[0] for row in rows[:MOST_NAMED].tolist()]
+            raise refusal([f"{each}, and it ends before it begins; correct it" for each in described], len(rows))
+        labels = self.labels(Boxes(boxes_px, sizes[owners], owners, classes), len(images), str(path), complaint)
+        return dict(zip(images, labels, strict=True))
+
+    def _boxes_px(self, boxes: np.ndarray, hw: np.ndarray, areas: Sequence[Any], where: str) -> np.ndarray:
+        """f64[n, 4] as they are in the file -> f64[n, 4] y0, x0, y1, x1 in pixels.
+
+        Raises:
+          UserError: most contradict what `bbox` and `fractions` say, and another meaning fits all of them.
+        """
+        readings = {name: boxes @ matrix.T for name, (_, matrix) in _READINGS.items()}
+        boxes_px = self.in_pixels(readings[self.bbox], hw, where)
+        if self.fractions:
+            readings = {name: corners * np.tile(hw, 2) for name, corners in readings.items()}
+        real = np.all(boxes[:, 2:] > 0, axis=1)
+        fits = {name: _fits(corners, hw)[real] for name, corners in readings.items()}
+        declared, turned = fits[self.bbox], _fits(boxes_px, hw[:, ::-1])[real]
+        if np.count_nonzero(~declared) >= max(_ENOUGH, MOST * declared.size) and not turned.all():
+            for name in (name for name, fitting in fits.items() if fitting.all()):
+                raise UserError(
+                    f"{where}: {np.count_nonzero(~declared)} of {counted(declared.size, 'box')} do not lie in their "
+                    f"image as {_READINGS[self.bbox][0]}, but all of them do as {_READINGS[name][0]}; "
+                    f"set the option bbox={name}"
+                )
+        known = np.array([area if isinstance(area, int | float) and 0 < area < _LARGE else 0 for area in areas])
+        for name, corners in readings.items():
+            here, there = (_areas(each) for each in (boxes_px, corners))
+            telling = (known > 0) & (np.abs(here - there) > 2 * _SAME_AREA * np.maximum(here, there))
+            same = np.abs(there - known) <= _SAME_AREA * known
+            if np.count_nonzero(telling) >= _ENOUGH and same[telling].mean() > _SAME_SHARE:
+                raise UserError(
+                    f"{where}: by their areas {np.count_nonzero(telling & same)} of {counted(len(boxes), 'box')} are "
+                    f"{_READINGS[name][0]} and not {_READINGS[self.bbox][0]}; set the option bbox={name}"
+                )
+        return boxes_px
 
 
-def _boxes_by_image(
-    parsed: _Instances, class_of: Callable[[int], int], path: Path
-) -> dict[Id, tuple[np.ndarray, np.ndarray]]:
-    """Image id -> boxes f32[n, 4] in fractions and classes i32[n], of all images that are listed."""
-    images = by("id", parsed.images, path)
-    rows: dict[Id, list[int]] = {id_: [] for id_ in images}
-    real = [each for each in parsed.annotations if not each.iscrowd and min(each.bbox[2:]) > 0]
-    for row, each in enumerate(real):
-        if each.image_id not in images:
-            raise UserError(f"{path} has a box on image {each.image_id}, which it does not list; correct either")
-        rows[each.image_id].append(row)
-    classes = np.array([class_of(each.category_id) for each in real], np.int32)
-    hw = np.array([(images[each.image_id].height, images[each.image_id].width) for each in real]).reshape(-1, 2)
-    x, y, width, height = np.array([each.bbox for each in real], np.float64).reshape(-1, 4).T
-    boxes_yxyx, outside = to_fractions(np.stack([y, x, y + height, x + width], 1), hw)
-    if outside is not None:
-        image, (left, top, *sides) = images[real[outside].image_id], real[outside].bbox
-        turned = min(left, top) >= 0 and left + sides[0] <= image.height and top + sides[1] <= image.width
-        advice = "give width and height as the box sees the photo, and see orientation" if turned else "correct either"
-        raise UserError(
-            f"{path} has the box {list(real[outside].bbox)} (x, y, width, height) on {image.file_name}, which is "
-            f"{image.width} x {image.height} pixels; {advice}"
-        )
-    return {id_: (boxes_yxyx[chosen], classes[chosen]) for id_, chosen in rows.items()}
+def _fits(boxes_px: np.ndarray, hw: np.ndarray) -> np.ndarray:
+    """bool[n]: whether a box lies in its image, but for rounding, and does not end before it begins."""
+    inside = (boxes_px >= -OUTSIDE_PX) & (boxes_px <= np.tile(hw, 2) + OUTSIDE_PX)
+    return np.all(inside, axis=1) & np.all(boxes_px[:, 2:] >= boxes_px[:, :2], axis=1)
 
 
-def read_json(path: Path, type_: type[T]) -> T:
-    """A file as a dataclass that names what is needed of it.
-
-    Raises:
-      UserError: it is no JSON, or lacks something.
-    """
-
-    def without_outlines(item: dict[str, Any]) -> dict[str, Any]:  # most of a file, and not needed
-        item.pop("segmentation", None)
-        return item
-
-    try:
-        return pydantic.TypeAdapter(type_).validate_python(json.loads(path.read_bytes(), object_hook=without_outlines))
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        why = f"at '{'.'.join(map(str, first['loc']))}': {first['msg']}"
-    except ValueError as error:
-        why = f"it is no JSON: {error}"
-    raise UserError(f"{path} is not as COCO describes it, {why}; correct the file")
-
-
-def by(field: str, items: Sequence[T], path: Path) -> dict[Any, T]:
-    """The items by one of their fields.
-
-    Raises:
-      UserError: two items have the same.
-    """
-    found: dict[Any, T] = {}
-    for key, item in zip(map(attrgetter(field), items), items, strict=True):
-        if found.setdefault(key, item) is not item:
-            raise UserError(f"{path} lists the {field} '{key}' twice; give everything an id and a name of its own")
-    return found
+def _areas(boxes_px: np.ndarray) -> np.ndarray:
+    return np.prod(np.maximum(boxes_px[:, 2:] - boxes_px[:, :2], 0), axis=1)
 
 
 def category_classes(

@@ -16,8 +16,10 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Classes, Photo, Placed
-from must_jax.labels.formats.coco import Category, Id, by, category_classes, read_json
+from must_jax.labels.formats.base import Annotations, Photo, Placed
+from must_jax.labels.formats.class_lists import Classes
+from must_jax.labels.formats.coco import category_classes
+from must_jax.labels.formats.json_files import Category, Id, by, read_json
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match
 from must_jax.labels.formats.png import MAX_SIDE, SUFFIX, Header, check_headers, map_label, read_codes
 

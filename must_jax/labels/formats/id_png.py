@@ -13,7 +13,7 @@ from pydantic import Field
 from must_jax.config import Listed
 from must_jax.data.kinds import IGNORE_ID
 from must_jax.errors import UserError, nearest
-from must_jax.labels.formats.base import Classes
+from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.png import Header, PngMaps, read_indices
 
 Codes = Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Listed]

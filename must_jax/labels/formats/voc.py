@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
@@ -16,32 +16,39 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Classes, Photo, Placed, known_classes
-from must_jax.labels.formats.boxes import boxes_label, to_fractions
+from must_jax.labels.formats.base import Annotations, Photo, known_classes
+from must_jax.labels.formats.boxes import Boxes, BoxesFormat, later, most_boxes
+from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem
-from must_jax.progress import Progress
+from must_jax.labels.formats.refusals import refusal
+from must_jax.progress import Progress, counted
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _ENDS = ("ymin", "xmin", "ymax", "xmax")
+_EDGES = {"from_1": (-1.0, 0.0), "from_0": (0.0, 1.0), "edges": (0.0, 0.0)}  # from first and last pixel to the box
+_ANOTHER_BASE_PX = 0.5
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "unspecified", "")
 
 
 class _Objects(NamedTuple):
-    """The boxes of one file: `boxes_px` y0, x0, y1, x1 from the top left corner of the first pixel."""
+    """The boxes of one file: `corners` f64[n, 4] ymin, xmin, ymax, xmax as they are given."""
 
     hw: tuple[int, int]
     names: list[str]
-    boxes_px: np.ndarray
+    corners: np.ndarray
 
 
-class Voc(Placed):
-    """Boxes without area are left out.
+class Voc(BoxesFormat):
+    """Boxes in XML.
 
     Attributes:
       difficult: whether boxes that are marked as difficult count like others, or are left out.
+      pixels: what xmin to ymax are. "from_1", as VOC has it: the first and the last pixel of a box, counted from 1;
+        "from_0": the same, counted from 0; "edges": where the box begins and ends, from 0 to the width or height.
       classes: in the order of their indices; () = those that there are, sorted.
     """
 
@@ -50,6 +57,7 @@ class Voc(Placed):
     holds: ClassVar[str] = "folder"
 
     difficult: bool = True
+    pixels: Annotated[Literal["from_1", "from_0", "edges"], later("from_1")] = "from_1"
     classes: Classes = VOC_CLASSES
 
     def digest(self, path: Path, images: ImageSet) -> str:
@@ -61,31 +69,87 @@ class Voc(Placed):
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
         xmls = files_below(path, ".xml")
         keys = match(names, xmls, str(path), as_key=stem)
-        parsed: dict[str, _Objects] = {}
-        with Progress(f"reading {path}", len(keys), "files") as progress:
-            for name, key in keys.items():
-                parsed[name] = self._parse(xmls[key])
-                progress.advance()
+        parsed = self._read({name: xmls[key] for name, key in keys.items()}, path)
         first = {found: str(xmls[keys[name]]) for name, each in reversed(parsed.items()) for found in each.names}
         classes = known_classes(sorted(first), self.classes, first.__getitem__)
-        labels = {}
-        for name, each in parsed.items():
-            boxes_yxyx, outside = to_fractions(each.boxes_px, np.array([each.hw] * len(each.names)).reshape(-1, 2))
-            if outside is not None:
-                y0, x0, y1, x1 = each.boxes_px[outside].tolist()
-                raise UserError(
-                    f"{xmls[keys[name]]} has a box of {each.names[outside]} from ({x0 + 1:g}, {y0 + 1:g}) to "
-                    f"({x1:g}, {y1:g}), outside of its {each.hw[1]} x {each.hw[0]} pixels; correct either"
-                )
-            labels[name] = boxes_yxyx, np.array([classes.index(found) for found in each.names], np.int32)
+        labels = dict(zip(parsed, self._labels(parsed, classes, path, xmls, keys), strict=True))
 
         def label(photo: Photo) -> Label | None:
             if photo.name not in labels:
                 return None
             where = str(xmls[keys[photo.name]])
-            return self.placed(kind, boxes_label(*labels[photo.name]), photo, parsed[photo.name].hw, where)
+            return self.placed(kind, labels[photo.name], photo, parsed[photo.name].hw, where)
 
-        return Annotations(BoxesLabel(max([1, *(len(each.names) for each in parsed.values())])), classes, label)
+        return Annotations(BoxesLabel(most_boxes([*labels.values()])), classes, label)
+
+    def _read(self, xmls: Mapping[str, Path], path: Path) -> dict[str, _Objects]:
+        """The files of these images, in their order."""
+        parsed: dict[str, _Objects] = {}
+        problems: list[str] = []
+        with Progress(f"reading {path}", len(xmls), "files") as progress:
+            for name, file in xmls.items():
+                try:
+                    parsed[name] = self._parse(file)
+                except UserError as error:
+                    problems.append(str(error))
+                progress.advance()
+        if problems:
+            raise refusal(problems)
+        return parsed
+
+    def _labels(
+        self,
+        parsed: Mapping[str, _Objects],
+        classes: Sequence[str],
+        path: Path,
+        xmls: Mapping[str, Path],
+        keys: Mapping[str, str],
+    ) -> list[Label]:
+        objects, names = list(parsed.values()), list(parsed)
+        owners = np.repeat(np.arange(len(objects)), [len(each.names) for each in objects])
+        hw = np.array([each.hw for each in objects], np.int64).reshape(-1, 2)[owners]
+        found = [name for each in objects for name in each.names]
+        indices = {name: index for index, name in enumerate(classes)}
+        corners = np.concatenate([np.zeros((0, 4)), *(each.corners for each in objects)])
+        in_pixels = self.in_pixels(corners, hw, str(path))
+
+        def file_of(row: int) -> Path:
+            return xmls[keys[names[owners[row]]]]
+
+        def complaint(row: int) -> str:
+            y0, x0, y1, x1 = corners[row].tolist()
+            return (
+                f"{file_of(row)} has a box of {found[row]} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}), outside of its "
+                f"{hw[row, 1]} x {hw[row, 0]} pixels; correct either, or set clip=true to cut it at the edge"
+            )
+
+        if not self.fractions:
+            self._check_base(in_pixels, hw, file_of)
+            in_pixels = in_pixels + np.repeat(_EDGES[self.pixels], 2)
+        boxes = Boxes(in_pixels, hw, owners, np.array([indices[name] for name in found], np.int32))
+        return self.labels(boxes, len(objects), str(path), complaint)
+
+    def _check_base(self, corners: np.ndarray, hw: np.ndarray, file_of: Callable[[int], Path]) -> None:
+        """Raises UserError where boxes begin before the first or end after the last pixel, by one: it is another."""
+        before, after = _EDGES[self.pixels]
+        if self.pixels == "edges" or self.clip:
+            return
+        begin, end = corners[:, :2] + before, corners[:, 2:] + after - hw
+        early = np.any((begin <= -_ANOTHER_BASE_PX) & (begin >= -1), axis=1)
+        late = np.any((end >= _ANOTHER_BASE_PX) & (end <= 1), axis=1)
+        if not (rows := np.flatnonzero(early | late)).size:
+            return
+        if self.pixels == "from_0" or np.any(corners[:, 2:] >= hw):
+            likely = "edges of boxes: set the option pixels=edges"
+        else:
+            likely = (
+                "counted from 0: set the option pixels=from_0, or pixels=edges if the last pixel is not part of boxes"
+            )
+        first = 1 if self.pixels == "from_1" else 0
+        raise UserError(
+            f"{file_of(rows[0])}: {len(rows)} of {counted(len(corners), 'box')} of all files begin before pixel "
+            f"{first} or end after the last one, counted from {first}, so they are {likely} (clip=true cuts them)"
+        )
 
     def _parse(self, file: Path) -> _Objects:
         try:
@@ -93,17 +157,15 @@ class Voc(Placed):
             hw = int(_text(root, "size/height")), int(_text(root, "size/width"))
             if min(hw) < 1:
                 raise ValueError(f"its size is {hw[1]} x {hw[0]}")
-            objects = [each for each in root.iterfind("object") if self.difficult or not _is_difficult(each)]
+            objects = [each for each in root.iterfind("object") if not _is_difficult(each) or self.difficult]
             names = [_text(each, "name") for each in objects]
             corners = [[float(_text(each, f"bndbox/{end}")) for end in _ENDS] for each in objects]
         except (ParseError, DefusedXmlException, ValueError) as error:
             raise UserError(f"{file} is not as VOC describes it: {error}; correct the file") from None
-        boxes_px = np.array(corners, np.float64).reshape(-1, 4)
-        if not np.isfinite(boxes_px).all() or np.any(boxes_px[:, 2:] < boxes_px[:, :2] - 1):
+        corners_yxyx = np.array(corners, np.float64).reshape(-1, 4)
+        if not np.isfinite(corners_yxyx).all() or np.any(corners_yxyx[:, 2:] < corners_yxyx[:, :2]):
             raise UserError(f"{file} has a box that ends before it begins; correct the file")
-        boxes_px[:, :2] -= 1  # pixels count from 1, and the last one is part of the box
-        real = np.all(boxes_px[:, 2:] > boxes_px[:, :2], axis=1)
-        return _Objects(hw, [name for name, kept in zip(names, real, strict=True) if kept], boxes_px[real])
+        return _Objects(hw, names, corners_yxyx)
 
 
 class VocMasks(IdPng):
@@ -122,4 +184,7 @@ def _text(element: Element, path: str) -> str:
 
 
 def _is_difficult(element: Element) -> bool:
-    return element.findtext("difficult", "0").strip() == "1"
+    text = element.findtext("difficult", "").strip()
+    if text.lower() not in (*_YES, *_NO):
+        raise ValueError(f"difficult is '{text}', which is neither 0 nor 1")
+    return text.lower() in _YES

@@ -1,0 +1,81 @@
+"""JSON files that others wrote, and what is needed of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+
+from must_jax.errors import UserError
+from must_jax.labels.formats.refusals import refusal
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    id: int
+    name: str
+
+
+def _same(id_: int | str) -> int | str:
+    return int(id_) if isinstance(id_, str) and id_.isdecimal() and str(int(id_)) == id_ else id_
+
+
+Id = Annotated[int | str, pydantic.AfterValidator(_same)]  # "7" is 7: tools write either, and some write both
+
+
+def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """What a file holds.
+
+    Raises:
+      ValueError: it is no JSON, or one that is nested too deeply to be read.
+    """
+    try:
+        return json.loads(path.read_bytes(), object_hook=object_hook)
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply to be read") from None
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+
+
+def read_json(path: Path, type_: type[T]) -> T:
+    """A file of COCO's as a dataclass that names what is needed of it.
+
+    Raises:
+      UserError: it is no JSON, or lacks something.
+    """
+
+    def without_outlines(item: dict[str, Any]) -> dict[str, Any]:  # most of a file, and not needed
+        item.pop("segmentation", None)
+        return item
+
+    unlike = f"{path} is not as COCO describes it,"
+    try:
+        if not isinstance(content := load(path, without_outlines), dict):
+            raise ValueError("it is no object with images, annotations and categories")
+        return pydantic.TypeAdapter(type_).validate_python(content)
+    except pydantic.ValidationError as error:
+        first = {each["loc"][:2]: each for each in reversed(error.errors(include_url=False, include_input=False))}
+        problems = [f"at '{'.'.join(map(str, each['loc']))}': {each['msg']}" for each in reversed(first.values())]
+    except ValueError as error:
+        problems = [str(error)]
+    raise refusal([f"{unlike} {problem}; correct the file" for problem in problems])
+
+
+def by(field: str, items: Sequence[T], path: Path) -> dict[Any, T]:
+    """The items by one of their fields.
+
+    Raises:
+      UserError: two items have the same.
+    """
+    found: dict[Any, T] = {}
+    for key, item in zip(map(attrgetter(field), items), items, strict=True):
+        if found.setdefault(key, item) is not item:
+            raise UserError(f"{path} lists the {field} '{key}' twice; give everything an id and a name of its own")
+    return found

@@ -1,0 +1,18 @@
+"""What is wrong with labels: many things at once, so that nobody mends one file after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from must_jax.errors import UserError
+from must_jax.progress import say
+
+MOST_NAMED = 20  # with more, something is wrong with all of them
+
+
+def refusal(problems: Sequence[str], count: int = 0) -> UserError:
+    """The first of these sentences as an error; the others are said, up to MOST_NAMED. `count` is that of all."""
+    count = count or len(problems)
+    for each in problems[1:MOST_NAMED]:
+        say(f"refused as well: {each}")
+    return UserError(problems[0] + (f" (labels refused: {count})" if count > 1 else ""))
