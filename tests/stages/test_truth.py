@@ -26,7 +26,7 @@ from true_sets import (
 
 from must_jax.config import AugmentConfig, PrepareConfig, SourceConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel, objects
 from must_jax.data.pipeline import Source, eval_batches, train_batches
 from must_jax.data.prepare import prepare
 from must_jax.errors import UserError
@@ -108,7 +108,7 @@ def test_names_that_are_no_text_are_imported(tmp_path: Path):
 def test_coco(images: ImageSet, tmp_path: Path):
     column = imported(images, "detection", tmp_path / "c", format="coco", path=str(write_coco(tmp_path / "coco.json")))
     assert (column.kind, column.classes) == (BoxesLabel(2), ("person", "car", "dog"))
-    assert column[3]["present"] == 1 and len(column[3]["classes"]) == 0  # listed without a box, but for a crowd
+    assert column[3]["present"] == 1 and column[3]["ignore"].tolist() == [1]  # listed without a box, but for a crowd
     assert column[4]["present"] == 0
 
     # Back to COCO by hand.
@@ -116,7 +116,7 @@ def test_coco(images: ImageSet, tmp_path: Path):
     for seen in ({i: column[i] for i in range(4)}, in_batches(images, column)):
         assert sorted(seen) == [0, 1, 2, 3]
         for i, label in seen.items():
-            real = label["valid"] > 0
+            real = objects(label)
             y0, x0, y1, x1 = label["boxes_yxyx"][real].T * SIDE
             boxes_xywh = np.stack([x0, y0, x1 - x0, y1 - y0], 1)
             order = np.argsort([box[0] for _, box in BOXES_XYWH[i]], kind="stable")
@@ -145,10 +145,13 @@ def test_voc_boxes(images: ImageSet, tmp_path: Path):
             wanted = [[(y0 - 1) / SIDE, (x0 - 1) / SIDE, y1 / SIDE, x1 / SIDE] for _, (x0, y0, x1, y1) in objects[i]]
             np.testing.assert_allclose(label["boxes_yxyx"][real], np.reshape(wanted, (-1, 4)), atol=1e-6)
 
-    found = {"classes": (), "difficult": False}
-    easy = imported(images, "detection", tmp_path / "e", format="voc", path=str(tmp_path / "xml"), options=found)
-    assert easy.classes == ("cat", "person")  # the bus is difficult
-    assert easy[0]["classes"].tolist() == [0]
+    assert column[0]["ignore"].tolist() == [1, 0]  # the bus is difficult
+    np.testing.assert_array_equal(seen[0]["ignore"][seen[0]["valid"] > 0], [1, 0])
+
+    found = {"classes": (), "difficult": True}
+    all_ = imported(images, "detection", tmp_path / "e", format="voc", path=str(tmp_path / "xml"), options=found)
+    assert all_.classes == ("bus", "cat", "person")
+    assert (all_[0]["classes"].tolist(), all_[0]["ignore"].tolist()) == ([0, 1], [0, 0])
 
 
 def ids_of(index: int, classes: int) -> np.ndarray:

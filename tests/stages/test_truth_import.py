@@ -209,7 +209,7 @@ def test_images_and_labels_are_prepared_together(images: ImageSet, tmp_path: Pat
     assert sorted(names) == sorted(NAMES)
     for i, name in enumerate(names):
         assert labels["classification"][i]["probs"].argmax() == ("dog" in name)
-        assert len(labels["detection"][i]["classes"]) == len(BOXES_XYWH.get(NAMES.index(name), []))
+        assert np.count_nonzero(labels["detection"][i]["ignore"] == 0) == len(BOXES_XYWH.get(NAMES.index(name), []))
 
     write_coco(tmp_path / "coco.json", info={})
     assert call(*prepare, *boxes) == 2

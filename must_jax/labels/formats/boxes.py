@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from must_jax.data.encodings import Label
+from must_jax.data.kinds import BoxesLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Placed
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal
@@ -33,12 +34,14 @@ class Boxes(NamedTuple):
     hw: i64[n, 2], of the image.
     image: i64[n], the number of the image.
     classes: i32[n].
+    ignore: bool[n], neither an object nor background.
     """
 
     boxes_px: np.ndarray
     hw: np.ndarray
     image: np.ndarray
     classes: np.ndarray
+    ignore: np.ndarray
 
 
 class BoxesFormat(Placed):
@@ -113,27 +116,25 @@ class BoxesFormat(Placed):
         )
         order = np.flatnonzero(kept)[np.argsort(boxes.image[kept], kind="stable")]
         starts = np.searchsorted(boxes.image[order], np.arange(images + 1))
-        return [_label(boxes_yxyx[rows], boxes.classes[rows]) for rows in _slices(order, starts)]
+        slices = (order[start:stop] for start, stop in itertools.pairwise(starts.tolist()))
+        return [_label(boxes_yxyx[rows], boxes.classes[rows], boxes.ignore[rows]) for rows in slices]
 
 
-def most_boxes(labels: list[Label]) -> int:
-    """At least 1: there are slots also where nothing is."""
-    return max([1, *(len(label["classes"]) for label in labels)])
+def kind_of(labels: Sequence[Label]) -> BoxesLabel:
+    """With at least one slot, also where nothing is; and a place for boxes to ignore where there are any."""
+    most = max([1, *(len(label["classes"]) for label in labels)])
+    return BoxesLabel(most, ignore=any(label["ignore"].any() for label in labels))
 
 
-def _slices(order: np.ndarray, starts: np.ndarray) -> Iterator[np.ndarray]:
-    return (order[start:stop] for start, stop in itertools.pairwise(starts.tolist()))
-
-
-def _label(boxes_yxyx: np.ndarray, classes: np.ndarray) -> Label:
+def _label(boxes_yxyx: np.ndarray, classes: np.ndarray, ignore: np.ndarray) -> Label:
     ones = np.ones(len(classes), np.float32)
-    values = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones, "ignore": 0 * ones}
-    return values | {"present": PRESENT}
+    values = {"boxes_yxyx": boxes_yxyx, "classes": classes, "scores": ones, "valid": ones}
+    return values | {"ignore": ignore.astype(np.float32), "present": PRESENT}
 
 
 def _copies(boxes: Boxes) -> np.ndarray:
     """bool[n]: whether a box is the same as one before, on the same image and of the same class."""
-    keys = np.column_stack([boxes.image, boxes.classes, boxes.boxes_px])
+    keys = np.column_stack([boxes.image, boxes.classes, boxes.ignore, boxes.boxes_px])
     order = np.lexsort(keys.T)  # is stable
     copies = np.zeros(len(keys), bool)
     copies[order[1:]] = np.all(keys[order[1:]] == keys[order[:-1]], axis=1)

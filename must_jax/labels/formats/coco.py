@@ -13,10 +13,10 @@ from pydantic import Field, FiniteFloat
 from must_jax import files
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import BoxesLabel, LabelKind
+from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo
-from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, later, most_boxes
+from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, kind_of, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.json_files import Category, Id, by, read_json
 from must_jax.labels.formats.names import match
@@ -65,7 +65,7 @@ class _Instances:
 
 
 class Coco(BoxesFormat):
-    """Boxes that mark a crowd are left out.
+    """Boxes that mark a crowd are to be ignored.
 
     Attributes:
       bbox: what the four numbers of a box are. "xywh", as COCO has it: x and y of the top left corner, width, height;
@@ -97,24 +97,24 @@ class Coco(BoxesFormat):
             hw, where = (image.height, image.width), f"{path}: {image.file_name}"
             return self.placed(kind, labels[image.id], photo, hw, where)
 
-        return Annotations(BoxesLabel(most_boxes([*labels.values()])), classes, label)
+        return Annotations(kind_of([*labels.values()]), classes, label)
 
     def _labels(self, parsed: _Instances, class_of: Callable[[int], int], path: Path) -> dict[Id, Label]:
         """By image id, of all images that are listed."""
         images = by("id", parsed.images, path)
         numbers = {id_: number for number, id_ in enumerate(images)}
-        real = [each for each in parsed.annotations if not each.iscrowd]
-        if unlisted := {each.image_id: None for each in real if each.image_id not in numbers}:
+        given = parsed.annotations
+        if unlisted := {each.image_id: None for each in given if each.image_id not in numbers}:
             advice = f"which it does not list; ids of images are like {next(iter(images), None)!r}; correct either"
             raise refusal([f"{path} has a box on image {id_!r}, {advice}" for id_ in unlisted])
-        classes = np.array([class_of(each.category_id) for each in real], np.int32)
-        owners = np.array([numbers[each.image_id] for each in real], np.int64)
+        classes = np.array([class_of(each.category_id) for each in given], np.int32)
+        owners = np.array([numbers[each.image_id] for each in given], np.int64)
         sizes = np.array([(each.height, each.width) for each in parsed.images], np.int64).reshape(-1, 2)
-        numbers_of_boxes = np.array([each.bbox for each in real], np.float64).reshape(-1, 4)
-        boxes_px = self._boxes_px(numbers_of_boxes, sizes[owners], [each.area for each in real], str(path))
+        numbers_of_boxes = np.array([each.bbox for each in given], np.float64).reshape(-1, 4)
+        boxes_px = self._boxes_px(numbers_of_boxes, sizes[owners], [each.area for each in given], str(path))
 
         def complaint(row: int) -> str:
-            image, box = images[real[row].image_id], real[row].bbox
+            image, box = images[given[row].image_id], given[row].bbox
             height, width, inside = image.height, image.width, "correct either, or set clip=true to cut it at the edge"
             y0, x0, y1, x1 = boxes_px[row]
             if min(y0, x0) >= 0 and x1 <= height and y1 <= width:
@@ -127,7 +127,9 @@ class Coco(BoxesFormat):
         if (rows := np.flatnonzero(np.any(boxes_px[:, 2:] < boxes_px[:, :2], axis=1))).size:
             described = [complaint(row).partition(", which")[0] for row in rows[:MOST_NAMED].tolist()]
             raise refusal([f"{each}, and it ends before it begins; correct it" for each in described], len(rows))
-        labels = self.labels(Boxes(boxes_px, sizes[owners], owners, classes), len(images), str(path), complaint)
+        crowd = np.array([bool(each.iscrowd) for each in given], bool)
+        boxes = Boxes(boxes_px, sizes[owners], owners, classes, crowd)
+        labels = self.labels(boxes, len(images), str(path), complaint)
         return dict(zip(images, labels, strict=True))
 
     def _boxes_px(self, boxes: np.ndarray, hw: np.ndarray, areas: Sequence[Any], where: str) -> np.ndarray:

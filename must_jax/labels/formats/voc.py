@@ -14,10 +14,10 @@ from defusedxml.ElementTree import fromstring
 
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import BoxesLabel, LabelKind
+from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, known_classes
-from must_jax.labels.formats.boxes import Boxes, BoxesFormat, later, most_boxes
+from must_jax.labels.formats.boxes import Boxes, BoxesFormat, kind_of, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem
@@ -35,18 +35,19 @@ _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "unspecified", "")
 
 
 class _Objects(NamedTuple):
-    """The boxes of one file: `corners` f64[n, 4] ymin, xmin, ymax, xmax as they are given."""
+    """The boxes of one file: `corners` f64[n, 4] ymin, xmin, ymax, xmax as they are given; `difficult` bool[n]."""
 
     hw: tuple[int, int]
     names: list[str]
     corners: np.ndarray
+    difficult: np.ndarray
 
 
 class Voc(BoxesFormat):
     """Boxes in XML.
 
     Attributes:
-      difficult: whether boxes that are marked as difficult count like others, or are left out.
+      difficult: whether boxes that are marked as difficult count like others, or are to be ignored.
       pixels: what xmin to ymax are. "from_1", as VOC has it: the first and the last pixel of a box, counted from 1;
         "from_0": the same, counted from 0; "edges": where the box begins and ends, from 0 to the width or height.
       classes: in the order of their indices; () = those that there are, sorted.
@@ -56,7 +57,7 @@ class Voc(BoxesFormat):
     gives: ClassVar[str] = "boxes"
     holds: ClassVar[str] = "folder"
 
-    difficult: bool = True
+    difficult: bool = False
     pixels: Annotated[Literal["from_1", "from_0", "edges"], later("from_1")] = "from_1"
     classes: Classes = VOC_CLASSES
 
@@ -80,7 +81,7 @@ class Voc(BoxesFormat):
             where = str(xmls[keys[photo.name]])
             return self.placed(kind, labels[photo.name], photo, parsed[photo.name].hw, where)
 
-        return Annotations(BoxesLabel(most_boxes([*labels.values()])), classes, label)
+        return Annotations(kind_of([*labels.values()]), classes, label)
 
     def _read(self, xmls: Mapping[str, Path], path: Path) -> dict[str, _Objects]:
         """The files of these images, in their order."""
@@ -126,7 +127,8 @@ class Voc(BoxesFormat):
         if not self.fractions:
             self._check_base(in_pixels, hw, file_of)
             in_pixels = in_pixels + np.repeat(_EDGES[self.pixels], 2)
-        boxes = Boxes(in_pixels, hw, owners, np.array([indices[name] for name in found], np.int32))
+        ignore = np.concatenate([np.zeros(0, bool), *(each.difficult for each in objects)]) & (not self.difficult)
+        boxes = Boxes(in_pixels, hw, owners, np.array([indices[name] for name in found], np.int32), ignore)
         return self.labels(boxes, len(objects), str(path), complaint)
 
     def _check_base(self, corners: np.ndarray, hw: np.ndarray, file_of: Callable[[int], Path]) -> None:
@@ -157,7 +159,8 @@ class Voc(BoxesFormat):
             hw = int(_text(root, "size/height")), int(_text(root, "size/width"))
             if min(hw) < 1:
                 raise ValueError(f"its size is {hw[1]} x {hw[0]}")
-            objects = [each for each in root.iterfind("object") if not _is_difficult(each) or self.difficult]
+            objects = root.findall("object")
+            difficult = np.array([_is_difficult(each) for each in objects], bool)
             names = [_text(each, "name") for each in objects]
             corners = [[float(_text(each, f"bndbox/{end}")) for end in _ENDS] for each in objects]
         except (ParseError, DefusedXmlException, ValueError) as error:
@@ -165,7 +168,7 @@ class Voc(BoxesFormat):
         corners_yxyx = np.array(corners, np.float64).reshape(-1, 4)
         if not np.isfinite(corners_yxyx).all() or np.any(corners_yxyx[:, 2:] < corners_yxyx[:, :2]):
             raise UserError(f"{file} has a box that ends before it begins; correct the file")
-        return _Objects(hw, names, corners_yxyx)
+        return _Objects(hw, names, corners_yxyx, difficult)
 
 
 class VocMasks(IdPng):

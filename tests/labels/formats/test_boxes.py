@@ -209,9 +209,19 @@ def test_voc_coordinates_that_count_otherwise(pixels: str, first: int, last: int
 )
 def test_voc_difficult(text: str, counts: bool, tmp_path: Path):
     folder = voc(tmp_path, CORNERS, more=f"<difficult>{text}</difficult>")
-    labels = read("voc", folder, classes="brick", difficult=False)
-    assert [bool(len(label["classes"])) for label in labels] == [counts] * 6
+    labels = read("voc", folder, classes="brick")
+    assert [label["ignore"].tolist() for label in labels] == [[not counts]] * 6
+    kind = build_format("voc", {"classes": "brick"}).open(folder, ["p0.jpg"], BoxesLabel(1)).kind
+    assert isinstance(kind, BoxesLabel) and kind.ignore != counts
+    assert [label["ignore"].tolist() for label in read("voc", folder, classes="brick", difficult=True)] == [[0]] * 6
     assert in_pixels(read("voc", folder, classes="brick", difficult=True))[1] == [[17, 19, 58, 70]]
+
+
+@pytest.mark.parametrize("mark, ignored", [(1, 1), (0, 0), (True, 1), ("1", 1), (None, 0)])
+def test_coco_crowds(mark: Any, ignored: int, tmp_path: Path):
+    file = coco(tmp_path, np.tile(xywh(CORNERS), (2, 1)), iscrowd=lambda i: mark if i < 6 else 0)
+    labels = read("coco", file)
+    assert [label["ignore"].tolist() for label in labels] == [[1, 0] if ignored else [0]] * 6
 
 
 def test_voc_difficult_that_means_nothing(tmp_path: Path):

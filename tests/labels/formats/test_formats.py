@@ -108,7 +108,8 @@ def test_coco_boxes_at_the_edge(tmp_path: Path):
     boxes = [annotation(bbox=[-1, 0, 34, 33]), annotation(bbox=[3, 3, 0, 5]), annotation(bbox=[0, 0, 9, 9], iscrowd=1)]
     label = read("coco", write_coco(tmp_path / "coco.json", annotations=boxes))[0]
     assert label is not None
-    np.testing.assert_array_equal(label["boxes_yxyx"], [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(label["boxes_yxyx"], [[0, 0, 1, 1], [0, 0, 9 / 32, 9 / 32]])
+    np.testing.assert_array_equal(label["ignore"], [0, 1])
 
 
 def test_width_and_height_are_not_confused(tmp_path: Path):
