@@ -44,6 +44,7 @@ def pipeline() -> list[str]:
     for name in TRAININGS:
         stages[name] |= {"steps": 30, "checkpoint_every": 4, "log_every": 1, "model": MODEL, "image_size": 32}
     stages["label"] |= {"teachers": [f"{{workdir}}/{name}" for name in STAGES[:2]], "batch_size": 1, "shard_images": 1}
+    stages["label"]["accept_failed"] = TASKS
     columns = [f"{{workdir}}/label/columns/teacher_{task}-{task}" for task in TASKS]
     stages["student"] |= {
         "train": [{"images": "scenes/unlabelled_tiny:train", "labels": columns}],

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from hand_made import TEACHER, describe, label_of
+from made_teacher import HEADLINES
 
 from must_jax.config import TrainConfig
 from must_jax.data.image_sets import open_images
@@ -39,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.imwrite(str(home / f"photos/{i:02d}.png"), rng.integers(0, 256, (32, 48, 3), np.uint8))
     images = open_images(f"folder:{home / 'photos'}", "")
     for name, task in COLUMNS.items():
-        teacher = TEACHER.model_copy(update={"name": name.split("-")[0]})
+        teacher = TEACHER.model_copy(update={"name": name.split("-")[0], "metrics": HEADLINES})
         writer = ColumnWriter(home / "columns" / name, describe(task, images, teacher=teacher))
         for shard in writer.missing():
             with writer.shard(shard) as labels:
