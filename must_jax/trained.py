@@ -47,7 +47,7 @@ class Trained:
       config: the network's architecture.
       tasks: by name, in the order of the config.
       image_size: height = width of the input in pixels; images are fitted into its top left corner.
-      settings: learning_rate, batch_size and steps of the training.
+      settings: optimizer (missing in runs from before), learning_rate, batch_size and steps of the training.
       metrics: "task/metric" -> value on the validation images.
       digest: sha256 of the parameters.
     """
@@ -207,6 +207,7 @@ def describe(
         "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
         "image_size": config.image_size,
         "settings": {
+            "optimizer": optimizer.name,
             "learning_rate": optimizer.learning_rate,
             "batch_size": config.batch_size,
             "steps": config.steps,

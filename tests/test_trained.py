@@ -69,7 +69,7 @@ def test_a_run_comes_back_with_all_it_needs(model, run):
     assert model.tasks["segmentation"].classes == CLASSES
     assert model.tasks["detection"].max_boxes == 6
     assert model.image_size == SIZE
-    assert model.settings == {"learning_rate": 0.1, "batch_size": 16, "steps": 3}
+    assert model.settings == {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 16, "steps": 3}
     assert model.metrics == {"depth/delta1": 50.0}
     assert model.digest == digest(model.variables["params"])
     assert repr(model).startswith(f"Trained('{run}': resnet10, ")

@@ -47,7 +47,8 @@ class TeacherRecord(_Record):
 
     Attributes:
       digest: sha256 of the parameters.
-      learning_rate, batch_size, steps: of its training; the student's loss weights follow from them.
+      optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. Not known:
+        "" in columns from before the optimizer was recorded, and None.
       image_size: height = width of its input in pixels.
       metrics: "task/metric" -> value on its own validation images.
       data_licence: of the data that it was trained on; "" = unknown.
@@ -55,9 +56,10 @@ class TeacherRecord(_Record):
 
     name: str
     digest: str
-    learning_rate: float
-    batch_size: int
-    steps: int
+    optimizer: str = ""
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    steps: int | None = None
     image_size: int
     metrics: dict[str, float]
     data_licence: str = ""

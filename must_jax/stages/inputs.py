@@ -14,7 +14,15 @@ import jax
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import AuditConfig, ColumnsConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.config import (
+    AuditConfig,
+    ColumnsConfig,
+    EvaluateConfig,
+    LabelConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TrainConfig,
+)
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.pipeline import Batch, Source
@@ -24,7 +32,7 @@ from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
 from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
-from must_jax.labels.manifest import Manifest
+from must_jax.labels.manifest import Manifest, TeacherRecord
 from must_jax.progress import say
 from must_jax.stages import memory
 from must_jax.stages.labels import find
@@ -204,20 +212,46 @@ def build_tasks(
 
 
 def loss_weights(
-    tasks: Mapping[str, Task], sources: Sequence[Source], batch_size: int, learning_rate: float
+    tasks: Mapping[str, Task], sources: Sequence[Source], batch_size: int, optimizer: OptimizerConfig
 ) -> dict[str, float]:
-    """Task -> weight: as set; else (b_s lr_t) / (b_t lr_s) of student s and teacher t (paper 4.1); 1 for truth."""
+    """Task -> weight: as set; else (b_s lr_t) / (b_t lr_s) of student s and teacher t (paper 4.1); 1 for true labels.
+
+    The rule holds for rates of one kind of optimizer: where the teacher had another kind, or has no rate, the weight is
+    1, and a line says so. A teacher from before its optimizer was recorded counts as of the student's kind, and a line
+    says so as well. Of several teachers of a task the first one decides.
+    """
     weights = {}
     for name, task in tasks.items():
         columns = (column for source in sources for column in source.columns if column.task == name)
         teachers = [teacher for column in columns if (teacher := getattr(column, "teacher", None))]
-        weights[name] = 1.0
+        weights[name], why = 1.0, ""
         if task.weight is not None:
             weights[name] = task.weight
         elif teachers:
-            teacher = teachers[0]
-            weights[name] = (batch_size * teacher.learning_rate) / (teacher.batch_size * learning_rate)
+            weights[name], why = _loss_weight(teachers[0], batch_size, optimizer)
+            if any(_loss_weight(each, batch_size, optimizer)[0] != weights[name] for each in teachers[1:]):
+                why = (
+                    f"{why or 'by the rule'}; its first teacher, {teachers[0].name}, decides, others had other settings"
+                )
+        if why:
+            say(f"the loss weight of {name} is {weights[name]:.4g}: {why}; config.tasks.{name}.weight sets another one")
     return weights
+
+
+def _loss_weight(teacher: TeacherRecord, batch_size: int, optimizer: OptimizerConfig) -> tuple[float, str]:
+    """And why it is not simply by the rule."""
+    if not teacher.learning_rate or not teacher.batch_size:
+        return 1.0, f"{teacher.name} has no learning rate or batch size to compare with"
+    if teacher.optimizer not in ("", optimizer.name):
+        return (
+            1.0,
+            f"{teacher.name} was trained with {teacher.optimizer}, whose rates are not those of {optimizer.name}",
+        )
+    weight = (batch_size * teacher.learning_rate) / (teacher.batch_size * optimizer.learning_rate)
+    return (
+        weight,
+        "" if teacher.optimizer else f"{teacher.name} does not tell its optimizer, {optimizer.name} is assumed",
+    )
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:

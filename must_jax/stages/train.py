@@ -117,7 +117,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
-    weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer.learning_rate)
+    weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
     model, optimizer, step = build(config, tasks, weights, mesh)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from must_jax import trained
-from must_jax.config import TrainConfig
+from must_jax.config import OptimizerConfig, TrainConfig
 from must_jax.engine import goodput
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
+from must_jax.labels.manifest import TeacherRecord
 from must_jax.parsing import parse
 from must_jax.stages import inputs, train
 from must_jax.stages.train import run
@@ -259,13 +260,48 @@ def test_units_must_agree():
         inputs.build_tasks({"depth": {"kind": "relative"}}, [depth], 20)
 
 
-def test_loss_weights_by_the_rule_of_the_paper():
-    teacher = SimpleNamespace(learning_rate=0.8, batch_size=2048)
-    sources = [source(Column(teacher=teacher), Column("depth", (), teacher, unit="m")), source(Column())]
+SGD = OptimizerConfig(name="sgd", learning_rate=0.32)
+
+
+def teacher(**settings):
+    values = {"name": "seer", "digest": "", "image_size": 32, "metrics": {}, "optimizer": "sgd"}
+    return TeacherRecord(**values | {"learning_rate": 0.8, "batch_size": 2048} | settings)
+
+
+def loss_weight(*teachers, optimizer=SGD):
+    sources = [source(*(Column(teacher=each) for each in teachers))]
+    tasks = inputs.build_tasks({"classification": {}}, sources, 20)
+    return inputs.loss_weights(tasks, sources, batch_size=256, optimizer=optimizer)["classification"]
+
+
+def test_loss_weights_by_the_rule_of_the_paper(capsys):
+    sources = [source(Column(teacher=teacher()), Column("depth", (), teacher(), unit="m")), source(Column())]
     tasks = inputs.build_tasks({"classification": {}, "depth": {"weight": 0.5}}, sources, 20)
-    weights = inputs.loss_weights(tasks, sources, batch_size=256, learning_rate=0.32)
+    weights = inputs.loss_weights(tasks, sources, batch_size=256, optimizer=SGD)
     assert weights == pytest.approx({"classification": 0.3125, "depth": 0.5})
-    assert inputs.loss_weights(tasks, [source(Column())], 256, 0.32)["classification"] == 1.0
+    assert inputs.loss_weights(tasks, [source(Column())], 256, SGD)["classification"] == 1.0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "optimizer", "weight", "why"),
+    [
+        ({"optimizer": "adamw"}, SGD, 1.0, "seer was trained with adamw, whose rates are not those of sgd"),
+        ({}, SGD.model_copy(update={"name": "adamw"}), 1.0, "seer was trained with sgd, whose rates are not those of"),
+        ({"learning_rate": None}, SGD, 1.0, "seer has no learning rate or batch size to compare with"),
+        ({"optimizer": ""}, SGD, 0.3125, "seer does not tell its optimizer, sgd is assumed"),
+    ],
+)
+def test_where_the_rule_does_not_hold_a_line_says_so(settings, optimizer, weight, why, capsys):
+    assert loss_weight(teacher(**settings), optimizer=optimizer) == pytest.approx(weight)
+    assert f"the loss weight of classification is {weight:.4g}: {why}" in capsys.readouterr().err
+
+
+def test_of_several_teachers_the_first_one_decides(capsys):
+    assert loss_weight(teacher(), teacher(name="other", learning_rate=0.4)) == pytest.approx(0.3125)
+    assert "its first teacher, seer, decides" in capsys.readouterr().err
+    assert loss_weight(teacher(), teacher(name="other")) == pytest.approx(0.3125)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_fingerprint_names_images_and_labels():
