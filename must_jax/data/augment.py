@@ -99,7 +99,17 @@ def apply(
       map_size: rows and columns of the maps that come out; they cover the whole input.
 
     Returns:
-      u8[image_size, image_size, 3] and the labels by task. Boxes are clipped to the input and dropped where less than a
+      u8[image_size, image_size, 3] and the labels by task, as of `place`.
+    """
+    return _image(geometry, image), place(geometry, labels, kinds, map_size)
+
+
+def place(
+    geometry: Geometry, labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], map_size: int
+) -> dict[str, Label]:
+    """The labels of an image as targets of static shapes, by task; arguments as of `apply`.
+
+    Boxes are clipped to the input and dropped where less than a
       quarter of the area remains (of one to ignore: nothing) or one side is under a pixel; the largest ones fill the
       slots, before any that is to be ignored. Maps are "ignore" or
       invalid in the padding and wherever an invalid pixel would have been mixed in.
@@ -120,7 +130,7 @@ def apply(
             case _:  # geometry does not change a vector
                 out[task] = {name: value for name, value in label.items() if name != "present"}
         out[task]["present"] = label["present"]
-    return _image(geometry, image), out
+    return out
 
 
 def _image(geometry: Geometry, image: np.ndarray) -> np.ndarray:

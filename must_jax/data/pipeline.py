@@ -234,7 +234,7 @@ def _example(
 ) -> Example:
     try:
         image, image_hw = decode(source.images.record(index)["image"])
-        labels = {task: label for task in kinds if (label := _label(source, task, index)) is not None}
+        labels = {task: label for task in kinds if (label := label_of(source, task, index)) is not None}
         image, labels = augment_example(place(image_hw), image, labels, kinds, image_size // map_stride)
     except Exception as error:  # one record, broken in whatever way, must not end a run of days
         if on_bad is not None:
@@ -253,7 +253,7 @@ def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stri
     }
 
 
-def _label(source: Source, task: str, index: int) -> Label | None:
+def label_of(source: Source, task: str, index: int) -> Label | None:
     """The first label that says it is present."""
     labels = (column[index] for column in source.columns if column.task == task)
     return next((label for label in labels if label["present"]), None)

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pydantic
 
-from must_jax.data.kinds import VectorLabel
+from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 from must_jax.files import write_text
 from must_jax.labels.manifest import Manifest
@@ -97,7 +97,9 @@ def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False
     elif summary.empty == labelled:
         yield Finding(level="failed", reason=f"all {labelled:,} labels are empty")
     else:
-        classes = _classes(column.classes, summary.images_with_class)
+        # Unlike maps and whole images, true boxes have a background to be told from.
+        one_will_do = isinstance(column.label_kind, BoxesLabel) and column.teacher is None
+        classes = _classes(column.classes, summary.images_with_class, one_will_do)
         yield from (finding for finding in classes if finding.level == "failed" or not in_part)
         if isinstance(column.label_kind, VectorLabel) and len(column.classes) > 1:
             yield from _even_odds(summary.confidence / labelled, len(column.classes))
@@ -167,10 +169,10 @@ def read(folder: Path, column: Manifest) -> Audited | None:
     return audited if audited.checksum == column.checksum else None
 
 
-def _classes(classes: tuple[str, ...], images_with_class: list[int]) -> Iterator[Finding]:
+def _classes(classes: tuple[str, ...], images_with_class: list[int], one_will_do: bool) -> Iterator[Finding]:
     found = {name for name, images in zip(classes, images_with_class, strict=False) if images}
     never = [name for name in classes if name not in found]
-    if len(classes) > 1 and len(found) == 1:
+    if len(classes) > 1 and len(found) == 1 and not one_will_do:
         yield Finding(level="failed", reason=f"of {len(classes)} classes only '{found.pop()}' occurs")
     elif never:
         names = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")

@@ -22,7 +22,7 @@ from must_jax.models.api import build_model
 from must_jax.progress import Progress, say
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
-from must_jax.stages import inputs
+from must_jax.stages import inputs, supervision
 from must_jax.stages.transfer import Downstream, Transfer
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.trained import Trained
@@ -206,6 +206,7 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
                 f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
                 "use images that have, or another task"
             )
+    supervision.check([train], {task.name: task}, evaluation.image_size, where=f"config.downstream.{name}.train")
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
     return Downstream(name, task, model, evaluation.image_size, sources)
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from must_jax.cores import cores
 from must_jax.data.pipeline import Source
 from must_jax.errors import UserError
 from must_jax.labels import gate
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.gate import Finding, Headline
 from must_jax.labels.summary import Summary, summarize
-from must_jax.progress import Progress, say
+from must_jax.progress import say
+from must_jax.stages import sampling
 from must_jax.tasks.base import Task
-
-SAMPLED = 2000  # images of a column that is not read as it was made
-LEAST = 100  # labels with something in them, to judge from
 
 
 def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collection[str]) -> None:
@@ -59,17 +55,13 @@ def headline(task: Task) -> Headline:
 
 
 def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
-    total, rounds = Summary(), -(-len(column) // SAMPLED)
-    with Progress(f"sampling {column.folder.name}", len(column)) as progress, ThreadPoolExecutor(cores()) as pool:
-        for start in range(rounds):
-            for summary in pool.map(functools.partial(_summary, column), range(start, len(column), rounds)):
-                total = total.add(summary)
-                progress.advance()
-            in_part = total.images < len(column)
-            findings = list(gate.known_from_summary(column.manifest, total, in_part))
-            # What few labels there are may lie elsewhere: a column fails by all that is read of it.
-            if total.images - total.absent - total.empty >= LEAST and gate.verdict(findings) != "failed":
-                break
+    look = functools.partial(_summary, column)
+    for total in sampling.sums(f"sampling {column.folder.name}", len(column), look, Summary.add, Summary()):
+        in_part = total.images < len(column)
+        findings = list(gate.known_from_summary(column.manifest, total, in_part))
+        # What few labels there are may lie elsewhere: a column fails by all that is read of it.
+        if total.images - total.absent - total.empty >= sampling.LEAST and gate.verdict(findings) != "failed":
+            break
     which = f"a sample of {total.images:,} of " if in_part else ""
     where = f"in {which}the {len(column):,} images that are read"
     if column.min_confidence != column.manifest.min_confidence:

@@ -35,7 +35,7 @@ from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.models.api import Model, build_model, transfer
 from must_jax.progress import Progress, say
-from must_jax.stages import gate, inputs, memory, self_test
+from must_jax.stages import gate, inputs, memory, self_test, supervision
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
 
@@ -117,6 +117,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
+    supervision.check(sources, tasks, config.image_size, config.accept_failed)
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])

@@ -187,8 +187,8 @@ def test_of_many_labels_a_sample_is_judged_if_there_is_enough_in_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("must_jax.stages.gate.SAMPLED", 10)
-    monkeypatch.setattr("must_jax.stages.gate.LEAST", least)
+    monkeypatch.setattr("must_jax.stages.sampling.SAMPLED", 10)
+    monkeypatch.setattr("must_jax.stages.sampling.LEAST", least)
     column = make_column(tmp_path / "column", "depth", images, lambda i: nothing_known(i) if i % 20 else ramp(i))
     with pytest.raises(UserError, match="far enough"):
         start("depth", train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
@@ -206,8 +206,8 @@ def test_no_column_fails_by_a_sample(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All labels are of one class but for that of image 30; of class 'c', which has none, a sample says nothing."""
-    monkeypatch.setattr("must_jax.stages.gate.SAMPLED", 10)
-    monkeypatch.setattr("must_jax.stages.gate.LEAST", 2)
+    monkeypatch.setattr("must_jax.stages.sampling.SAMPLED", 10)
+    monkeypatch.setattr("must_jax.stages.sampling.LEAST", 2)
 
     def sparse(index: int) -> dict[str, Any]:
         return varied(int(index == 30)) | {"present": np.float32(index in labelled)}

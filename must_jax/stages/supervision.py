@@ -1,0 +1,188 @@
+"""What there is to learn from, at the size that the network sees: said before the first update; nothing is refused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from must_jax.data.augment import letterbox_geometry, place
+from must_jax.data.encodings import Label
+from must_jax.data.image_sets import decode_image, image_shape
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, objects
+from must_jax.data.pipeline import TRAIN_MAP_STRIDE, Source, label_of
+from must_jax.errors import UserError
+from must_jax.labels.summary import Summary, summarize
+from must_jax.progress import counted, say
+from must_jax.stages import sampling
+from must_jax.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Sums over images of what there is for one task.
+
+    Attributes:
+      left: of the labels as the network gets them.
+      filled: images whose label has something in it, whatever its size.
+      objects, small, over: boxes to learn; those that are too small at this size; and those beyond the slots.
+      inside: of the images in `filled`, the share of the network's input that they take up.
+    """
+
+    left: Summary = field(default_factory=Summary)
+    filled: int = 0
+    objects: int = 0
+    small: int = 0
+    over: int = 0
+    inside: float = 0.0
+
+    def add(self, other: Seen) -> Seen:
+        numbers = ("filled", "objects", "small", "over", "inside")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return Seen(self.left.add(other.left), **sums)
+
+    @property
+    def labelled(self) -> int:
+        return self.left.images - self.left.absent
+
+    @property
+    def teaching(self) -> int:
+        """Images of which something is left."""
+        return self.labelled - self.left.empty
+
+
+SeenByTask = dict[str, Seen]
+
+
+def check(
+    sources: Sequence[Source],
+    tasks: Mapping[str, Task],
+    image_size: int,
+    accepted: Collection[str] = (),
+    where: str = "",
+) -> None:
+    """Says for each task what there is to learn from, in a sample of large sets (see `sampling`).
+
+    Labels are looked at as a training without augmentation has them: the whole image in `image_size` pixels.
+
+    Args:
+      accepted: tasks that are trained all the same.
+      where: which of several sets of labels these are; "" = there is only one.
+
+    Raises:
+      UserError: nothing to learn from.
+    """
+    total = {name: Seen() for name in tasks}
+    images = dict.fromkeys(tasks, 0)
+    for source in sources:
+        kinds = {column.task: tasks[column.task].label for column in source.columns}
+        total = _add(total, _of_source(source, kinds, image_size))
+        images |= {name: images[name] + len(source.images) for name in kinds}
+    for name, task in tasks.items():
+        seen, in_part = total[name], total[name].left.images < images[name]
+        sample = f", in a sample of {seen.left.images:,} of {images[name]:,} images" if in_part else ""
+        prefix = f"{where}: " if where else ""
+        reason, remedy = _nothing(seen, task, image_size, in_part)
+        if reason and name not in accepted:
+            others = f", leave the task out with --config.columns.drop={name}" if len(tasks) > 1 else ""
+            override = "" if where else f", or train all the same with config.accept_failed={name}"
+            raise UserError(
+                f"{prefix}there is nothing to learn for {name}: {reason}{sample}; {remedy}{others}{override}"
+            )
+        accepted_as = f"; {reason} (accepted by config.accept_failed)" if reason else ""
+        say(f"{prefix}{name} learns at image_size {image_size} from {_told(seen, task)}{sample}{accepted_as}")
+
+
+def _of_source(source: Source, kinds: Mapping[str, LabelKind], image_size: int) -> SeenByTask:
+    seen = none = {name: Seen() for name in kinds}
+    look = functools.partial(_look, source, kinds, image_size)
+    if kinds:
+        for seen in sampling.sums(
+            f"looking at the labels of {source.images.name}", len(source.images), look, _add, none
+        ):
+            if all(each.teaching or each.filled >= sampling.LEAST for each in seen.values()):
+                break
+    return seen
+
+
+def _add(some: SeenByTask, others: SeenByTask) -> SeenByTask:
+    return {name: seen.add(others[name]) if name in others else seen for name, seen in some.items()}
+
+
+def _look(source: Source, kinds: Mapping[str, LabelKind], image_size: int, index: int) -> SeenByTask:
+    """At the labels of one image."""
+    try:
+        found = {name: label for name in kinds if (label := label_of(source, name, index)) is not None}
+        seen = {name: Seen(summarize(kinds[name], label)) for name, label in found.items()}
+        filled = {name: found[name] for name, each in seen.items() if each.teaching}
+        if filled:  # else there is no need to read the image
+            seen |= _placed(filled, kinds, _image_hw(source.images.record(index)["image"]), image_size)
+    except Exception:  # broken in whatever way; the training leaves it out and names it
+        seen = {}
+    absent = Seen(Summary(images=1, absent=1))
+    return {name: seen.get(name, absent) for name in kinds}
+
+
+def _placed(
+    labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], image_hw: tuple[int, int], image_size: int
+) -> SeenByTask:
+    """Labels with something in them, at the network's size."""
+    geometry, map_size = letterbox_geometry(image_hw, image_size), image_size // TRAIN_MAP_STRIDE
+    inside = geometry.y.out_length * geometry.x.out_length / image_size**2
+    seen = {}
+    for name, label in labels.items():
+        kind, boxes = kinds[name], {}
+        target = place(geometry, {name: label}, {name: kind}, map_size)[name]
+        if isinstance(kind, BoxesLabel):
+            slots = replace(kind, max_boxes=max(kind.max_boxes, len(label["valid"])))
+            every = place(geometry, {name: label}, {name: slots}, map_size)[name]
+            there, fitting, left = (int(objects(each).sum()) for each in (label, every, target))
+            boxes = {"objects": there, "small": there - fitting, "over": fitting - left}
+        seen[name] = Seen(summarize(kind, target), filled=1, inside=inside, **boxes)
+    return seen
+
+
+def _image_hw(data: bytes) -> tuple[int, int]:
+    shape = image_shape(data)
+    if shape is not None:
+        return shape.hw
+    height, width, _ = decode_image(data).shape
+    return height, width
+
+
+def _told(seen: Seen, task: Task) -> str:
+    images = f"{seen.teaching:,} of {counted(seen.labelled, 'labelled image')}"
+    match task.label:
+        case BoxesLabel(max_boxes=slots):
+            left = seen.objects - seen.small - seen.over
+            lost = f"{seen.small:,} under a pixel, {seen.over:,} beyond max_boxes {slots}"
+            parts = [f"{left:,} of {counted(seen.objects, 'box')} in {images} ({lost})".replace("boxs", "boxes")]
+        case MapLabel():
+            valid = 100 * min(1.0, seen.left.covered / seen.inside) if seen.inside else 0.0
+            parts = [f"{valid:.3g} % of the cells in {images}"]
+        case _:
+            parts = [images]
+    if task.classes:
+        parts.append(seen.left.told_classes(task.label, task.classes))
+    return "; ".join(parts)
+
+
+def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[str, str]:
+    """Why nothing can be learnt, and what to do; ("", "") = something can."""
+    boxes = isinstance(task.label, BoxesLabel)
+    if not seen.labelled:
+        return "no image has a label that can be read", "bring labels"
+    if not seen.filled:
+        return f"all {seen.labelled:,} labels are empty", "bring labels with something in them"
+    if not seen.teaching and boxes:
+        small = f"{seen.small:,} of {seen.objects:,} are under a pixel"
+        return f"no box is left at image_size {image_size}, {small}", "set image_size higher"
+    if not seen.teaching:
+        return f"no labelled cell is left at image_size {image_size}", "set image_size higher"
+    occurring = [name for name, count in zip(task.classes, seen.left.images_with_class, strict=False) if count]
+    if not boxes and len(occurring) == 1 and (len(task.classes) == 1 or not in_part):
+        return (
+            f"'{occurring[0]}' is the only class, and alone it teaches nothing",
+            "bring images of other classes",
+        )
+    return "", ""

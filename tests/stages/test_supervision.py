@@ -1,0 +1,230 @@
+"""What there is to learn from is said before the first update; nothing is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import call, config
+from photos import encoded, picture, write_files
+
+from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import LabelKind
+from must_jax.data.pipeline import Source
+from must_jax.errors import UserError
+from must_jax.stages import supervision, train
+from must_jax.tasks import TASKS, build_task
+from must_jax.tasks.base import Task
+
+JPEG = encoded(picture(120, 160))
+ONE = np.float32(1)
+
+
+class Labels:
+    """A column in memory."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, task: Task, labels: list[dict[str, Any]]) -> None:
+        self.task, self.kind, self._labels = task.name, task.label, labels
+
+    kind: LabelKind
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"present": ONE, **self._labels[index]}
+
+
+def source(task: Task, labels: list[dict[str, Any]]) -> Source:
+    images = ImageSet("photos", len(labels), lambda index: {"image": JPEG, "name": str(index)}, "0")
+    return Source(images, (Labels(task, labels),))
+
+
+def task_of(name: str, classes: tuple[str, ...] = ("a", "b", "c"), **options: Any) -> Task:
+    return build_task(name, classes if TASKS[name].has_classes else (), options)
+
+
+def boxes(*sides: float, classes: int = 1, ignore: float = 0) -> dict[str, Any]:
+    """Square-ish ones of so many pixels of an image of 160 x 120."""
+    corners = [(0.1, 0.1, 0.1 + side / 120, 0.1 + side / 160) for side in sides]
+    ones = np.ones(len(sides), np.float32)
+    return {
+        "boxes_yxyx": np.array(corners, np.float32).reshape(-1, 4),
+        "classes": np.arange(len(sides), dtype=np.int32) % classes,
+        "scores": ones,
+        "valid": ones,
+        "ignore": ignore * ones,
+    }
+
+
+def depth(valid: np.ndarray) -> dict[str, Any]:
+    return {"depth": np.full(valid.shape, 2, np.float32), "valid": valid.astype(np.float32)}
+
+
+def probs(index: int) -> dict[str, Any]:
+    return {"probs": np.eye(3, dtype=np.float32)[index]}
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_boxes_are_counted_as_the_network_gets_them(capsys: pytest.CaptureFixture[str]):
+    """At 64 of 160 pixels a box of 2 is under a pixel; of the others the largest find a slot; one is to be ignored."""
+    task = task_of("detection", max_boxes=3)
+    labels = [boxes(2, 20, 30, 40, 50, classes=2), boxes(), boxes(2), boxes(40, ignore=1), {"present": np.float32(0)}]
+    supervision.check([source(task, labels)], {"detection": task}, 64)
+    expected = (
+        "detection learns at image_size 64 from 3 of 6 boxes in 1 of 4 labelled images (2 under a pixel, 1 beyond "
+    )
+    assert said(capsys) == expected + "max_boxes 3); 3 classes, images with each: a 1, b 1, c 0"
+    supervision.check([source(task, labels)], {"detection": task}, 160, where="a set")
+    assert "a set: detection learns at image_size 160 from 4 of 6 boxes in 2 of 4 labelled images (0" in said(capsys)
+
+
+def test_maps_are_counted_by_the_cells_that_are_supervised(capsys: pytest.CaptureFixture[str]):
+    """Of those that the image covers, three quarters of the input: the left half of one image, and all of another."""
+    task, half = task_of("depth"), np.arange(160) < 80
+    labels = [depth(np.broadcast_to(half, (120, 160))), depth(np.ones((120, 160))), depth(np.zeros((120, 160)))]
+    supervision.check([source(task, labels)], {"depth": task}, 64)
+    assert said(capsys) == "depth learns at image_size 64 from 75 % of the cells in 2 of 3 labelled images"
+
+
+def test_classes_of_maps_and_of_images_are_counted(capsys: pytest.CaptureFixture[str]):
+    task, ids = task_of("segmentation"), np.full((120, 160), 255, np.int32)
+    ids[:60], ids[60:, :80] = 0, 2
+    supervision.check([source(task, [{"ids": ids}])], {"segmentation": task}, 64)
+    expected = "from 75 % of the cells in 1 of 1 labelled image; 3 classes, images with each: a 1, b 0, c 1"
+    assert said(capsys).endswith(expected)
+    task = task_of("classification")
+    supervision.check([source(task, [probs(0), probs(2), probs(2)])], {"classification": task}, 64)
+    assert said(capsys).endswith("from 3 of 3 labelled images; 3 classes, images with each: a 1, b 0, c 2")
+
+
+ABSENT = {"present": np.float32(0)}
+NOTHING: dict[str, tuple[str, list[dict[str, Any]], str]] = {
+    "no label": ("detection", [ABSENT], "no image has a label that can be read; bring labels"),
+    "labels that cannot be read": ("classification", [{"probs": "?"}], "no image has a label that can be read"),
+    "no box": ("detection", [boxes(), boxes()], "all 2 labels are empty; bring labels with something in them"),
+    "boxes to ignore": ("detection", [boxes(50, ignore=1)], "all 1 labels are empty"),
+    "tiny boxes": (
+        "detection",
+        [boxes(1, 2), boxes(2)],
+        "no box is left at image_size 64, 3 of 3 are under a pixel; set image_size higher",
+    ),
+    "no valid pixel": ("depth", [depth(np.zeros((9, 9)))], "all 1 labels are empty"),
+    "no class in a map": ("segmentation", [{"ids": np.full((9, 9), 255, np.int32)}], "all 1 labels are empty"),
+    "one class of several": ("classification", [probs(1)] * 3, "'b' is the only class"),
+    "one class in maps": ("segmentation", [{"ids": np.ones((9, 9), np.int32)}], "'b' is the only class, and alone it"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_nothing_to_learn_is_refused_unless_it_is_accepted(case: str, capsys: pytest.CaptureFixture[str]):
+    name, labels, reason = NOTHING[case]
+    task = task_of(name)
+    with pytest.raises(
+        UserError, match=f"^there is nothing to learn for {name}: {reason}.* config.accept_failed={name}$"
+    ):
+        supervision.check([source(task, labels)], {name: task}, 64)
+    supervision.check([source(task, labels)], {name: task}, 64, accepted=[name])
+    assert reason.partition(";")[0] in said(capsys)
+
+
+def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.CaptureFixture[str]):
+    task = task_of("classification", ("a",))
+    with pytest.raises(UserError, match="'a' is the only class, and alone it teaches nothing; bring images"):
+        supervision.check([source(task, [{"probs": np.ones(1, np.float32)}])], {task.name: task}, 64)
+    task = task_of("detection", ("a",))
+    supervision.check([source(task, [boxes(50)])], {task.name: task}, 64)
+    assert said(capsys).endswith("1 class, images with each: a 1")
+
+
+def test_several_sets_add_up_and_other_tasks_can_be_left_out(capsys: pytest.CaptureFixture[str]):
+    task, other = task_of("classification"), task_of("detection")
+    sources = [source(task, [probs(0)]), source(task, [probs(1)] * 2), source(other, [boxes()])]
+    with pytest.raises(UserError, match=r"all 1 labels .*, leave the task out with --config.columns.drop=detection"):
+        supervision.check(sources, {task.name: task, other.name: other}, 64)
+    assert said(capsys).endswith("from 3 of 3 labelled images; 3 classes, images with each: a 1, b 2, c 0")
+
+
+def test_of_many_labels_a_sample_is_read_and_all_where_there_is_nothing_in_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("must_jax.stages.sampling.SAMPLED", 10)
+    monkeypatch.setattr("must_jax.stages.sampling.LEAST", 5)
+    task, read = task_of("detection"), []
+
+    def of(labels: list[dict[str, Any]]) -> Source:
+        made = source(task, labels)
+        read.clear()
+
+        def get(column: Labels, index: int) -> dict[str, Any]:
+            read.append(index)
+            return {"present": ONE, **labels[index]}
+
+        monkeypatch.setattr(Labels, "__getitem__", get)
+        return made
+
+    supervision.check([of([boxes(50)] * 100)], {task.name: task}, 64)
+    assert sorted(set(read)) == list(range(0, 100, 10))
+    assert ", in a sample of 10 of 100 images" in said(capsys)
+    supervision.check([of([boxes(50) if index == 77 else boxes() for index in range(100)])], {task.name: task}, 64)
+    assert "from 1 of 1 box in 1 of 80 labelled images" in said(capsys)
+    with pytest.raises(UserError, match=r"all 100 labels are empty; bring"):
+        supervision.check([of([boxes()] * 100)], {task.name: task}, 64)
+    with pytest.raises(UserError, match=r"10 of 10 are under a pixel, in a sample of 10 of 100 images; set image_size"):
+        supervision.check([of([boxes(2)] * 100)], {task.name: task}, 64)
+
+
+def test_a_training_on_tiny_boxes_says_so_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Through the real command: boxes of 14 pixels in images of 1600 are gone at 64 pixels, and there at 128."""
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path / "photos", {f"{number}.jpg": encoded(picture(1200, 1600, number)) for number in range(2)})
+    truth = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 1600, "height": 1200} for n in range(2)],
+        "categories": [{"id": 0, "name": "root"}, {"id": 1, "name": "car"}],
+        "annotations": [
+            {"id": n, "image_id": n % 2, "category_id": 1, "bbox": [100 + 130 * n, 80, 14, 14], "iscrowd": 0}
+            for n in range(10)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(truth))
+    labels = ["--config.labels.detection.format=coco", "--config.labels.detection.path=a.json"]
+    assert call(config("prepare"), "--config.images=folder:photos", *labels) == 0
+    assert "columns/detection: 2 classes, images with each: root 0, car 2" in capsys.readouterr().err
+
+    def stop(*args: object, **options: object) -> None:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(train, "init_state", stop)
+    training = [
+        config("teacher_detection"),
+        "--workdir=run",
+        "--config.train.0.images=photos:train",
+        "--config.devices=1",
+    ]
+    training += [
+        "--config.validation=None",
+        "--config.minimum={}",
+        "--config.batch_size=2",
+        "--config.model.width=0.125",
+    ]
+    assert call(*training) == 2
+    assert said(capsys).startswith(
+        "error: there is nothing to learn for detection: no box is left at image_size 64, 10 of 10 are"
+    )
+    assert not (tmp_path / "run").exists()
+    assert call(*training, "--config.image_size=128") == 2
+    *_, told, end = capsys.readouterr().err.splitlines()
+    assert told.startswith(
+        "detection learns at image_size 128 from 10 of 10 boxes in 2 of 2 labelled images (0 under a"
+    )
+    assert end == "error: far enough"
