@@ -164,7 +164,7 @@ class TruthReader:
         labels = {}
         for task in self._tasks:
             try:
-                label = _label(self._source, task, index)
+                label = label_of(self._source, task, index)
             except Exception as error:  # one record, broken in whatever way, must not end a run of days
                 if self._on_bad is not None:
                     self._on_bad(f"{self._source.images.name}[{index}]", f"{type(error).__name__}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from must_jax.data.folders import LeftOut
@@ -53,28 +53,35 @@ def choose(
     """
     if EVERY in asked:
         return [True] * len(names), []
-    pictures = [picture(name) for name in names]
     if asked:
         endings = {f".{ending.lower().removeprefix('.')}" for ending in asked}
-        taken, reason = [each.ending in endings for each in pictures], _NOT_ASKED
-    else:
-        samples = defaultdict(set)
-        for each in pictures:
-            samples[each.sample].add(each.ending)
-        several = {sample: endings for sample, endings in samples.items() if len(endings) > 1}
-        image_of = {sample: _image(endings) if by_sample else "" for sample, endings in several.items()}
-        if unclear := [sample for sample, ending in image_of.items() if not ending]:
-            of_one = ", ".join(f"{unclear[0]}{ending}" for ending in sorted(several[unclear[0]]))
-            told = f"{where}: of {counted(len(unclear), 'name')} there are several pictures ({of_one} for instance)"
-            remedy = "name the endings of images in config.image_suffix"
-            if by_sample and len(unclear) > MOST_UNCLEAR * len(samples):
-                raise UserError(f"{told}, and it is not clear which are images; {remedy}, or set it to '*' for all")
-            say(f"{told}, all of which are taken; if some are masks, {remedy}")
-        clear = {sample: ending for sample, ending in image_of.items() if ending}
-        others = {ending for sample in clear for ending in several[sample]} - {*clear.values()}
-        taken = [clear.get(each.sample, each.ending) == each.ending not in others for each in pictures]
-        reason = BESIDE
-    left_out = Counter(each.ending for each, is_taken in zip(pictures, taken, strict=True) if not is_taken)
+        return _parted(names, lambda each: each.ending in endings, _NOT_ASKED)
+    first: dict[str, str] = {}  # ending of a sample
+    several = defaultdict[str, set[str]](set)  # endings of those that have more
+    for sample, ending in map(picture, names):
+        if (before := first.setdefault(sample, ending)) != ending:
+            several[sample] |= {before, ending}
+    image_of = {sample: _image(endings) if by_sample else "" for sample, endings in several.items()}
+    if unclear := [sample for sample, ending in image_of.items() if not ending]:
+        of_one = ", ".join(f"{unclear[0]}{ending}" for ending in sorted(several[unclear[0]]))
+        told = f"{where}: of {counted(len(unclear), 'name')} there are several pictures ({of_one} for instance)"
+        remedy = "name the endings of images in config.image_suffix"
+        if by_sample and len(unclear) > MOST_UNCLEAR * len(first):
+            raise UserError(f"{told}, and it is not clear which are images; {remedy}, or set it to '*' for all")
+        say(f"{told}, all of which are taken; if some are masks, {remedy}")
+    clear = {sample: ending for sample, ending in image_of.items() if ending}
+    others = {ending for sample in clear for ending in several[sample]} - {*clear.values()}
+    return _parted(
+        names, lambda each: clear.get(each.sample, each.ending) == each.ending and each.ending not in others, BESIDE
+    )
+
+
+def _parted(names: Sequence[str], is_image: Callable[[Picture], bool], reason: str) -> tuple[list[bool], list[LeftOut]]:
+    taken, left_out = [], Counter[str]()
+    for each in map(picture, names):
+        taken.append(is_image(each))
+        if not taken[-1]:
+            left_out[each.ending] += 1
     return taken, [LeftOut(ending, reason, count) for ending, count in sorted(left_out.items())]
 
 
