@@ -66,7 +66,7 @@ class EvaluateConfig(Config):
     transfers: Annotated[tuple[TransferConfig, ...], Field(min_length=1, max_length=1000)]
     model: ModelConfig = ModelConfig()  # all starting points must have it
     image_size: ImageSize = 64
-    max_boxes: MaxBoxes = 20
+    max_boxes: MaxBoxes = 100
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -57,7 +57,7 @@ class TrainConfig(Config):
     # Task name -> that task's own options and its loss weight.
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     image_size: ImageSize = 64
-    max_boxes: MaxBoxes = 20
+    max_boxes: MaxBoxes = 100
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

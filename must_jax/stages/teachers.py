@@ -84,7 +84,7 @@ def check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet
             column = _describe(name, model, task, images, config)
             missing = still_to_write(_folder(workdir, name, task), column)
             count = sum(len(column.shard_range(shard)) for shard in missing)
-            needed += most_bytes(task.label, (side, side), count, config.shard_images)
+            needed += most_bytes(task.answer, (side, side), count, config.shard_images)
     check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
 
 
@@ -107,7 +107,7 @@ def _folder(workdir: Path, teacher: str, task: Task) -> Path:
 
 
 def _describe(teacher: str, model: Trained, task: Task, images: ImageSet, config: LabelConfig) -> Manifest:
-    kind, size = task.label, model.image_size
+    kind, size = task.answer, model.image_size
     return Manifest.describe(
         kind,
         task=task.name,

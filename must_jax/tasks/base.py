@@ -61,7 +61,7 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     classes: tuple[str, ...] = ()
     weight: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    max_boxes: MaxBoxes = 20
+    max_boxes: MaxBoxes = 100
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -72,6 +72,11 @@ class Task(pydantic.BaseModel, abc.ABC):
     @abc.abstractmethod
     def label(self) -> LabelKind:
         """What its labels look like, for the data pipeline and the label store."""
+
+    @property
+    def answer(self) -> LabelKind:
+        """What its pseudo labels look like: as its labels, but for the number of slots."""
+        return self.label
 
     @property
     def min_confidence(self) -> float:

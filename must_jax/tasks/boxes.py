@@ -27,21 +27,27 @@ def giou(a: jax.Array, b: jax.Array) -> jax.Array:
     return overlap / jnp.maximum(union, _TINY) - (hull - union) / jnp.maximum(hull, _TINY)
 
 
-def non_maximum_suppression(boxes: jax.Array, classes: jax.Array, max_iou: float) -> jax.Array:
-    """Greedy, class by class: bool[k], true for the boxes that stay.
+def non_maximum_suppression(
+    boxes: jax.Array, classes: jax.Array, scores: jax.Array, max_iou: float, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """Greedy, class by class: (i32[count] boxes that stay, best first; their scores f32[count], 0 where none is left).
+
+    Each step takes the best box that is left and drops what that suppresses. So memory grows with the number of boxes
+    and not with its square, and no step is spent on boxes that are not wanted.
 
     Args:
-      boxes: f32[k, 4], best score first.
-      classes: i32[k].
+      boxes: f32[k, 4]. classes: i32[k].
+      scores: f32[k]; a box with 0 is never taken.
       max_iou: a box goes when its IoU with a staying better box of its class is larger.
     """
-    conflict = (iou(boxes[:, None], boxes[None]) > max_iou) & (classes[:, None] == classes[None])
-    later = jnp.arange(len(boxes))
 
-    def visit(i: jax.Array, keep: jax.Array) -> jax.Array:
-        return keep & ~(keep[i] & conflict[i] & (later > i))
+    def step(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        best = jnp.argmax(left).astype(jnp.int32)
+        gone = (iou(boxes[best][None], boxes) > max_iou) & (classes == classes[best])
+        gone |= jnp.arange(len(boxes)) == best  # also where it has no area
+        return jnp.where(gone, 0.0, left), (best, left[best])
 
-    return jax.lax.fori_loop(0, len(boxes), visit, jnp.ones(len(boxes), bool))
+    return jax.lax.scan(step, scores, length=count)[1]
 
 
 def assign(
@@ -50,19 +56,21 @@ def assign(
     """Which cell learns which box: (bool[A] has one, i32[A] its slot).
 
     FCOS (Tian et al. 2019) with centre sampling: a box goes to the cells that lie inside it and within 1.5 strides of
-    its centre, and at least to the cell at its centre, since a thin box may contain no cell's centre. Its level is the
-    one whose stride fits 2 to 4 times into the root of its area (the finest level also takes smaller boxes, the
-    coarsest larger ones), as in FPN (Lin et al. 2017); FCOS's own limits in pixels suit images of 800 pixels. In
-    an image of 64 pixels no box is so large that P5, P6 or P7 would learn it. Of several boxes the smallest wins.
+    its centre, and at least to the cell at its centre, since a thin box may contain no cell's centre. Of these the
+    cells learn it whose distance to its farthest side is 4 to 8 strides of their level, those of the finest level also
+    where it is less, of the coarsest where it is more. With strides of 8 to 128 these are FCOS's limits, 64 to 512
+    pixels. They do not scale with the image: what counts for a cell is how many cells a box is wide. So an image of 64
+    pixels leaves all of its boxes to P3, whose 64 cells tell them best apart. Of several boxes the smallest wins.
 
     Args:
       boxes_px: f32[N, 4]. valid: f32[N]. centers_px: f32[A, 2] (y, x). strides: f32[A].
     """
     low, high, stride = boxes_px[:, :2], boxes_px[:, 2:], strides[:, None]
-    size = jnp.sqrt(area(boxes_px))[None]
-    fits = ((size <= 4 * stride) | (stride == strides.max())) & ((size > 2 * stride) | (stride == strides.min()))
-    offset = jnp.abs(centers_px[:, None] - ((low + high) / 2)[None])
-    reach = jnp.clip(((high - low) / 2)[None], 0.5 * stride[..., None], 1.5 * stride[..., None])
+    offset, half = jnp.abs(centers_px[:, None] - ((low + high) / 2)[None]), ((high - low) / 2)[None]
+    farthest = jnp.max(half + offset, -1)
+    fits = (farthest <= 8 * stride) | (stride == strides.max())
+    fits &= (farthest > 4 * stride) | (stride == strides.min())
+    reach = jnp.clip(half, 0.5 * stride[..., None], 1.5 * stride[..., None])
     matched = jnp.all(offset <= reach, -1) & fits & (valid[None] > 0)
     slot = jnp.argmin(jnp.where(matched, area(boxes_px)[None], jnp.inf), -1)
     return jnp.any(matched, -1), slot.astype(jnp.int32)

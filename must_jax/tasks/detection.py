@@ -14,13 +14,14 @@ from faster_coco_eval import COCO, COCOeval_faster
 from pydantic import Field
 
 from must_jax.config import ModelConfig
+from must_jax.config.base import MaxBoxes
 from must_jax.data.kinds import BoxesLabel
 from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.tasks import boxes, drawing
 from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
 from must_jax.tasks.measures import masked_sum
 
-CANDIDATES = 100  # best-scoring (cell, class) pairs that enter non-maximum suppression
+CANDIDATES = 1000  # of each level, the best-scoring (cell, class) pairs that enter non-maximum suppression
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -32,6 +33,7 @@ class Detection(Task):
 
     Attributes:
       score_threshold: a pseudo label keeps boxes with at least this score.
+      max_detections: boxes that are predicted of an image; COCO's measures look at 100.
       nms_iou: of two boxes of one class that overlap more, the better one stays.
       min_score: boxes with less are never predicted; the average precision is over all others.
       focal_alpha, focal_gamma: of the focal loss; defaults as in the paper's code base (section 7.4).
@@ -42,6 +44,7 @@ class Detection(Task):
     has_classes: ClassVar[bool] = True
 
     score_threshold: _Share = 0.5
+    max_detections: MaxBoxes = 100
     nms_iou: _Share = 0.5
     min_score: _Share = 0.05
     focal_alpha: _Share = 0.25
@@ -52,6 +55,10 @@ class Detection(Task):
         return BoxesLabel(self.max_boxes)
 
     @property
+    def answer(self) -> BoxesLabel:
+        return BoxesLabel(self.max_detections)
+
+    @property
     def min_confidence(self) -> float:
         return self.score_threshold
 
@@ -59,8 +66,9 @@ class Detection(Task):
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
-        """Sums over cells, all divided by max(cells that have a box, labelled images): finite without any box.
+        """Sums over cells, all divided by the number of cells that have a box, with at least one counted an image.
 
+        That number adds up over the parts of a batch, and it is not 0 without any box.
         A cell whose centre lies in a box to ignore, and that has no box, is not taught a class.
         """
         image_size = _image_size(outputs["centerness"].shape[1])
@@ -82,7 +90,7 @@ class Detection(Task):
         target = _centerness(truth_px, centers, strides)
         centerness = optax.sigmoid_binary_cross_entropy(outputs["centerness"], target)
 
-        weight = jnp.maximum(mask.sum(), present.sum())
+        weight = jnp.sum(jnp.maximum(mask.sum(-1), present))
         return {
             "focal": (masked_sum(focal.sum(-1), jnp.where(unknown, 0.0, present[:, None]))[0], weight),
             "giou": (masked_sum(1 - overlap, mask)[0], weight),
@@ -90,21 +98,27 @@ class Detection(Task):
         }
 
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
-        """The best `max_boxes` boxes an image in label form, best first; `valid` is 0 in slots that stay empty."""
-        centers, strides = map(jnp.asarray, detector_points(image_size))
-        boxes_px = _decode(outputs["box_ltrb"], centers, strides)
+        """The best `max_detections` boxes an image in label form, best first; `valid` is 0 in slots that stay empty."""
+        centers, strides = detector_points(image_size)
+        boxes_px = _decode(outputs["box_ltrb"], jnp.asarray(centers), jnp.asarray(strides))
+        boxes_yxyx = jnp.clip(boxes_px / image_size, 0, 1)
         scores = jnp.sqrt(jax.nn.sigmoid(outputs["class_logits"]) * jax.nn.sigmoid(outputs["centerness"])[..., None])
-        return jax.vmap(self._select)(jnp.clip(boxes_px / image_size, 0, 1), scores)
+        scores = jnp.where(scores >= self.min_score, scores, 0.0)
+        ends = np.cumsum(np.unique(strides, return_counts=True)[1])[:-1].tolist()  # fine to coarse, as strides rise
+        levels = zip(jnp.split(boxes_yxyx, ends, 1), jnp.split(scores, ends, 1), strict=True)
+        candidates = [jax.vmap(_best)(*level) for level in levels]
+        return jax.vmap(self._select)(*(jnp.concatenate(each, 1) for each in zip(*candidates, strict=True)))
 
-    def _select(self, boxes_yxyx: jax.Array, scores: jax.Array) -> Arrays:
-        """One image: f32[A, 4], f32[A, K] -> a label."""
-        best, pair = jax.lax.top_k(scores.reshape(-1), min(max(CANDIDATES, self.max_boxes), scores.size))
-        classes = (pair % len(self.classes)).astype(jnp.int32)
-        candidates = boxes_yxyx[pair // len(self.classes)]
-        stays = boxes.non_maximum_suppression(candidates, classes, self.nms_iou) & (best >= self.min_score)
-        kept, order = jax.lax.top_k(jnp.where(stays, best, 0.0), min(self.max_boxes, len(best)))
-        label = {"boxes_yxyx": candidates[order], "classes": classes[order], "scores": kept, "valid": stays[order]}
-        return _blank(label | {"valid": label["valid"].astype(jnp.float32)}, self.max_boxes)
+    def _select(self, boxes_yxyx: jax.Array, classes: jax.Array, scores: jax.Array) -> Arrays:
+        """One image's candidates, f32[k, 4], i32[k], f32[k] -> a label."""
+        chosen, scores = boxes.non_maximum_suppression(boxes_yxyx, classes, scores, self.nms_iou, self.max_detections)
+        real = scores > 0
+        return {
+            "boxes_yxyx": jnp.where(real[:, None], boxes_yxyx[chosen], 0.0),
+            "classes": jnp.where(real, classes[chosen], 0),
+            "scores": scores,
+            "valid": real.astype(jnp.float32),
+        }
 
     def metrics(self) -> DetectionMetrics:
         return DetectionMetrics(len(self.classes))
@@ -199,15 +213,11 @@ def _coco_boxes(label: NumpyArrays, image_id: int) -> list[dict[str, Any]]:
     ]
 
 
-def _blank(label: Arrays, slots: int) -> Arrays:
-    """Zeroes what is not valid and pads to `slots`."""
-
-    def fit(values: jax.Array) -> jax.Array:
-        real = label["valid"].reshape(-1, *[1] * (values.ndim - 1)) > 0
-        values = jnp.where(real, values, jnp.zeros_like(values))
-        return jnp.pad(values, [(0, slots - len(values)), *[(0, 0)] * (values.ndim - 1)])
-
-    return {key: fit(values) for key, values in label.items()}
+def _best(boxes_yxyx: jax.Array, scores: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One level of one image, f32[cells, 4], f32[cells, K] -> its candidates: boxes, i32 classes, scores."""
+    best, pair = jax.lax.top_k(scores.reshape(-1), min(CANDIDATES, scores.size))
+    cell, classes = jnp.divmod(pair.astype(jnp.int32), scores.shape[1])
+    return boxes_yxyx[cell], classes, best
 
 
 def _decode(ltrb: jax.Array, centers_px: jax.Array, strides: jax.Array) -> jax.Array:

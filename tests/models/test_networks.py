@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from must_jax.models.fpn import FPN, LEVELS, bilinear_matrix, fuse
+from must_jax.models.fpn import FPN, LEVELS, STRIDES, fuse
 from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.models.layers import BatchNorm, convolve
 from must_jax.models.resnet import DEPTHS, ResNet, Stem, _max_pool
@@ -124,15 +124,40 @@ def test_pyramid_levels_agree_with_detector_points(size: int, sides: tuple[int, 
 
 
 def test_fused_map_is_the_sum_of_levels_resized_by_opencv() -> None:
-    size = 96
-    pyramid = {level: normal(i, 2, n, n, 3) for i, (level, n) in enumerate(zip(LEVELS, (12, 6, 3, 2, 1), strict=True))}
+    size = 128
+    pyramid = {level: normal(i, 2, n, n, 3) for i, (level, n) in enumerate(zip(LEVELS, (16, 8, 4, 2, 1), strict=True))}
     for b, fused in enumerate(np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, size))):
-        resized = [cv2.resize(np.asarray(x[b]), (24, 24), interpolation=cv2.INTER_LINEAR) for x in pyramid.values()]
+        resized = [cv2.resize(np.asarray(x[b]), (32, 32), interpolation=cv2.INTER_LINEAR) for x in pyramid.values()]
         np.testing.assert_allclose(fused, sum(resized), atol=1e-4)
 
 
-def test_bilinear_matrix_keeps_constants() -> None:
-    np.testing.assert_allclose(bilinear_matrix(7, 56).sum(axis=1), 1, rtol=1e-6)
+@pytest.mark.parametrize("size", [64, 96, 224, 320, 352, 640])
+def test_what_all_levels_see_in_one_place_stays_there(size: int) -> None:
+    """A ramp, sampled where the cells of each level look, comes out as the same ramp at stride 4, five times."""
+    centers_yx, strides = detector_points(size)
+    pyramid = {}
+    for level, stride in zip(LEVELS, STRIDES, strict=True):
+        own = centers_yx[strides == stride]
+        side = math.isqrt(len(own))
+        pyramid[level] = jnp.asarray(np.stack([own[:, 0], own[:, 1], np.ones(len(own))], -1).reshape(1, side, side, 3))
+    fused = np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, size))[0] / len(LEVELS)
+    wanted = (np.arange(size // 4) + 0.5) * 4
+    # Beyond the outermost centres of a level its edge is repeated.
+    first, last = 64, min(centers_yx[strides == stride].max() for stride in STRIDES)
+    inner = (wanted >= first) & (wanted <= last)
+    np.testing.assert_allclose(
+        fused[inner][:, :, 0], np.broadcast_to(wanted[inner, None], fused[inner].shape[:2]), rtol=1e-5
+    )
+    np.testing.assert_allclose(fused[:, inner, 1], np.broadcast_to(wanted[inner], fused[:, inner].shape[:2]), rtol=1e-5)
+    np.testing.assert_allclose(fused[..., 2], 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_a_strided_convolution_looks_in_the_same_places_whatever_the_size(side: int) -> None:
+    """Every second cell, from the first: a last cell that reaches beyond the image moves no other."""
+    x = jnp.arange(side, dtype=jnp.float32)[None, :, None, None] * jnp.ones((1, 1, side, 1))
+    mean = convolve(x, jnp.full((3, 3, 1, 1), 1 / 9), 2)[0, 1:-1, 1:-1, 0]
+    np.testing.assert_allclose(mean[:, 0], 2 * np.arange(1, len(mean) + 1), rtol=1e-5)
 
 
 def test_detector_starts_sure_of_nothing_with_positive_distances() -> None:

@@ -81,7 +81,8 @@ def make_outputs(name: str) -> dict[str, jax.Array]:
 @pytest.fixture
 def make_case():
     def make(name: str, map_hw: tuple[int, int] = HEAD_HW, **options: Any) -> Case:
-        task = build_task(name, CLASSES if TASKS[name].has_classes else (), {"max_boxes": 8} | options)
+        slots = {"max_boxes": 8} | ({"max_detections": 8} if name == "detection" else {})
+        task = build_task(name, CLASSES if TASKS[name].has_classes else (), slots | options)
         return Case(task, make_outputs(name), make_labels(name, map_hw))
 
     return make

@@ -36,11 +36,11 @@ def label(*boxes, classes=None, slots=4, ignore=()):
     return fields | {"present": np.ones(1, np.float32)}
 
 
-def exact_ltrb(box):
+def exact_ltrb(box, least=0.01):
     """What every cell must say for `box` (fractions)."""
     low, high = np.array(box[:2]) * 64, np.array(box[2:]) * 64
     before, after = (CENTERS - low) / STRIDES[:, None], (high - CENTERS) / STRIDES[:, None]
-    return np.stack([before[:, 1], before[:, 0], after[:, 1], after[:, 0]], -1)[None].clip(0.01)
+    return np.stack([before[:, 1], before[:, 0], after[:, 1], after[:, 0]], -1)[None].clip(least)
 
 
 def test_an_image_without_boxes_teaches_that_there_are_none():
@@ -114,7 +114,7 @@ def predict(task, raw):
 
 
 def test_prediction_decodes_scores_suppresses_and_pads():
-    task = build_task("detection", ["cat", "dog"], {"max_boxes": 5, "min_score": 0.3})
+    task = build_task("detection", ["cat", "dog"], {"max_detections": 5, "min_score": 0.3})
     raw = outputs(-20.0, exact_ltrb(BOX), classes=2)
     cells = [i for i in range(CELLS) if STRIDES[i] == 8 and abs(CENTERS[i] - 32).max() < 5]
     logits, centerness = np.array(raw["class_logits"]), np.array(raw["centerness"])
@@ -131,8 +131,22 @@ def test_prediction_decodes_scores_suppresses_and_pads():
         assert not found[key][2:].any()
 
 
+def test_a_crowded_level_leaves_the_others_their_candidates():
+    """Of P3 all 2,560 pairs are surer than one of P7, which sees another box."""
+    task, other = build_task("detection", [f"{i}" for i in range(40)]), [0, 0, 0.125, 0.125]
+    where_ltrb = np.where(STRIDES[:, None] == 8, exact_ltrb(BOX, least=-99)[0], exact_ltrb(other, least=-99)[0])
+    raw = outputs(-20.0, where_ltrb, classes=40)
+    logits = np.array(raw["class_logits"])
+    logits[0, STRIDES == 8] = 5
+    logits[0, -1, 1] = 1
+    found = predict(task, raw | {"class_logits": jnp.asarray(logits)})
+    real = found["valid"] > 0
+    assert np.unique(found["classes"][real & (found["boxes_yxyx"][:, 0] > 0)]).size == real.sum() - 1 > 20
+    np.testing.assert_allclose(found["boxes_yxyx"][real][-1], other, atol=1e-6)
+
+
 def test_more_slots_than_candidates():
-    found = predict(build_task("detection", ["cat"], {"max_boxes": 150}), outputs(-20.0))
+    found = predict(build_task("detection", ["cat"], {"max_detections": 150}), outputs(-20.0))
     assert found["boxes_yxyx"].shape == (150, 4)
     assert not found["valid"].any()
 

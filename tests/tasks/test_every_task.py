@@ -12,6 +12,7 @@ from measured import count
 
 from must_jax.config import ModelConfig
 from must_jax.data.confidence import confident, is_known
+from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
 from must_jax.tasks import TASKS, build_task
 
@@ -44,8 +45,6 @@ def test_what_an_image_without_a_label_holds_changes_neither_loss_nor_gradient(c
 
 RELATIVE = ("depth", {"kind": "relative"})
 MASKED = [("detection", {}), ("depth", {}), RELATIVE, ("normals", {})]  # those whose labels have a mask of their own
-# Detection's weight is a maximum over the whole batch.
-ADDITIVE = [*((name, {}) for name in sorted(TASKS.keys() - {"detection"})), RELATIVE]
 
 
 @pytest.mark.parametrize(("name", "options"), MASKED)
@@ -64,16 +63,24 @@ def test_without_any_label_loss_and_gradient_are_zero(case):
     assert all(np.all(np.asarray(leaf) == 0) for leaf in gradient.values())
 
 
-@pytest.mark.parametrize(("name", "options"), ADDITIVE)
-def test_sums_of_parts_are_the_sums_of_the_whole(make_case, name, options):
-    case = make_case(name, **options)
-    whole = case.task.loss(case.outputs, case.labels)
-    parts = [
-        case.task.loss(*({key: value[part] for key, value in tree.items()} for tree in (case.outputs, case.labels)))
-        for part in (slice(0, 1), slice(1, 4))
-    ]
-    for term, sums in whole.items():
-        np.testing.assert_allclose(sums, np.sum([part[term] for part in parts], 0), rtol=1e-5)
+def test_a_batch_in_parts_has_the_loss_and_the_gradient_of_the_whole(case):
+    """As the training step does it; of the four images one has no label, and another no box."""
+
+    def forward(variables, batch, train):
+        outputs = {key: value + variables["params"][key][None] for key, value in batch["outputs"].items()}
+        return {case.task.name: outputs}, variables["stats"]
+
+    batch = {"outputs": case.outputs, "labels": {case.task.name: case.labels}}
+    wanted, *found = (
+        jax.jit(make_gradients(forward, {case.task.name: case.task}, {case.task.name: 1.0}, parts))(
+            {key: 0.1 * value[0] for key, value in case.outputs.items()}, {}, batch
+        )
+        for parts in (1, 2, 4)
+    )
+    for each in found:
+        for ours, theirs in zip(jax.tree.leaves(each), jax.tree.leaves(wanted), strict=True):
+            assert np.max(np.abs(theirs)) > 0
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * np.max(np.abs(theirs)))
 
 
 def test_maps_of_another_size_are_met_by_resizing_the_outputs(make_case):
