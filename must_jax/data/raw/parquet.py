@@ -97,6 +97,7 @@ class Parquet:
         """All files have been found to have a column of images."""
         counts: list[int] = []
         others: set[str] = set()
+        with_bytes, example = 0, ""
         digests: list[np.ndarray] = []  # of the files up to the first one whose rows do not all have a path
         with Progress(f"listing {self._spec}", total=len(self._files), unit="files") as progress:
             for file in self._files:
@@ -106,7 +107,14 @@ class Parquet:
                     digests += [] if found is None else [found]
                     others |= {*table.schema_arrow.names} - {column.name}
                     counts.append(table.metadata.num_rows)
+                    with_bytes += counts[-1] - _nulls(table, column)
+                    example = example or _first_path(table, column)
                 progress.advance()
+        if not with_bytes and example:
+            raise UserError(
+                f"images='{self._spec}': the rows hold paths alone, '{example}' for instance, and no bytes; embed the "
+                "files when the Parquet files are written, or give the folder with the files"
+            )
         paths = np.concatenate(digests) if digests and len(digests) == len(counts) else np.zeros(0, np.uint64)
         has_paths = 0 < len(np.unique(paths)) == len(paths)
         return _Contents(list(itertools.accumulate(counts)), has_paths, sorted(others))
@@ -201,6 +209,22 @@ def _fields(kind: pa.DataType) -> list[str]:
     if not pa.types.is_struct(kind):
         return []
     return ["bytes", *(field.name for field in kind if field.name == "path" and _is_text(field.type))]
+
+
+def _nulls(table: Any, column: pa.Field) -> int:
+    """Rows without bytes, as far as the file's statistics say."""
+    leaf = ".".join([column.name, *_fields(column.type)[:1]])
+    number = [table.schema.column(each).path for each in range(len(table.schema))].index(leaf)
+    groups = (table.metadata.row_group(each).column(number) for each in range(table.num_row_groups))
+    statistics = [group.statistics for group in groups if group.is_stats_set]
+    return sum(each.null_count for each in statistics if each.has_null_count)
+
+
+def _first_path(table: Any, column: pa.Field) -> str:
+    if "path" not in _fields(column.type):
+        return ""
+    batches = table.iter_batches(_BATCH_ROWS, columns=[f"{column.name}.path"])
+    return next((_name(path) for batch in batches for path in _paths(batch.column(0)) if path), "")
 
 
 def _path_digests(table: Any, column: pa.Field) -> np.ndarray | None:
