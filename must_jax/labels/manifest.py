@@ -47,8 +47,8 @@ class TeacherRecord(_Record):
 
     Attributes:
       digest: sha256 of the parameters.
-      optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. Not
-        known: "" in columns from before the optimizer was recorded, and None.
+      optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. Where
+        they are not known, as the optimizer in columns from before it was recorded: "" and None.
       image_size: height = width of its input in pixels.
       metrics: "task/metric" -> value on its own validation images.
       data_licence: of the data that it was trained on; "" = unknown.
@@ -57,9 +57,9 @@ class TeacherRecord(_Record):
     name: str
     digest: str
     optimizer: str = ""
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    steps: int | None = None
+    learning_rate: float | None
+    batch_size: int | None
+    steps: int | None
     image_size: int
     metrics: dict[str, float]
     data_licence: str = ""

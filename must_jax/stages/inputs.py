@@ -230,9 +230,8 @@ def loss_weights(
         elif teachers:
             weights[name], why = _loss_weight(teachers[0], batch_size, optimizer)
             if any(_loss_weight(each, batch_size, optimizer)[0] != weights[name] for each in teachers[1:]):
-                why = (
-                    f"{why or 'by the rule'}; its first teacher, {teachers[0].name}, decides, others had other settings"
-                )
+                decides = f"its first teacher, {teachers[0].name}, decides, others had other settings"
+                why = f"{why}; {decides}" if why else decides
         if why:
             say(f"the loss weight of {name} is {weights[name]:.4g}: {why}; config.tasks.{name}.weight sets another one")
     return weights
@@ -243,15 +242,11 @@ def _loss_weight(teacher: TeacherRecord, batch_size: int, optimizer: OptimizerCo
     if not teacher.learning_rate or not teacher.batch_size:
         return 1.0, f"{teacher.name} has no learning rate or batch size to compare with"
     if teacher.optimizer not in ("", optimizer.name):
-        return (
-            1.0,
-            f"{teacher.name} was trained with {teacher.optimizer}, whose rates are not those of {optimizer.name}",
-        )
+        kind = f"{teacher.optimizer}, whose rates are not those of {optimizer.name}"
+        return 1.0, f"{teacher.name} was trained with {kind}"
     weight = (batch_size * teacher.learning_rate) / (teacher.batch_size * optimizer.learning_rate)
-    return (
-        weight,
-        "" if teacher.optimizer else f"{teacher.name} does not tell its optimizer, {optimizer.name} is assumed",
-    )
+    assumed = f"{teacher.name} does not tell its optimizer, {optimizer.name} is assumed"
+    return weight, "" if teacher.optimizer else assumed
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
