@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from must_jax.errors import OtherProcessFailed, Preempted, UserError
+from must_jax.errors import OtherProcessFailed, Preempted, UserError, printable
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 PREEMPTED_CODE = "MUST_JAX_PREEMPTED_CODE"  # environment variable: a launcher that cannot look into the workdir
@@ -26,12 +27,30 @@ _MACHINE = {
 }
 
 
+# By their number, since their text is common.
+_NAMES = {
+    errno.ENAMETOOLONG: "choose shorter names",
+    errno.ELOOP: "these links lead in a circle; name the folder itself",
+    errno.ENOTDIR: "name a folder",
+    errno.EISDIR: "a folder is where a file should be; move it away",
+    errno.ENXIO: "that is no file which can be read",
+    errno.ENODEV: "that is no file which can be read",
+    errno.EMFILE: "allow more open files, with ulimit -n",
+    errno.ENFILE: "allow more open files, with ulimit -n",
+    errno.EIO: "the disk or the network it hangs on fails; the same command continues when it works",
+    errno.ESTALE: "the network disk was lost; the same command continues when it is back",
+}
+
+
 def exit_code(command: Callable[[], None]) -> int:
     """Runs a command: 0 when it is through, 2 after a user's mistake, 130 when stopped by Ctrl-C, 1 if another
     process of the run broke down, 0 or PREEMPTED_CODE when preempted.
 
     Anything else is a bug and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal can show every name
     try:
         command()
     except UserError as error:
@@ -44,6 +63,8 @@ def exit_code(command: Callable[[], None]) -> int:
         return _end(INTERRUPTED, "stopped; the same command continues")
     except Exception as error:
         advice = next((advice for text, advice in _MACHINE.items() if text in str(error)), None)
+        if advice is None and isinstance(error, OSError) and error.errno is not None:
+            advice = _NAMES.get(error.errno)
         if advice is None:
             raise
         return _end(2, f"error: {error}; {advice}")
@@ -73,5 +94,5 @@ def interrupted_later() -> Iterator[None]:
 
 
 def _end(code: int, text: str) -> int:
-    print(" ".join(text.split()), file=sys.stderr)
+    print(printable(" ".join(text.split())), file=sys.stderr)
     return code

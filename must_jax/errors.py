@@ -21,6 +21,16 @@ class Preempted(KeyboardInterrupt):
     """The run was told to stop by SIGTERM, and has kept what it had. No mistake: the same command continues."""
 
 
+def printable(text: str) -> str:
+    """One line that can be written, drawn and read: bytes that are no text as \\xff, what moves the cursor as \\n."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    byte = ord(character) - 0xDC00  # as Python has bytes of a name that are no UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt `name`: the closest of `known`, or the whole list if none is close."""
     options = sorted(map(str, known))

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,79 @@ from must_jax.errors import UserError
 LOCK_FILE = ".lock"
 MODEL_FILE = "model.json"  # of a finished training; `trained` says what is in it, and loads jax
 _MIB = 2**20
+_LONGEST_NAME = 255  # bytes, of most file systems
+_OWN_BYTES = 32  # what a temporary name ends with
 _ASKED_S = 0.1  # much longer than `is_locked` holds a lock
+
+
+def fitting_name(stem: str, suffix: str) -> str:
+    """The name of a file: stem and suffix, the stem cut where both are too long for a file system, and then unique."""
+    if len(os.fsencode(stem + suffix)) <= _LONGEST_NAME:
+        return stem + suffix
+    suffix = f"-{_short(stem)}{suffix}"
+    room = _LONGEST_NAME - len(os.fsencode(suffix))
+    return os.fsencode(stem)[:room].decode(errors="ignore") + suffix
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+
+def check_folder(path: Path, said: str) -> None:
+    """Whether `path` is a folder, or can become one. Writes nothing.
+
+    Args:
+      said: how the user has named it.
+
+    Raises:
+      UserError: it leads through something else, is too long, or no text.
+    """
+    try:
+        os.fsencode(path).decode()
+    except UnicodeError:
+        raise UserError(f"{said} is no UTF-8, and would stand in files that are; choose another name") from None
+    for place in (path, *path.absolute().parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                raise UserError(f"{said} leads through {place}, a link to nothing; choose another folder") from None
+            continue
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{said} cannot be a folder: {why}; choose another") from None
+        if not stat.S_ISDIR(mode):
+            what = _KINDS.get(stat.S_IFMT(mode), "a device")
+            if place == path:
+                raise UserError(f"{said} is {what}; name a folder")
+            raise UserError(f"{said} leads through {place}, which is {what}; choose another folder")
+        return
+
+
+_KINDS = {stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where it is not there.
+
+    Raises:
+      UserError: something else is in the way, or the file system takes none.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:  # the second: in /proc
+        raise UserError(f"the folder {path} cannot be made: {error.strerror}; choose another") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong inside, with a disk that is full for instance, is told with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -30,7 +103,7 @@ def committed(path: Path) -> Iterator[Path]:
 
     When the block raises, nothing is left. What a killed writer of the same `path` on this machine left is removed.
     """
-    with _temporary(path) as temporary:
+    with writing(path), _temporary(path) as temporary:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -61,7 +134,7 @@ def create_text(path: Path, text: str) -> None:
     """Writes the text in one step where there is no such file; of several processes that try, one succeeds."""
     if path.exists():
         return
-    with _temporary(path) as temporary:
+    with writing(path), _temporary(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         _sync(temporary)
         _rename_new(temporary, path)
@@ -88,7 +161,9 @@ def _rename_new(temporary: Path, path: Path) -> None:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A name beside `path` that nobody else has, gone afterwards; so are those of dead processes of this machine."""
-    prefix = f"{path.name}.tmp-{_machine()}-"
+    mark = f".tmp-{_machine()}-"
+    whole = len(os.fsencode(path.name + mark)) + _OWN_BYTES <= _LONGEST_NAME
+    prefix = (path.name if whole else _short(path.name)) + mark
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
         process = leftover.name.removeprefix(prefix).partition("-")[0]
         if process.isdigit() and not _alive(int(process)):
@@ -151,11 +226,10 @@ def taken(folder: Path, advice: str) -> Iterator[None]:
     Raises:
       UserError: that is so, or a file is in the way.
     """
+    check_folder(folder, str(folder))
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         descriptor = lock(folder)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder} leads through a file; choose another config.data_dir or config.name") from None
     except BlockingIOError:
         raise UserError(f"another process is at work in {folder}; {advice}") from None
     try:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from must_jax import cli, preemption
 from must_jax.config import LabelConfig
 from must_jax.errors import Preempted, UserError, nearest
-from must_jax.files import write_text
+from must_jax.files import check_folder, make_folder, write_text
 from must_jax.parsing import override, parse
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PREEMPTED_FILE
@@ -67,7 +67,7 @@ def read_config(path: Path) -> dict[str, Any]:
     )  # lets one config import another: `from configs import quickstart`
     try:
         return ConfigDict(runpy.run_path(str(path))["get_config"]()).to_dict()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"config file {path} fails with {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
@@ -84,17 +84,18 @@ def run(argv: Sequence[str]) -> None:
         values = override(values, path, text)
     config = parse(values)
     workdir = Path(_WORKDIR.value or f"runs/{file.stem}")
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; name a folder")
+    check_folder(workdir, f"--workdir={workdir}")
+    if data_dir := getattr(config, "data_dir", None):
+        check_folder(Path(data_dir).expanduser(), f"config.data_dir={data_dir}")
 
-    preemption.watch()
     is_run = config.is_run and not (isinstance(config, LabelConfig) and config.dry_run)
     try:
+        preemption.watch()  # not before: from here on, a signal is answered below
         STAGES[config.stage](config, workdir)
     except Preempted as stop:
         preemption.answered()
         if is_run:  # also where nothing is begun: without it, whoever starts this again would take it for finished
-            workdir.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir)
             write_text(workdir / PREEMPTED_FILE, f"{stop}; the same command continues\n")
         raise
     if is_run:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from must_jax.errors import printable
+
 PLAIN_EVERY_S = 10.0
 WAITING_EVERY_S = 30.0
 _muted = False
@@ -23,9 +25,9 @@ def mute() -> None:
 
 
 def say(text: str) -> None:
-    """One plain line."""
+    """A plain line, or several."""
     if not _muted:
-        print(text, file=sys.stderr, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 class Progress:

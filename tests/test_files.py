@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from must_jax import files
+from must_jax.errors import UserError
 from must_jax.files import committed, create_text, is_locked, lock, read_json_lines, write_json
 
 
@@ -143,3 +144,27 @@ def test_who_only_asks_keeps_nobody_from_a_folder(tmp_path: Path, monkeypatch: p
             patch.setattr(files.time, "sleep", lambda seconds, asked=asked: os.close(asked.pop()))
             os.close(lock(tmp_path, worker))
         assert not asked
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 200])
+def test_files_with_the_longest_names(tmp_path: Path, name: str):
+    files.write_text(tmp_path / name, "1")
+    files.create_text(tmp_path / name, "2")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "1"}
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path):
+    with pytest.raises(OSError, match="file") as raised, files.committed(tmp_path / "file") as temporary:
+        temporary.touch()
+        with open("/dev/full", "w") as full:
+            full.write("1")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("place", ["/proc/nothing/run", "file", "file/run", "loop/run", "nothing"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nothing").symlink_to("nowhere")
+    with pytest.raises((UserError, OSError), match="cannot be made|Too many levels"):
+        files.make_folder(tmp_path / place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from command_line import CONFIGS, ROOT, call, config
 
-from must_jax import main
+from must_jax import main, preemption
 from must_jax.stages import train
 
 TEACHER, LABEL, STUDENT, EVALUATE = map(config, ("teacher_depth", "label", "student", "evaluate"))
@@ -164,7 +165,55 @@ def test_a_workdir_that_is_a_file(command: Command, tmp_path: Path):
     assert (code, said) == (2, f"error: --workdir={tmp_path}/run is a file; name a folder\n")
 
 
-@pytest.mark.parametrize("text", ["get_config = 1 / 0", "def get_config(:", "x = 3"])
+@pytest.mark.parametrize("flag", ["--workdir=", "--config.data_dir="])
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("file", "is a file; name a folder"),
+        ("file/run", "leads through {0}/file, which is a file; choose another folder"),
+        ("/dev/null", "is a device; name a folder"),
+        ("/dev/null/run", "leads through /dev/null, which is a device; choose another folder"),
+        ("pipe", "is a pipe; name a folder"),
+        ("loop/run", "cannot be a folder: Too many levels of symbolic links; choose another"),
+        ("nothing", "leads through {0}/nothing, a link to nothing; choose another folder"),
+        ("x" * 300, "cannot be a folder: File name too long; choose another"),
+    ],
+)
+def test_what_can_be_no_folder(command: Command, tmp_path: Path, flag: str, place: str, sentence: str):
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nothing").symlink_to("no/where")
+    code, said = command(TEACHER, *TINY, f"{flag}{tmp_path / place}")
+    named = flag if flag == "--workdir=" else flag.removeprefix("--")
+    assert (code, said) == (2, f"error: {named}{tmp_path / place} {sentence.format(tmp_path)}\n")
+
+
+def test_a_workdir_whose_name_is_no_text(command: Command, tmp_path: Path):
+    code, said = command(TEACHER, *TINY, os.fsdecode(b"--workdir=" + os.fsencode(tmp_path) + b"/\xff"))
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: --workdir={tmp_path}/\\xff is no UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["train", "describe"])
+def test_a_signal_before_the_stage_begins_is_a_preemption(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    def signalled() -> None:
+        watch()
+        signal.raise_signal(signal.SIGTERM)
+
+    watch, before = preemption.watch, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(preemption, "watch", signalled)
+    try:
+        code, said = command(TEACHER, *TINY, f"--config.stage={kind}", f"--workdir={tmp_path}/run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, said) == (0, "preempted, stopped by SIGTERM; the same command continues\n")
+    assert (tmp_path / "run/PREEMPTED").exists() == (kind == "train")
+
+
+@pytest.mark.parametrize("text", ["get_config = 1 / 0", "def get_config(:", "x = 3", "raise SystemExit(0)"])
 def test_a_config_file_with_a_bug(command: Command, tmp_path: Path, text: str):
     (tmp_path / "mine.py").write_text(text)
     code, said = command(f"--config={tmp_path}/mine.py")

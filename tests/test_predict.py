@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,46 @@ def test_every_photo_gets_a_picture_and_json_of_all_tasks(model: Path, tmp_path:
     panels = [pixels[y * height :, x * width :][:height, :width] for y in range(2) for x in range(3)]
     assert all(panel.std() > 5 for panel in panels)
     assert len({panel.tobytes() for panel in panels}) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "shown"),
+    [
+        (b"\xff\xfe\xe9.png", b"\xff\xfe\xe9", "\\xff\\xfe\\xe9.png"),
+        ("日本 é.png".encode(), "日本 é".encode(), "日本 é.png"),
+        (b"a\nb\x1b[31m.png", b"a\nb\x1b[31m", "a\\nb\\x1b[31m.png"),
+        (b"..png", b".", "..png"),
+        (b".png", b".png", ".png"),
+        (b"x" * 251 + b".png", b"x" * 237 + b"-", "x" * 251 + ".png"),
+        ("é".encode() * 125 + b"x.png", "é".encode() * 118 + b"-", "é" * 125 + "x.png"),
+    ],
+)
+def test_photos_of_any_name(model: Path, tmp_path: Path, capsys, name: bytes, written: bytes, shown: str):
+    photo = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
+    photo.parent.mkdir()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(io := BytesIO(), "PNG")
+    photo.write_bytes(io.getvalue())
+    assert look(f"--model={model}", f"--out={tmp_path}/out", photo) == 0
+    made = sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir())
+    assert [each[: len(written)] for each in made] == [written] * 2
+    assert [each[each.rfind(b".") :] for each in made] == [b".json", b".png"]
+    answer = json.loads((tmp_path / "out" / os.fsdecode(made[0])).read_text(encoding="utf-8"))
+    assert answer["photo"] == f"{tmp_path}/in/{shown}"
+    assert f"{tmp_path}/in/{shown} -> " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "loop"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, capsys, kind: str):
+    photo = tmp_path / "photo.png"
+    if kind == "pipe":
+        os.mkfifo(photo)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(photo))
+    else:
+        photo.symlink_to(photo)
+    assert look(f"--model={tmp_path}", photo) == 2
+    assert capsys.readouterr().err == f"error: {photo} is no file that can be read; name a photo\n"
 
 
 def test_titled_pictures_of_different_sizes_fit_on_a_sheet():

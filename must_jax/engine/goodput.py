@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from must_jax.engine.clock import DATA_WAIT, STEP, Clock
-from must_jax.files import read_json_lines
+from must_jax.files import read_json_lines, writing
 
 FILE = "goodput.jsonl"
 EVERY_S = 10.0  # as much of a killed process's time counts as DOWN, at most
@@ -68,7 +68,7 @@ class GoodputLog:
     """Appends what a clock measures. A line is whole or not there: what a kill has left of one is cut off."""
 
     def __init__(self, workdir: Path, clock: Clock) -> None:
-        path = workdir / FILE
+        self._path = path = workdir / FILE
         lines = read(workdir)
         self._process = lines[-1].process + 1 if lines else 0
         self._step: int | None = None
@@ -99,7 +99,8 @@ class GoodputLog:
         # After the first line by the clock's own count: the machine's time of day may be set meanwhile.
         self._time = self._time + sum(seconds.values()) if self._time else time.time()
         line = {"process": self._process, "time": self._time, "step": step, "seconds": seconds}
-        os.write(self._file, (json.dumps(line) + "\n").encode())  # one call, so that lines do not mix
+        with writing(self._path):
+            os.write(self._file, (json.dumps(line) + "\n").encode())  # one call, so that lines do not mix
 
 
 def read(workdir: Path) -> list[Line]:

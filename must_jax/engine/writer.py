@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from must_jax.files import read_json_lines, write_text
+from must_jax.files import read_json_lines, write_text, writing
 
 METRICS_FILE = "metrics.jsonl"
 VALIDATION = "validation/"  # starts the names of what is measured after the last update
@@ -47,8 +47,9 @@ class MetricWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One row: values after `step` updates. What is not finite is null in JSON."""
         row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
-        self._rows.write(json.dumps(row) + "\n")
-        self._rows.flush()
+        with writing(Path(self._rows.name)):
+            self._rows.write(json.dumps(row) + "\n")
+            self._rows.flush()
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 

@@ -14,7 +14,7 @@ import pydantic
 
 from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
-from must_jax.files import lock, write_text
+from must_jax.files import lock, make_folder, write_text
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
@@ -58,7 +58,7 @@ def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:
       UserError: as of `check`, or another process is at work there.
     """
     check(workdir, config)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     _lock(workdir, worker)
     text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
     write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from must_jax.errors import printable
+
 SMALLEST_PX, LARGEST_PX = 256, 1024  # longer side of a picture
 INK, PAPER = (245, 245, 245), (28, 28, 32)
 UNKNOWN = (64, 64, 64)  # colour of pixels without a label
@@ -130,7 +132,7 @@ def _strip(picture: np.ndarray, rows: int) -> np.ndarray:
 
 def _text_size(text: str, picture: np.ndarray) -> tuple[int, int]:
     """Width and height in pixels of the box around a line of text."""
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _font_scale(picture), 1)
+    (width, _), _ = cv2.getTextSize(printable(text), cv2.FONT_HERSHEY_SIMPLEX, _font_scale(picture), 1)
     return width + 4, _line_height(picture) - 4
 
 
@@ -138,5 +140,10 @@ def _text(onto: np.ndarray, text: str, top_left_xy: tuple[int, int], picture: np
     """One line with its box's top left corner there; `picture` sets the size."""
     scale = _font_scale(picture)
     x, y = top_left_xy
-    baseline = y + round(30 * scale)
-    cv2.putText(onto, text, (x, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, max(1, round(scale)), cv2.LINE_AA)
+    write(onto, text, (x, y + round(30 * scale)), scale, colour)
+
+
+def write(onto: np.ndarray, text: str, left_baseline_xy: tuple[int, int], scale: float, colour: Colour) -> None:
+    """One line of whatever characters: OpenCV would crash on some. `scale` 1 is letters of 22 px."""
+    text, font, thickness = printable(text), cv2.FONT_HERSHEY_SIMPLEX, max(1, round(scale))
+    cv2.putText(onto, text, left_baseline_xy, font, scale, colour, thickness, cv2.LINE_AA)
