@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -71,6 +72,7 @@ def check_folder(path: Path, said: str) -> None:
         return
 
 
+_NO_PLACE = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}  # ENOENT: in /proc
 _KINDS = {stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -82,7 +84,9 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:  # the second: in /proc
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
         raise UserError(f"the folder {path} cannot be made: {error.strerror}; choose another") from None
 
 

@@ -166,5 +166,5 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "nothing").symlink_to("nowhere")
-    with pytest.raises((UserError, OSError), match="cannot be made|Too many levels"):
+    with pytest.raises(UserError, match=" cannot be made: "):
         files.make_folder(tmp_path / place)
