@@ -21,8 +21,9 @@ def get_config() -> ConfigDict:
             stage.update(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
             stage.optimizer.warmup_steps = 1
             stage.minimum = ConfigDict()
-            stage.validation = None  # a validated teacher near chance would not be allowed to label
-    config.stages.student.accept_failed = quickstart.TASKS  # what such teachers say is often the same for all images
+            stage.validation = None
+    # Teachers that have not learnt, and were not validated, would not be allowed to label, nor their labels to teach.
+    config.stages.label.accept_failed = config.stages.student.accept_failed = quickstart.TASKS
     config.stages.label.update(batch_size=16, shard_images=16, gallery_images=4)
     for transfer in config.stages.evaluate.transfers:
         transfer |= {

@@ -106,6 +106,9 @@ class ToyMetrics:
     def result(self) -> dict[str, float]:
         return {"error": self._sum / self._count, "count": self._count}
 
+    def chance(self) -> float:
+        return 0.0
+
 
 def toy_forward(variables: Any, batch: Any, train: bool) -> tuple[Any, Any]:
     """A linear layer on inputs from which a running mean is subtracted: parameters and statistics."""

@@ -22,6 +22,7 @@ HEADLINES = {
     "depth/delta1": 90.0,
     "normals/within_11_25": 60.0,
 }
+HEADLINES |= {f"{name.split('/')[0]}/chance": 20.0 for name in HEADLINES}
 SMALL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
 
 

@@ -78,6 +78,7 @@ class LabelConfig(Config):
         "worker",
         "dry_run",
         "chips",
+        "accept_failed",
     }
 
     stage: Literal["label"] = "label"
@@ -87,6 +88,7 @@ class LabelConfig(Config):
     take: Count = 0
     teachers: Annotated[Names, Field(min_length=1)]
     tasks: dict[str, dict[str, Any]] = {}  # overrides of the teachers' pseudo-label options, by task
+    accept_failed: Names = ()  # tasks that teachers label although they are near chance, or were not validated
     batch_size: BatchSize = 64
     shard_images: ShardImages = 1024
     gallery_images: Annotated[int, Field(ge=0, le=10_000), Number] = 32

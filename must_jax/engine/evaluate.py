@@ -18,6 +18,7 @@ from must_jax.engine.state import Variables
 from must_jax.engine.step import HOST, Batch, PredictStep, Task
 from must_jax.errors import Preempted
 
+CHANCE = "chance"
 Truth = Callable[[int], Mapping[str, Any]]  # index of an image -> its labels by task, as stored; those that it has
 
 
@@ -33,6 +34,8 @@ def evaluate(
     """ "task/metric" -> value.
 
     Predictions are for whole batches; the truth, whose size is whatever it is, is read for a few images at a time.
+
+    "task/chance" is what the best constant answer gets of the task's headline metric on these very examples.
 
     Args:
       batches: as of `pipeline.eval_batches`; where several processes evaluate together, this one's rows of each. All of
@@ -61,7 +64,11 @@ def evaluate(
         for other in others:
             for name, metric in metrics.items():
                 metric.merge(other[name])
-    return {f"{name}/{key}": value for name, metric in metrics.items() for key, value in metric.result().items()}
+    return {
+        f"{name}/{key}": value
+        for name, metric in metrics.items()
+        for key, value in {**metric.result(), CHANCE: metric.chance()}.items()
+    }
 
 
 def _ahead(pool: Executor, truth: Truth, indices: Iterable[int]) -> Iterator[Mapping[str, Any]]:

@@ -33,6 +33,8 @@ MOST_FLAT = 0.01  # of the maps
 MOST_AWAY = 0.05  # of the vectors
 MOST_OFF_UNIT = 0.01
 
+NO_CHANCE = "may be near chance: what the best constant answer gets was not measured by the version that validated it"
+
 Level = Literal["passed", "look", "failed"]
 
 
@@ -59,11 +61,37 @@ class Audited(pydantic.BaseModel):
     labels_read: int = 0
 
 
-class Headline(NamedTuple):
-    """How a task measures its models: the metric's name, and the value up to which a model has not learnt it."""
+class Score(NamedTuple):
+    """What labels, or who made them, are worth on images with true labels.
+
+    Attributes:
+      metric: the task's headline metric.
+      value: of it; None = it was not measured.
+      chance: what the best answer gets there that is the same for all images; None = it was not measured, as by earlier
+        versions, which took it for granted.
+    """
 
     metric: str
-    near_chance: float
+    value: float | None = None
+    chance: float | None = None
+
+    @property
+    def near_chance(self) -> float:
+        """The value up to which nothing was learnt.
+
+        The margin over chance is five points; where chance is small its half, but at least one point; where it is large
+        half of what is missing to 100. Where chance is not known it counts as 0.
+        """
+        chance = self.chance or 0.0
+        return chance + min(max(1.0, min(5.0, chance / 2)), (100 - chance) / 2)
+
+    @property
+    def is_near_chance(self) -> bool:
+        return self.value is not None and not self.value > self.near_chance  # NaN is no more than chance
+
+    def __str__(self) -> str:
+        constant = "" if self.chance is None else f" (the best constant answer gets {self.chance:.1f})"
+        return f"{self.metric} is {self.value:.1f}, and up to {self.near_chance:.1f} is near chance{constant}"
 
 
 def verdict(findings: Iterable[Finding]) -> Level:
@@ -71,16 +99,22 @@ def verdict(findings: Iterable[Finding]) -> Level:
     return "failed" if "failed" in levels else "look" if "look" in levels else "passed"
 
 
-def known_from_manifest(column: Manifest, headline: Headline) -> Iterator[Finding]:
+def known_from_manifest(column: Manifest, teacher: Score) -> Iterator[Finding]:
     """What the sums that were made while labelling say, and the teacher's validation."""
     yield from known_from_summary(column, column.summary())
-    yield from known_from_teacher(column, headline)
+    yield from known_from_teacher(column, teacher)
 
 
-def known_from_teacher(column: Manifest, headline: Headline) -> Iterator[Finding]:
-    """What the validation of the column's teacher says."""
-    if column.teacher:
-        yield from _validated(column.teacher.metrics.get(f"{column.task}/{headline.metric}"), headline)
+def known_from_teacher(column: Manifest, teacher: Score) -> Iterator[Finding]:
+    """What the validation of the column's teacher says. One without any is no better than one that failed it."""
+    if not column.teacher:
+        return
+    if teacher.value is None:
+        yield Finding(level="failed", reason=f"its teacher was not validated ({teacher.metric} is not known)")
+    elif teacher.is_near_chance:
+        yield Finding(level="failed", reason=f"on its teacher's validation images {teacher}")
+    elif teacher.chance is None:
+        yield Finding(level="look", reason=f"its teacher's {teacher.metric} of {teacher.value:.1f} {NO_CHANCE}")
 
 
 def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False) -> Iterator[Finding]:
@@ -132,10 +166,10 @@ def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Find
         yield from _look(statistics.off_unit / statistics.known, MOST_OFF_UNIT, "of the vectors have not length 1")
 
 
-def known_from_truth(score: float, headline: Headline) -> Iterator[Finding]:
+def known_from_truth(labels: Score) -> Iterator[Finding]:
     """What the column's own labels are worth against true ones."""
-    if not score > headline.near_chance:  # NaN is no more than chance
-        yield Finding(level="failed", reason=f"against true labels {_near_chance(score, headline)}")
+    if labels.is_near_chance:
+        yield Finding(level="failed", reason=f"against true labels {labels}")
 
 
 def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_read: int) -> Audited:
@@ -184,17 +218,6 @@ def _even_odds(confidence: float, classes: int) -> Iterator[Finding]:
     if confidence < min(2 * even, (1 + even) / 2):  # half-way to certainty where classes are few
         reason = f"the mean top probability is {confidence:.2f}, hardly more than even odds of {classes} classes"
         yield Finding(level="look", reason=reason)
-
-
-def _validated(value: float | None, headline: Headline) -> Iterator[Finding]:
-    if value is None:
-        yield Finding(level="look", reason=f"its teacher was not validated ({headline.metric} is not known)")
-    elif not value > headline.near_chance:
-        yield Finding(level="failed", reason=f"on its teacher's validation images {_near_chance(value, headline)}")
-
-
-def _near_chance(value: float, headline: Headline) -> str:
-    return f"{headline.metric} is {value:.1f}, and up to {headline.near_chance:.1f} is near chance"
 
 
 def _not_finite(count: int) -> str:

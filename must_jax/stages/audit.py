@@ -17,15 +17,16 @@ from must_jax.cores import cores
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_images
+from must_jax.engine.evaluate import CHANCE
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
 from must_jax.labels.agreement import only_where_labelled
 from must_jax.labels.columns import LabelColumn, open_beside, open_column
-from must_jax.labels.gate import Audited, Finding
+from must_jax.labels.gate import Audited, Finding, Score
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress, say
 from must_jax.stages import inputs
-from must_jax.stages.gate import headline
+from must_jax.stages.gate import score_of_teacher
 from must_jax.stages.labels import find
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.tasks import TASKS, build_task
@@ -113,7 +114,7 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
     """
     statistics = _read(column, positions)
     findings = [
-        *gate.known_from_manifest(column.manifest, headline(task)),
+        *gate.known_from_manifest(column.manifest, score_of_teacher(column.manifest, task)),
         *gate.known_from_labels(column.manifest, statistics),
     ]
     scores: dict[str, float] = {}
@@ -123,7 +124,7 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
         if truth.classes == column.classes:
             scores, scored = _score(column, truth, task, positions)
             if scored >= LEAST_SCORED:
-                findings += gate.known_from_truth(scores[task.metric], headline(task))
+                findings += gate.known_from_truth(Score(task.metric, scores[task.metric], scores[CHANCE]))
             else:
                 reason = f"only {scored} of its labels could be scored against true ones, which says little"
                 findings.append(Finding(level="look", reason=reason))
@@ -181,7 +182,7 @@ def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[i
                 metrics.update(task.as_prediction(label), true)
                 scored += 1
             progress.advance()
-    return (metrics.result() if scored else {}), scored
+    return ({**metrics.result(), CHANCE: metrics.chance()} if scored else {}), scored
 
 
 def _pairs(column: LabelColumn, truth: Column, positions: Sequence[int]) -> Iterator[tuple[Label, ...]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from must_jax.data.pipeline import Source
+from must_jax.engine.evaluate import CHANCE
 from must_jax.errors import UserError
 from must_jax.labels import gate
 from must_jax.labels.columns import LabelColumn
-from must_jax.labels.gate import Finding, Headline
+from must_jax.labels.gate import Finding, Score
+from must_jax.labels.manifest import Manifest
 from must_jax.labels.summary import Summary, summarize
 from must_jax.progress import say
 from must_jax.stages import sampling
@@ -24,34 +27,46 @@ def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collec
     and so is what is `accepted` (tasks) all the same.
 
     Raises:
-      UserError: a column failed.
+      UserError: columns failed; names all of them.
     """
+    refused: dict[str, list[str]] = {}  # task -> what is wrong with its columns
     columns = [column for source in sources for column in source.columns if isinstance(column, LabelColumn)]
     for column in columns:
         task, findings = tasks[column.task], found(column, tasks[column.task])
         failed = [finding.reason for finding in findings if finding.level == "failed"]
         if failed and task.name not in accepted:
-            raise UserError(
-                f"the {task.name} labels in {column.folder} failed: {'; '.join(failed)}; make them anew, leave them "
-                f"out, or train on them all the same with config.accept_failed={task.name}"
-            )
+            sentence = f"the {task.name} labels in {column.folder} failed: {'; '.join(failed)}"
+            refused.setdefault(task.name, []).append(sentence)
+            continue
         for finding in findings:
             overridden = " (failed; accepted by config.accept_failed)" if finding.level == "failed" else ""
             say(f"look at {column.folder}: {finding.reason}{overridden}")
+    if refused:
+        wrong = "; ".join(itertools.chain(*refused.values()))
+        raise UserError(
+            f"{wrong}; make them anew, leave them out, or train on them all the same with "
+            f"config.accept_failed={','.join(refused)}"
+        )
 
 
 def found(column: LabelColumn, task: Task) -> list[Finding]:
     """What the labels that are read tell by themselves, and what an audit of the column as it is has found besides."""
-    description = column.manifest
-    known = as_made = list(gate.known_from_manifest(description, headline(task)))
+    description, teacher = column.manifest, score_of_teacher(column.manifest, task)
+    known = as_made = list(gate.known_from_manifest(description, teacher))
     if not column.is_as_made and not description.summary().not_finite:  # which a sample may miss
-        known = [*_known_from_sample(column), *gate.known_from_teacher(description, headline(task))]
+        known = [*_known_from_sample(column), *gate.known_from_teacher(description, teacher)]
     audited = gate.read(column.folder, description)
     return [*known, *(finding for finding in (audited.findings if audited else ()) if finding not in as_made)]
 
 
-def headline(task: Task) -> Headline:
-    return Headline(task.metric, task.near_chance)
+def score_of_teacher(column: Manifest, task: Task) -> Score:
+    return score(task, column.teacher.metrics if column.teacher else {})
+
+
+def score(task: Task, metrics: Mapping[str, float]) -> Score:
+    """Of metrics as `engine.evaluate` gives them."""
+    value, chance = (metrics.get(f"{task.name}/{name}") for name in (task.metric, CHANCE))
+    return Score(task.metric, value, chance)
 
 
 def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:

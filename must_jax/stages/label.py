@@ -25,8 +25,9 @@ def run(config: LabelConfig, workdir: Path) -> None:
     columns.
 
     Raises:
-      UserError: a teacher that is missing, not finished, near chance or there twice, an unknown option, no readable
-        images, too little disk, a workdir of another config, columns by another rule or another training of a teacher.
+      UserError: a teacher that is missing, not finished or there twice, teachers that are near chance or were not
+        validated (`accept_failed` overrides), an unknown option, no readable images, too little disk, a workdir of
+        another config, columns by another rule or another training of a teacher.
     """
     if config.dry_run:
         with interrupted_later():

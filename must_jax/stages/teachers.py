@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError, nearest
 from must_jax.files import check_space
 from must_jax.labels.budget import most_bytes
+from must_jax.labels.gate import NO_CHANCE
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter, still_to_write
 from must_jax.progress import say
-from must_jax.stages import inputs
+from must_jax.stages import gate, inputs
 from must_jax.stages.finished import NO_RULE
 from must_jax.stages.labelling import Column, Teacher
 from must_jax.tasks import build_task
@@ -32,8 +34,8 @@ def load(config: LabelConfig) -> dict[str, Trained]:
     """By name, which is that of the run's folder and names its columns; with the pseudo-label options of this run.
 
     Raises:
-      UserError: a teacher that is missing, not finished, near chance or there twice, an option that is unknown or would
-        change what labels mean.
+      UserError: a teacher that is missing, not finished or there twice; teachers that are near chance or were not
+        validated, all of them at once; an option that is unknown or would change what labels mean.
     """
     mesh, models = inputs.mesh_of(config), {}
     for path in config.teachers:
@@ -41,24 +43,36 @@ def load(config: LabelConfig) -> dict[str, Trained]:
         if name in models:
             raise UserError(f"two teachers are called '{name}', which names their columns; rename the folder of one")
         models[name] = trained.load(path, mesh)
-        for task in models[name].tasks.values():
-            _check_learnt(path, task, models[name].metrics)
         models[name] = _with_rules(models[name], config.tasks)
     known = {task for model in models.values() for task in model.tasks}
-    for name in config.tasks:
-        if name not in known:
-            raise UserError(f"config.tasks sets options of '{name}', which no teacher knows; {nearest(name, known)}")
+    for key, names in (("tasks sets options of", config.tasks), ("accept_failed names", config.accept_failed)):
+        for name in names:
+            if name not in known:
+                raise UserError(f"config.{key} '{name}', which no teacher knows; {nearest(name, known)}")
+    _check_learnt(models.values(), config.accept_failed)
     return models
 
 
-def _check_learnt(path: str, task: Task, metrics: Mapping[str, float]) -> None:
-    value = metrics.get(f"{task.name}/{task.metric}")
-    if value is None:
-        say(f"{path} was not validated on {task.name}; look at the gallery before you train on its labels")
-    elif not value > task.near_chance:  # nor is NaN
+def _check_learnt(models: Iterable[Trained], accepted: Collection[str]) -> None:
+    refused: dict[str, list[str]] = {}  # task -> what is wrong with its teachers
+    for model, task in [(each, task) for each in models for task in each.tasks.values()]:
+        score = gate.score(task, model.metrics)
+        if score.value is None:
+            wrong = f"{model.workdir} was not validated on {task.name}, so that nothing says whether it has learnt it"
+        elif score.is_near_chance:
+            wrong = f"{model.workdir} has hardly learnt {task.name}: on its validation images {score}"
+        else:
+            if score.chance is None:
+                say(f"look at the gallery: the {score.metric} of {score.value:.1f} of {model.workdir} {NO_CHANCE}")
+            continue
+        if task.name in accepted:
+            say(f"look at the gallery: {wrong} (accepted by config.accept_failed)")
+        else:
+            refused.setdefault(task.name, []).append(wrong)
+    if refused:
         raise UserError(
-            f"{path} has hardly learnt {task.name}: its {task.metric} on validation images is {value:.1f}, and up to "
-            f"{task.near_chance:.1f} is near chance; train it longer or on more images before it labels"
+            f"{'; '.join(itertools.chain(*refused.values()))}; train with a validation source, longer, or on more "
+            f"images, or label with them all the same with config.accept_failed={','.join(refused)}"
         )
 
 

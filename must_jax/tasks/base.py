@@ -43,6 +43,13 @@ class TaskMetrics(Protocol):
         """Metric name -> value; shares and scores are in percent (0..100)."""
         ...
 
+    def chance(self) -> float:
+        """The headline metric of the best answer that looks at no image, over the truth that was seen; 0 = of nothing.
+
+        A model that is hardly better (`labels/gate.py`) has not learnt the task, and must not label.
+        """
+        ...
+
 
 class Task(pydantic.BaseModel, abc.ABC):
     """A task with its options: frozen, comparable, serialisable (`model_dump`) into a model's description.
@@ -116,11 +123,6 @@ class Task(pydantic.BaseModel, abc.ABC):
     @abc.abstractmethod
     def metrics(self) -> TaskMetrics:
         """A fresh accumulator."""
-
-    @property
-    @abc.abstractmethod
-    def near_chance(self) -> float:
-        """The headline metric up to which a model counts as not having learnt; such a teacher must not label."""
 
     @abc.abstractmethod
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:

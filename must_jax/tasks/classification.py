@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from must_jax.data.kinds import VectorLabel
 from must_jax.models.heads import PooledLinearHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.measures import Means, masked_sum
 
 
@@ -52,12 +54,6 @@ class Classification(Task):
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics()
 
-    @property
-    def near_chance(self) -> float:
-        """Twice what guessing among equally frequent classes gets; half-way to perfect where classes are few."""
-        chance = 100 / len(self.classes)
-        return min(2 * chance, (100 + chance) / 2)
-
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         probs = np.asarray(prediction["probs"], np.float32)
         if 0 < self.top_k < probs.size:
@@ -82,13 +78,20 @@ class ClassificationMetrics:
 
     def __init__(self) -> None:
         self._means = Means("top1")
+        self._classes: Counter[int] = Counter()  # of the truth
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
-        correct = prediction["probs"].argmax() == label["probs"].argmax()
-        self._means.add("top1", np.array(100.0 * correct), label["present"])
+        truth = int(label["probs"].argmax())
+        self._means.add("top1", np.array(100.0 * (prediction["probs"].argmax() == truth)), label["present"])
+        if label["present"]:
+            self._classes[truth] += 1
 
     def merge(self, other: ClassificationMetrics) -> None:
         self._means.merge(other._means)
+        self._classes.update(other._classes)
 
     def result(self) -> dict[str, float]:
         return self._means.result()
+
+    def chance(self) -> float:
+        return most_frequent(np.array([*self._classes.values()]))

@@ -16,6 +16,7 @@ from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import Depths
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, valid_pixels
 
 TYPICAL_M = 3.0  # the depth that an output of 0 stands for, so that training starts near the truth
@@ -64,11 +65,6 @@ class Depth(Task):
     def metrics(self) -> DepthMetrics:
         return DepthMetrics(align=self.kind == "relative")
 
-    @property
-    def near_chance(self) -> float:
-        """The best single depth everywhere is within 25 % of the truth at 46 % of the pixels of `scenes`."""
-        return 55.0
-
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         depth = np.asarray(prediction["depth"], np.float32)
         return {"depth": depth, "valid": np.ones_like(depth), "present": np.ones((), np.float32)}
@@ -96,24 +92,38 @@ class DepthMetrics:
     def __init__(self, align: bool):
         self._align = align
         self._means = Means("delta1", "abs_rel", "squared")
+        self._depths, self._flat = Depths(), Means("delta1")  # of the truth; of constants that were fitted to it
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
         known = (label["valid"] > 0) & (label["depth"] > 0) & (label["present"] > 0)
         predicted, truth = prediction["depth"][known], label["depth"][known]
         if self._align:
             predicted = _fit(predicted, truth)
+            self._flat.add("delta1", _delta1(_fit(np.ones_like(truth), truth) / truth))
+        else:
+            self._depths.add(truth)
         predicted = np.maximum(predicted, 1e-6)
         ratio = predicted / truth
-        self._means.add("delta1", 100.0 * (np.maximum(ratio, 1 / ratio) < 1.25))
+        self._means.add("delta1", _delta1(ratio))
         self._means.add("abs_rel", np.abs(ratio - 1))
         self._means.add("squared", np.square(predicted - truth))
 
     def merge(self, other: DepthMetrics) -> None:
         self._means.merge(other._means)
+        self._depths.merge(other._depths)
+        self._flat.merge(other._flat)
 
     def result(self) -> dict[str, float]:
         means = self._means.result()
         return means | {"rmse": math.sqrt(means.pop("squared"))}
+
+    def chance(self) -> float:
+        return self._flat.result()["delta1"] if self._align else self._depths.best()
+
+
+def _delta1(ratio: np.ndarray) -> np.ndarray:
+    """100 where the depths are within a factor of 1.25 of each other, else 0."""
+    return 100.0 * (np.maximum(ratio, 1 / ratio) < 1.25)
 
 
 def _fit(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from must_jax.data.kinds import BoxesLabel
 from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.tasks import boxes, drawing
 from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import same_boxes
 from must_jax.tasks.measures import masked_sum
 
 CANDIDATES = 1000  # of each level, the best-scoring (cell, class) pairs that enter non-maximum suppression
@@ -123,11 +124,6 @@ class Detection(Task):
     def metrics(self) -> DetectionMetrics:
         return DetectionMetrics(len(self.classes))
 
-    @property
-    def near_chance(self) -> float:
-        """Random boxes with random classes score below 1; AP50 of 5 is reached by a few lucky large objects."""
-        return 5.0
-
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         keep = (prediction["valid"] > 0) & (prediction["scores"] >= self.score_threshold)
         return {
@@ -194,6 +190,13 @@ class DetectionMetrics:
         evaluation = COCOeval_faster(truth, truth.loadRes(self._found), "bbox")
         evaluation.run()
         return {"ap50": float(100 * evaluation.stats[1]), "ap": float(100 * evaluation.stats[0])}
+
+    def chance(self) -> float:
+        counted = [box for box in self._truth if not box["iscrowd"]]
+        low, size = np.split(np.array([box["bbox"] for box in counted]).reshape(-1, 4), 2, axis=1)
+        boxes = np.concatenate([low, low + size], 1)  # x before y, which is all the same
+        classes, images = ([box[key] for box in counted] for key in ("category_id", "image_id"))
+        return same_boxes(boxes, classes, images, len(self._images))
 
 
 def _coco_boxes(label: NumpyArrays, image_id: int) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import Directions
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, valid_pixels
 
 _WITHIN_DEG = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
@@ -47,11 +48,6 @@ class Normals(Task):
     def metrics(self) -> NormalsMetrics:
         return NormalsMetrics()
 
-    @property
-    def near_chance(self) -> float:
-        """The best single direction everywhere (a wall's, the floor's) is right at 28 % of the pixels of `scenes`."""
-        return 35.0
-
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         normals = np.asarray(prediction["normals"], np.float32)
         return {"normals": normals, "valid": np.ones(normals.shape[:2], np.float32), "present": np.ones((), np.float32)}
@@ -72,6 +68,7 @@ class NormalsMetrics:
 
     def __init__(self) -> None:
         self._means = Means(*_WITHIN_DEG, "mean_angle_deg")
+        self._directions = Directions()  # of the truth
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
         known = (label["valid"] > 0) & (label["present"] > 0)
@@ -80,12 +77,17 @@ class NormalsMetrics:
         for name, limit_deg in _WITHIN_DEG.items():
             self._means.add(name, 100.0 * (angle_deg < limit_deg))
         self._means.add("mean_angle_deg", angle_deg)
+        self._directions.add(label["normals"][known])
 
     def merge(self, other: NormalsMetrics) -> None:
         self._means.merge(other._means)
+        self._directions.merge(other._directions)
 
     def result(self) -> dict[str, float]:
         return self._means.result()
+
+    def chance(self) -> float:
+        return self._directions.best(11.25)
 
 
 def _unit(vectors: jnp.ndarray) -> jnp.ndarray:

@@ -19,6 +19,7 @@ from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.measures import masked_sum, resize_maps
 
 
@@ -73,12 +74,6 @@ class Segmentation(Task):
 
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(len(self.classes))
-
-    @property
-    def near_chance(self) -> float:
-        """One class everywhere gets at most 100 / K if all K occur; a margin also covers a lucky second class."""
-        chance = 100 / len(self.classes)
-        return chance + min(chance / 2, 10)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         if "probs" in prediction:
@@ -144,3 +139,7 @@ class SegmentationMetrics:
             "miou": float(100 * np.mean(self._hits[:-1][occurs] / union[occurs])),
             "pixel_accuracy": float(100 * self._hits.sum() / self._truth.sum()),
         }
+
+    def chance(self) -> float:
+        """The most frequent class everywhere has its share of the pixels as IoU, all others have 0."""
+        return most_frequent(self._truth) / max(int(np.count_nonzero(self._truth)), 1)

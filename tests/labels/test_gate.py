@@ -11,21 +11,20 @@ from hand_made import KINDS, TEACHER, Images, describe
 
 from must_jax.errors import UserError
 from must_jax.labels import gate
-from must_jax.labels.gate import Finding, Headline
+from must_jax.labels.gate import Finding, Score
 from must_jax.labels.manifest import Manifest, ShardRecord, SourceRecord
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
 
-NEAR_CHANCE = "top1 is 50.0, and up to 50.0 is near chance"
+NEAR_CHANCE = "top1 is 50.0, and up to 50.0 is near chance (the best constant answer gets 45.0)"
 BACKWARDS = "50 % of the vectors point away from the camera; their frame should be x right, y down, z forward"
-HEADLINE = Headline("top1", 50.0)
+GOOD_TEACHER = Score("top1", 90.0, 40.0)
 GOOD = {"images": 10, "images_with_class": [4, 3, 3], "confidence": 9.0, "confident": 10}
 
 
-def column(task: str = "classification", metrics: dict[str, float] | None = None, **summary: Any) -> Manifest:
+def column(task: str = "classification", **summary: Any) -> Manifest:
     shard = ShardRecord(file="x", count=10, bytes=1, sha256="", names="", summary=Summary(**(GOOD | summary)))
-    teacher = TEACHER.model_copy(update={"metrics": {f"{task}/top1": 90.0} if metrics is None else metrics})
-    return describe(task, Images(), teacher=teacher, shards=(shard,), complete=True, checksum="c")
+    return describe(task, Images(), teacher=TEACHER, shards=(shard,), complete=True, checksum="c")
 
 
 def reasons(findings: Any) -> dict[str, str]:
@@ -47,22 +46,44 @@ def reasons(findings: Any) -> dict[str, str]:
         (column(absent=2), {"20 % of the images have no label": "look"}),
         (column("segmentation", covered=4.0), {"60 % of the pixels have no label": "look"}),
         (column(not_finite=3), {"3 values are NaN or infinite": "failed"}),
-        (column(metrics={}), {"its teacher was not validated (top1 is not known)": "look"}),
-        (
-            column(metrics={"classification/top1": 50.0}),
-            {f"on its teacher's validation images {NEAR_CHANCE}": "failed"},
-        ),
-        (column(metrics={"classification/top1": 50.1}), {}),
     ],
 )
 def test_what_the_manifest_tells(made: Manifest, expected: dict[str, str]) -> None:
-    assert reasons(gate.known_from_manifest(made, HEADLINE)) == expected
+    assert reasons(gate.known_from_manifest(made, GOOD_TEACHER)) == expected
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        (GOOD_TEACHER, {}),
+        (Score("top1", 50.1, 45.0), {}),
+        (Score("top1", 50.0, 45.0), {f"on its teacher's validation images {NEAR_CHANCE}": "failed"}),
+        (Score("top1"), {"its teacher was not validated (top1 is not known)": "failed"}),
+        (Score("top1", 50.0), {f"its teacher's top1 of 50.0 {gate.NO_CHANCE}": "look"}),
+        (
+            Score("top1", 1.0),
+            {"on its teacher's validation images top1 is 1.0, and up to 1.0 is near chance": "failed"},
+        ),
+    ],
+)
+def test_what_the_teachers_validation_tells(teacher: Score, expected: dict[str, str]) -> None:
+    assert reasons(gate.known_from_manifest(column(), teacher)) == expected
+
+
+@pytest.mark.parametrize(
+    ("chance", "least"), [(0.0, 1.0), (0.1, 1.1), (4.0, 6.0), (27.3, 32.3), (50.0, 55.0), (96.0, 98.0), (100.0, 100.0)]
+)
+def test_the_margin_over_chance(chance: float, least: float) -> None:
+    assert Score("top1", None, chance).near_chance == pytest.approx(least)
+    assert Score("top1", least - 0.01, chance).is_near_chance
+    assert Score("top1", float("nan"), chance).is_near_chance
+    assert chance == 100 or not Score("top1", least + 0.01, chance).is_near_chance
 
 
 def test_true_labels_may_be_few_and_have_no_teacher() -> None:
     source = SourceRecord(format="coco", path="x", options={}, digest="")
     made = column(absent=8).model_copy(update={"teacher": None, "source": source})
-    assert reasons(gate.known_from_manifest(made, HEADLINE)) == {}
+    assert reasons(gate.known_from_manifest(made, Score("top1"))) == {}
 
 
 def statistics(**values: Any) -> Statistics:
@@ -89,9 +110,9 @@ def test_what_a_pass_over_the_labels_tells(task: str, values: dict[str, Any], ex
 
 
 def test_what_true_labels_tell() -> None:
-    assert reasons(gate.known_from_truth(50.1, HEADLINE)) == {}
+    assert reasons(gate.known_from_truth(Score("top1", 50.1, 45.0))) == {}
     for score in (50.0, float("nan")):
-        ((reason, level),) = reasons(gate.known_from_truth(score, HEADLINE)).items()
+        ((reason, level),) = reasons(gate.known_from_truth(Score("top1", score, 45.0))).items()
         assert level == "failed" and reason.startswith(f"against true labels top1 is {score:.1f}, and up to 50.0")
 
 

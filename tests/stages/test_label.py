@@ -424,9 +424,9 @@ def test_what_cannot_work_is_refused_before_any_work(
     refused("no run", config_of(images, (str(tmp_path / "nobody"),)), workdir)
     refused("two teachers are called 'small'", config_of(images, (teachers[1], teachers[1])), workdir)
     weak = make_teacher(tmp_path / "weak", ("depth",), 32, {"depth/delta1": 1.0})
-    refused(r"hardly learnt depth: its delta1 on validation images is 1\.0", config_of(images, (str(weak),)), workdir)
+    refused("hardly learnt depth: on its validation images delta1 is 1.0", config_of(images, (str(weak),)), workdir)
     broken = make_teacher(tmp_path / "broken", ("depth",), 32, {"depth/delta1": float("nan")})
-    refused("hardly learnt depth: its delta1 on validation images is nan", config_of(images, (str(broken),)), workdir)
+    refused("hardly learnt depth: on its validation images delta1 is nan", config_of(images, (str(broken),)), workdir)
     rules = {"tasks": {"segmentation": {"confidence_treshold": 0.3}}}
     refused("did you mean 'confidence_threshold'", config_of(images, teachers, **rules), workdir)
     refused("did you mean 'depth'", config_of(images, teachers, tasks={"dept": {}}), workdir)

@@ -69,11 +69,11 @@ def test_what_a_finished_run_leaves_behind(finished):
     result = read(finished, "result.json")
     assert result["steps"] == STEPS
     assert set(result) >= {"metrics", "seconds", "images_per_second", "data_wait_share", "parameters"}
-    assert set(result["metrics"]) == {"classification/top1"}
+    assert set(result["metrics"]) == {"classification/top1", "classification/chance"}
     assert {row["step"] for row in rows(finished)} == {4, 8}
     assert rows(finished)[-1] == {
         "step": STEPS,
-        "validation/classification/top1": result["metrics"]["classification/top1"],
+        **{f"validation/{name}": value for name, value in result["metrics"].items()},
     }
     assert {"loss", "classification/cross_entropy", "learning_rate", "images_per_second", "data_wait_share"} <= set(
         rows(finished)[1]

@@ -50,8 +50,3 @@ def test_top1():
     probs = np.eye(4, dtype=np.float32)
     count(metrics, task, {"probs": probs}, {"probs": probs[[0, 1, 3, 2]], "present": present})
     assert metrics.result() == {"top1": pytest.approx(200 / 3)}
-
-
-@pytest.mark.parametrize(("count", "chance"), [(2, 75.0), (4, 50.0), (8, 25.0), (1000, 0.2)])
-def test_near_chance(count, chance):
-    assert build_task("classification", [str(i) for i in range(count)]).near_chance == pytest.approx(chance)

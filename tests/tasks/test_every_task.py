@@ -101,6 +101,7 @@ def test_metrics_count_each_labelled_example_once_however_it_is_batched(case):
         padded["present"] = padded["present"] * (np.arange(4) < len(part)).astype(np.float32)
         count(split, case.task, {key: value[index] for key, value in predictions.items()}, padded)
     assert whole.result() == pytest.approx(split.result(), rel=1e-6)
+    assert whole.chance() == split.chance() > 0
     assert case.task.metric in whole.result()
 
     labelled = [0, 1, 3]
@@ -113,7 +114,7 @@ def test_metrics_of_nothing_are_zero(case):
     assert set(case.task.metrics().result().values()) == {0.0}
     metrics = case.task.metrics()
     count(metrics, case.task, case.predict(), case.labels | {"present": np.zeros(4, np.float32)})
-    assert set(metrics.result().values()) == {0.0}
+    assert {*metrics.result().values(), metrics.chance(), case.task.metrics().chance()} == {0.0}
 
 
 def smooth(case):

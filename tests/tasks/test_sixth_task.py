@@ -21,6 +21,8 @@ from must_jax.tasks import TASKS
 from must_jax.tasks.base import Task
 from must_jax.tasks.measures import Means, masked_sum
 
+METRICS = {"brightness/within_tenth": 90.0, "brightness/chance": 20.0}
+
 
 class Brightness(Task):
     name: ClassVar[str] = "brightness"
@@ -43,10 +45,6 @@ class Brightness(Task):
     def metrics(self) -> BrightnessMetrics:
         return BrightnessMetrics()
 
-    @property
-    def near_chance(self) -> float:
-        return 20.0
-
     def pseudo_label(self, prediction):
         return {"probs": prediction["probs"], "present": np.ones((), np.float32)}
 
@@ -67,6 +65,9 @@ class BrightnessMetrics:
 
     def result(self) -> dict[str, float]:
         return self._means.result()
+
+    def chance(self) -> float:
+        return 20.0
 
 
 def test_one_class_and_one_line_make_a_task(monkeypatch, tmp_path):
@@ -92,7 +93,7 @@ def test_one_class_and_one_line_make_a_task(monkeypatch, tmp_path):
 
     model = trained.load(tmp_path / "run")
     assert model.tasks == {"brightness": Brightness()}
-    assert set(model.metrics) == {"brightness/within_tenth"}
+    assert set(model.metrics) == {"brightness/within_tenth", "brightness/chance"}
     assert np.isfinite(model.predict(np.zeros((40, 50, 3), np.uint8))["brightness"]["probs"]).all()
 
 
@@ -106,7 +107,7 @@ def label_column(folder, spec):
         preprocessing="none",
         images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
         teacher=TeacherRecord(
-            name="t", digest="0" * 64, learning_rate=0.1, batch_size=4, steps=1, image_size=32, metrics={}
+            name="t", digest="0" * 64, learning_rate=0.1, batch_size=4, steps=1, image_size=32, metrics=METRICS
         ),
         shard_images=8,
         must_jax="0",
