@@ -179,11 +179,13 @@ def _features() -> tfds.features.FeaturesDict:
 def _check_images(raw: RawImages, images: str) -> None:
     """Raises UserError if the source has no images, or too many that are left out without a look at them."""
     if not len(raw) and not raw.skipped:
-        raise UserError(
-            f"images='{images}': "
-            + "; ".join(filter(None, [f"there are no images (other files: {raw.others})", folders.told(raw.left_out)]))
-            + f"; {raw.images_are}"
-        )
+        endings = f": {', '.join(raw.unread)}" if raw.unread else ""
+        parts = [
+            f"there are no images (other files: {raw.others}{endings})",
+            folders.told(raw.left_out),
+            raw.images_are,
+        ]
+        raise UserError(f"images='{images}': {'; '.join(filter(None, parts))}")
     for name, reason in raw.skipped[:1]:
         _check_share(len(raw.skipped), raw, Skipped(name=name, reason=reason), images)
 

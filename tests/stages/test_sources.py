@@ -70,6 +70,14 @@ def test_images_that_are_all_hidden_are_told(home: Path, prepare: Any):
     assert "there are no images (other files: 0); left out: 1 image, hidden, or in a hidden or system folder (" in said
 
 
+def test_archives_in_the_place_of_images_are_told(home: Path, prepare: Any):
+    write_tar(home / "in/0.tar", [("1.tar", b""), ("2.json", b"")])
+    code, said = prepare("folder:in")
+    assert code == 2 and "in 0.tar and the like, set images='tar:in'\n" in said
+    code, said = prepare("tar:in")
+    assert code == 2 and "there are no images (other files: 2: .json, .tar); images are files that end in .jpg" in said
+
+
 def test_one_class_alone_is_told(home: Path, prepare: Any):
     write_files(home / "in", {f"a/{number}.jpg": jpeg(number) for number in range(3)})
     code, said = prepare("folder:in", CLASS_FOLDERS)
@@ -139,6 +147,14 @@ def test_accents_of_photos_and_labels_need_not_be_stored_alike(on_disk: Any, in_
     code, said = prepare("folder:in", *boxes(home, truth))
     assert code == 0 and "matched by whole paths: 0 of 2 labels fit no image, 0 of 2 images have no label" in said
     assert names() == sorted(unicodedata.normalize(on_disk, path) for path in paths)
+
+
+def test_photos_that_differ_in_accents_alone_stay_two(home: Path, prepare: Any):
+    both = [unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD")]
+    write_files(home / "in", {name: jpeg(number) for number, name in enumerate(both)})
+    code, said = prepare("folder:in", *boxes(home, coco(both[:1])))
+    assert (code, sorted(names())) == (0, sorted(both))
+    assert f"0 of 1 labels fit no image, 1 (e.g. '{both[1]}') of 2 images have no label" in said
 
 
 def coco(files: list[str]) -> dict[str, Any]:

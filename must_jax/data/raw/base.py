@@ -44,7 +44,9 @@ class RawImages(Protocol):
 
     digest: str
     size_bytes: int
-    images_are: str
+
+    @property
+    def images_are(self) -> str: ...
 
     @property
     def left_out(self) -> Sequence[LeftOut]: ...

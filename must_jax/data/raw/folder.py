@@ -24,7 +24,6 @@ class Folder:
     named_by: Literal[""] = ""
     unread: tuple[str, ...] = ()
     called = ""
-    images_are = BY_SUFFIX
 
     def __init__(self, spec: str, path: str, endings: Sequence[str]) -> None:
         self._folder = Path(path).expanduser()
@@ -45,6 +44,13 @@ class Folder:
             else:
                 taken.add(shown)
                 self._images.append((name, size))
+
+    @property
+    def images_are(self) -> str:
+        for scheme in ("tar", "parquet"):
+            if archives := folders.files_below(self._folder, (f".{scheme}",)):
+                return f"{BY_SUFFIX}; for those in {archives[0]} and the like, set images='{scheme}:{self._folder}'"
+        return BY_SUFFIX
 
     def __len__(self) -> int:
         return len(self._images)

@@ -54,7 +54,7 @@ def choose(
     if EVERY in asked:
         return [True] * len(names), []
     if asked:
-        endings = {f".{ending.lower().removeprefix('.')}" for ending in asked}
+        endings = {f".{ending.lower().removeprefix('*').removeprefix('.')}" for ending in asked}
         return _parted(names, lambda each: each.ending in endings, _NOT_ASKED)
     first: dict[str, str] = {}  # ending of a sample
     several = defaultdict[str, set[str]](set)  # endings of those that have more
