@@ -217,6 +217,7 @@ def test_infinite_numbers_are_refused() -> None:
         (label(), f"teachers={['a'] * 20_000}", "config.teachers is ["),
         (train(), "init='a\\0b'", "config.init holds a NUL character"),
         (train(), "tasks.depth.kind='a\\0b'", "config.tasks.depth.kind holds a NUL character"),
+        (train(), "init=a\udcff", "config.init holds bytes that are no UTF-8"),
         (train(), f"init={'a' * 5000}", "config.init has 5,000 characters; at most 4,096 are read"),
         (train(), "tasks.depth.weight=1e999", "config.tasks.depth.weight is inf, but should be a finite number"),
         (train(), "tasks.depth.weight={1, 2}", "config.tasks.depth.weight is of type set; use numbers, texts, lists"),

@@ -69,6 +69,8 @@ def _check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
     what = ""
     if isinstance(value, str) and "\0" in value:
         what = "holds a NUL character, which no name can have; remove it"
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        what = "holds bytes that are no UTF-8, and would stand in files that are; choose another name"
     elif isinstance(value, str) and len(value) > MAX_TEXT:
         what = f"has {len(value):,} characters; at most {MAX_TEXT:,} are read"
     elif isinstance(value, float) and not math.isfinite(value):

@@ -51,7 +51,9 @@ def build(folder: Path) -> None:
     with contextlib.chdir(folder):
         images = {name: picture(SIDE, SIDE, seed) for seed, name in enumerate(PHOTOS)}
         formats = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
-        write_files(Path("photos"), {name: encoded(image, formats[Path(name).suffix]) for name, image in images.items()})
+        write_files(
+            Path("photos"), {name: encoded(image, formats[Path(name).suffix]) for name, image in images.items()}
+        )
         _write_truth(Path("truth"))
         assert call(config("prepare"), "--config.images=folder:photos", "--config.name=set", SHARDED) == 0
         prepared = open_images("set:train", "data")
@@ -66,7 +68,10 @@ def build(folder: Path) -> None:
             Path("runs/label/columns/teacher-depth"),
             "depth",
             prepared,
-            lambda index: {"depth": np.float32(np.arange(1, 65) + index).reshape(8, 8), "valid": np.ones((8, 8), np.float32)},
+            lambda index: {
+                "depth": np.float32(np.arange(1, 65) + index).reshape(8, 8),
+                "valid": np.ones((8, 8), np.float32),
+            },
         )
         make_teacher(Path("runs/teacher"), ("classification", "depth"), SIDE, HEADLINES)
         with pytest.raises(Began):
@@ -110,7 +115,7 @@ TRAIN = (
 
 
 def stand_ins(patch: pytest.MonkeyPatch) -> None:
-    """A training ends at its first update, with the state and batch that it would begin with; nothing is compiled twice."""
+    """A training ends before its first update, with what it would begin with, and nothing is compiled twice."""
     models: dict[str, Any] = {}
     built = train.build
 
@@ -120,7 +125,9 @@ def stand_ins(patch: pytest.MonkeyPatch) -> None:
             models[key] = built(config, tasks, weights, mesh)
         return models[key]
 
-    def fit(step: Any, state: Any, batches: Iterator[Any], *_: Any, checkpoints: Any, start: int, clock: Any, **__: Any):
+    def fit(
+        step: Any, state: Any, batches: Iterator[Any], *_: Any, checkpoints: Any, start: int, clock: Any, **__: Any
+    ):
         if not start:
             checkpoints.save(1, state, {"clock": clock.state()})
             checkpoints.save(2, state, {"clock": clock.state()})
