@@ -22,17 +22,13 @@ from must_jax.stages import inputs
 
 CRASHES_AFTER_S = 120  # of one command, in code that no signal interrupts
 MUTATIONS = {  # of what, and how many
-    "data/set/1.0.0": 150,
-    "runs/label": 150,
-    "runs/teacher": 100,
-    "runs/begun": 100,
     "photos": 60,
     "truth/coco.json": 60,
     "truth/voc": 60,
     "truth/masks": 40,
     "truth/depth": 40,
 }
-CONFIG_MUTATIONS = 30  # of each config file
+CONFIG_MUTATIONS = 60  # of each config file
 CONFIG_FILE = """
 import json
 from pathlib import Path
