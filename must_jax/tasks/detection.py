@@ -21,6 +21,7 @@ from must_jax.tasks import boxes, drawing
 from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import same_boxes
 from must_jax.tasks.measures import masked_sum
+from must_jax.tasks.voc import Voc07
 
 CANDIDATES = 1000  # of each level, the best-scoring (cell, class) pairs that enter non-maximum suppression
 
@@ -156,9 +157,10 @@ class Detection(Task):
 
 
 class DetectionMetrics:
-    """COCO's average precision in percent: `ap50` at IoU 0.5, `ap` averaged over IoU 0.5 to 0.95.
+    """Average precision in percent: COCO's, `ap50` at IoU 0.5 and `ap` averaged over IoU 0.5 to 0.95; VOC's `ap50_voc07`.
 
-    The mean is over classes that occur in the truth.
+    Means over classes that occur in the truth, 0 where none does. COCO takes a box to ignore for a crowd: detections of
+    its class that lie in it, by a share of their own area as large as the IoU asked for, count as nothing.
     """
 
     def __init__(self, classes: int):
@@ -166,6 +168,7 @@ class DetectionMetrics:
         self._images: list[dict[str, Any]] = []
         self._truth: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
+        self._voc07 = Voc07(classes)
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
         if not label["present"]:
@@ -176,20 +179,23 @@ class DetectionMetrics:
         for box, crowd in zip(_coco_boxes(label, image_id), crowds, strict=True):
             self._truth.append(box | {"id": len(self._truth) + 1, "iscrowd": int(crowd)})
         self._found += _coco_boxes(prediction, image_id)
+        self._voc07.update(prediction, label)
 
     def merge(self, other: DetectionMetrics) -> None:
         images, boxes = len(self._images), len(self._truth)
         self._images += [{"id": image["id"] + images} for image in other._images]
         self._truth += [box | {"id": box["id"] + boxes, "image_id": box["image_id"] + images} for box in other._truth]
         self._found += [box | {"image_id": box["image_id"] + images} for box in other._found]
+        self._voc07.merge(other._voc07)
 
     def result(self) -> dict[str, float]:
-        if not self._truth or not self._found:
-            return {"ap50": 0.0, "ap": 0.0}
-        truth = COCO({"images": self._images, "categories": self._categories, "annotations": self._truth})
-        evaluation = COCOeval_faster(truth, truth.loadRes(self._found), "bbox")
-        evaluation.run()
-        return {"ap50": float(100 * evaluation.stats[1]), "ap": float(100 * evaluation.stats[0])}
+        ap = ap50 = 0.0
+        if self._found and not all(box["iscrowd"] for box in self._truth):
+            truth = COCO({"images": self._images, "categories": self._categories, "annotations": self._truth})
+            evaluation = COCOeval_faster(truth, truth.loadRes(self._found), "bbox")
+            evaluation.run()
+            ap, ap50 = (float(100 * each) for each in evaluation.stats[:2])
+        return {"ap50": ap50, "ap": ap, "ap50_voc07": self._voc07.result()}
 
     def chance(self) -> float:
         counted = [box for box in self._truth if not box["iscrowd"]]
