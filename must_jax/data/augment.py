@@ -18,11 +18,13 @@ import numpy as np
 from must_jax.config import AugmentConfig
 from must_jax.data import encodings
 from must_jax.data.encodings import Label
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
 
 PADDING_RGB = (124, 116, 104)  # the mean of ImageNet
 _MIN_VISIBLE = 0.25  # share of a box's area that must remain
-_ALL_VALID = 0.999  # of the interpolated validity, up to rounding
+_SLIVER = 1e-3  # length of a mean of unit vectors that is none
+_GATHERED = 2**22  # pixels that are looked at together
+_DENSE = 4  # places along a side of a cell, at least, at which it is looked for valid pixels
 
 
 class Span(NamedTuple):
@@ -124,7 +126,7 @@ def place(
             case BoxesLabel():
                 out[task] = _boxes(geometry, label, kind)
             case MapLabel(content="ids"):
-                out[task] = {kind.field: _ids(geometry, label[kind.field], map_size)}
+                out[task] = {kind.field: _ids(geometry, kind, label[kind.field], map_size)}
             case MapLabel():
                 out[task] = _values(geometry, label, kind, map_size)
             case _:  # geometry does not change a vector
@@ -175,45 +177,84 @@ def _moved(span: Span, ends: np.ndarray) -> np.ndarray:
     return (2 * span.out_start + span.out_length) / span.out - moved[::-1] if span.flip else moved
 
 
-def _ids(geometry: Geometry, ids: np.ndarray, map_size: int) -> np.ndarray:
+def _ids(geometry: Geometry, kind: MapLabel, ids: np.ndarray, map_size: int) -> np.ndarray:
+    """The id at each cell's centre; where that is ignored, the nearest id within the cell's footprint, if any."""
     y, x = (_samples(span, length, map_size) for span, length in zip(geometry, ids.shape, strict=True))
-    out = np.full((map_size, map_size), IGNORE_ID, np.int32)
-    out[y.where, x.where] = ids[y.nearest][:, x.nearest]
+    out = np.full((map_size, map_size), kind.ignore_id, np.int32)
+    sampled = ids[y.nearest[:, None], x.nearest[None]]
+    rows, columns = np.nonzero(sampled == kind.ignore_id)
+    if len(rows) and max(len(y.around), len(x.around)) > 1:
+        offsets = np.stack(np.meshgrid(y.around, x.around, indexing="ij"), -1).reshape(-1, 2)
+        offsets = offsets[np.argsort(np.square(offsets).sum(1), kind="stable")]  # nearest first
+        for start in range(0, len(rows), most := max(1, _GATHERED // len(offsets))):
+            some = slice(start, start + most)
+            places = zip((y, x), (rows[some], columns[some]), ids.shape, offsets.T, strict=True)
+            at = [np.clip(axis.nearest[i][:, None] + offset[None], 0, n - 1) for axis, i, n, offset in places]
+            candidates = ids[at[0], at[1]]
+            first = np.argmax(candidates != kind.ignore_id, axis=1)
+            sampled[rows[some], columns[some]] = candidates[np.arange(len(first)), first]
+    out[y.where, x.where] = sampled
     return out
 
 
 def _values(geometry: Geometry, label: Label, kind: MapLabel, map_size: int) -> Label:
+    """Means over each cell's footprint of what is valid there; a cell with nothing valid in it is not.
+
+    Where a cell is smaller than a pixel, values are interpolated linearly between the valid pixels around.
+    """
     valid = label["valid"]
     y, x = (_samples(span, length, map_size) for span, length in zip(geometry, valid.shape, strict=True))
     out = encodings.absent(kind, (map_size, map_size))
-    if not (len(x.nearest) and len(y.nearest)):  # the image is thinner than a pixel of the map
-        return out
-    to_source, size = np.array([[x.step, 0, x.first], [0, y.step, y.first]]), (len(x.nearest), len(y.nearest))
-    values, weight = (
-        cv2.warpAffine(
-            plane, to_source, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-        )
-        for plane in (label[kind.field], valid)
+    below = cv2.resize(
+        valid.take(y.below, 0).take(x.below, 1), (len(x.nearest), len(y.nearest)), interpolation=cv2.INTER_AREA
     )
+    weight = _means(valid, y, x)
+    known = (below > 0) & (weight > 0)
+    values = _means(label[kind.field], y, x)
     if kind.content == "vector":
         norm = np.sqrt(np.einsum("hwc,hwc->hw", values, values))
-        values = values * ((weight > _ALL_VALID) / np.maximum(norm, 1e-6))[..., None]
+        known &= norm > _SLIVER * weight  # opposite directions have no mean
+        values = values * (known / np.where(known, norm, 1))[..., None]
         if geometry.x.flip:
             values[..., 0] *= -1
     else:
-        values = values * (weight > _ALL_VALID) / np.maximum(weight, _ALL_VALID)
+        values = values * known / np.where(known, weight, 1)
     out[kind.field][y.where, x.where] = values
-    out["valid"][y.where, x.where] = weight > _ALL_VALID
+    out["valid"][y.where, x.where] = known
     return out
 
 
+def _means(plane: np.ndarray, y: _Samples, x: _Samples) -> np.ndarray:
+    """[h, w, ...], 0 where invalid -> [rows, columns, ...]: means of places in each cell, a pixel or less apart."""
+    to_source = np.array([[x.step, 0, x.first], [0, y.step, y.first]])
+    cells = len(x.nearest), len(y.nearest)
+    warped = cv2.warpAffine(
+        plane,
+        to_source,
+        (cells[0] * x.places, cells[1] * y.places),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return cv2.resize(warped, cells, interpolation=cv2.INTER_AREA)
+
+
 class _Samples(NamedTuple):
-    """Where the pixels `where` of an output axis lie on a map's axis: pixel i of them at index first + step * i."""
+    """Where the cells `where` of an output axis, and evenly spread places in them, lie on a map's axis.
+
+    Attributes:
+      places: in each cell, a pixel or less apart; number i of them all lies at index first + step * i.
+      nearest: i[n], the pixel at each cell's centre.
+      below: i[n * m], pixels of which the cell sees at least a part.
+      around: i[k], offsets from `nearest` of the pixels in a cell's footprint.
+    """
 
     where: slice
+    places: int
     first: float
     step: float
-    nearest: np.ndarray  # i[n], the indices rounded
+    nearest: np.ndarray
+    below: np.ndarray
+    around: np.ndarray
 
 
 @functools.lru_cache(64)  # the maps of one image mostly share their size, and evaluation mostly its geometry
@@ -221,12 +262,36 @@ def _samples(span: Span, map_length: int, out_length: int) -> _Samples:
     step = span.out / out_length  # from one output pixel to the next, in input pixels
     begin = math.ceil(span.out_start / step - 0.5)  # the first centre inside of the image, and after it
     end = math.ceil((span.out_start + span.out_length) / step - 0.5)
+    if begin == end:  # the image is thinner than a cell
+        begin = min(int((span.out_start + span.out_length / 2) / step), out_length - 1)
+        end = begin + 1
+    shown = span.out_start / step, (span.out_start + span.out_length) / step
 
-    def source(index: float) -> float:
-        share = ((index + 0.5) * step - span.out_start) / span.out_length
+    def source(cell: np.ndarray) -> np.ndarray:
+        """Cells -> pixels of the map."""
+        share = (cell * step - span.out_start) / span.out_length
         share = 1 - share if span.flip else share
-        return (span.start + share * span.length) / span.image * map_length - 0.5
+        return (span.start + share * span.length) / span.image * map_length
 
-    first, source_step = source(begin), source(1) - source(0)
-    nearest = np.floor(first + source_step * np.arange(end - begin) + 0.5).astype(np.intp)
-    return _Samples(slice(begin, end), first, source_step, np.clip(nearest, 0, map_length - 1))
+    def pixel(position: np.ndarray) -> np.ndarray:
+        return np.clip(np.floor(source(position)).astype(np.intp), 0, map_length - 1)
+
+    cells = np.arange(begin, end)
+    centre = cells + 0.5
+    low, high = np.maximum(cells, shown[0]), np.minimum(cells + 1, shown[1])
+    middle = np.where((shown[0] <= centre) & (centre < shown[1]), centre, (low + high) / 2)
+    pixels = abs(float(np.diff(source(np.array([begin, begin + 1])))[0]))
+    places = max(1, math.ceil(pixels - 1e-6))
+    dense = max(_DENSE, places)
+    spread = low[:, None] + (high - low)[:, None] * ((np.arange(dense) + 0.5) / dense)[None]
+    first, second = source(begin + np.array([0.5, 1.5]) / places).tolist()
+    reach = math.ceil(pixels / 2 - 0.5)
+    return _Samples(
+        where=slice(begin, end),
+        places=places,
+        first=first - 0.5,
+        step=second - first,
+        nearest=pixel(middle),
+        below=pixel(spread).ravel(),
+        around=np.arange(-reach, reach + 1),
+    )

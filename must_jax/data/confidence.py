@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from must_jax.data.encodings import Label
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 
 
 def is_known(kind: LabelKind) -> bool:
@@ -22,7 +22,7 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
     """The label without what is less sure than `minimum`, 0..1.
 
     A vector whose largest probability is smaller becomes absent, boxes with a smaller score are dropped, pixels with
-    a smaller confidence become IGNORE_ID.
+    a smaller confidence become the kind's `ignore_id`.
 
     Raises:
       ValueError: a kind that does not say how sure it is.
@@ -37,7 +37,7 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
             sure = label["scores"] >= minimum
             return label | {name: label[name][sure] for name in label if name != "present"}
         case MapLabel(confidence=True):
-            ids = np.where(label["confidence"] < minimum, IGNORE_ID, label[kind.field])
+            ids = np.where(label["confidence"] < minimum, kind.ignore_id, label[kind.field])
             return label | {kind.field: ids.astype(np.int32)}
     raise ValueError(f"{kind} has no confidence")
 

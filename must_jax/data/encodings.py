@@ -5,7 +5,8 @@
 | vector         | `probs` float16 [K], zlib                                                                        |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]; |
 |                | where some are to be ignored, `ignore` uint8 [n]                                                 |
-| map of ids     | `<field>` 8-bit PNG, 255 = ignore; where it is kept, `confidence` 8-bit PNG, 255 = 1             |
+| map of ids     | `<field>` 8-bit PNG, 255 = ignore, or, of more than 255 classes, 16-bit PNG, 65535 = ignore;    |
+|                | where it is kept, `confidence` 8-bit PNG, 255 = 1                                                |
 | map of scalars | `<field>` lossless WebP; value = offset + scale * (256 R + G), R = G = 0: invalid;               |
 |                | `scale`, `offset` float32                                                                        |
 | map of vectors | `<field>` lossless WebP; R, G = 128 + 100 * octahedral u, v (see `pictures`), R = G = 0: invalid |
@@ -29,7 +30,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import pictures
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import UserError
 
 Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
@@ -57,8 +58,11 @@ def features(kind: LabelKind) -> dict[str, Any]:
             } | (ignore | present)
         case MapLabel(content="ids"):
             fields = [kind.field, "confidence"] if kind.confidence else [kind.field]
-            png = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
-            return dict.fromkeys(fields, png) | present
+            types = {kind.field: np.uint16 if kind.wide else np.uint8, "confidence": np.uint8}
+            return {
+                field: tfds.features.Image(shape=(None, None, 1), dtype=types[field], encoding_format="png")
+                for field in fields
+            } | present
         case MapLabel(content="scalar"):
             webp = tfds.features.Image(shape=(None, None, 3), doc="offset + scale * (256 R + G); R = G = 0: invalid")
             return {kind.field: webp, "scale": np.float32, "offset": np.float32} | present
@@ -71,7 +75,7 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """A label -> the values that a builder with `features(kind)` takes. What a label may lack is 1, but `ignore` 0.
 
     Raises:
-      UserError: class ids that do not fit into 8 bits.
+      UserError: class ids that do not fit into 8 bits, or into 16 where the kind is `wide`.
       ValueError: a box is to be ignored, and `kind` does not store that.
     """
     present = int(label.get("present", 1))
@@ -94,9 +98,12 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
                 raise ValueError(f"{kind} has no place for boxes to ignore")
         case MapLabel(content="ids"):
             ids = np.asarray(label[kind.field])
-            if np.any((ids < 0) | (ids > IGNORE_ID)):
-                raise UserError(f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to 254, 255 for ignore")
-            record[kind.field] = pictures.png(ids, smooth=False)
+            if np.any((ids < 0) | (ids > kind.ignore_id)):
+                raise UserError(
+                    f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to {kind.ignore_id - 1}, "
+                    f"{kind.ignore_id} for ignore"
+                )
+            record[kind.field] = pictures.png(ids, smooth=False, wide=kind.wide)
             if kind.confidence:
                 record["confidence"] = pictures.png(_confidence_codes(label["confidence"]), smooth=True)
         case MapLabel(content="scalar"):
@@ -166,7 +173,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
         case MapLabel(content="ids"):
             codes = pictures.pixels(record[kind.field])
             label[kind.field] = codes.astype(np.int32)
-            _check_ids(codes[codes != IGNORE_ID], classes)
+            _check_ids(codes[codes != kind.ignore_id], classes)
             if kind.confidence:
                 label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / _MOST_CONFIDENT
         case MapLabel(content="scalar"):
@@ -192,7 +199,7 @@ def absent(kind: LabelKind, map_hw: tuple[int, int]) -> Label:
             label["classes"] = np.zeros(slots, np.int32)
             label |= {name: np.zeros(slots, np.float32) for name in ("scores", "valid", "ignore")}
         case MapLabel(content="ids"):
-            label[kind.field] = np.full(map_hw, IGNORE_ID, np.int32)
+            label[kind.field] = np.full(map_hw, kind.ignore_id, np.int32)
         case MapLabel():
             channels = (3,) if kind.content == "vector" else ()
             label[kind.field] = np.zeros((*map_hw, *channels), np.float32)

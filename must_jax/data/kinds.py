@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-IGNORE_ID = 255
+IGNORE_ID, WIDE_IGNORE_ID = 255, 65535  # codes of "no label" in maps of ids of 8 and of 16 bits
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,25 @@ class MapLabel:
     """A dense map, `{field: array, ["valid": f32[h, w]]}`, over the whole image.
 
     content:
-      "ids":    `{field: i32[h, w]}`, IGNORE_ID where there is no label; nearest-neighbour sampling.
+      "ids":    `{field: i32[h, w]}`, `ignore_id` where there is no label; nearest-neighbour sampling.
       "scalar": `{field: f32[h, w], "valid": f32[h, w]}`; linear sampling.
       "vector": `{field: f32[h, w, 3], "valid": f32[h, w]}`, unit vectors in the camera frame (x right, y down,
                 z forward); linear sampling then renormalised; a horizontal flip negates x.
     confidence: of "ids" alone, how they are stored, and no part of what they mean: ids everywhere, with
       `"confidence": f32[h, w]`, 0..1, beside them; whoever reads them applies a threshold. Batches never have it.
+    wide: of "ids" alone: ids of 16 bits, for more than 255 classes.
     """
 
     field: str
     content: Literal["ids", "scalar", "vector"]
     unit: str = ""
     confidence: bool = dataclasses.field(default=False, compare=False)
+    wide: bool = False
+
+    @property
+    def ignore_id(self) -> int:
+        """The id of pixels without a label."""
+        return WIDE_IGNORE_ID if self.wide else IGNORE_ID
 
 
 LabelKind = VectorLabel | BoxesLabel | MapLabel

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import io
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,9 +28,10 @@ _SMOOTH = (
 _PNG_START = b"\x89PNG"
 
 
-def png(values: np.ndarray, *, smooth: bool) -> bytes:
-    """[h, w] in 0..255 -> an 8-bit PNG. `smooth` chooses how it is compressed."""
-    ok, data = cv2.imencode(".png", np.ascontiguousarray(values, np.uint8), _SMOOTH if smooth else _REPEATING)
+def png(values: np.ndarray, *, smooth: bool, wide: bool = False) -> bytes:
+    """[h, w] in 0..255 -> an 8-bit PNG, or in 0..65535 a 16-bit one. `smooth` chooses how it is compressed."""
+    codes: np.ndarray[Any, np.dtype[Any]] = np.ascontiguousarray(values, np.uint16 if wide else np.uint8)
+    ok, data = cv2.imencode(".png", codes, _SMOOTH if smooth else _REPEATING)
     if not ok:
         raise ValueError(f"OpenCV cannot encode an array of shape {values.shape} as PNG")
     return data.tobytes()  # from encoded images TFDS writes records without TensorFlow

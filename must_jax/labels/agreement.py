@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from must_jax.data.encodings import Label
-from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
+from must_jax.data.kinds import LabelKind, MapLabel
 
 
 def only_where_labelled(kind: LabelKind, label: Label, truth: Label) -> Label:
@@ -15,7 +15,7 @@ def only_where_labelled(kind: LabelKind, label: Label, truth: Label) -> Label:
         return truth
     if kind.content == "ids":
         ids = truth[kind.field]
-        return truth | {kind.field: np.where(_at(ids.shape, label[kind.field] != IGNORE_ID), ids, IGNORE_ID)}
+        return truth | {kind.field: np.where(_at(ids.shape, label[kind.field] != kind.ignore_id), ids, kind.ignore_id)}
     valid = truth["valid"]
     return truth | {"valid": valid * _at(valid.shape, label["valid"] > 0)}
 

@@ -27,7 +27,7 @@ FILE = "manifest.json"
 DATASET = "labels"  # every column as TFDS names it
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
 _SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
-_INVALID = {"ids": "255", "scalar": "code 0", "vector": "code 0"}  # by content of a map
+_INVALID = "code 0"  # of maps of values
 
 
 class _Record(pydantic.BaseModel):
@@ -142,7 +142,7 @@ class Manifest(_Record):
     def describe(cls, kind: LabelKind, **values: Any) -> Manifest:
         """A column that is yet to be made; the other fields come as `values`."""
         if isinstance(kind, MapLabel):
-            values |= {"unit": kind.unit, "invalid": _INVALID[kind.content]}
+            values |= {"unit": kind.unit, "invalid": str(kind.ignore_id) if kind.content == "ids" else _INVALID}
         return cls(kind=kind_to_dict(kind), **{"created": _now(), **values})
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
 
 BINS = 20  # of a histogram over 0..1
 MOST_BOXES = 50  # in one image; more are counted as so many
@@ -86,8 +86,8 @@ class Statistics:
                 self._add_boxes(label)
             case MapLabel(content="ids"):
                 ids = label[kind.field]
-                self._cover(ids != IGNORE_ID)
-                self._count(ids[ids != IGNORE_ID])
+                self._cover(ids != kind.ignore_id)
+                self._count(ids[ids != kind.ignore_id])
                 if "confidence" in label:
                     self.confidence += _histogram(label["confidence"])
             case MapLabel():
@@ -202,7 +202,7 @@ def rank(kind: LabelKind, label: Mapping[str, np.ndarray]) -> float | None:
             scores = label["scores"][objects(label)]
             return float(scores.mean()) if scores.size else None
         case MapLabel(content="ids"):
-            return float(np.mean(label["confidence"] if "confidence" in label else label[kind.field] != IGNORE_ID))
+            return float(np.mean(label["confidence"] if "confidence" in label else label[kind.field] != kind.ignore_id))
         case MapLabel():
             known = label[kind.field][label["valid"] > 0]
             if not len(known):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
 
 
 class Summary(pydantic.BaseModel):
@@ -103,7 +103,7 @@ def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
             )
         case MapLabel(content="ids"):
             ids = label[kind.field]
-            labelled = ids != IGNORE_ID
+            labelled = ids != kind.ignore_id
             return Summary(
                 images=1,
                 empty=int(not labelled.any()),

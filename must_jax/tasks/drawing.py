@@ -66,7 +66,7 @@ def rectangles(picture: np.ndarray, boxes_yxyx: np.ndarray, classes: np.ndarray,
 def regions(picture: np.ndarray, ids: np.ndarray, classes: Sequence[str], most: int = 12) -> np.ndarray:
     """Class colours over the photo, grey where the id is no class; below, a legend of at most the `most` largest."""
     colours = np.array([*palette(len(classes)), UNKNOWN], np.uint8)
-    ids = cv2.resize(ids.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    ids = cv2.resize(ids.astype(np.uint16), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     index = np.minimum(ids, len(classes))
     blended = cv2.addWeighted(picture, 0.35, colours[index], 0.65, 0)
 

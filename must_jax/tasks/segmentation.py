@@ -13,7 +13,7 @@ import optax
 from pydantic import Field
 
 from must_jax.config import ModelConfig
-from must_jax.data.kinds import IGNORE_ID, MapLabel
+from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID, MapLabel
 from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
@@ -27,7 +27,7 @@ class Segmentation(Task):
     """Softmax cross-entropy a pixel; pseudo labels are hard and leave unsure pixels out (paper section 3).
 
     Attributes:
-      confidence_threshold: pixels of a pseudo label whose largest probability is smaller become IGNORE_ID.
+      confidence_threshold: pixels of a pseudo label whose largest probability is smaller become `label.ignore_id`.
       keep_confidence: whether stored pseudo labels keep ids and probability of all pixels, so that the threshold is
         applied when they are read and another one can be set without labelling again.
     """
@@ -36,13 +36,13 @@ class Segmentation(Task):
     metric: ClassVar[str] = "miou"
     has_classes: ClassVar[bool] = True
 
-    classes: Annotated[tuple[str, ...], Field(max_length=IGNORE_ID)] = ()
+    classes: Annotated[tuple[str, ...], Field(max_length=WIDE_IGNORE_ID)] = ()
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     keep_confidence: bool = False
 
     @property
     def label(self) -> MapLabel:
-        return MapLabel("ids", "ids", confidence=self.keep_confidence)
+        return MapLabel("ids", "ids", confidence=self.keep_confidence, wide=len(self.classes) > IGNORE_ID)
 
     @property
     def min_confidence(self) -> float:
@@ -53,7 +53,7 @@ class Segmentation(Task):
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
         ids = labels["ids"]
-        known = (ids != IGNORE_ID) & (labels["present"][:, None, None] > 0)
+        known = (ids != self.label.ignore_id) & (labels["present"][:, None, None] > 0)
         logits = resize_maps(outputs["maps"], ids.shape[1:])
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, ids, 0))
         return {"cross_entropy": masked_sum(entropy, known.astype(jnp.float32))}
@@ -63,9 +63,10 @@ class Segmentation(Task):
         return {"probs": jax.nn.softmax(outputs["maps"])}
 
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """{"ids": u8[B, h, w], "confidence": f32[B, h, w]}: no longer K numbers a cell."""
+        """{"ids": u8 or u16[B, h, w], "confidence": f32[B, h, w]}: no longer K numbers a cell."""
         probs = predictions["probs"]
-        return {"ids": probs.argmax(-1).astype(np.uint8), "confidence": probs.max(-1)}
+        ids = probs.argmax(-1).astype(np.uint16 if self.label.wide else np.uint8)
+        return {"ids": ids, "confidence": probs.max(-1)}
 
     def on_image(self, prediction: NumpyArrays, content: Content, hw: tuple[int, int]) -> NumpyArrays:
         """{"ids": i32[*hw], "confidence": f32[*hw]}, of probabilities that are interpolated linearly."""
@@ -73,7 +74,7 @@ class Segmentation(Task):
         return {"ids": ids, "confidence": confidence}
 
     def metrics(self) -> SegmentationMetrics:
-        return SegmentationMetrics(len(self.classes))
+        return SegmentationMetrics(len(self.classes), self.label.ignore_id)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         if "probs" in prediction:
@@ -82,11 +83,11 @@ class Segmentation(Task):
         label = {"ids": np.array(prediction["ids"], np.int32), "present": np.ones((), np.float32)}
         if self.keep_confidence:
             return label | {"confidence": confidence}
-        label["ids"][confidence < self.confidence_threshold] = IGNORE_ID
+        label["ids"][confidence < self.confidence_threshold] = self.label.ignore_id
         return label
 
     def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
-        """Pixels without a label keep IGNORE_ID, which is never right."""
+        """Pixels without a label keep `label.ignore_id`, which is never right."""
         return {"ids": label["ids"]}
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
@@ -107,14 +108,15 @@ class SegmentationMetrics:
     whose class is right.
     """
 
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, ignore_id: int):
+        self._ignore_id = ignore_id
         self._truth, self._predicted, self._hits = np.zeros((3, classes + 1), np.int64)  # pixels by class; last: none
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
         if not label["present"]:
             return
         classes = len(self._truth) - 1
-        known = label["ids"] != IGNORE_ID
+        known = label["ids"] != self._ignore_id
         truth, predicted = label["ids"][known], np.minimum(prediction["ids"][known], classes)
         if (largest := truth.max(initial=0)) >= classes:
             raise UserError(f"the truth has class id {largest}, but there are {classes} classes; correct either")

@@ -52,11 +52,21 @@ def ramps(geometry: Geometry, map_size: int) -> tuple[np.ndarray, np.ndarray, np
     """Image fractions y and x of every output map pixel, and where that is inside of the image.
 
     Of centres on the image's border the input's low side is inside, flipped or not: it is a slice of whole pixels.
+    An image that is thinner than a cell is in the cell that its middle is in.
     """
-    y, x = np.meshgrid(*(to_image(span, centres(map_size)) for span in geometry), indexing="ij")
-    places = ((centres(map_size) * span.out - span.out_start, span.out_length) for span in geometry)
-    row, column = ((place >= 0) & (place < length) for place, length in places)
-    return y, x, row[:, None] & column
+    fractions, within = [], []
+    for span in geometry:
+        place = centres(map_size) * span.out - span.out_start
+        fractions.append(to_image(span, centres(map_size)))
+        within.append((place >= 0) & (place < span.out_length))
+        if not within[-1].any():
+            middle = (span.out_start + span.out_length / 2) / span.out
+            cell = int(middle * map_size)
+            shown = np.clip([cell / map_size, (cell + 1) / map_size], span.out_start / span.out, None)
+            shown = np.minimum(shown, (span.out_start + span.out_length) / span.out)
+            within[-1][cell], fractions[-1][cell] = True, to_image(span, shown.mean())
+    y, x = np.meshgrid(*fractions, indexing="ij")
+    return y, x, within[0][:, None] & within[1]
 
 
 def blank(height: int, width: int) -> np.ndarray:
@@ -69,13 +79,18 @@ def test_scalar_ramps(drawn: tuple[Geometry, tuple[int, int]], height: int, widt
     """A map of any resolution that holds its own coordinates holds the transformed coordinates afterwards."""
     geometry, image_hw = drawn
     y, x, inside = ramps(geometry, map_size)
-    for ramp, expected in ((centres(height)[:, None], y), (centres(width)[None], x)):
+    for ramp, expected, span in ((centres(height)[:, None], y, geometry.y), (centres(width)[None], x, geometry.x)):
         depth = np.broadcast_to(ramp, (height, width)).astype(np.float32)
         label = {"depth": depth, "valid": np.ones((height, width), np.float32), "present": PRESENT}
         _, out = apply(geometry, blank(*image_hw), {"depth": label}, {"depth": DEPTH}, map_size)
-        within = np.clip(expected, ramp.min(), ramp.max())  # beyond the outermost centres the map goes on flat
         np.testing.assert_array_equal(out["depth"]["valid"], inside)
-        np.testing.assert_allclose(out["depth"]["depth"], within * inside, atol=1e-4)
+        cell = span.length / span.image / span.out_length * span.out / map_size
+        reach = max(cell, 1 / ramp.size) / 2 + 0.5 / ramp.size  # of what is mixed; beyond the ends the map goes on flat
+        whole = inside & (expected > reach) & (expected < 1 - reach)
+        found = out["depth"]["depth"]
+        np.testing.assert_allclose(found[whole], expected[whole], atol=1e-4)
+        assert np.abs(found - np.clip(expected, ramp.min(), ramp.max()))[inside].max() <= reach
+        assert not found[~inside].any()
 
 
 @settings
@@ -265,8 +280,83 @@ def test_an_image_of_one_row_is_still_an_example():
     }
     image, out = apply(letterbox_geometry((1, 500), 32), blank(1, 500), labels, {"ids": IDS, "depth": DEPTH}, 8)
     assert image.shape == (32, 32, 3)
-    assert not out["depth"]["valid"].any()
-    assert (out["ids"]["ids"] == IGNORE_ID).all()
+    assert out["depth"]["valid"].tolist() == [[1] * 8, *[[0] * 8] * 7]
+    assert (out["ids"]["ids"] == np.where(out["depth"]["valid"] > 0, 1, IGNORE_ID)).all()
+
+
+def sparse(rng: np.random.Generator, share: float, *hw: int) -> np.ndarray:
+    return (rng.random(hw) < share).astype(np.float32)
+
+
+def test_every_cell_with_a_measurement_in_it_is_supervised_by_their_mean():
+    """A LiDAR's 4.5 % of 1242 x 375 pixels, of a plane that goes away from the camera."""
+    rng = np.random.default_rng(0)
+    plane = 5 + 0.1 * np.arange(375, dtype=np.float32)[::-1, None] + np.zeros((1, 1242), np.float32)
+    valid = sparse(rng, 0.045, 375, 1242)
+    label = {"depth": plane * valid, "valid": valid, "present": PRESENT}
+    dense = {"depth": plane, "valid": np.ones_like(valid), "present": PRESENT}
+    for size in (640, 128):
+        geometry = letterbox_geometry((375, 1242), size)
+        _, out = apply(geometry, blank(375, 1242), {"s": label, "d": dense}, {"s": DEPTH, "d": DEPTH}, size // 4)
+        cells = out["d"]["valid"] > 0
+        assert cells.sum() == round(geometry.y.out_length / 4) * size // 4
+        supervised = out["s"]["valid"] > 0
+        assert not supervised[~cells].any()
+        pixels = (1242 / (size / 4)) ** 2
+        assert supervised[cells].mean() >= 1 - 1.5 * 0.955**pixels
+        half = 1242 / (size / 4) / 2 * 0.1  # a cell holds no other depths
+        np.testing.assert_allclose(out["s"]["depth"][supervised], out["d"]["depth"][supervised], atol=half + 0.06)
+
+
+@settings
+@hypothesis.given(geometries(), st.integers(0, 99), st.sampled_from([8, 16, 32]))
+def test_a_cell_is_valid_if_and_only_if_something_valid_is_in_its_footprint(
+    drawn: tuple[Geometry, tuple[int, int]], seed: int, map_size: int
+):
+    geometry, image_hw = drawn
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(5, 90, 2).tolist()
+    valid = sparse(rng, 0.1, height, width)
+    labels = {
+        "d": {"depth": 3 * valid, "valid": valid, "present": PRESENT},
+        "n": {"normals": valid[..., None] * np.float32([0, 0, -1]), "valid": valid, "present": PRESENT},
+        "s": {"ids": np.where(valid > 0, 2, IGNORE_ID).astype(np.int32), "present": PRESENT},
+    }
+    _, out = apply(geometry, blank(*image_hw), labels, {"d": DEPTH, "n": NORMALS, "s": IDS}, map_size)
+    _, _, inside = ramps(geometry, map_size)
+    ends = []
+    for span, n in zip(geometry, (height, width), strict=True):
+        edges = np.clip(np.arange(map_size + 1) / map_size * span.out, span.out_start, span.out_start + span.out_length)
+        ends.append(np.sort(np.stack([to_image(span, edges / span.out)[i:][:map_size] * n for i in (0, 1)]), axis=0))
+    for row, column in np.argwhere(inside):
+        (top, bottom), (left, right) = ends[0][:, row], ends[1][:, column]
+        some, sure = (
+            valid[
+                int(top + e) : max(int(np.ceil(bottom - e)), 0), int(left + e) : max(int(np.ceil(right - e)), 0)
+            ].any()
+            for e in (-0.01, 0.55)  # a pixel of which a cell has little may count or not
+        )
+        assert sure <= out["d"]["valid"][row, column] <= some
+        assert out["n"]["valid"][row, column] == out["d"]["valid"][row, column]
+    known = out["d"]["valid"] > 0
+    np.testing.assert_allclose(out["d"]["depth"][known], 3, rtol=1e-5)
+    np.testing.assert_allclose(out["n"]["normals"][known], np.float32([[0, 0, -1]]).repeat(known.sum(), 0), atol=1e-6)
+    assert not out["d"]["depth"][~known].any() and not out["n"]["normals"][~known].any()
+    assert set(np.unique(out["s"]["ids"])) <= {2, IGNORE_ID}
+
+
+def test_a_pixel_that_is_ignored_hides_no_labelled_ones_in_its_cell():
+    ids = np.full((64, 64), IGNORE_ID, np.int32)
+    ids[1::8, 1::8], ids[6::8, 6::8] = 3, 4  # of two in each cell of 8 x 8 the second is nearer to the centre, (4, 4)
+    _, out = apply(
+        letterbox_geometry((64, 64), 32), blank(64, 64), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, 8
+    )
+    assert (out["s"]["ids"] == 4).all()
+    ids[6::8, 6::8] = IGNORE_ID
+    _, out = apply(
+        letterbox_geometry((64, 64), 32), blank(64, 64), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, 8
+    )
+    assert (out["s"]["ids"] == 3).all()
 
 
 @pytest.mark.parametrize(("sampling", "below_one"), [("uniform", 1 / 3), ("log_uniform", 1 / 2)])
@@ -305,6 +395,8 @@ def test_transform_then_render_is_render_then_transform(seed: int):
     rendering = scenes.render(scene, scene.camera, height, width)
     camera = transformed(scene.camera, geometry)
     target, maps = scenes.render(scene, camera, size, size), scenes.render(scene, camera, map_size, map_size)
+    fine = scenes.render(scene, camera, 8 * map_size, 8 * map_size)
+    depth_m = cv2.resize(fine.depth_m, (map_size, map_size), interpolation=cv2.INTER_AREA)
 
     valid, ones = np.ones((height, width), np.float32), np.ones(len(rendering.box_items), np.float32)
     boxes = {
@@ -330,7 +422,7 @@ def test_transform_then_render_is_render_then_transform(seed: int):
     smooth = flat & ~borders & (np.abs(cv2.Laplacian(maps.normals, cv2.CV_32F)).max(axis=-1) < 0.2)
     assert smooth.mean() > 0.15
     np.testing.assert_array_equal(out["ids"]["ids"][smooth], maps.surfaces[smooth])
-    np.testing.assert_allclose(out["depth"]["depth"][smooth], maps.depth_m[smooth], rtol=2e-3)
+    np.testing.assert_allclose(out["depth"]["depth"][smooth], depth_m[smooth], rtol=2e-3)
     assert np.abs(out["normals"]["normals"] - maps.normals)[smooth].max() < 0.03
 
     far = cv2.resize(smooth.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) > 0

@@ -20,7 +20,8 @@ IDS = MapLabel("ids", "ids")
 KEPT = MapLabel("ids", "ids", confidence=True)
 SCALAR = MapLabel("depth", "scalar", "m")
 VECTORS = MapLabel("normals", "vector")
-KINDS: list[LabelKind] = [VECTOR, BOXES, BoxesLabel(4, ignore=True), IDS, KEPT, SCALAR, VECTORS]
+WIDE = MapLabel("ids", "ids", wide=True)
+KINDS: list[LabelKind] = [VECTOR, BOXES, BoxesLabel(4, ignore=True), IDS, KEPT, WIDE, SCALAR, VECTORS]
 
 settings = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -53,6 +54,7 @@ def test_records_are_written_as_tfds_writes_them():
         (BOXES, boxes | {"valid": np.zeros(4)}),
         (BoxesLabel(4, ignore=True), boxes | {"ignore": np.array([0, 1, 1, 0])}),
         (IDS, {"ids": rng.integers(0, 9, hw)}),
+        (WIDE, {"ids": rng.integers(0, 1203, hw)}),
         (SCALAR, {"depth": rng.random(hw, np.float32), "valid": rng.integers(0, 2, hw)}),
         (VECTORS, {"normals": unit_vectors(rng, *hw), "valid": np.ones(hw)}),
     ]
@@ -113,6 +115,17 @@ def test_an_empty_box_list_is_not_an_absent_one():
 def test_ids():
     ids = np.random.default_rng(0).choice([0, 1, 7, IGNORE_ID], (5, 9))
     np.testing.assert_array_equal(round_trip(IDS, {"ids": ids})["ids"], ids)
+
+
+def test_ids_of_more_than_255_classes_have_16_bits():
+    assert (IDS.ignore_id, WIDE.ignore_id) == (255, 65535)
+    ids = np.random.default_rng(0).choice([0, 254, 255, 256, 1202, WIDE.ignore_id], (5, 9))
+    np.testing.assert_array_equal(round_trip(WIDE, {"ids": ids})["ids"], ids)
+    encodings.decode(WIDE, stored(WIDE, {"ids": ids}), classes=1203)
+    with pytest.raises(UserError, match="class id 1202, but its data lists 1202 classes"):
+        encodings.decode(WIDE, stored(WIDE, {"ids": ids}), classes=1202)
+    with pytest.raises(UserError, match="use 0 to 254, 255 for ignore"):
+        encodings.encode(IDS, {"ids": ids})
 
 
 def test_a_confidence_is_kept_to_half_a_code():
@@ -291,7 +304,7 @@ def test_absent(kind: LabelKind):
     absent = encodings.absent(kind, (2, 3))
     if isinstance(kind, MapLabel):
         assert absent[kind.field].shape[:2] == (2, 3)
-        assert (absent["ids"] == IGNORE_ID).all() if kind == IDS else not absent["valid"].any()
+        assert (absent["ids"] == kind.ignore_id).all() if kind.content == "ids" else not absent["valid"].any()
     if kind == BOXES:
         assert absent["boxes_yxyx"].shape == (4, 4)
         assert not absent["valid"].any()
@@ -307,7 +320,7 @@ def test_kinds_survive_json(kind: LabelKind):
 def test_kinds_from_before_are_read():
     assert not encodings.kind_from_dict({"kind": "boxes", "max_boxes": 20}).ignore
     old = {"kind": "map", "field": "ids", "content": "ids", "unit": ""}
-    assert not encodings.kind_from_dict(old).confidence
+    assert not encodings.kind_from_dict(old).confidence and not encodings.kind_from_dict(old).wide
 
 
 def test_a_broken_png_is_an_error():

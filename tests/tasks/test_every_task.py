@@ -211,7 +211,7 @@ def test_a_task_survives_its_own_description(case):
         ("depth", (), {"kind": "feet"}, "option kind"),
         ("detection", (), {}, "needs class names"),
         ("normals", ("a",), {}, "has no classes"),
-        ("segmentation", [f"c{i}" for i in range(256)], {}, "at most 255"),
+        ("segmentation", [f"c{i}" for i in range(65536)], {}, "at most 65535"),
         ("classification", ("a",), {"classes": ("b",)}, "no option 'classes'"),
     ],
 )

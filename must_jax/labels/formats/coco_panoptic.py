@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt
 
 from must_jax import files
 from must_jax.data.encodings import Label
@@ -21,7 +21,7 @@ from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.coco import category_classes
 from must_jax.labels.formats.json_files import Category, Id, by, read_json
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match
-from must_jax.labels.formats.png import MAX_SIDE, SUFFIX, Header, check_headers, map_label, read_codes
+from must_jax.labels.formats.png import SUFFIX, Header, check_headers, map_label, read_codes
 
 _VOID = 0  # the id of no segment
 
@@ -58,7 +58,7 @@ class CocoPanoptic(Placed):
     Attributes:
       masks: folder of the PNG files; "" = the JSON's path without its suffix, as COCO has it.
       classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
-      max_side: longer maps are made smaller, by nearest neighbour.
+      max_side: longer maps are made smaller, by nearest neighbour; 0 = never.
     """
 
     name: ClassVar[str] = "coco_panoptic"
@@ -67,7 +67,7 @@ class CocoPanoptic(Placed):
 
     masks: str = ""
     classes: Classes = ()
-    max_side: PositiveInt = MAX_SIDE
+    max_side: NonNegativeInt = 0
 
     def digest(self, path: Path, images: ImageSet) -> str:
         folder = self._masks_of(path)
@@ -81,8 +81,7 @@ class CocoPanoptic(Placed):
         by("file_name", parsed.images, path)
         by("image_id", parsed.annotations, path)
         class_of, classes = category_classes(parsed.categories, self.classes, path)
-        if len(classes) > IGNORE_ID:
-            raise UserError(f"{path} has {len(classes)} categories, a map takes {IGNORE_ID}; name some in classes")
+        stored = replace(kind, unit="", wide=len(classes) > IGNORE_ID)
         annotations = {}
         for each in parsed.annotations:
             if each.image_id not in images:
@@ -90,10 +89,12 @@ class CocoPanoptic(Placed):
             if not (folder / each.file_name).is_file():
                 raise UserError(f"{path} names {each.file_name}, which is not in {folder}; set masks to its folder")
             segments = {segment.id: class_of(segment.category_id) for segment in each.segments_info}
-            annotations[images[each.image_id].file_name] = folder / each.file_name, {_VOID: IGNORE_ID, **segments}
+            annotations[images[each.image_id].file_name] = (
+                folder / each.file_name,
+                {_VOID: stored.ignore_id, **segments},
+            )
         file_names = match(names, annotations, str(path))
         check_headers((annotations[name][0] for name in file_names.values()), [Header(8, "RGB")], self.name)
-        stored = replace(kind, unit="")
 
         def label(photo: Photo) -> Label | None:
             if photo.name not in file_names:
@@ -112,9 +113,9 @@ class CocoPanoptic(Placed):
 
 
 def _classes_of_pixels(file: Path, segments: dict[int, int], path: Path) -> np.ndarray:
-    """u8[h, w] of a PNG with segment id = R + 256 G + 256^2 B."""
+    """i32[h, w] of a PNG with segment id = R + 256 G + 256^2 B."""
     codes = read_codes(file).astype(np.int32)
     found, which = np.unique(codes @ np.array([1, 256, 256**2], np.int32), return_inverse=True)
     if unknown := [id_ for id_ in found.tolist() if id_ not in segments]:
         raise UserError(f"{file} has pixels of segment {unknown[0]}, which {path} does not list for it; correct either")
-    return np.array([segments[id_] for id_ in found.tolist()], np.uint8)[which].reshape(codes.shape[:2])
+    return np.array([segments[id_] for id_ in found.tolist()], np.int32)[which].reshape(codes.shape[:2])

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import cv2
 import numpy as np
 import PIL.Image
-from pydantic import AfterValidator, PositiveInt
+from pydantic import AfterValidator, NonNegativeInt
 
 from must_jax.config import Names
 from must_jax.data.encodings import Label
@@ -23,7 +23,7 @@ from must_jax.labels.formats.base import PRESENT, Annotations, Photo, Placed
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match, stem
 
 SUFFIX = ".png"
-MAX_SIDE = 640
+MOST_SIDE = 16_383  # of a WebP
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 
@@ -50,7 +50,8 @@ class PngMaps(Placed):
     Attributes:
       replace: a text in an image's path (without its suffix), and by what to replace it to find its map:
         ("_leftImg8bit", "_gtFine_labelTrainIds"); where the first is empty, the second is appended.
-      max_side: longer maps are made smaller: ids by nearest neighbour, values by the mean of the valid ones.
+      max_side: longer maps are made smaller: ids by nearest neighbour, values by the mean of the valid ones; 0 = never.
+        Metrics are taken at the size that is kept.
       headers: what the files may be.
       stored_unit: of the values in the column.
     """
@@ -60,7 +61,7 @@ class PngMaps(Placed):
     stored_unit: ClassVar[str] = ""
 
     replace: Annotated[Names, AfterValidator(_pair)] = ("", "")
-    max_side: PositiveInt = MAX_SIDE
+    max_side: NonNegativeInt = 0
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -100,12 +101,20 @@ class PngMaps(Placed):
 
 
 def map_label(kind: MapLabel, values: np.ndarray, valid: np.ndarray | None, max_side: int) -> Label:
-    """A map (see `PngMaps.values`) as a label, made smaller where its longer side has more than `max_side` pixels."""
+    """A map (see `PngMaps.values`) as a label, made smaller where its longer side has more than `max_side` pixels.
+
+    Raises:
+      UserError: a map that is too large to be stored.
+    """
     height, width = values.shape[:2]
-    scale = min(1.0, max_side / max(height, width))
+    scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    if max(size) > MOST_SIDE and kind.content != "ids":
+        raise UserError(
+            f"a map of {width} x {height} pixels is too large to be stored; set max_side to {MOST_SIDE} or less"
+        )
     if valid is None:
-        ids = cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        ids = cv2.resize(values.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST_EXACT)
         return {kind.field: ids.astype(np.int32), "present": PRESENT}
     values, valid = values.astype(np.float32), valid.astype(np.float32)
     if scale < 1:

@@ -284,6 +284,14 @@ def test_coco_panoptic(tmp_path: Path):
     write_png(png, rgb(1, 0, 0))
     label = read("coco_panoptic", panoptic(tmp_path))[0]
     assert label is not None and np.all(label["ids"] == 0)
+    many = [{"id": i, "name": f"{i}"} for i in range(1203)]
+    segments = [{"image_id": 100, "file_name": "0.png", "segments_info": [{"id": 1, "category_id": 1202}]}]
+    label = read("coco_panoptic", panoptic(tmp_path, categories=many, annotations=segments))[0]
+    assert label is not None and np.all(label["ids"] == 1202)
+    write_png(png, rgb(0, 0, 0))
+    label = read("coco_panoptic", panoptic(tmp_path, categories=many, annotations=segments))[0]
+    assert label is not None and np.all(label["ids"] == 65535)  # as of 255 the class is another
+    write_png(png, rgb(1, 0, 0))
     refused(f"{png} is for 32 x 32 pixels", "coco_panoptic", panoptic(tmp_path), image_hw=(32, 40))
 
     write_png(png, rgb(2, 0, 0))
@@ -297,8 +305,6 @@ def test_coco_panoptic(tmp_path: Path):
     refused(
         f"{file} labels image 1, which is not in its images; ", "coco_panoptic", panoptic(tmp_path, annotations=other)
     )
-    many = [{"id": i, "name": f"{i}"} for i in range(256)]
-    refused(f"{file} has 256 categories, a map takes 255; ", "coco_panoptic", panoptic(tmp_path, categories=many))
     refused(
         f"there is no folder {tmp_path / 'x'} with the PNGs of {file}; ",
         "coco_panoptic",
