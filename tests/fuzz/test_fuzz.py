@@ -23,6 +23,8 @@ from must_jax.stages import inputs
 CRASHES_AFTER_S = 120  # of one command, in code that no signal interrupts
 MUTATIONS = {  # of what, and how many
     "photos": 60,
+    "packed/tar": 40,
+    "packed/parquet": 40,
     "truth/coco.json": 60,
     "truth/voc": 60,
     "truth/masks": 40,

@@ -14,11 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow.parquet
 import pytest
 from command_line import call, config
 from made_column import make_column
 from made_teacher import HEADLINES, make_teacher
-from photos import encoded, picture, write_files
+from photos import encoded, picture, write_files, write_tar
 from true_sets import voc_xml, write_palette_png, write_png
 
 from must_jax import predict, trained
@@ -51,9 +52,12 @@ def build(folder: Path) -> None:
     with contextlib.chdir(folder):
         images = {name: picture(SIDE, SIDE, seed) for seed, name in enumerate(PHOTOS)}
         formats = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
-        write_files(
-            Path("photos"), {name: encoded(image, formats[Path(name).suffix]) for name, image in images.items()}
-        )
+        encodings = {name: encoded(image, formats[Path(name).suffix]) for name, image in images.items()}
+        write_files(Path("photos"), encodings)
+        write_tar(Path("packed/tar/1.tar"), [*encodings.items(), ("cat/0.cls", b"0")])
+        Path("packed/parquet").mkdir()
+        rows = [{"image": {"bytes": data, "path": name}} for name, data in encodings.items()]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "packed/parquet/1.parquet")
         _write_truth(Path("truth"))
         assert call(config("prepare"), "--config.images=folder:photos", "--config.name=set", SHARDED) == 0
         prepared = open_images("set:train", "data")
@@ -182,8 +186,8 @@ def prepare_again() -> int:
     return call(config("prepare"), "--config.images=folder:photos", "--config.name=set", SHARDED)
 
 
-def prepare_new() -> int:
-    return call(config("prepare"), "--config.images=folder:photos", "--config.name=new", SHARDED)
+def prepare_new(kind: str = "folder", path: str = "photos") -> int:
+    return call(config("prepare"), f"--config.images={kind}:{path}", "--config.name=new", SHARDED)
 
 
 def import_truth(kind: str) -> int:
@@ -199,6 +203,7 @@ def import_truth(kind: str) -> int:
 COMMANDS: dict[str, Callable[[], int]] = {
     **{each.__name__: each for each in (resume, begin, look, describe)},
     **{each.__name__: each for each in (verify, tell_labels, audit, prepare_again, prepare_new)},
+    **{f"prepare_{kind}": functools.partial(prepare_new, kind, f"packed/{kind}") for kind in ("tar", "parquet")},
     **{f"truth_{kind}": functools.partial(import_truth, kind) for kind in TRUE},
 }
 
@@ -209,6 +214,8 @@ READS = {  # what is damaged -> the commands that read it
     "runs/teacher": ("look",),
     "runs/begun": ("resume", "resume", "describe"),
     "photos": ("prepare_new", "prepare_again", "look"),
+    "packed/tar": ("prepare_tar",),
+    "packed/parquet": ("prepare_parquet",),
     "truth/coco.json": ("truth_coco",),
     "truth/voc": ("truth_voc",),
     "truth/masks": ("truth_masks",),
