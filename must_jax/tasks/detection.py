@@ -157,7 +157,7 @@ class Detection(Task):
 
 
 class DetectionMetrics:
-    """Average precision in percent: COCO's, `ap50` at IoU 0.5 and `ap` averaged over IoU 0.5 to 0.95; VOC's `ap50_voc07`.
+    """Average precision in percent: COCO's, `ap50` at IoU 0.5 and `ap` over 0.5 to 0.95; VOC's `ap50_voc07`.
 
     Means over classes that occur in the truth, 0 where none does. COCO takes a box to ignore for a crowd: detections of
     its class that lie in it, by a share of their own area as large as the IoU asked for, count as nothing.
