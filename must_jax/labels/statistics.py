@@ -38,11 +38,14 @@ class Statistics:
       class_images: per class, images in which it is the top class, has a box or has a pixel.
       class_amount: per class, images, boxes or pixels.
       boxes: images by their number of boxes.
+      ignored: boxes that are to be ignored; nothing else is said of them.
+      reach_yx: the farthest that a box reaches, as shares of the image's height and width.
       box_side: histogram over 0..1 of boxes by the root of their share of the image.
       pixels, known: of maps, and those of them that are labelled.
       known_share: histogram over 0..1 of images by their share of labelled pixels.
-      values: histogram of a scalar map's values between VALUE_EDGES; what is outside counts at the ends.
-      low, high: smallest and largest value of a scalar map.
+      values: histogram of a scalar map's values, or of boxes by the root of their share of the image, between
+        VALUE_EDGES; what is outside counts at the ends.
+      low, high: smallest and largest of these.
       total: sum of the values of a scalar map, or of the vectors of a map.
       flat: maps with (nearly) one value everywhere.
       away: vectors that point forward, away from the camera, by more than AWAY.
@@ -56,6 +59,7 @@ class Statistics:
         self.class_images, self.class_amount = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
         self.confidence, self.box_side, self.known_share = (np.zeros(BINS, np.int64) for _ in range(3))
         self.boxes = np.zeros(MOST_BOXES + 1, np.int64)
+        self.ignored, self.reach_yx = 0, np.zeros(2)
         self.pixels = self.known = self.flat = self.away = self.off_unit = 0
         self.values = np.zeros(len(VALUE_EDGES) - 1, np.int64)
         self.low, self.high, self.total = np.inf, -np.inf, np.zeros(3)
@@ -112,7 +116,7 @@ class Statistics:
                 return "variety of directions" if kind.content == "vector" else "range of values over their median"
 
     def quantile(self, share: float) -> float:
-        """Of a scalar map's values, to half a bin: 1.5 %; 0 where there are none."""
+        """Of `values`, to half a bin: 1.5 %; 0 where there are none."""
         below = np.cumsum(self.values)
         if not below[-1]:
             return 0.0
@@ -176,12 +180,20 @@ class Statistics:
         self._count(label["classes"][real])
         self.confidence += _histogram(label["scores"][real])
         low, high = label["boxes_yxyx"][real, :2], label["boxes_yxyx"][real, 2:]
-        self.box_side += _histogram(np.sqrt(np.prod(np.maximum(high - low, 0), axis=1)))
+        sides = np.sqrt(np.prod(np.maximum(high - low, 0), axis=1))
+        self.box_side += _histogram(sides)
+        self.ignored += int(np.count_nonzero((label["valid"] > 0) & ~real))
+        if real.any():
+            self._spread(sides)
+            self.reach_yx = np.maximum(self.reach_yx, high.max(axis=0))
 
-    def _add_scalars(self, values: np.ndarray) -> None:
+    def _spread(self, values: np.ndarray) -> None:
         bins = np.clip(np.searchsorted(VALUE_EDGES, values) - 1, 0, len(self.values) - 1)
         self.values += np.bincount(bins, minlength=len(self.values))
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    def _add_scalars(self, values: np.ndarray) -> None:
+        self._spread(values)
         self.total += float(values.sum(dtype=np.float64))
         self.flat += bool(np.ptp(values) <= FLAT * abs(float(np.median(values))))
 
@@ -222,6 +234,7 @@ def _histogram(shares: Any) -> np.ndarray:
 _MERGE: Mapping[str, Callable[[Any, Any], Any]] = {
     "low": min,
     "high": max,
+    "reach_yx": np.maximum,
     "most": lambda a, b: heapq.nlargest(SHOWN, [*a, *b]),
     "least": lambda a, b: heapq.nsmallest(SHOWN, [*a, *b]),
 }

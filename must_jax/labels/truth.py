@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from must_jax.errors import UserError
 from must_jax.files import taken
 from must_jax.labels import manifest
 from must_jax.labels.formats.base import Annotations, Photo
+from must_jax.labels.formats.refusals import MOST_NAMED, refusal
 from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
+from must_jax.labels.statistics import Statistics
 from must_jax.labels.writer import ColumnWriter, Encoded
-from must_jax.progress import Progress, say
+from must_jax.progress import Progress
 
 _READ_TOGETHER = 64  # labels
-_MOST_NAMED = 20  # refused labels; with more something is wrong with all of them
+_ABSENT: Label = {"present": np.float32(0)}
+_PART = 16  # of these, in one thread
 
 
 class Photos:
@@ -84,65 +87,72 @@ def record_of(images: ImageSet) -> ImagesRecord:
     return ImagesRecord(name=images.name, length=len(images), digest=images.digest)
 
 
+def check(description: Manifest, photos: Photos, annotations: Annotations) -> Statistics:
+    """Reads all labels: what they hold.
+
+    Raises:
+      UserError: files, or all of them together, contradict what was declared.
+    """
+
+    def part(positions: Sequence[int]) -> tuple[Statistics, list[str]]:
+        statistics, refused = Statistics(len(description.classes)), []
+        for position in positions:
+            try:
+                label = annotations.label(photos[position])
+            except UserError as error:
+                refused.append(str(error))
+            else:
+                statistics.add(annotations.kind, position, _ABSENT if label is None else label)
+        return statistics, refused
+
+    total, refused = Statistics(len(description.classes)), []
+    what = f"checking {description.task} labels of {description.images.name}"
+    with Progress(what, len(photos)) as progress, ThreadPoolExecutor(cores()) as pool:
+        for together in _chunks(range(len(photos))):
+            parts = [together[start : start + _PART] for start in range(0, len(together), _PART)]
+            for statistics, problems in pool.map(part, parts):
+                total.merge(statistics)
+                refused += problems
+            progress.advance(len(together))
+            if len(refused) > MOST_NAMED:
+                break
+    annotations.review(total)
+    if refused:
+        raise refusal(refused)
+    return total
+
+
 def write(folder: Path, description: Manifest, photos: Photos, annotations: Annotations) -> Manifest:
-    """Checks all labels, then writes the shards that are missing; images without a label are absent, with the reason.
+    """Writes the shards that are missing, of labels that were checked; images without one are absent, with the reason.
 
     Returns:
       The manifest of the finished column.
 
     Raises:
-      UserError: files contradict what was declared, and then there is no folder yet, so the next try begins with mended
-        files; another process is at work there.
+      UserError: another process is at work there.
     """
 
-    def read(index: int) -> Label | None:
-        return annotations.label(photos[index])
-
     def encoded(index: int) -> Encoded | None:
-        label = read(index)
+        label = annotations.label(photos[index])
         return None if label is None else writer.encode(label)
 
     what = f"{description.task} labels of {description.images.name}"
-    with ThreadPoolExecutor(cores()) as pool:
-        if not (folder / manifest.FILE).exists():
-            _check(read, len(photos), what, pool)
-        with taken(folder, "wait for it"):
-            writer = ColumnWriter(folder, description)
-            ranges = {shard: writer.manifest.shard_range(shard) for shard in writer.missing()}
-            done = len(photos) - sum(map(len, ranges.values()))
-            with Progress(f"importing {what}", len(photos), start=done) as progress:
-                for index, positions in ranges.items():
-                    with writer.shard(index) as shard:
-                        for together in _chunks(positions):
-                            for position, label in zip(together, pool.map(encoded, together), strict=True):
-                                if label is None:
-                                    shard.skip(photos.names[position], f"not in the {description.maker} labels")
-                                else:
-                                    shard.add_encoded(photos.names[position], label)
-                            progress.advance(len(together))
-            writer.finish()
+    with taken(folder, "wait for it"), ThreadPoolExecutor(cores()) as pool:
+        writer = ColumnWriter(folder, description)
+        ranges = {shard: writer.manifest.shard_range(shard) for shard in writer.missing()}
+        done = len(photos) - sum(map(len, ranges.values()))
+        with Progress(f"importing {what}", len(photos), start=done) as progress:
+            for index, positions in ranges.items():
+                with writer.shard(index) as shard:
+                    for together in _chunks(positions):
+                        for position, label in zip(together, pool.map(encoded, together), strict=True):
+                            if label is None:
+                                shard.skip(photos.names[position], f"not in the {description.maker} labels")
+                            else:
+                                shard.add_encoded(photos.names[position], label)
+                        progress.advance(len(together))
+        writer.finish()
     return writer.manifest
-
-
-def _check(read: Callable[[int], Label | None], count: int, what: str, pool: ThreadPoolExecutor) -> None:
-    def refusal(index: int) -> str:
-        try:
-            read(index)
-        except UserError as error:
-            return str(error)
-        return ""
-
-    refused: list[str] = []
-    with Progress(f"checking {what}", count) as progress:
-        for together in _chunks(range(count)):
-            refused += filter(None, pool.map(refusal, together))
-            progress.advance(len(together))
-            if len(refused) > _MOST_NAMED:
-                break
-    for each in refused[1:]:
-        say(f"refused as well: {each}")
-    if refused:
-        raise UserError(f"{refused[0]} (labels refused: {len(refused)})")
 
 
 def _chunks(positions: range) -> Iterator[range]:

@@ -14,6 +14,7 @@ from must_jax.labels import manifest, truth
 from must_jax.labels.formats import FORMATS, build_format
 from must_jax.labels.formats.base import Format, Placed, shape
 from must_jax.labels.manifest import Manifest, SourceRecord
+from must_jax.labels.told import told
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
 
@@ -73,11 +74,10 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         shard_images=shard_images,
         must_jax=must_jax.__version__,
     )
+    statistics = truth.check(description, photos, annotations)
     column = truth.write(folder, description, photos, annotations)
-    summary = column.summary()
-    say(f"{folder}: {len(images) - summary.absent} of {len(images)} images have labels for {task}")
-    if column.classes:
-        say(f"{folder}: {summary.told_classes(column.label_kind, column.classes)}")
+    labelled = f"{len(images) - statistics.absent} of {len(images)} images have labels for {task}"
+    say(f"{folder}: {labelled}; {told(annotations.kind, annotations.classes, statistics)}")
     return column
 
 

@@ -16,6 +16,7 @@ from must_jax.data.image_sets import ImageSet, ImageShape
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.orientation import upright
+from must_jax.labels.statistics import Statistics
 
 PRESENT = np.float32(1)
 
@@ -32,11 +33,14 @@ class Annotations(NamedTuple):
 
     label: the label of an image, or None where there is none, which is not the same as an empty one; thread-safe. It
       raises UserError where a file contradicts what was declared.
+    review: to be called once all labels have been read, with what they hold: says what is strange about them together,
+      and raises UserError where that contradicts what was declared.
     """
 
     kind: LabelKind
     classes: tuple[str, ...]
     label: Callable[[Photo], Label | None]
+    review: Callable[[Statistics], None] = lambda statistics: None
 
 
 class Format(pydantic.BaseModel, abc.ABC):

@@ -2,44 +2,126 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
+from must_jax.config import Listed
 from must_jax.errors import UserError
-from must_jax.labels.formats.png import Header, PngMaps, read_codes
+from must_jax.labels.formats.png import Header, PngMaps, Seen, read_codes
+from must_jax.labels.statistics import Statistics
+from must_jax.progress import say
 
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+_OFTEN = {"mm": 0.001, "cm": 0.01, "1/256": 1 / 256, "1/5000": 1 / 5000, "m": 1.0}  # KITTI and TUM have the fractions
+_LIKELY_M = (0.2, 100.0)
+_FAR_M = 1000.0  # unless max_m says that there is more
+_NEAR_M = 0.01
+_LARGEST = 65535
+_FULL_FROM = _LARGEST // 100  # a map that was stretched begins below
+_MOST_FILES = 0.9
+
+
+def _metres_a_code(unit: Any) -> Any:
+    if not isinstance(unit, str) or unit in _METRES:
+        return unit
+    try:
+        return float(Fraction(unit.replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        names = ", ".join(f"'{name}'" for name in list(_METRES)[:-1])
+        raise ValueError(
+            f"Input should be {names} or 'm', or metres a code, such as 0.00390625 or 1/256, and not '{unit}'"
+        ) from None
+
+
+def _known(unit: str | float) -> str | float:
+    if isinstance(unit, str) and unit not in _METRES:
+        raise ValueError(f"'{unit}' is no unit")
+    return unit
+
+
+Unit = Annotated[PositiveFloat | str, BeforeValidator(_metres_a_code), AfterValidator(_known)]
+Code = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class DepthPng(PngMaps):
     """Depth along the optical axis. A depth of 0 is never valid.
 
     Attributes:
-      unit: of a code: "mm", "cm", "m", or its metres (KITTI: 1 / 256).
-      invalid: the code of pixels without a depth.
-      max_m: the largest depth in metres that can be; a file with a larger one is refused. None = not known.
+      unit: of a code: "mm", "cm", "m", or its metres (KITTI: 1/256).
+      invalid: the code, or the codes, of pixels without a depth.
+      max_m: the largest depth in metres that can be; a file with a larger one is refused. None = a kilometre.
     """
 
     name: ClassVar[str] = "depth_png"
     gives: ClassVar[str] = "map of scalars"
     headers: ClassVar[tuple[Header, ...]] = (Header(16, "grey"),)
+    unlike: ClassVar[str] = " (8 bits a pixel, and colours, are mostly a picture of depths, and no depths)"
     stored_unit: ClassVar[str] = "m"
 
-    unit: Literal["mm", "cm", "m"] | PositiveFloat
-    invalid: Annotated[int, Field(ge=0, le=65535)] = 0
+    unit: Unit
+    invalid: Code | Annotated[tuple[Code, ...], Listed] = 0
     max_m: PositiveFloat | None = None
 
-    def values(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def _metres(self) -> float:
+        return self.unit if isinstance(self.unit, float) else _METRES[str(self.unit)]
+
+    def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         codes = read_codes(file)
-        metres = self.unit if isinstance(self.unit, float) else _METRES[self.unit]
-        valid = (codes != self.invalid) & (codes > 0)
-        farthest = int(codes.max(where=valid, initial=0))
-        if self.max_m is not None and (farthest - 0.5) * metres > self.max_m:  # half a code for rounding
+        valid = (codes > 0) & ~np.isin(codes, np.atleast_1d(self.invalid).astype(np.uint16))
+        farthest, most = int(codes.max(where=valid, initial=0)), self.max_m or _FAR_M
+        if (farthest - 0.5) * self._metres > most:  # half a code for rounding
+            declared = f"the declared max_m {self.max_m:g}" if self.max_m else f"{_FAR_M:g} m"
             raise UserError(
-                f"{file} has depths up to {farthest * metres:.6g} m (code {farthest}), beyond the declared max_m "
-                f"{self.max_m:g}; correct unit, invalid or max_m, or remove the file"
+                f"{file} has depths up to {farthest * self._metres:.6g} m (code {farthest}), beyond {declared}; "
+                f"correct unit, invalid or max_m, or remove the file{self._likely(codes[valid])}"
             )
-        return codes.astype(np.float32) * np.float32(metres) * valid, valid
+        seen.add(file, _marks(codes, valid, farthest))
+        return codes.astype(np.float32) * np.float32(self._metres) * valid, valid
+
+    def _likely(self, codes: np.ndarray) -> str:
+        """In which units these would be depths of rooms or roads, where those declared are none."""
+        low, middle, high = np.percentile(codes, (1, 50, 99)).tolist()
+        if middle * self._metres <= _LIKELY_M[1]:
+            return ""
+        units = {**_OFTEN, **({f"1/{self._metres:g}": 1 / self._metres} if self._metres > 1 else {})}
+        fitting = [
+            f"{low * metres:.3g} to {high * metres:.3g} m with unit={name}"
+            for name, metres in units.items()
+            if _LIKELY_M[0] <= middle * metres <= _LIKELY_M[1]
+        ]
+        return f": most would be {', '.join(fitting)}" if fitting else ""
+
+    def review(self, path: Path, seen: Seen, statistics: Statistics) -> None:
+        maps = seen.files["maps"]
+        if seen.files["top alone"]:
+            share = 100 * seen.amount["top alone"] / max(1, seen.amount["valid"])
+            say(
+                f"{path}: {share:.2g} % of what is valid has code {_LARGEST}, and all others are below half of it, so "
+                f"it may be sky, or no depth; set the option invalid={_LARGEST} then"
+            )
+        if maps and seen.files["stretched"] > _MOST_FILES * maps:
+            say(
+                f"{path}: {seen.files['stretched']} of {maps} maps begin near 0 and end at code {_LARGEST}, so they "
+                "may have been stretched one by one, or be inverse depths (MiDaS), and not be in metres"
+            )
+        if statistics.known and statistics.quantile(0.5) < _NEAR_M:
+            say(f"{path}: half of the depths are below {100 * _NEAR_M:g} cm; see unit")
+
+
+def _marks(codes: np.ndarray, valid: np.ndarray, farthest: int) -> dict[str, int]:
+    """What of a map is strange, in pixels."""
+    count = int(np.count_nonzero(valid))
+    marks = {"maps": 1, "valid": count}
+    if farthest == _LARGEST:
+        is_top = codes == _LARGEST
+        below = int(codes.max(where=valid & ~is_top, initial=0))
+        if below < _LARGEST // 2:
+            marks["top alone"] = int(np.count_nonzero(is_top))
+        elif codes.min(where=valid, initial=_LARGEST) < _FULL_FROM:
+            marks["stretched"] = count
+    return marks

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from must_jax.errors import UserError
-from must_jax.labels.formats.png import Header, PngMaps, lengths, read_codes
+from must_jax.labels.formats.png import Header, PngMaps, Seen, lengths, read_codes
 
 _AXES = re.compile(r"([+-]?)([xyz])")
 _ZERO_LENGTH = 0.05  # the grey that stands for no vector, whatever its rounding
@@ -54,7 +54,7 @@ class NormalPng(PngMaps):
 
     axes: Annotated[str, AfterValidator(_checked)]
 
-    def values(self, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         codes, (order, signs) = read_codes(file), _parse(self.axes)
         stored = codes.astype(np.float32) * np.float32(2 / np.iinfo(codes.dtype).max) - 1
         length = lengths(stored)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import abc
+import functools
 import io
-from collections.abc import Iterable, Sequence
+import threading
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +24,7 @@ from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Annotations, Photo, Placed
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match, stem
+from must_jax.labels.statistics import Statistics
 
 SUFFIX = ".png"
 MOST_SIDE = 16_383  # of a WebP
@@ -38,6 +42,29 @@ class Header(NamedTuple):
         return f"{self.bits}-bit {self.colours}"
 
 
+class Seen:
+    """What the files of an import hold, counted from many threads.
+
+    Attributes:
+      amount: of each thing, over all files: of a code, its pixels.
+      files: how many have it.
+      first: one of these.
+    """
+
+    def __init__(self) -> None:
+        self.amount: Counter[Hashable] = Counter()
+        self.files: Counter[Hashable] = Counter()
+        self.first: dict[Hashable, Path] = {}
+        self._lock = threading.Lock()
+
+    def add(self, file: Path, amounts: Mapping[Any, int]) -> None:
+        with self._lock:
+            self.amount.update(amounts)
+            self.files.update(amounts.keys())
+            for thing in amounts:
+                self.first.setdefault(thing, file)
+
+
 def _pair(texts: tuple[str, ...]) -> tuple[str, ...]:
     if len(texts) != 2:
         raise ValueError("give a text and what replaces it, as in '_leftImg8bit,_gtFine_labelTrainIds'")
@@ -53,11 +80,13 @@ class PngMaps(Placed):
       max_side: longer maps are made smaller: ids by nearest neighbour, values by the mean of the valid ones; 0 = never.
         Metrics are taken at the size that is kept.
       headers: what the files may be.
+      unlike: what files with other headers mostly are, for the message.
       stored_unit: of the values in the column.
     """
 
     holds: ClassVar[str] = "folder"
     headers: ClassVar[tuple[Header, ...]]
+    unlike: ClassVar[str] = ""
     stored_unit: ClassVar[str] = ""
 
     replace: Annotated[Names, AfterValidator(_pair)] = ("", "")
@@ -68,12 +97,18 @@ class PngMaps(Placed):
         return ()
 
     @abc.abstractmethod
-    def values(self, file: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray | None]:
         """A map at full size, 0 where it is not valid, and which of it is; None for ids.
+
+        Args:
+          seen: takes what `review` needs to know of the file.
 
         Raises:
           UserError: what the file holds contradicts the options.
         """
+
+    def review(self, path: Path, seen: Seen, statistics: Statistics) -> None:
+        """As of `Annotations`."""
 
     def digest(self, path: Path, images: ImageSet) -> str:
         return digest_of_sizes(files_below(path, SUFFIX).values(), path)
@@ -82,18 +117,18 @@ class PngMaps(Placed):
         assert isinstance(kind, MapLabel)  # as `gives` says
         pngs = files_below(path, SUFFIX)
         files = {name: pngs[key] for name, key in match(names, pngs, str(path), self._as_key).items()}
-        check_headers(files.values(), self.headers, self.name)
-        stored = replace(kind, unit=self.stored_unit)
+        check_headers(files.values(), self.headers, self.name, self.unlike)
+        stored, seen = replace(kind, unit=self.stored_unit), Seen()
 
         def label(photo: Photo) -> Label | None:
             if photo.name not in files:
                 return None
             file = files[photo.name]
-            values, valid = self.values(file)
+            values, valid = self.values(file, seen)
             label = map_label(stored, values, valid, self.max_side)
             return self.placed(stored, label, photo, values.shape[:2], str(file))
 
-        return Annotations(stored, self.class_names, label)
+        return Annotations(stored, self.class_names, label, functools.partial(self.review, path, seen))
 
     def _as_key(self, name: str) -> str:
         old, new = self.replace
@@ -132,7 +167,7 @@ def lengths(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("hwc,hwc->hw", vectors, vectors))
 
 
-def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str) -> None:
+def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str, unlike: str = "") -> None:
     """Reads the first bytes of all files, which is cheap enough to do before the first label is written.
 
     Raises:
@@ -145,9 +180,8 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
             raise UserError(f"{file} is no PNG file; convert or remove it")
         header = Header(start[24], _COLOURS.get(start[25], "unknown"))
         if header not in allowed:
-            raise UserError(
-                f"{file} is {header}, but {format_} takes {' or '.join(map(str, allowed))}; convert or remove it"
-            )
+            kinds = " or ".join(map(str, allowed))
+            raise UserError(f"{file} is {header}, but {format_} takes {kinds}; convert or remove it{unlike}")
 
 
 def read_codes(file: Path) -> np.ndarray:
@@ -162,10 +196,16 @@ def read_codes(file: Path) -> np.ndarray:
     return cv2.cvtColor(codes, cv2.COLOR_BGR2RGB) if codes.ndim == 3 else codes
 
 
-def read_indices(file: Path) -> np.ndarray:
-    """u8[h, w], grey values or indices into the palette. Errors as of `read_codes`."""
+def read_indices(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """u8[h, w], grey values or indices into the palette; and the palette, u8[n, 3], if there is one.
+
+    Raises:
+      UserError: it is damaged.
+    """
     try:
         with PIL.Image.open(io.BytesIO(file.read_bytes())) as picture:
-            return np.array(picture, np.uint8)
+            palette = picture.getpalette("RGB") if picture.mode == "P" else None
+            indices = np.array(picture, np.uint8)
     except Exception as error:  # Pillow raises nearly anything on broken bytes
         raise UserError(f"{file} is cut off or damaged ({error}); replace or remove it") from None
+    return indices, None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)

@@ -21,8 +21,10 @@ from must_jax.labels.formats.boxes import Boxes, BoxesFormat, kind_of, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem
+from must_jax.labels.formats.png import Seen
 from must_jax.labels.formats.refusals import refusal
-from must_jax.progress import Progress, counted
+from must_jax.labels.statistics import Statistics
+from must_jax.progress import Progress, counted, say
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -31,6 +33,8 @@ VOC_CLASSES = (
 _ENDS = ("ymin", "xmin", "ymax", "xmax")
 _EDGES = {"from_1": (-1.0, 0.0), "from_0": (0.0, 1.0), "edges": (0.0, 0.0)}  # from first and last pixel to the box
 _ANOTHER_BASE_PX = 0.5
+_LARGE = 2**31 - 1  # pixels
+_NONE = -1
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "unspecified", "")
 
 
@@ -157,7 +161,7 @@ class Voc(BoxesFormat):
         try:
             root = fromstring(file.read_bytes(), forbid_dtd=True)
             hw = int(_text(root, "size/height")), int(_text(root, "size/width"))
-            if min(hw) < 1:
+            if min(hw) < 1 or max(hw) > _LARGE:
                 raise ValueError(f"its size is {hw[1]} x {hw[0]}")
             objects = root.findall("object")
             difficult = np.array([_is_difficult(each) for each in objects], bool)
@@ -171,12 +175,49 @@ class Voc(BoxesFormat):
         return _Objects(hw, names, corners_yxyx, difficult)
 
 
+def colour_map() -> np.ndarray:
+    """u8[256, 3]: VOC's colours of all codes, from the development kit."""
+    codes = np.arange(256)
+    bits = [sum(((codes >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
+    return np.stack(bits, 1).astype(np.uint8)
+
+
 class VocMasks(IdPng):
-    """`SegmentationClass/*.png`: 0 = background, 1 to 20 = the classes, 255 = the seam around objects."""
+    """`SegmentationClass/*.png`: 0 = background, 1 to 20 = the classes, 255 = the seam around objects.
+
+    Where a palette has VOC's colours in another order, as image programs leave it, the colours decide.
+    """
 
     name: ClassVar[str] = "voc_masks"
 
     classes: Classes = ("background", *VOC_CLASSES)
+
+    def _as_coloured(self, indices: np.ndarray, palette: np.ndarray | None, file: Path, seen: Seen) -> np.ndarray:
+        if palette is None:
+            return indices
+        colours = colour_map().tolist()
+        codes_of = {tuple(colours[code]): code for code in (*range(1 + len(VOC_CLASSES)), 255)}
+        own = dict(enumerate(map(tuple, palette.tolist())))
+        used = np.unique(indices).tolist()
+        known = [codes_of.get(own.get(index, ()), _NONE) for index in used]
+        others = {index: code for index, code in zip(used, known, strict=True) if code not in (_NONE, index)}
+        if not others:
+            return indices
+        if _NONE in known:
+            index, code = next(iter(others.items()))
+            raise UserError(
+                f"{file} has code {index} with VOC's colour of code {code}, and colours that VOC does not have, so its "
+                "palette is another; write the codes as 8-bit grey, or use id_png"
+            )
+        seen.add(file, {"coloured": 1})
+        codes = np.zeros(256, np.uint8)
+        codes[used] = known
+        return codes[indices]
+
+    def review(self, path: Path, seen: Seen, statistics: Statistics) -> None:
+        super().review(path, seen, statistics)
+        if seen.files["coloured"]:
+            say(f"{path}: {seen.files['coloured']} masks have VOC's colours in another order, so their colours decide")
 
 
 def _text(element: Element, path: str) -> str:
