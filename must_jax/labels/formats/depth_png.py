@@ -21,7 +21,7 @@ _LIKELY_M = (0.2, 100.0)
 _FAR_M = 1000.0  # unless max_m says that there is more
 _NEAR_M = 0.01
 _LARGEST = 65535
-_FULL_FROM = _LARGEST // 100  # a map that was stretched begins below
+_FULL_FROM = _LARGEST // 40  # a map that was stretched begins below
 _MOST_FILES = 0.9
 
 
