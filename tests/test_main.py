@@ -15,7 +15,7 @@ import pytest
 from command_line import CONFIGS, ROOT, call, config
 
 from must_jax import main, preemption
-from must_jax.stages import train
+from must_jax.stages import memory, train
 
 TEACHER, LABEL, STUDENT, EVALUATE = map(config, ("teacher_depth", "label", "student", "evaluate"))
 TINY = (
@@ -158,6 +158,32 @@ def test_too_little_disk(command: Command, monkeypatch: pytest.MonkeyPatch):
     code, said = command(TEACHER, *TINY, "--config.seed=5", "--workdir=runs/full")
     assert code == 2
     assert said.splitlines()[-1].startswith("error: ") and "free" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "gib", "sentence"),
+    [
+        (
+            ("--config.batch_size=1048576", "--config.image_size=16384"),
+            64,
+            "error: 1,048,576 images of 16384 x 16384 need at least 786,432.0 GiB of memory, this machine has 64.0 GiB; "
+            "lower batch_size or image_size",
+        ),
+        (
+            (),
+            0.01,
+            "error: the parameters of this network need at least 0.0 GiB of memory, this machine has 0.0 GiB; "
+            "lower the width or the channels of config.model",
+        ),
+    ],
+)
+def test_what_is_larger_than_the_memory(
+    command: Command, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], gib: float, sentence: str
+):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: gib * 2**30)
+    code, said = command(TEACHER, *TINY, *flags, "--workdir=runs/never")
+    assert (code, said.splitlines()[-1]) == (2, sentence)
+    assert not Path("runs/never").exists()
 
 
 def test_a_workdir_that_is_a_file(command: Command, tmp_path: Path):
