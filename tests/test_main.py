@@ -166,8 +166,8 @@ def test_too_little_disk(command: Command, monkeypatch: pytest.MonkeyPatch):
         (
             ("--config.batch_size=1048576", "--config.image_size=16384"),
             64,
-            "error: 1,048,576 images of 16384 x 16384 need at least 786,432.0 GiB of memory, this machine has 64.0 GiB; "
-            "lower batch_size or image_size",
+            "error: 1,048,576 images of 16384 x 16384 need at least 786,432.0 GiB of memory, this machine has "
+            "64.0 GiB; lower batch_size or image_size",
         ),
         (
             (),
