@@ -156,7 +156,7 @@ def _told(seen: Seen, task: Task) -> str:
         case BoxesLabel(max_boxes=slots):
             left = seen.objects - seen.small - seen.over
             lost = f"{seen.small:,} under a pixel, {seen.over:,} beyond max_boxes {slots}"
-            parts = [f"{left:,} of {counted(seen.objects, 'box')} in {images} ({lost})".replace("boxs", "boxes")]
+            parts = [f"{left:,} of {counted(seen.objects, 'box')} in {images} ({lost})"]
         case MapLabel():
             valid = 100 * min(1.0, seen.left.covered / seen.inside) if seen.inside else 0.0
             parts = [f"{valid:.3g} % of the cells in {images}"]

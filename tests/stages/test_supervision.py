@@ -199,7 +199,7 @@ def test_a_training_on_tiny_boxes_says_so_before_any_work(
     (tmp_path / "a.json").write_text(json.dumps(truth))
     labels = ["--config.labels.detection.format=coco", "--config.labels.detection.path=a.json"]
     assert call(config("prepare"), "--config.images=folder:photos", *labels) == 0
-    assert "columns/detection: 2 classes, images with each: root 0, car 2" in capsys.readouterr().err
+    assert "labels for detection; 2 classes, images with each: root 0, car 2" in capsys.readouterr().err
 
     def stop(*args: object, **options: object) -> None:
         raise UserError("far enough")
