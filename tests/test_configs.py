@@ -51,7 +51,18 @@ def test_smoke_goes_all_the_way(smoke: Path):
         (init, mode) for init in ("scratch", "student") for mode in ("frozen", "finetune")
     }
     assert {row["dataset"] for row in rows} == {*TASKS, "materials"}
-    assert set(rows[0]) == {"init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps"}
+    assert set(rows[0]) == {
+        "init",
+        "task",
+        "dataset",
+        "mode",
+        "metric",
+        "value",
+        "seed",
+        "learning_rate",
+        "steps",
+        "image_steps",
+    }
 
 
 def test_a_finished_pipeline_says_so_at_once(smoke: Path, capsys: pytest.CaptureFixture[str]):

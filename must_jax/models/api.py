@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,17 +45,21 @@ class Model:
         _check_size(image_size, image_size)
         return jax.eval_shape(lambda: _init(self, jax.random.key(0), image_size))
 
-    def init(self, rng: jax.Array, image_size: int) -> Variables:
+    def init(self, rng: jax.Array, image_size: int, *, identity_blocks: bool = True) -> Variables:
         """Fresh variables, NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
 
         Every module is initialised by its own initialisers, from a key that depends on `rng` and its name, not on the
         heads beside it; the network itself is not run.
 
+        Args:
+          identity_blocks: of the backbone; see `ResNet`.
+
         Raises:
           UserError: `image_size` is not a multiple of 32.
         """
         _check_size(image_size, image_size)
-        return jax.device_get(_init(self, rng, image_size))
+        backbone = self.backbone.clone(identity_blocks=identity_blocks)
+        return jax.device_get(_init(replace(self, backbone=backbone), rng, image_size))
 
     def apply(self, variables: Variables, images: jax.Array, *, train: bool) -> tuple[Outputs, Variables]:
         """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given)."""
@@ -67,6 +71,12 @@ class Model:
         """What `apply_heads` needs, in inference mode: f32 {"c5": [B, h, w, C], "p3" ... "p7": [B, h, w, P]}."""
         features, _ = self._trunk(variables, images, train=False)
         return {name: x.astype(jnp.float32) for name, x in features.items()}
+
+    def statistics(self, variables: Variables, images: jax.Array) -> Variables:
+        """Means and variances of this batch at every norm of the trunk, in train mode: {"backbone", "fpn"}."""
+        backbone, fpn = self.backbone.clone(momentum=0.0), self.fpn.clone(momentum=0.0)
+        _, stats = replace(self, backbone=backbone, fpn=fpn)._trunk(variables, images, train=True)
+        return stats
 
     def apply_heads(self, variables: Variables, features: Features, *, train: bool) -> tuple[Outputs, Variables]:
         """Like `apply`, on what `features` returned; backbone and pyramid keep their statistics."""

@@ -26,12 +26,15 @@ class ResNet(nn.Module):
       depth: key of `DEPTHS`.
       width: multiplies the channels (64 in the stem), rounded to multiples of 8.
       remat: names "stage1" to "stage4" of those of whose blocks the gradient keeps the inputs alone.
+      identity_blocks: whether every block starts as its shortcut (Goyal et al. 2017), which is good to train from. Of a
+        network that is not trained, most parameters then do nothing.
     """
 
     depth: str
     width: float
     momentum: float
     remat: tuple[str, ...] = ()
+    identity_blocks: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -47,7 +50,12 @@ class ResNet(nn.Module):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 block = kind(
-                    channels * 2**stage, stride, bottleneck, self.momentum, name=f"stage{stage + 1}_{index + 1}"
+                    channels * 2**stage,
+                    stride,
+                    bottleneck,
+                    self.momentum,
+                    self.identity_blocks,
+                    name=f"stage{stage + 1}_{index + 1}",
                 )
                 x = block(x, train)
             features[f"c{stage + 2}"] = x
@@ -90,6 +98,7 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     momentum: float
+    identity: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -105,8 +114,7 @@ class Block(nn.Module):
             shortcut = BatchNorm(self.momentum, name="shortcut_norm")(shortcut, train)
         for index, (channels, size, stride) in enumerate(convs, start=1):
             last = index == len(convs)
-            # A zero last scale makes the block start as its shortcut (Goyal et al. 2017).
-            scale_init = nn.initializers.zeros if last else nn.initializers.ones
+            scale_init = nn.initializers.zeros if last and self.identity else nn.initializers.ones
             x = Conv(channels, size, stride, name=f"conv{index}")(x)
             x = BatchNorm(self.momentum, scale_init, name=f"norm{index}")(x, train)
             x = x + shortcut if last else x

@@ -88,6 +88,7 @@ def render(report: Report) -> str:
         curves=[(curve.title, markupsafe.Markup(plots.curves(curve.series, curve.title))) for curve in report.curves],
         scorecards=[(table, scorecard.differences(table, starts), _bars(table, starts)) for table in tables],
         starts=starts,
+        rule=scorecard.RULE,
     )
 
 
@@ -97,7 +98,7 @@ def _bars(table: scorecard.Table, starts: Mapping[str, scorecard.Start]) -> dict
     figures = {}
     for dataset in table.datasets:
         cells = {init: cells[dataset] for init, cells in table.cells.items() if dataset in cells}
-        values = {init: (cell.mean, cell.sd) for init, cell in cells.items()}
+        values = {init: (cell.mean, cell.sd or 0.0) for init, cell in cells.items() if cell.mean is not None}
         title = f"{dataset}, {table.mode}"
         figures[dataset] = markupsafe.Markup(plots.bars(values, several, scratch, title))
     return figures

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,23 @@ JSON_FILE, CSV_FILE = "scorecard.json", "scorecard.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """One starting point on one downstream set with one seed; `value` is of the test split, higher is better."""
+    """One starting point on one downstream set with one seed.
+
+    Attributes:
+      value: of the test split, higher is better; None: the training diverged.
+      steps, image_steps: of the transfer; image-steps are steps times batch size, 0 = not known, of earlier versions.
+    """
 
     init: str
     task: str
     dataset: str
     mode: str
     metric: str
-    value: float
+    value: float | None
     seed: int
     learning_rate: float
     steps: int
+    image_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,41 +48,123 @@ class Start:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and sample standard deviation over seeds; `sd` is 0 for a single seed."""
+    """One starting point on one set.
+
+    Attributes:
+      by_seed: seed -> value; None: that training diverged.
+      mean, sd: and sample standard deviation, over the seeds that did not; None where no seed is left, or one alone.
+    """
+
+    by_seed: Mapping[int, float | None]
+    learning_rate: float
+
+    @property
+    def values(self) -> list[float]:
+        return [value for value in self.by_seed.values() if value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def diverged(self) -> str:
+        """ "2 of 3 diverged", or nothing."""
+        count = len(self.by_seed) - len(self.values)
+        return f"{count} of {len(self.by_seed)} diverged" if count else ""
+
+    @property
+    def spread(self) -> str:
+        """What stands beside the mean."""
+        return ", ".join(filter(None, ("1 seed" if self.sd is None else f"± {self.sd:.1f}", self.diverged)))
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return self.diverged
+        return f"{self.mean:.1f} {self.spread}" if self.sd is not None else f"{self.mean:.1f} ({self.spread})"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What one side is better than the other on one set, paired by seed: both sides of a pair see the same images.
+
+    Attributes:
+      mean: over the pairs of which neither side diverged.
+      margin: half of the 95 % interval of the mean, by Student's t; None = fewer than two pairs, or one that diverged.
+    """
 
     mean: float
-    sd: float
-    seeds: int
-    learning_rate: float
+    margin: float | None
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        return self.margin is not None and abs(self.mean) > self.margin
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of `init` minus the mean over `others`, by dataset; `wins` counts those above zero."""
+    """`init` against the mean over others, by dataset. Only what is beyond noise is a win or a loss."""
 
     init: str
     against: str
-    by_dataset: dict[str, float]
+    by_dataset: dict[str, Gap]
 
     @property
     def wins(self) -> int:
-        return sum(value > 0 for value in self.by_dataset.values())
+        return sum(gap.is_beyond_noise and gap.mean > 0 for gap in self.by_dataset.values())
+
+    @property
+    def losses(self) -> int:
+        return sum(gap.is_beyond_noise and gap.mean < 0 for gap in self.by_dataset.values())
+
+    @property
+    def ties(self) -> int:
+        return len(self.by_dataset) - self.wins - self.losses
+
+    @property
+    def score(self) -> str:
+        """ "5/6", and what the others are."""
+        others = [f"{count} {name}" for count, name in ((self.ties, "within noise"), (self.losses, "lost")) if count]
+        return f"{self.wins}/{len(self.by_dataset)}" + (f" ({', '.join(others)})" if others else "")
 
     def __str__(self) -> str:
-        return f"{self.init} beats {self.against} on {self.wins}/{len(self.by_dataset)}"
+        return f"{self.init} beats {self.against} on {self.score}"
+
+
+RULE = (
+    "A win or a loss is a difference beyond noise: the mean of the differences, paired by seed, lies further from 0 "
+    "than half of its 95 % interval by Student's t. With one seed, or where a run diverged, nothing is beyond noise. "
+    "The seeds are those of the transfers; each starting point was itself trained once."
+)
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of one mode: `cells[init][dataset]`."""
+    """All rows of one mode: `cells[init][dataset]`.
+
+    Attributes:
+      steps, image_steps: of every transfer; 0 = not known.
+    """
 
     mode: str
     datasets: dict[str, tuple[str, str]]  # name -> (task, metric)
     cells: dict[str, dict[str, Cell]]
+    steps: int
+    image_steps: int
 
     def best(self, dataset: str) -> str:
-        """The init with the highest mean on `dataset`."""
-        return max((i for i in self.cells if dataset in self.cells[i]), key=lambda i: self.cells[i][dataset].mean)
+        """The init with the highest mean on `dataset`; "" where all diverged."""
+        means = {init: cells[dataset].mean for init, cells in self.cells.items() if dataset in cells}
+        known = {init: mean for init, mean in means.items() if mean is not None}
+        return max(known, key=known.__getitem__, default="")
+
+    @property
+    def cost(self) -> str:
+        """What every transfer was trained with."""
+        return f"{self.steps:,} steps" + (f", {self.image_steps:,} image-steps" if self.image_steps else "")
 
 
 def tables(rows: Sequence[Row], starts: Mapping[str, Start]) -> list[Table]:
@@ -124,19 +213,42 @@ def _table(mode: str, rows: Sequence[Row], starts: Mapping[str, Start]) -> Table
         for dataset in datasets:
             runs = [row for row in rows if (row.init, row.dataset) == (init, dataset)]
             if runs:
-                values = [row.value for row in runs]
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                cells[init][dataset] = Cell(statistics.fmean(values), spread, len(values), runs[0].learning_rate)
-    return Table(mode, datasets, cells)
+                cells[init][dataset] = Cell({row.seed: row.value for row in runs}, runs[0].learning_rate)
+    return Table(mode, datasets, cells, rows[0].steps, rows[0].image_steps)
 
 
 def _difference(table: Table, init: str, against: str, others: Sequence[str]) -> Difference:
     by_dataset = {
-        dataset: cell.mean - statistics.fmean(table.cells[other][dataset].mean for other in others)
+        dataset: _gap(cell, [table.cells[other][dataset] for other in others])
         for dataset, cell in table.cells[init].items()
         if all(dataset in table.cells[other] for other in others)
     }
-    return Difference(init, against, by_dataset)
+    return Difference(init, against, {dataset: gap for dataset, gap in by_dataset.items() if gap})
+
+
+def _gap(cell: Cell, others: Sequence[Cell]) -> Gap | None:
+    """None if no seed is left that all have a value of."""
+    paired, whole = [], True
+    for seed, value in cell.by_seed.items():
+        theirs = [other.by_seed.get(seed) for other in others]
+        known = [each for each in theirs if each is not None]
+        if value is None or len(known) < len(theirs):
+            whole = False
+        else:
+            paired.append(value - statistics.fmean(known))
+    if not paired:
+        return None
+    return Gap(statistics.fmean(paired), _margin(paired) if whole else None)
+
+
+def _margin(differences: Sequence[float]) -> float | None:
+    """Half of the 95 % interval of their mean."""
+    from scipy.special import stdtrit  # takes a while to load
+
+    count = len(differences)
+    if count < 2:
+        return None
+    return float(stdtrit(count - 1, 0.975)) * statistics.stdev(differences) / math.sqrt(count)
 
 
 def _unique(values: Iterable[str]) -> list[str]:

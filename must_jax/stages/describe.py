@@ -135,11 +135,11 @@ def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterat
     }
     for card in scorecard.tables(scorecard.read(workdir), starts):
         rows = [
-            (init, *(f"{cells[name].mean:.1f}" if name in cells else "" for name in card.datasets))
+            (init, *(str(cells[name]) if name in cells else "" for name in card.datasets))
             for init, cells in card.cells.items()
         ]
         yield ""
-        yield _table((f"{card.mode}, test", *card.datasets), rows)
+        yield _table((f"{card.mode}, {card.cost}", *card.datasets), rows)
         yield from (f"{card.mode}: {difference}" for difference in scorecard.differences(card, starts))
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
 from must_jax import trained
@@ -23,13 +22,15 @@ from must_jax.progress import Progress, say
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
 from must_jax.stages import inputs, supervision
-from must_jax.stages.transfer import Downstream, Transfer
+from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.trained import Trained
 
 RUNS_FILE = "runs.jsonl"
 
-Measured = Mapping[str, float]  # "validation" and "test" -> headline metric
+RULES = 2  # how trainings are measured; a run that was begun by other rules measures anew
+
+Measured = Mapping[str, float | None]  # "validation" and "test" -> headline metric; None: the training diverged
 
 
 def run(config: EvaluateConfig, workdir: Path) -> None:
@@ -81,9 +82,13 @@ def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
     return all(digest in (None, starts[name].get("digest")) for name, digest in now.items())
 
 
-def choose(validation: Mapping[float, float]) -> float:
-    """Of learning rate -> value on validation the best rate, the first one of equals."""
-    return max(validation, key=validation.__getitem__)
+def choose(validation: Mapping[float, float | None]) -> float:
+    """Of learning rate -> value on validation the best rate, the first one of equals.
+
+    A rate that diverged is not chosen; where all of them did, it is the lowest.
+    """
+    finished = {rate: value for rate, value in validation.items() if value is not None}
+    return max(finished, key=finished.__getitem__) if finished else min(validation)
 
 
 class Runs:
@@ -120,7 +125,7 @@ def _measure(
     config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
     """All results; each process measures its share, and the first one then has all of them."""
-    features = jax.jit(build_model(config.model, {}).features)
+    trunk = Trunk.of(build_model(config.model, {}))
     cells = [
         (number, transfer, downstream, init)
         for number, transfer in enumerate(config.transfers)
@@ -136,10 +141,10 @@ def _measure(
                 group = list(of_set)
                 number, transfer, downstream, _ = group[0]
                 # Compiled, and its features computed, when the first run of it is missing.
-                program = functools.cache(functools.partial(Transfer, transfer, downstream, features, mesh))
+                program = functools.cache(functools.partial(Transfer, transfer, downstream, trunk, mesh))
                 data = "-".join(source.images.digest[:8] for source in downstream.sources.values())
                 for _, _, _, init in group:
-                    name = f"{number}/{transfer.mode}/{downstream.name} {data}/{init}"
+                    name = f"{number}/{transfer.mode}/{downstream.name} {data}/rules {RULES}/{init}"
                     rows += _rows(name, init, transfer, downstream, starts[init], program, runs, progress)
         return rows
 
@@ -175,10 +180,9 @@ def _rows(
     rate = choose({rate: values["validation"] for rate, values in tried.items()})
     by_seed = {first: tried[rate]} | {seed: measured(seed, rate) for seed in others}
     task = downstream.task
-    return [
-        Row(init, task.name, downstream.name, transfer.mode, task.metric, values["test"], seed, rate, transfer.steps)
-        for seed, values in by_seed.items()
-    ]
+    what = init, task.name, downstream.name, transfer.mode, task.metric
+    cost = rate, transfer.steps, transfer.steps * transfer.batch_size
+    return [Row(*what, values["test"], seed, *cost) for seed, values in by_seed.items()]
 
 
 def _load(name: str, folder: str, model: ModelConfig) -> Trained | None:

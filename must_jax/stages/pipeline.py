@@ -154,19 +154,26 @@ def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(stderr=True, width=PLAIN_WIDTH)
     for card in scorecard.tables(rows, starts):
-        table = Table(title=f"{card.mode}: mean ± sd of test", box=box.SIMPLE, title_justify="left")
+        table = Table(title=f"{card.mode}, {card.cost} each: mean ± sd of test", box=box.SIMPLE, title_justify="left")
         table.add_column("starting point")
+        table.add_column("image-steps\nbefore", justify="right")
         for dataset, (_, metric) in card.datasets.items():
             table.add_column(f"{dataset}\n{metric}", justify="right")
         for init, cells in card.cells.items():
-            table.add_row(init, *(_cell(cells.get(dataset), card.best(dataset) == init) for dataset in card.datasets))
+            before = starts[init].image_steps if init in starts else 0
+            table.add_row(
+                init,
+                f"{before:,}" if before else "none",
+                *(_cell(cells.get(dataset), card.best(dataset) == init) for dataset in card.datasets),
+            )
         console.print(table)
         for difference in scorecard.differences(card, starts):
             console.print(f"{card.mode}: {difference}", highlight=False)
+    if rows:
+        console.print(scorecard.RULE, highlight=False)
 
 
 def _cell(cell: Any, best: bool) -> str:
     if cell is None:
         return ""
-    text = f"{cell.mean:.1f} ± {cell.sd:.1f}"
-    return f"[bold]{text}[/bold]" if best else text
+    return f"[bold]{cell}[/bold]" if best else str(cell)

@@ -25,7 +25,7 @@ from must_jax.labels.columns import beside
 from must_jax.models.api import Variables, build_model
 from must_jax.stages.inputs import TRUTH, names_of
 from must_jax.stages.train import build
-from must_jax.stages.transfer import Downstream, Transfer
+from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
@@ -106,7 +106,7 @@ def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator
 
 def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task: Task, mesh: Mesh) -> Iterator[Step]:
     model = build_model(config.model, {task.name: task.head(config.model)})
-    programs = Transfer(transfer, Downstream(name, task, model, config.image_size, {}), jax.jit(model.features), mesh)
+    programs = Transfer(transfer, Downstream(name, task, model, config.image_size, {}), Trunk.of(model), mesh)
     variables = model.shapes(config.image_size)
     blank = batch_like({task.name: task.label}, image_size=config.image_size, batch_size=transfer.batch_size)
     batch: dict[str, Any] = _shapes(blank)

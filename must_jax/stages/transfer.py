@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +28,19 @@ from must_jax.tasks.base import Task
 MEASURED = ("validation", "test")
 COPIES = 2  # augmented versions of each training image whose features frozen transfer learns from
 
-FeatureStep = Callable[[Variables, jax.Array], Features]
+CALIBRATION = 8  # batches of training images from which a random trunk takes the statistics of its norms
+TRUNK = ("backbone", "fpn")
+
+
+class Trunk(NamedTuple):
+    """`Model.features` and `Model.statistics`, compiled; all downstream sets share them."""
+
+    features: Callable[[Variables, jax.Array], Features]
+    statistics: Callable[[Variables, jax.Array], Variables]
+
+    @classmethod
+    def of(cls, model: Model) -> Trunk:
+        return cls(jax.jit(model.features), jax.jit(model.statistics))
 
 
 @dataclass(frozen=True)
@@ -44,22 +56,18 @@ class Downstream:
 
 @dataclass(frozen=True)
 class Start:
-    """A starting point as one mode sees it: by seed the first variables and batches, by split what to measure on."""
+    """A starting point as one mode sees it: by seed the first variables, batches, and what of a split to measure on."""
 
     variables: Callable[[int], Variables]
     train: Callable[[int], Iterator[Batch]]
-    examples: Callable[[str], Iterable[Batch]]
+    examples: Callable[[str, int], Iterable[Batch]]
 
 
 class Transfer:
-    """One downstream set in one mode. All starting points, seeds and learning rates share its two compiled programs.
+    """One downstream set in one mode. All starting points, seeds and learning rates share its two compiled programs."""
 
-    Args:
-      features: the compiled `Model.features`, which all downstream sets share.
-    """
-
-    def __init__(self, config: TransferConfig, downstream: Downstream, features: FeatureStep, mesh: Mesh) -> None:
-        self._config, self._downstream, self._features, self._mesh = config, downstream, features, mesh
+    def __init__(self, config: TransferConfig, downstream: Downstream, trunk: Trunk, mesh: Mesh) -> None:
+        self._config, self._downstream, self._trunk, self._mesh = config, downstream, trunk, mesh
         task, model = downstream.task, downstream.model
 
         def heads(variables: Variables, batch: Batch, train: bool) -> tuple[Any, Any]:
@@ -83,8 +91,8 @@ class Transfer:
         """What to learn from, starting at backbone and pyramid of `trained`; None = random ones."""
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
-    def measure(self, start: Start, seed: int, learning_rate: float) -> dict[str, float]:
-        """Trains once; split -> the task's headline metric. A model that diverged is worth 0."""
+    def measure(self, start: Start, seed: int, learning_rate: float) -> dict[str, float | None]:
+        """Trains once; split -> the task's headline metric; None: it diverged."""
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
         state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
         try:
@@ -98,13 +106,13 @@ class Transfer:
                 batch_size=self._config.batch_size,
             )
         except Diverged:
-            return dict.fromkeys(MEASURED, 0.0)
+            return dict.fromkeys(MEASURED)
         variables = trained_variables(state)
         metric = f"{self._downstream.task.name}/{self._downstream.task.metric}"
         size = self._downstream.image_size
         return {
             split: evaluate(
-                self.predict, variables, start.examples(split), self._truth[split], self._tasks, size, self._mesh
+                self.predict, variables, start.examples(split, seed), self._truth[split], self._tasks, size, self._mesh
             )[metric]
             for split in MEASURED
         }
@@ -116,32 +124,64 @@ class Transfer:
             fresh = self._fresh(seed)
             return transfer(fresh, trained) if trained else fresh
 
-        return Start(variables, self._train_batches, self._eval_batches)
+        return Start(variables, self._train_batches, lambda split, seed: self._eval_batches(split))
 
     def _frozen(self, trained: Variables | None) -> Start:
-        """Heads learn alone, from features that are computed here, once, and kept in the host's memory.
+        """Heads learn alone, from features that are computed here and kept in the host's memory, one seed's at a time.
 
-        A random starting point has the backbone of the first seed for all seeds.
+        By seed differ the heads, the augmented images and, of a random starting point, the whole trunk. What a trained
+        trunk says of held-out images does not.
         """
-        trained = trained or self._fresh(self._config.seeds[0])
-        trunk = put_replicated(self._mesh, _parts(trained, ("backbone", "fpn")))
 
-        def featurize(batch: Batch, *kept: str) -> Batch:
-            features = jax.device_get(self._features(trunk, put_batch(self._mesh, batch["image"])))
-            return {"features": features, **{key: batch[key] for key in kept}}
+        def trunk(seed: int) -> Variables:
+            return put_replicated(self._mesh, _parts(trained, TRUNK) if trained else self._random_trunk(seed))
 
-        images, batch_size = len(self._downstream.sources["train"].images), self._config.batch_size
-        batches = itertools.islice(self._train_batches(self._config.seeds[0]), math.ceil(COPIES * images / batch_size))
-        pool = jax.tree.map(lambda *parts: np.concatenate(parts), *(featurize(batch, "labels") for batch in batches))
-        held_out = {split: [featurize(batch, *HOST) for batch in self._eval_batches(split)] for split in MEASURED}
+        def pool(seed: int) -> Batch:
+            images, size = len(self._downstream.sources["train"].images), self._config.batch_size
+            batches = itertools.islice(self._train_batches(seed), math.ceil(COPIES * images / size))
+            featured = (self._featured(trunk_of(drawn_by(seed)), batch, "labels") for batch in batches)
+            return jax.tree.map(lambda *parts: np.concatenate(parts), *featured)
+
+        def held_out(seed: int) -> dict[str, list[Batch]]:
+            return {
+                split: [self._featured(trunk_of(seed), batch, *HOST) for batch in self._eval_batches(split)]
+                for split in MEASURED
+            }
+
+        trunk_of, pool_of, held_out_of = map(_latest, (trunk, pool, held_out))
+
+        def drawn_by(seed: int) -> int:
+            return 0 if trained else seed
+
         return Start(
             lambda seed: _parts(self._fresh(seed), ("heads",)),
-            lambda seed: _shuffled(pool, batch_size, seed),
-            held_out.__getitem__,
+            lambda seed: _shuffled(pool_of(seed), self._config.batch_size, seed),
+            lambda split, seed: held_out_of(drawn_by(seed))[split],
         )
 
+    def _featured(self, trunk: Variables, batch: Batch, *kept: str) -> Batch:
+        features = jax.device_get(self._trunk.features(trunk, put_batch(self._mesh, batch["image"])))
+        return {"features": features, **{key: batch[key] for key in kept}}
+
+    def _random_trunk(self, seed: int) -> Variables:
+        """All of whose parameters matter, and whose norms have the statistics of the training images.
+
+        As it stands at the start of a training, a random trunk would be its stem with shortcuts; and without statistics
+        of its own, the deeper its layers are, the more they would blow up or fade.
+        """
+        fresh = _parts(self._init(seed, identity_blocks=False), TRUNK)
+        placed, stats = put_replicated(self._mesh, fresh), []
+        for batch in itertools.islice(self._train_batches(seed), CALIBRATION):
+            stats.append(jax.device_get(self._trunk.statistics(placed, put_batch(self._mesh, batch["image"]))))
+        mean = jax.tree.map(lambda *each: np.mean(each, 0, dtype=np.float32), *stats)
+        return {"params": fresh["params"], "stats": mean}
+
     def _fresh(self, seed: int) -> Variables:
-        return self._downstream.model.init(jax.random.key(seed), self._downstream.image_size)
+        return self._init(seed)
+
+    def _init(self, seed: int, *, identity_blocks: bool = True) -> Variables:
+        model, size = self._downstream.model, self._downstream.image_size
+        return model.init(jax.random.key(seed), size, identity_blocks=identity_blocks)
 
     def _train_batches(self, seed: int) -> Iterator[Batch]:
         batches = train_batches(
@@ -168,6 +208,19 @@ class Transfer:
 
 def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
     return {kind: {part: tree[part] for part in parts} for kind, tree in variables.items()}
+
+
+def _latest(make: Callable[[int], Any]) -> Callable[[int], Any]:
+    """`make`, whose last result is kept; it is let go before the next one is made."""
+    kept: dict[int, Any] = {}
+
+    def get(seed: int) -> Any:
+        if seed not in kept:
+            kept.clear()
+            kept[seed] = make(seed)
+        return kept[seed]
+
+    return get
 
 
 def _shuffled(pool: Batch, batch_size: int, seed: int) -> Iterator[Batch]:

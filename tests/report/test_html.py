@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -59,7 +60,7 @@ def report() -> Report:
         checks=[Check("teacher", "depth/delta1", 91.2, 85.0), Check("teacher", "depth/abs_rel", 12.3)],
         galleries=[Gallery("depth", "Held-out images.", {"image": [PICTURE] * 2, "teacher": [PICTURE] * 2})],
         rows=[
-            Row(init, "depth", "range", "frozen", "delta1", value + seed, seed, 0.03, 150)
+            Row(init, "depth", "range", "frozen", "delta1", value + seed, seed, 0.03, 150, 4800)
             for init, value in (("scratch", 40.0), ("teacher", 55.0), ("student", 50.0))
             for seed in range(3)
         ],
@@ -92,11 +93,24 @@ def test_pictures_are_what_was_handed_in(text: str):
 
 def test_the_scorecard_says_what_was_found(text: str):
     assert '<td class="best">56.0<small>± 1.0</small></td>' in text
-    assert "student beats scratch on 1/1; student beats the mean over single teachers on 0/1." in text
-    assert ">+10.0<" in text
-    assert ">−5.0<" in text
+    assert "student beats scratch on 1/1; student beats the mean over single teachers on 0/1 (1 lost)." in text
+    assert '<td class="up">+10.0<small>± 0.0</small></td>' in text
+    assert '<td class="down">−5.0<' in text
+    assert "150 steps, 4,800 image-steps each" in text
+    assert "is a difference beyond noise" in text
     assert "<td>0.03</td>" in text  # the learning rate
     assert "6,400" in text  # image-steps of the student
+
+
+def test_what_is_within_noise_or_diverged_is_no_win():
+    given = report()
+    values = {("student", 0): 80.0, ("teacher", 1): None}
+    rows = [dataclasses.replace(row, value=values.get((row.init, row.seed), row.value)) for row in given.rows]
+    text = html.render(dataclasses.replace(given, rows=rows))
+    assert "student beats scratch on 0/1 (1 within noise)" in text
+    assert '<td class="soft">+20.0<small>' in text
+    assert "1 of 3 diverged" in text
+    assert "<span>student beats scratch beyond noise, frozen; 1 within noise</span>" in text
 
 
 def test_stages_and_checks_say_their_figures(text: str):

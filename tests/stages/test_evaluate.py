@@ -18,7 +18,7 @@ from must_jax.errors import UserError
 from must_jax.stages import evaluate, inputs, train, transfer
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
-ROW = ["init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps"]
+ROW = ["init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps", "image_steps"]
 
 
 def splits(name: str) -> dict[str, Any]:
@@ -148,14 +148,14 @@ def test_training_takes_the_steps_that_are_said(
     assert all(labels == {"classification"} for *_, labels in taken)
 
 
-def test_a_training_that_diverges_is_worth_nothing(
+def test_a_training_that_diverges_is_counted_as_such(
     config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """It does not end the evaluation: another learning rate may do."""
-    original = transfer.fit
+    """It does not end the evaluation: another learning rate may do; and it has no value, neither 0 nor another."""
+    original, diverging = transfer.fit, 0.1
 
     def fit(step: Any, state: Any, batches: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        if optimizer.learning_rate == 0.1:
+        if optimizer.learning_rate == diverging:
             raise Diverged("not finite")
         return original(step, state, batches, optimizer, *args, **kwargs)
 
@@ -165,8 +165,15 @@ def test_a_training_that_diverges_is_worth_nothing(
     )
     evaluate.run(one, tmp_path / "run")
     values = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").read_text().splitlines()]
-    assert {line["validation"] for line in values if line["run"].endswith("rate 0.1")} == {0.0}
+    assert {line["validation"] for line in values if line["run"].endswith("rate 0.1")} == {None}
     assert {row["learning_rate"] for row in rows(tmp_path / "run")} == {0.01}
+
+    diverging = 0.01  # the only one that is left, and with every seed
+    alone = one.transfers[0].model_copy(update={"learning_rates": (0.01,)})
+    evaluate.run(one.model_copy(update={"transfers": (alone,)}), tmp_path / "all")
+    assert {row["value"] for row in rows(tmp_path / "all")} == {None}
+    with (tmp_path / "all/scorecard.csv").open() as file:
+        assert {row["value"] for row in csv.DictReader(file)} == {""}
 
 
 def test_the_learning_rate_is_chosen_on_validation(
@@ -182,6 +189,11 @@ def test_the_learning_rate_is_chosen_on_validation(
 
 def test_of_equal_learning_rates_the_first_is_chosen():
     assert evaluate.choose({0.3: 50.0, 0.1: 50.0, 0.01: 40.0}) == 0.3
+
+
+def test_a_learning_rate_that_diverged_is_not_chosen():
+    assert evaluate.choose({0.3: None, 0.1: 0.0}) == 0.1
+    assert evaluate.choose({0.3: None, 0.1: None}) == 0.1
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(

@@ -1,0 +1,93 @@
+"""What frozen heads learn from: by seed other images and, where nothing was trained, another network."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from must_jax.config import AugmentConfig, ModelConfig, SourceConfig, TransferConfig
+from must_jax.engine.mesh import make_mesh
+from must_jax.models.api import build_model
+from must_jax.stages import inputs
+from must_jax.stages.transfer import TRUNK, Downstream, Transfer, Trunk
+
+MODEL = ModelConfig(backbone="resnet18", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
+
+
+@pytest.fixture(scope="module")
+def frozen(data_dir: Path) -> Transfer:
+    config = TransferConfig(
+        mode="frozen", steps=1, batch_size=8, learning_rates=[0.1], augment=AugmentConfig(scale_min=0.5, scale_max=2)
+    )
+    splits = ("train", "validation", "test")
+    sources = {
+        split: inputs.open_source(
+            SourceConfig(images=f"scenes/downstream_depth_tiny:{split}"), str(data_dir), ("depth",)
+        )
+        for split in splits
+    }
+    task = inputs.build_tasks({"depth": {}}, [sources["train"]], 4)["depth"]
+    model = build_model(MODEL, {"depth": task.head(MODEL)})
+    return Transfer(
+        config, Downstream("range", task, model, 64, sources), Trunk.of(build_model(MODEL, {})), make_mesh(1)
+    )
+
+
+def features_of(start: Any, seed: int) -> Any:
+    return next(start.train(seed))["features"]
+
+
+def images_of(frozen: Transfer, seed: int, batches: int = 1) -> np.ndarray:
+    return np.concatenate([batch["image"] for batch in itertools.islice(frozen._train_batches(seed), batches)])
+
+
+def test_every_parameter_of_a_random_trunk_changes_the_features(frozen: Transfer) -> None:
+    """But for a few corners of kernels on maps of 2x2 cells, where few images have a value.
+
+    As it starts to be trained, nearly none does: the blocks are shortcuts.
+    """
+    model, images = build_model(MODEL, {}), jnp.asarray(images_of(frozen, 0, batches=24))
+
+    def share(trunk: Any) -> float:
+        def loss(params: Any) -> jax.Array:
+            features = model.features({"params": params, "stats": trunk["stats"]}, images)
+            return sum(jnp.sum(x * jax.random.normal(jax.random.key(0), x.shape)) for x in features.values())
+
+        leaves = jax.tree.leaves(jax.jit(jax.grad(loss))({part: trunk["params"][part] for part in TRUNK})["backbone"])
+        return sum(int((leaf != 0).sum()) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+
+    assert share(frozen._random_trunk(0)) > 0.999
+    assert share(frozen._fresh(0)) < 0.1
+
+
+def test_a_random_trunk_neither_blows_up_nor_fades(frozen: Transfer) -> None:
+    trunk = frozen._random_trunk(0)
+    features = jax.jit(build_model(MODEL, {}).features)(trunk, images_of(frozen, 0))
+    for name, values in features.items():
+        assert 0.2 < float(jnp.std(values)) < 5, name
+        if name != "c5":  # behind a norm
+            assert abs(float(values.mean())) < 0.5, name
+
+
+def test_each_seed_has_a_random_trunk_and_images_of_its_own(frozen: Transfer) -> None:
+    random = frozen.start(None)
+    first, second, again = (features_of(random, seed) for seed in (0, 1, 0))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    held_out = [next(iter(random.examples("test", seed)))["features"]["p3"] for seed in (0, 1)]
+    assert not np.allclose(first["p3"], second["p3"])
+    assert np.abs(np.corrcoef(held_out[0].ravel(), held_out[1].ravel())[0, 1]) < 0.9  # of the same images
+
+
+def test_each_seed_has_images_of_its_own_also_from_a_trained_trunk(frozen: Transfer) -> None:
+    trained = frozen.start(frozen._random_trunk(5))
+    batches = map(trained.train, (0, 1))
+    pools = [np.concatenate([next(each)["features"]["c5"].ravel() for _ in range(4)]) for each in batches]
+    assert not np.allclose(*map(np.sort, pools))  # whatever their order
+    held_out = [trained.examples("test", seed) for seed in (0, 1)]
+    assert held_out[0] is held_out[1]  # computed once
