@@ -83,8 +83,9 @@ class Transfer:
         self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
         self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
         self._truth = {
-            split: TruthReader(downstream.sources[split], self._tasks, self._unreadable[split].add)
-            for split in MEASURED
+            split: TruthReader(source, self._tasks, self._unreadable[split].add)
+            for split, source in downstream.sources.items()
+            if split in MEASURED
         }
 
     def start(self, trained: Variables | None) -> Start:
