@@ -125,15 +125,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one a line, none without it; what is left of a line by a kill is no object."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict)]
-
-
 def create_text(path: Path, text: str) -> None:
     """Writes the text in one step where there is no such file; of several processes that try, one succeeds."""
     if path.exists():

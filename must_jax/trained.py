@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from must_jax import description
 from must_jax.config import ModelConfig, TrainConfig
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
@@ -21,6 +21,7 @@ from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import decode_image
 from must_jax.data.letterbox import content_of
+from must_jax.description import Description, Settings, TaskRecord, TrainingRecord
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
 from must_jax.engine.state import Variables, count_parameters
@@ -32,7 +33,6 @@ from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
 CHECKPOINTS = "checkpoints"
-SCHEMA_VERSION = 1
 
 Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading batch axis
 
@@ -154,40 +154,25 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
       UserError: no training run there, or an unfinished one.
     """
     workdir = Path(workdir)
-    values = description(workdir)
+    told = description.read(workdir)
     keep_programs()
-    config = ModelConfig.model_validate(values["model"])
-    tasks = {name: build_task(name, options.pop("classes"), options) for name, options in values["tasks"].items()}
-    known = {name: values[name] for name in ("image_size", "settings", "metrics", "digest")}
+    try:
+        tasks = {name: build_task(name, task.classes, task.options) for name, task in told.tasks.items()}
+        model = build_model(told.model, {name: task.head(told.model) for name, task in tasks.items()})
+    except UserError as error:
+        raise UserError(f"{workdir / MODEL_FILE} is damaged, or of another version: {error}") from None
     return Trained(
         workdir=workdir,
-        model=build_model(config, {name: task.head(config) for name, task in tasks.items()}),
+        model=model,
         variables=restore_variables(workdir / CHECKPOINTS),
-        config=config,
+        config=told.model,
         tasks=tasks,
+        image_size=told.image_size,
+        settings=told.settings.model_dump(exclude_unset=True),
+        metrics=told.metrics,
+        digest=told.digest,
         mesh=mesh or make_mesh(1, devices=jax.local_devices()),
-        **known,
     )
-
-
-def description(workdir: str | Path) -> dict[str, Any]:
-    """What model.json says of a finished training run; see `describe`.
-
-    Raises:
-      UserError: no training run there, or an unfinished one.
-    """
-    workdir = Path(workdir)
-    file = workdir / MODEL_FILE
-    if not workdir.is_dir():
-        raise UserError(f"there is no run {workdir}; train it first, or correct the path")
-    if not file.exists():
-        raise UserError(
-            f"{workdir} is no finished training run; run its train stage to the end, or name a folder with {MODEL_FILE}"
-        )
-    values = json.loads(file.read_text(encoding="utf-8"))
-    if values["schema_version"] != SCHEMA_VERSION:
-        raise UserError(f"{file} was written by another version of must_jax; load it with that one")
-    return values
 
 
 def describe(
@@ -201,22 +186,22 @@ def describe(
 ) -> None:
     """Writes model.json: with the checkpoints beside it, all that `load` needs. `training`: how the run itself went."""
     optimizer = config.optimizer
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "model": config.model.model_dump(mode="json"),
-        "tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()},
-        "image_size": config.image_size,
-        "settings": {
-            "optimizer": optimizer.name,
-            "learning_rate": optimizer.learning_rate,
-            "batch_size": config.batch_size,
-            "steps": config.steps,
-        },
-        "metrics": dict(metrics),
-        "digest": digest,
-        "training": dict(training),
-    }
-    write_json(workdir / MODEL_FILE, description)
+    told = Description(
+        schema_version=1,
+        model=config.model,
+        tasks={name: TaskRecord.model_validate(task.model_dump(mode="json")) for name, task in tasks.items()},
+        image_size=config.image_size,
+        settings=Settings(
+            optimizer=optimizer.name,
+            learning_rate=optimizer.learning_rate,
+            batch_size=config.batch_size,
+            steps=config.steps,
+        ),
+        metrics=dict(metrics),
+        digest=digest,
+        training=TrainingRecord.model_validate(training),
+    )
+    write_json(workdir / MODEL_FILE, told.model_dump(mode="json") | {"training": dict(training)})
 
 
 def _pixels(image: np.ndarray | bytes | str | Path) -> np.ndarray:

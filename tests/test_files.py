@@ -15,7 +15,8 @@ import pytest
 
 from must_jax import files
 from must_jax.errors import UserError
-from must_jax.files import committed, create_text, is_locked, lock, read_json_lines, write_json
+from must_jax.files import committed, create_text, is_locked, lock, write_json
+from must_jax.reading import read_json_lines
 
 
 def test_an_interrupted_file_is_replaced_whole(tmp_path: Path):
@@ -94,9 +95,9 @@ def test_json_is_complete_or_as_before(tmp_path: Path):
 
 def test_lines_that_are_not_whole_are_no_objects(tmp_path: Path):
     path = tmp_path / "a.jsonl"
-    assert read_json_lines(path) == []
+    assert read_json_lines(path, dict) == []
     path.write_bytes(b'{"a": 1}\n{"a": {"a": 2}\n\n\0\0\n3\n{"a": "\xc3\n{"a": "\\u2028"}\n{"a": 4}')
-    assert read_json_lines(path) == [{"a": 1}, {"a": "\u2028"}]
+    assert read_json_lines(path, dict) == [{"a": 1}, {"a": "\u2028"}]
 
 
 def test_a_folder_is_one_processes_until_it_ends(tmp_path: Path):

@@ -25,6 +25,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pydantic
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
@@ -262,9 +263,16 @@ def kind_to_dict(kind: LabelKind) -> dict[str, Any]:
 
 
 def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:
-    """The inverse of `kind_to_dict`."""
-    fields = dict(values)
-    return _KINDS[fields.pop("kind")](**fields)
+    """The inverse of `kind_to_dict`.
+
+    Raises:
+      ValueError: no kind is described like that.
+    """
+    cls = _KINDS.get(str(values.get("kind")))
+    fields = {name: value for name, value in values.items() if name != "kind"}
+    if cls is None or fields.keys() - {field.name for field in dataclasses.fields(cls)}:
+        raise ValueError(f"{values} is no kind of label")
+    return pydantic.TypeAdapter(cls).validate_python(fields)
 
 
 def _check_ids(ids: np.ndarray, classes: int) -> None:

@@ -11,6 +11,7 @@ from must_jax import files
 from must_jax.config import PrepareConfig
 from must_jax.data import shards
 from must_jax.errors import UserError
+from must_jax.reading import read_json
 
 FILE = "prepare.json"
 ASKED = ("image_column", "image_suffix", "shard_images", "max_pixels")  # what the shards depend on, next to the source
@@ -29,8 +30,8 @@ class Skipped(_Record):
 
 class ShardRecord(_Record):
     file: str
-    count: int
-    bytes: int
+    count: pydantic.NonNegativeInt
+    bytes: pydantic.NonNegativeInt
     skipped: tuple[Skipped, ...]
 
 
@@ -51,9 +52,15 @@ class Plan(_Record):
     shard_images: pydantic.PositiveInt
     max_pixels: pydantic.PositiveInt
     source: str
-    length: int
+    length: pydantic.NonNegativeInt
     named_by: Literal["", "path"] = ""
     shards: tuple[ShardRecord, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def can_be_cut(self) -> Plan:
+        if self.shard_count > shards.MOST_SHARDS:
+            raise ValueError(f"there are {self.shard_count:,} shards, and at most {shards.MOST_SHARDS:,} can be named")
+        return self
 
     @property
     def shard_count(self) -> int:
@@ -92,11 +99,7 @@ def read(folder: Path) -> Plan | None:
         if any(path.parts[0] != shards.COLUMNS for path in theirs):
             raise UserError(f"{folder.parent} holds a dataset that was not prepared here; choose another config.name")
         return None
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except pydantic.ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
-        raise UserError(f"{path} is damaged, or of another version, at '{where}'; delete {folder}") from None
+    return read_json(path, Plan, f"delete {folder}, and prepare it again")
 
 
 def check_same(folder: Path, config: PrepareConfig, source: str, length: int | None = None, named_by: str = "") -> None:

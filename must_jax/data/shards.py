@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from must_jax import files
 
 SPLIT = "train"
+MOST_SHARDS = 99_999  # that TFDS can number
 COLUMNS = "columns"  # folder of the label columns beside an image set's versions, and in a label run
 FEATURES_FILE, INFO_FILE = DESCRIPTIONS = "features.json", "dataset_info.json"
 

@@ -7,7 +7,6 @@ first line, and those before a process knows where it goes on, have no step.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -16,21 +15,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
+
+import pydantic
 
 from must_jax.engine.clock import DATA_WAIT, STEP, Clock
-from must_jax.files import read_json_lines, writing
+from must_jax.files import writing
+from must_jax.reading import read_json_lines
 
 FILE = "goodput.jsonl"
 EVERY_S = 10.0  # as much of a killed process's time counts as DOWN, at most
 LOST, DOWN = "lost", "down"
+_LATEST = 253_402_300_799  # the end of the year 9999
 
 
 @dataclass(frozen=True)
 class Line:
     process: int
-    time: float
-    seconds: dict[str, float]
-    step: int | None = None
+    time: Annotated[float, pydantic.Field(ge=0, le=_LATEST)]
+    seconds: dict[str, pydantic.FiniteFloat]
+    step: pydantic.NonNegativeInt | None = None
 
     @property
     def began(self) -> float:
@@ -105,11 +109,7 @@ class GoodputLog:
 
 def read(workdir: Path) -> list[Line]:
     """The lines that are whole."""
-    lines = []
-    for row in read_json_lines(workdir / FILE):
-        with contextlib.suppress(TypeError):  # what a machine that broke down has left
-            lines.append(Line(**row))
-    return lines
+    return read_json_lines(workdir / FILE, Line)
 
 
 def total(lines: Iterable[Line]) -> Goodput:

@@ -10,14 +10,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pydantic
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from must_jax.files import read_json_lines, write_text, writing
+from must_jax.files import write_text, writing
+from must_jax.reading import read_json_lines
 
 METRICS_FILE = "metrics.jsonl"
 VALIDATION = "validation/"  # starts the names of what is measured after the last update
+
+
+class _Row(pydantic.RootModel[dict[str, int | float | None]]):
+    @pydantic.model_validator(mode="after")
+    def has_a_step(self) -> _Row:
+        if not isinstance(step := self.root.get("step"), int) or step < 0:
+            raise ValueError("a row says after how many updates")
+        return self
 
 
 class MetricWriter:
@@ -56,7 +66,7 @@ class MetricWriter:
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
     """The rows of a run so far, of which any may be without any name but "step"."""
-    return read_json_lines(workdir / METRICS_FILE)
+    return [row.root for row in read_json_lines(workdir / METRICS_FILE, _Row)]
 
 
 def _is_validation(row: Mapping[str, Any]) -> bool:

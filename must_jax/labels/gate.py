@@ -21,6 +21,7 @@ from must_jax.labels.manifest import Manifest
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
 from must_jax.progress import say
+from must_jax.reading import read_json
 
 FILE = "audit.json"  # in the column's folder
 
@@ -194,12 +195,9 @@ def read(folder: Path, column: Manifest) -> Audited | None:
       UserError: the file is damaged.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        audited = Audited.model_validate_json(path.read_text(encoding="utf-8"))
-    except pydantic.ValidationError:
-        raise UserError(f"{path} is damaged; delete it, and rerun the audit stage") from None
+    audited = read_json(path, Audited, "delete it, and rerun the audit stage")
     return audited if audited.checksum == column.checksum else None
 
 

@@ -22,6 +22,7 @@ from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.summary import Summary
+from must_jax.reading import read_json, validated
 
 FILE = "manifest.json"
 DATASET = "labels"  # every column as TFDS names it
@@ -38,7 +39,7 @@ class ImagesRecord(_Record):
     """The image set, whose order and length the column shares."""
 
     name: str
-    length: int
+    length: pydantic.NonNegativeInt
     digest: str
 
 
@@ -94,8 +95,8 @@ class ShardRecord(_Record):
     """One file. `names`: sha256 of its images' names, in order and each ended by a line feed."""
 
     file: str
-    count: int
-    bytes: int
+    count: pydantic.NonNegativeInt
+    bytes: pydantic.NonNegativeInt
     sha256: str
     names: str
     summary: Summary
@@ -137,6 +138,16 @@ class Manifest(_Record):
     shards: tuple[ShardRecord, ...] = ()
     complete: bool = False
     checksum: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def fits_together(self) -> Manifest:
+        """What those who read it rely on; sizes first, as nothing may be counted up to a damaged one."""
+        if self.shard_count > shards.MOST_SHARDS:
+            raise ValueError(f"there are {self.shard_count:,} shards, and at most {shards.MOST_SHARDS:,} can be named")
+        if any(len(shard.summary.images_with_class) > max(1, len(self.classes)) for shard in self.shards):
+            raise ValueError("a shard counts more classes than there are")
+        _ = self.label_kind
+        return self
 
     @classmethod
     def describe(cls, kind: LabelKind, **values: Any) -> Manifest:
@@ -226,7 +237,7 @@ def is_whole(folder: Path) -> bool:
 
 def is_as_written(folder: Path) -> bool:
     """Whether the manifest of a complete column still has its checksum, which is of all that the file says."""
-    values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    values = read_json(folder / FILE, dict[str, Any], _advice(folder))
     return values.get("checksum") == _checksum(values)
 
 
@@ -242,8 +253,8 @@ def records_beside(folder: Path) -> dict[str, ShardRecord]:
     """
     records = {}
     for path in folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError, pydantic.ValidationError):  # gathered meanwhile; damaged
-            record = ShardRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(UserError):  # gathered meanwhile; damaged, and then the shard is made again
+            record = read_json(path, ShardRecord, "")
             records[record.file] = record
     return records
 
@@ -271,21 +282,18 @@ def read(folder: Path) -> Manifest:
       UserError: there is none, it cannot be read, or it is of another schema.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{folder} is not a label column, it has no {FILE}; give the folder of a column that a stage wrote"
         )
-    try:
-        values = json.loads(path.read_text())
-        version = values["schema_version"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete {folder} and rerun the stage that wrote it") from None
-    if version != Manifest.model_fields["schema_version"].default:
+    values = read_json(path, dict[str, Any], _advice(folder))
+    version = values.get("schema_version")
+    if isinstance(version, int) and version != Manifest.model_fields["schema_version"].default:
         raise UserError(
             f"{path} has schema version {version}, this must_jax reads version 1; use the version that wrote it"
         )
-    try:
-        return Manifest.model_validate(values)
-    except pydantic.ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{path} is damaged at '{where}'; delete {folder} and rerun the stage that wrote it") from None
+    return validated(path, values, Manifest, _advice(folder))
+
+
+def _advice(folder: Path) -> str:
+    return f"delete {folder} and rerun the stage that wrote it"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from must_jax import files
+from must_jax.reading import read_json
 
 JSON_FILE, CSV_FILE = "scorecard.json", "scorecard.csv"
 
@@ -199,8 +200,12 @@ def write(rows: Sequence[Row], folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Row]:
-    """The rows of `scorecard.json`."""
-    return [Row(**values) for values in json.loads((folder / JSON_FILE).read_text())]
+    """The rows of `scorecard.json`.
+
+    Raises:
+      UserError: it is not there, or damaged.
+    """
+    return read_json(folder / JSON_FILE, list[Row], "remove the result.json beside it, and start the evaluation again")
 
 
 def _table(mode: str, rows: Sequence[Row], starts: Mapping[str, Start]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import pydantic
 
 from must_jax.config import AuditConfig
 from must_jax.cores import cores
@@ -25,6 +25,7 @@ from must_jax.labels.columns import LabelColumn, open_beside, open_column
 from must_jax.labels.gate import Audited, Finding, Score
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress, say
+from must_jax.reading import read_json
 from must_jax.stages import inputs
 from must_jax.stages.gate import score_of_teacher
 from must_jax.stages.labels import find
@@ -94,14 +95,25 @@ def run(config: AuditConfig, workdir: Path) -> None:
     say(f"see {workdir / PAGE}")
 
 
+class _Audited(pydantic.BaseModel):
+    checksum: str
+
+
+class _Record(pydantic.BaseModel):
+    """What a later start has to know of `JSON_FILE`."""
+
+    columns: dict[str, _Audited]
+
+
 def _is_finished(workdir: Path, folders: Sequence[Path]) -> bool:
     """Whether all columns have been audited here as they are now, and their verdicts are still with them."""
     if not (workdir / RESULT_FILE).exists():
         return False
-    there = json.loads((workdir / JSON_FILE).read_text(encoding="utf-8"))["columns"]
+    path = workdir / JSON_FILE
+    there = read_json(path, _Record, f"remove {workdir / RESULT_FILE}, and start the audit again").columns
     columns = {str(folder): manifest.read(folder) for folder in folders}
     now = {name: column.checksum for name, column in columns.items() if gate.read(Path(name), column)}
-    return now == {name: about["checksum"] for name, about in there.items()}
+    return now == {name: about.checksum for name, about in there.items()}
 
 
 def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: Sequence[int]) -> Result:

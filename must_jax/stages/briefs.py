@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from must_jax.engine import goodput
 from must_jax.engine.writer import VALIDATION, read_rows
-from must_jax.files import is_locked, read_json_lines
+from must_jax.files import is_locked
+from must_jax.reading import read_json_lines
+from must_jax.stages import results
 from must_jax.stages.workdir import CONFIG_FILE, PREEMPTED_FILE, RESULT_FILE
 
 
@@ -58,12 +59,6 @@ def brief(config: Mapping[str, Any], workdir: Path) -> Brief:
     return make(config, workdir) if make else Brief()
 
 
-def result(workdir: Path) -> dict[str, Any]:
-    """Empty as long as the run is not finished."""
-    path = workdir / RESULT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def validated(workdir: Path) -> dict[str, float]:
     """ "task/metric" -> value on the validation images."""
     named = ((name, value) for row in read_rows(workdir) for name, value in row.items() if value is not None)
@@ -88,9 +83,13 @@ def labelled_columns(workdir: Path) -> list[LabelledColumn]:
 
 
 def _training(config: Mapping[str, Any], workdir: Path) -> Brief:
-    spent, rows, finished = goodput.total(goodput.read(workdir)), read_rows(workdir), result(workdir)
-    done = finished.get("steps") or max([spent.steps, *(row["step"] for row in rows)])
-    seconds = spent.last - spent.began if spent.processes else finished.get("seconds")
+    spent, rows, finished = (
+        goodput.total(goodput.read(workdir)),
+        read_rows(workdir),
+        results.read(workdir, results.TrainResult),
+    )
+    done = (finished and finished.steps) or max([spent.steps, *(row["step"] for row in rows)])
+    seconds = spent.last - spent.began if spent.processes else _seconds(finished)
     notes = [f"{name.partition('/')[2]} {value:.4g}" for name, value in validated(workdir).items()]
     notes += [f"loss {row['loss']:.4g}" for row in reversed(rows) if row.get("loss") is not None]
     return Brief(done, config["steps"], "steps", seconds, notes[0] if notes else "")
@@ -100,7 +99,7 @@ def _labelling(config: Mapping[str, Any], workdir: Path) -> Brief:
     columns = labelled_columns(workdir)
     done, total = sum(column.done for column in columns), sum(column.shards for column in columns)
     note = f"{columns[0].images:,} images" if columns else ""
-    return Brief(done, total, "shards", result(workdir).get("seconds"), note)
+    return Brief(done, total, "shards", _seconds(results.read(workdir, results.Result)), note)
 
 
 def _evaluation(config: Mapping[str, Any], workdir: Path) -> Brief:
@@ -110,21 +109,28 @@ def _evaluation(config: Mapping[str, Any], workdir: Path) -> Brief:
         for transfer in config["transfers"]
     ]
     # A file a process.
-    done = len({row["run"] for file in workdir.glob("runs*.jsonl") for row in read_json_lines(file)})
+    runs = (read_json_lines(file, results.Run) for file in workdir.glob(results.RUNS_FILES))
+    done = len({each.run for of_process in runs for each in of_process})
     total = len(config["downstream"]) * sum(each)
-    return Brief(done, max(done, total), "trainings", result(workdir).get("seconds"))  # more of starts that changed
+    return Brief(
+        done, max(done, total), "trainings", _seconds(results.read(workdir, results.Result))
+    )  # more of starts that changed
 
 
 def _audit(config: Mapping[str, Any], workdir: Path) -> Brief:
-    finished = result(workdir)
-    verdicts = [column["verdict"] for column in finished.get("columns", {}).values()]
+    finished = results.read(workdir, results.AuditResult)
+    verdicts = [column.verdict for column in finished.columns.values()] if finished else []
     note = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    return Brief(seconds=finished.get("seconds"), note=note)
+    return Brief(seconds=_seconds(finished), note=note)
 
 
 def _pipeline(config: Mapping[str, Any], workdir: Path) -> Brief:
-    done = [name for name in config["stages"] if result(workdir / name)]
-    return Brief(len(done), len(config["stages"]), "stages", result(workdir).get("seconds"))
+    done = [name for name in config["stages"] if results.finished(workdir / name)]
+    return Brief(len(done), len(config["stages"]), "stages", _seconds(results.read(workdir, results.Result)))
+
+
+def _seconds(result: results.Result | results.TrainResult | None) -> float | None:
+    return result.seconds if result else None
 
 
 _BRIEFS: dict[str, Callable[[Mapping[str, Any], Path], Brief]] = {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,19 +16,24 @@ from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
 from must_jax.engine.writer import read_rows
 from must_jax.errors import UserError
-from must_jax.files import read_json_lines
+from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.page import duration
 from must_jax.report.terminal import beside, curve
-from must_jax.stages.briefs import brief, labelled_columns, result, state, validated
+from must_jax.stages import STAGES, results
+from must_jax.stages.briefs import brief, labelled_columns, state, validated
 from must_jax.stages.curves import losses
-from must_jax.stages.pipeline import TIMES_FILE, ordered
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE
+from must_jax.stages.pipeline import ordered, times
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, stored
 
 PLAIN_WIDTH = 80  # characters of a line where there is no terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
 _DAY_S = 86400
 SHOWN = 5  # of a list that may be long
+
+
+class _Skipped(pydantic.BaseModel):
+    update: int
 
 
 def run(config: DescribeConfig, workdir: Path) -> None:
@@ -49,7 +53,7 @@ def run(config: DescribeConfig, workdir: Path) -> None:
 
 def describe(workdir: Path, *, ascii: bool = False) -> Iterator[RenderableType]:
     """What there is to say of a run, from top to bottom; `ascii`: in no other characters."""
-    config = _json(workdir / CONFIG_FILE)
+    config = stored(workdir, STAGES)
     yield ", ".join(filter(None, [f"{workdir}: {config['stage']}", state(workdir), brief(config, workdir).progress]))
     if details := _DETAILS.get(config["stage"]):
         yield from details(config, workdir, ascii)
@@ -58,7 +62,7 @@ def describe(workdir: Path, *, ascii: bool = False) -> Iterator[RenderableType]:
 def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
     if lines := goodput.read(workdir):
         yield from _time_spent(goodput.total(lines), ascii)
-    finished = result(workdir)
+    finished = results.read(workdir, results.TrainResult)
     yield from _speeds(read_rows(workdir), finished)
     if series := losses(workdir, config["tasks"]):
         yield ""
@@ -68,9 +72,9 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
         rows = [(name, f"{value:.4g}", f"{least[name]:g}" if name in least else "") for name, value in measured.items()]
         yield ""
         yield _table(("validation", "value", "at least"), rows)
-    yield from _listed("unreadable images", finished.get("unreadable", {}))
-    if skipped := read_json_lines(workdir / SKIPPED_FILE):
-        latest = ", ".join(str(row["update"]) for row in skipped[-SHOWN:])
+    yield from _listed("unreadable images", finished.unreadable if finished else {})
+    if skipped := read_json_lines(workdir / SKIPPED_FILE, _Skipped):
+        latest = ", ".join(str(row.update) for row in skipped[-SHOWN:])
         yield f"\nskipped updates: {len(skipped)}, the last ones {latest} ({SKIPPED_FILE} has all)"
 
 
@@ -89,14 +93,14 @@ def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]
     yield f"\n{again}; last line {last}, {_since(ago)} ago"
 
 
-def _speeds(rows: list[dict[str, Any]], finished: Mapping[str, Any]) -> Iterator[str]:
-    latest: dict[str, Any] = next((row for row in reversed(rows) if "images_per_second" in row), {})
-    said = [
-        f"{when} {values['images_per_second']:,.4g} images/s, {100 * values['data_wait_share']:.1f} % waiting for data"
-        + (f", mfu {100 * values['mfu']:.1f} %" if "mfu" in values else "")
-        for when, values in (("all steps:", finished), ("last logged:", latest))
-        if values
-    ]
+def _speeds(rows: list[dict[str, Any]], finished: results.TrainResult | None) -> Iterator[str]:
+    logged: dict[str, Any] = next((row for row in reversed(rows) if row.get("images_per_second") is not None), {})
+    said = []
+    for when, values in (("all steps:", finished.model_dump() if finished else {}), ("last logged:", logged)):
+        speed, waited, mfu = (values.get(name) for name in ("images_per_second", "data_wait_share", "mfu"))
+        if speed is not None and waited is not None:
+            told = f"{when} {speed:,.4g} images/s, {100 * waited:.1f} % waiting for data"
+            said.append(told + (f", mfu {100 * mfu:.1f} %" if mfu is not None else ""))
     if said:
         yield "\n" + "\n".join(said)
 
@@ -121,18 +125,16 @@ def _labelling(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterato
     ]
     yield ""
     yield _table(("column", "shards", "images", "no label", "MiB"), rows)
-    if finished := result(workdir):
-        speed = f"{finished['images_per_second']:,.4g} images/s"
-        yield f"\n{speed}, and {_duration(finished['compile_seconds'])} of compilation"
-        yield from _listed("images without a label", {image["name"]: image["reason"] for image in finished["bad"]})
+    if finished := results.read(workdir, results.LabelResult):
+        speed = f"{finished.images_per_second:,.4g} images/s"
+        yield f"\n{speed}, and {_duration(finished.compile_seconds)} of compilation"
+        yield from _listed("images without a label", {image.name: image.reason for image in finished.bad})
 
 
 def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    if not (finished := result(workdir)):
+    if not (finished := results.read(workdir, results.EvaluateResult)):
         return
-    starts = {
-        name: scorecard.Start(tuple(start["tasks"]), start["image_steps"]) for name, start in finished["starts"].items()
-    }
+    starts = {name: scorecard.Start(start.tasks, start.image_steps) for name, start in finished.starts.items()}
     for card in scorecard.tables(scorecard.read(workdir), starts):
         rows = [
             (init, *(str(cells[name]) if name in cells else "" for name in card.datasets))
@@ -144,29 +146,23 @@ def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterat
 
 
 def _audit(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    columns = result(workdir).get("columns", {})
-    if columns:
+    finished = results.read(workdir, results.AuditResult)
+    if finished and finished.columns:
+        rows = [(Path(folder).name, told.verdict) for folder, told in finished.columns.items()]
         yield ""
-        yield _table(("column", "verdict"), [(Path(folder).name, told["verdict"]) for folder, told in columns.items()])
+        yield _table(("column", "verdict"), rows)
 
 
 def _pipeline(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    times, rows = _json(workdir / TIMES_FILE), []
-    for name in _order(config):
+    seconds_of, rows = times(workdir), []
+    for name in ordered(PipelineConfig.model_validate(config)):
         found = brief(config["stages"][name], workdir / name)
-        seconds = times.get(name, found.seconds)
+        seconds = seconds_of.get(name, found.seconds)
         took = "" if seconds is None else _duration(seconds)
         rows.append((name, state(workdir / name), found.progress, took, found.note))
     heads = "stage", "state", "progress", "time", "result"
     yield ""
     yield _table(heads, rows, left=("state", "progress", "result"), whole=4)
-
-
-def _order(config: Mapping[str, Any]) -> Iterable[str]:
-    try:
-        return ordered(PipelineConfig.model_validate(config))
-    except pydantic.ValidationError:  # of another version of must_jax
-        return config["stages"]
 
 
 _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[RenderableType]]] = {
@@ -208,7 +204,3 @@ def _since(seconds: float) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -19,9 +19,10 @@ from must_jax.errors import UserError
 from must_jax.files import write_json, write_text
 from must_jax.models.api import build_model
 from must_jax.progress import Progress, say
+from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
-from must_jax.stages import inputs, supervision
+from must_jax.stages import inputs, results, supervision
 from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.trained import Trained
@@ -75,11 +76,12 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
 
 def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
     """Whether everything is measured, from the starting points as they are now (those that are still there)."""
-    if not (workdir / RESULT_FILE).exists():
+    if (told := results.read(workdir, results.EvaluateResult)) is None:
         return False
-    starts = json.loads((workdir / RESULT_FILE).read_text(encoding="utf-8"))["starts"]
     now = {name: inputs.run_digest(folder) for name, folder in config.inits.items()}
-    return all(digest in (None, starts[name].get("digest")) for name, digest in now.items())
+    return all(
+        digest is None or (name in told.starts and told.starts[name].digest == digest) for name, digest in now.items()
+    )
 
 
 def choose(validation: Mapping[float, float | None]) -> float:
@@ -98,14 +100,11 @@ class Runs:
         number = distributed.position()
         self._path = workdir / (f"runs-{number}.jsonl" if number else RUNS_FILE)
         self._done: dict[str, Measured] = {}
-        for path in {self._path, *workdir.glob("runs*.jsonl")}:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            whole = [line for line in lines if line.endswith("\n")]  # a kill can leave half a line at the end
+        for path in {self._path, *workdir.glob(results.RUNS_FILES)}:
+            done = read_json_lines(path, results.RunRecord)  # what cannot be read is measured again
             if path == self._path:
-                write_text(path, "".join(whole))
-            for line in whole:
-                values = json.loads(line)
-                self._done[values.pop("run")] = values
+                write_text(path, "".join(f"{json.dumps(each.model_dump())}\n" for each in done))
+            self._done |= {each.run: {"validation": each.validation, "test": each.test} for each in done}
 
     def __len__(self) -> int:
         return len(self._done)

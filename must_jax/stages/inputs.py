@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from must_jax import trained
+from must_jax import description
 from must_jax.config import (
     AuditConfig,
     ColumnsConfig,
@@ -30,6 +30,7 @@ from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
+from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest, TeacherRecord
@@ -117,8 +118,7 @@ def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
 
 def run_digest(run: str) -> str | None:
     """Of a finished training run's parameters; None if there is none in that folder. Reads no checkpoint."""
-    file = Path(run) / trained.MODEL_FILE
-    return json.loads(file.read_text(encoding="utf-8"))["digest"] if run and file.exists() else None
+    return description.read(run).digest if run and (Path(run) / MODEL_FILE).exists() else None
 
 
 def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from must_jax import description
 from must_jax.cli import interrupted_later
 from must_jax.config import LabelConfig
 from must_jax.data.folders import digest, list_folder
@@ -54,11 +54,11 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
     columns, photos = finished_columns(workdir), _photos(config.images)
     for path in config.teachers:
         teacher, file = Path(path).resolve().name, Path(path) / MODEL_FILE
-        model = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        model = description.read(path) if file.exists() else None
         there = {
             about["task"]: workdir / COLUMNS / name for name, about in columns.items() if about["teacher"] == teacher
         }
-        if not there or (model and not model["tasks"].keys() <= there.keys()):
+        if not there or (model and not model.tasks.keys() <= there.keys()):
             return False
         for task, folder in there.items():
             if not manifest.is_whole(folder):
@@ -71,12 +71,12 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
                 )
             if model is None:
                 continue
-            if column.teacher is None or column.teacher.digest != model["digest"]:
+            if column.teacher is None or column.teacher.digest != model.digest:
                 raise UserError(
                     f"{workdir} was labelled by another {teacher} than the one now in {path}; "
                     f"choose another --workdir or delete {folder}"
                 )
-            rule = {**model["tasks"][task], **config.tasks.get(task, {})}
+            rule = {**model.tasks[task].options, **config.tasks.get(task, {})}
             if {key: value for key, value in rule.items() if key not in NO_RULE} != column.rule:
                 return False
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,17 +15,18 @@ import jax
 import numpy as np
 
 import must_jax
-from must_jax import trained
-from must_jax.config import EvaluateConfig, PipelineConfig, SourceConfig, TrainConfig, digest
+from must_jax import description, trained
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PipelineConfig, SourceConfig, TrainConfig, digest
 from must_jax.data.image_sets import decode_image, evenly_spread
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import setup_devices
+from must_jax.files import MODEL_FILE
 from must_jax.report import scorecard
 from must_jax.report.gallery import thumbnail
 from must_jax.report.html import Check, Curve, Gallery, Report, Stage
+from must_jax.stages import results
 from must_jax.stages.curves import losses
 from must_jax.stages.inputs import TRUTH, open_source
-from must_jax.stages.workdir import RESULT_FILE
 from must_jax.trained import Trained
 
 PICTURES = 6  # images in a gallery
@@ -41,11 +41,6 @@ class Entry:
     workdir: Path
     seconds: float | None
 
-    @property
-    def result(self) -> dict[str, Any] | None:
-        path = self.workdir / RESULT_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
 
 def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[str, float], workdir: Path) -> Report:
     """The report of everything that is finished.
@@ -57,7 +52,7 @@ def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[
     setup_devices(config.devices)
     entries = [Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
     training = [entry for entry in entries if isinstance(entry.config, TrainConfig)]
-    rows, starts = results(entries)
+    rows, starts = scorecards(entries)
     return Report(
         title=config.title,
         facts=_facts(config, workdir),
@@ -70,17 +65,14 @@ def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[
     )
 
 
-def results(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str, scorecard.Start]]:
+def scorecards(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str, scorecard.Start]]:
     """All scorecards that are finished, and what their starting points were trained with."""
     rows: list[scorecard.Row] = []
     starts: dict[str, scorecard.Start] = {}
     for entry in entries:
-        if isinstance(entry.config, EvaluateConfig) and (result := entry.result):
+        if isinstance(entry.config, EvaluateConfig) and (result := results.read(entry.workdir, results.EvaluateResult)):
             rows += scorecard.read(entry.workdir)
-            starts |= {
-                name: scorecard.Start(tuple(start["tasks"]), start["image_steps"])
-                for name, start in result["starts"].items()
-            }
+            starts |= {name: scorecard.Start(start.tasks, start.image_steps) for name, start in result.starts.items()}
     return rows, starts
 
 
@@ -96,15 +88,22 @@ def _facts(config: PipelineConfig, workdir: Path) -> dict[str, str]:
 
 
 def _stage(entry: Entry) -> Stage:
-    result = entry.result or {}
-    known = {name: result.get(name) for name in ("steps", "images_per_second", "data_wait_share", "parameters")}
-    tasks = [column["task"] for column in result.get("columns", {}).values()]
+    known: dict[str, Any] = {}
+    tasks: list[str] = []
     if isinstance(entry.config, TrainConfig):
-        tasks = list(result.get("loss_weights", entry.config.tasks))  # without those that config.columns drops
+        told = results.read(entry.workdir, results.TrainResult)
+        names = ("steps", "images_per_second", "data_wait_share", "parameters")
+        known = {name: getattr(told, name, None) for name in names}
+        weighted = told.loss_weights if told else None
+        tasks = list(entry.config.tasks if weighted is None else weighted)  # without those that config.columns drops
+    elif isinstance(entry.config, LabelConfig) and (labelled := results.read(entry.workdir, results.LabelResult)):
+        tasks = [column.task for column in labelled.columns.values()]
+    elif isinstance(entry.config, AuditConfig) and (audited := results.read(entry.workdir, results.AuditResult)):
+        tasks = [column.task for column in audited.columns.values()]
     return Stage(
         name=entry.name,
         kind=entry.config.stage,
-        finished=bool(result),
+        finished=results.finished(entry.workdir),
         tasks=tasks,
         seconds=entry.seconds,
         batch_size=getattr(entry.config, "batch_size", None),
@@ -118,15 +117,14 @@ def _curve(entry: Entry) -> Curve | None:
 
 
 def _checks(entry: Entry) -> Iterator[Check]:
-    path = entry.workdir / trained.MODEL_FILE
-    metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.exists() else {}
+    metrics = description.read(entry.workdir).metrics if (entry.workdir / MODEL_FILE).exists() else {}
     for name, value in metrics.items():
         yield Check(entry.name, name, value, entry.config.minimum.get(name))
 
 
 def _galleries(training: list[Entry]) -> list[Gallery]:
     """A gallery a task: ground truth beside what each model says. First, all at once, models of several tasks."""
-    models = {entry.name: trained.load(entry.workdir) for entry in training if entry.result}
+    models = {entry.name: trained.load(entry.workdir) for entry in training if results.finished(entry.workdir)}
     truths: dict[str, tuple[str, Source]] = {}
     for entry in training:
         for task in entry.config.tasks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import graphlib
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from must_jax.config import AuditConfig, PipelineConfig, TrainConfig
 from must_jax.errors import UserError
 from must_jax.files import write_json
 from must_jax.progress import say
+from must_jax.reading import read_json
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PLACE, RESULT_FILE, check, claim
 
@@ -66,9 +66,9 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     say("\nreport")
     began = time.monotonic()
     rows, starts = _write_report(config, stages, workdir)
-    times = _times(workdir)
-    total = sum(times.values()) + time.monotonic() - began
-    write_json(workdir / RESULT_FILE, {"seconds": total, "stages": times})
+    spent = times(workdir)
+    total = sum(spent.values()) + time.monotonic() - began
+    write_json(workdir / RESULT_FILE, {"seconds": total, "stages": spent})
 
     from must_jax.report.page import duration
 
@@ -125,14 +125,15 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
     try:
         STAGES[stage.stage](stage, workdir / name)
     finally:
-        times = _times(workdir)
-        write_json(workdir / TIMES_FILE, {**times, name: times.get(name, 0.0) + time.monotonic() - began})
+        before = times(workdir)
+        write_json(workdir / TIMES_FILE, {**before, name: before.get(name, 0.0) + time.monotonic() - began})
     jax.clear_caches()  # no other stage runs these programs; they take memory
 
 
-def _times(workdir: Path) -> dict[str, float]:
+def times(workdir: Path) -> dict[str, float]:
+    """Stage -> seconds over all restarts."""
     path = workdir / TIMES_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path, dict[str, float], "remove it, only times are lost") if path.exists() else {}
 
 
 def _write_report(
@@ -142,7 +143,7 @@ def _write_report(
     from must_jax.report import html
     from must_jax.stages import overview
 
-    contents = overview.collect(config, stages, _times(workdir), workdir)
+    contents = overview.collect(config, stages, times(workdir), workdir)
     html.write(contents, workdir / REPORT)
     return contents.rows, contents.starts
 

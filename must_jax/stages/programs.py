@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import trained
-from must_jax.config import EvaluateConfig, LabelConfig, ModelConfig, SourceConfig, TrainConfig, TransferConfig
+from must_jax import description, trained
+from must_jax.config import EvaluateConfig, LabelConfig, SourceConfig, TrainConfig, TransferConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import open_images
 from must_jax.data.pipeline import batch_like
@@ -20,6 +20,7 @@ from must_jax.engine.ahead import Step
 from must_jax.engine.mesh import replicated, split, state_shardings
 from must_jax.engine.step import HOST, SCHEDULE, make_predict_step
 from must_jax.errors import UserError
+from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.models.api import Variables, build_model
@@ -75,14 +76,14 @@ def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
         check_options(name, options)
     batch_size = mesh.size * math.ceil(config.batch_size / mesh.size)  # it fills its batches up
     for teacher in config.teachers:
-        values = trained.description(teacher)
-        model_config = ModelConfig.model_validate(values["model"])
+        told = description.read(teacher)
+        model_config = told.model
         tasks = {
-            name: build_task(name, options.pop("classes"), options | config.tasks.get(name, {}))
-            for name, options in values["tasks"].items()
+            name: build_task(name, task.classes, task.options | config.tasks.get(name, {}))
+            for name, task in told.tasks.items()
         }
         model = build_model(model_config, {name: task.head(model_config) for name, task in tasks.items()})
-        size = values["image_size"]
+        size = told.image_size
         predict = make_predict_step(trained.image_forward(model), tasks, size, mesh, condense=True)
         images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
         yield Step(f"label {Path(teacher).name}", predict, (model.shapes(size), {"image": images}), batch_size)
@@ -231,8 +232,9 @@ def _labels_of(source: SourceConfig, label: str, data_dir: str) -> dict[str, tup
         return {column.task: column.classes}
     teacher, _, task = folder.name.rpartition("-")  # it is yet to be made; who makes it may be there
     run = folder.parent.parent.parent / teacher
-    if (run / trained.MODEL_FILE).is_file():
-        return {task: tuple(trained.description(run)["tasks"].get(task, {}).get("classes", ()))}
+    if (run / MODEL_FILE).is_file():
+        known = description.read(run).tasks
+        return {task: known[task].classes if task in known else ()}
     truths = scenes.CONFIGS[teacher].truths if teacher in scenes.CONFIGS else {}
     return {task: truths[task].classes} if task in truths else {}
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from must_jax import preemption, trained
+from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
 from must_jax.data.pipeline import Source, TruthReader, eval_batches, examples_of, train_batches
 from must_jax.engine import distributed
@@ -96,11 +96,11 @@ def run(config: TrainConfig, workdir: Path) -> None:
     else:
         with contextlib.ExitStack() as whole:
             _train(config, workdir, whole)
-    description = json.loads((workdir / trained.MODEL_FILE).read_text(encoding="utf-8"))
-    _check_minimum(config, workdir, description["metrics"])
+    told = description.read(workdir)
+    _check_minimum(config, workdir, told.metrics)
     if distributed.is_first():
-        write_json(workdir / RESULT_FILE, {"metrics": description["metrics"], **description["training"]})
-    say(f"{workdir}: {config.steps} steps, {_listed(description['metrics'])}" + finished * "; finished, nothing to do")
+        write_json(workdir / RESULT_FILE, {"metrics": told.metrics, **told.training.model_dump(exclude_unset=True)})
+    say(f"{workdir}: {config.steps} steps, {_listed(told.metrics)}" + finished * "; finished, nothing to do")
 
 
 def prepare(config: TrainConfig, mesh: Mesh) -> Training:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ import pydantic
 from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
 from must_jax.files import lock, make_folder, write_text
+from must_jax.reading import read_json, validated
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
 PREEMPTED_FILE = "PREEMPTED"  # the run was told to stop, and saved itself: start it again
 SKIPPED_FILE = "skipped.jsonl"  # updates that were not finite, and the images of their batches
+_DAMAGED = "remove this file alone, nothing of the run is lost: starting it again with its config writes it anew"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 _STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
@@ -34,9 +35,12 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     path = workdir / CONFIG_FILE
     if not path.exists():
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    with contextlib.suppress(pydantic.ValidationError):  # then it is another stage's, and differs as it is
-        stored = type(config).model_validate(stored).model_dump(mode="json")  # keys that are new since have defaults
+    stored, remedy = _stored(path), "choose another --workdir, or delete that folder"
+    try:
+        kind = STAGE_CONFIGS.get(str(stored.get("stage")), type(config))
+        stored = kind.model_validate(stored).model_dump(mode="json")  # keys that are new since have defaults
+    except pydantic.ValidationError:  # of a version that had other keys, or damaged: the run may be this very one
+        remedy = f"choose another --workdir, or, if the run there is of this config all the same, remove {path} alone"
     theirs = dict(_leaves(stored))
     ours, home = dict(_leaves(config.model_dump(mode="json"))), _home(workdir)
     for key in (*ours, *theirs):
@@ -44,8 +48,30 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
         if not _is_free(key, ours) and not _same(there, here, home):
             raise UserError(
                 f"{workdir} belongs to a run with another config: config.{key} is {there!r} there and {here!r} here; "
-                "choose another --workdir, or delete that folder"
+                f"{remedy}"
             )
+
+
+def stored(workdir: Path, stages: Collection[str]) -> dict[str, Any]:
+    """The config of the run in a workdir, with the defaults of keys that are new since.
+
+    Args:
+      stages: names of those that there are.
+
+    Raises:
+      UserError: it is damaged, or of a version with other keys.
+    """
+    path = workdir / CONFIG_FILE
+    values = _stored(path)
+    if (stage := str(values.get("stage"))) not in stages:
+        raise UserError(f"{path} is damaged at 'stage'; {_DAMAGED}")
+    if stage not in STAGE_CONFIGS:
+        return values
+    return validated(path, values, STAGE_CONFIGS[stage], _DAMAGED).model_dump(mode="json")
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    return read_json(path, dict[str, Any], _DAMAGED)
 
 
 def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:

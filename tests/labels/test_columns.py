@@ -151,7 +151,7 @@ def test_what_is_no_whole_column_is_refused(tmp_path: Path) -> None:
     assert shard.read_bytes() == whole
 
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["teacher"]["learning_rate"]
+    manifest["teacher"]["learning_rate"] = "fast"
     for text, reason in (
         (json.dumps(manifest), r"is damaged at 'teacher\.learning_rate'"),
         ('{"schema_ver', "is damaged"),

@@ -1,0 +1,100 @@
+"""`model.json`: what a training says of its model, beside the checkpoints that hold the weights. Loads no jax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from must_jax.config import ModelConfig
+from must_jax.errors import UserError
+from must_jax.files import MODEL_FILE
+from must_jax.reading import read_json, validated
+
+SCHEMA_VERSION = 1
+_ADVICE = (
+    "bring it back from a copy, or remove it and start that training again, "
+    "which goes on from its last checkpoint and writes it anew"
+)
+
+
+class TaskRecord(pydantic.BaseModel):
+    """The options of a task; beside `classes` each task has its own."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    classes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All but the classes."""
+        return dict(self.model_extra or {})
+
+
+class Settings(pydantic.BaseModel):
+    """Of the training. `optimizer`: missing in runs from before."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    optimizer: str = ""
+    learning_rate: float
+    batch_size: pydantic.PositiveInt
+    steps: pydantic.NonNegativeInt
+
+
+class TrainingRecord(pydantic.BaseModel):
+    """How a training went; result.json says it as well."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    steps: pydantic.NonNegativeInt | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+    data_wait_share: float | None = None
+    mfu: float | None = None
+    parameters: int | None = None
+    loss_weights: dict[str, float] | None = None
+    unreadable: dict[str, str] = {}
+
+
+class Description(pydantic.BaseModel):
+    """All that `trained.load` needs beside the checkpoints.
+
+    Attributes:
+      metrics: "task/metric" -> value on the validation images.
+      digest: sha256 of the parameters.
+      stats_digest: sha256 of the statistics; "" in runs from before.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]  # SCHEMA_VERSION
+    model: ModelConfig
+    tasks: dict[str, TaskRecord]
+    image_size: pydantic.PositiveInt
+    settings: Settings
+    metrics: dict[str, float]
+    digest: str
+    stats_digest: str = ""
+    training: TrainingRecord
+
+
+def read(workdir: str | Path) -> Description:
+    """Of a finished training run.
+
+    Raises:
+      UserError: no training run there, or an unfinished one; its file is damaged.
+    """
+    workdir = Path(workdir)
+    file = workdir / MODEL_FILE
+    if not workdir.is_dir():
+        raise UserError(f"there is no run {workdir}; train it first, or correct the path")
+    if not file.exists():
+        raise UserError(
+            f"{workdir} is no finished training run; run its train stage to the end, or name a folder with {MODEL_FILE}"
+        )
+    values = read_json(file, dict[str, Any], _ADVICE)
+    if isinstance(version := values.get("schema_version"), int) and version != SCHEMA_VERSION:
+        raise UserError(f"{file} was written by another version of must_jax; load it with that one")
+    return validated(file, values, Description, _ADVICE)

@@ -1,0 +1,107 @@
+"""`result.json`, which every run writes last: what each stage says there, and reading it. Loads no jax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import pydantic
+
+from must_jax.description import TrainingRecord
+from must_jax.reading import read_json
+from must_jax.stages.workdir import RESULT_FILE
+
+RUNS_FILES = "runs*.jsonl"  # of an evaluation; every process has its own
+
+
+class Result(pydantic.BaseModel):
+    """What all of them say."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
+    seconds: float | None = None
+
+
+class TrainResult(TrainingRecord):
+    metrics: dict[str, float] | None = None
+
+
+class ColumnFigures(pydantic.BaseModel):
+    """A finished column; the other figures are for people."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    teacher: str
+    task: str
+
+
+class Named(pydantic.BaseModel):
+    """An image, and why it has no label."""
+
+    name: str
+    reason: str
+
+
+class LabelResult(Result):
+    columns: dict[str, ColumnFigures]
+    images_per_second: float = 0.0
+    compile_seconds: float = 0.0
+    bad: list[Named] = []
+
+
+class StartRecord(pydantic.BaseModel):
+    """A starting point of an evaluation; `digest` is None of random parameters, and missing in runs from before."""
+
+    tasks: tuple[str, ...]
+    image_steps: pydantic.NonNegativeInt
+    digest: str | None = None
+
+
+class EvaluateResult(Result):
+    starts: dict[str, StartRecord]
+
+
+class Run(pydantic.BaseModel):
+    """A training of an evaluation that is finished: a line of a file of `RUNS_FILES`."""
+
+    run: str
+
+
+class RunRecord(Run):
+    """What it measured."""
+
+    validation: float
+    test: float
+
+
+class Verdict(pydantic.BaseModel):
+    task: str = ""
+    verdict: str
+
+
+class AuditResult(Result):
+    columns: dict[str, Verdict]
+
+
+_Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, AuditResult)
+
+
+def read(workdir: Path, kind: type[_Result]) -> _Result | None:
+    """None as long as the run is not finished.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = workdir / RESULT_FILE
+    if not path.exists():
+        return None
+    return read_json(path, kind, "remove it and start the run again: it writes this file anew from what it has")
+
+
+def finished(workdir: Path) -> bool:
+    """Whether the run is through, whatever its stage.
+
+    Raises:
+      UserError: its result is damaged.
+    """
+    return read(workdir, Result) is not None
