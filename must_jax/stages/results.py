@@ -70,8 +70,8 @@ class Run(pydantic.BaseModel):
 class RunRecord(Run):
     """What it measured."""
 
-    validation: float
-    test: float
+    validation: float | None  # None: it diverged
+    test: float | None
 
 
 class Verdict(pydantic.BaseModel):
