@@ -188,8 +188,8 @@ def _ids(geometry: Geometry, kind: MapLabel, ids: np.ndarray, map_size: int) -> 
         offsets = offsets[np.argsort(np.square(offsets).sum(1), kind="stable")]  # nearest first
         for start in range(0, len(rows), most := max(1, _GATHERED // len(offsets))):
             some = slice(start, start + most)
-            places = zip((y, x), (rows[some], columns[some]), ids.shape, offsets.T, strict=True)
-            at = [np.clip(axis.nearest[i][:, None] + offset[None], 0, n - 1) for axis, i, n, offset in places]
+            places = zip((y, x), (rows[some], columns[some]), offsets.T, strict=True)
+            at = [axis.within(cells, offset) for axis, cells, offset in places]
             candidates = ids[at[0], at[1]]
             first = np.argmax(candidates != kind.ignore_id, axis=1)
             sampled[rows[some], columns[some]] = candidates[np.arange(len(first)), first]
@@ -255,6 +255,12 @@ class _Samples(NamedTuple):
     nearest: np.ndarray
     below: np.ndarray
     around: np.ndarray
+
+    def within(self, cells: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """i[n, k]: the pixels at these offsets from the centres of these cells, none of another cell."""
+        below = self.below.reshape(len(self.nearest), -1)[cells]
+        pixels = self.nearest[cells, None] + offsets[None]
+        return np.clip(pixels, below.min(1, keepdims=True), below.max(1, keepdims=True))
 
 
 @functools.lru_cache(64)  # the maps of one image mostly share their size, and evaluation mostly its geometry

@@ -16,6 +16,7 @@ MOST_BOXES = 50  # in one image; more are counted as so many
 SHOWN = 8  # images at each end of a ranking
 A_DECADE, _DECADES = 80, (-3, 4)  # bins of a scalar's histogram, on a logarithmic scale of either sign
 AWAY = 0.5  # z of a normal: what is seen faces its ray, which leaves the optical axis by less than 30 degrees mostly
+_SAMPLED = 2**16  # values of a map that are put into the histogram, evenly spread
 FLAT = 1e-3  # a map that varies by no more than this share of its middle has one value only
 
 _MAGNITUDES = np.logspace(*_DECADES, A_DECADE * (_DECADES[1] - _DECADES[0]) + 1)
@@ -188,8 +189,9 @@ class Statistics:
             self.reach_yx = np.maximum(self.reach_yx, high.max(axis=0))
 
     def _spread(self, values: np.ndarray) -> None:
-        bins = np.clip(np.searchsorted(VALUE_EDGES, values) - 1, 0, len(self.values) - 1)
-        self.values += np.bincount(bins, minlength=len(self.values))
+        step = max(1, len(values) // _SAMPLED)
+        bins = np.clip(np.searchsorted(VALUE_EDGES, values[::step]) - 1, 0, len(self.values) - 1)
+        self.values += step * np.bincount(bins, minlength=len(self.values))
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
     def _add_scalars(self, values: np.ndarray) -> None:
@@ -202,7 +204,8 @@ class Statistics:
         self.total += len(vectors) * mean
         self.flat += bool(np.linalg.norm(mean) > 1 - FLAT)
         self.away += int(np.count_nonzero(vectors[:, 2] > AWAY))
-        self.off_unit += int(np.count_nonzero(np.abs(np.linalg.norm(vectors, axis=1) - 1) > 0.1))
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # takes a tenth of the time of `np.linalg.norm`
+        self.off_unit += int(np.count_nonzero(np.abs(lengths - 1) > 0.1))
 
 
 def rank(kind: LabelKind, label: Mapping[str, np.ndarray]) -> float | None:

@@ -168,3 +168,13 @@ def test_what_is_no_number_is_counted_and_nothing_else_said_of_that_image(task: 
     assert (found.images, found.not_finite, summary.images, summary.not_finite) == (1, 2, 1, 2)
     assert not found.class_images.any() and not found.known and np.isfinite(summary.confidence)
     assert Summary.model_validate_json(summary.model_dump_json()) == summary  # NaN in it would be lost
+
+
+def test_of_a_large_map_some_values_stand_for_all():
+    """In the histogram; ends, mean and counts are of all."""
+    depth = np.linspace(1, 10, 800 * 800, dtype=np.float32).reshape(800, 800)
+    kind, statistics = MapLabel("depth", "scalar", "m"), Statistics(0)
+    statistics.add(kind, 0, {"depth": depth, "valid": np.ones_like(depth), "present": np.float32(1)})
+    assert statistics.quantile(0.5) == pytest.approx(5.5, rel=0.02)
+    assert statistics.values.sum() == pytest.approx(depth.size, rel=1e-3)
+    assert (statistics.low, statistics.high, statistics.known) == (1, 10, depth.size)

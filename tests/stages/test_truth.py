@@ -212,7 +212,8 @@ def test_coco_panoptic(images: ImageSet, tmp_path: Path):
             {"id": int(id_), "category_id": list(CATEGORIES)[id_ // 70_001 - 1], "iscrowd": 0, "area": 1}
             for id_ in np.unique(instance[instance > 0])
         ]
-        annotations.append({"image_id": 100 + i, "file_name": f"{i}.png", "segments_info": info})
+        name = f"C:\\panoptic\\{i}.png" if i else f"{i}.png"  # some of them written on Windows
+        annotations.append({"image_id": 100 + i, "file_name": name, "segments_info": info})
     file = tmp_path / "panoptic.json"
     file.write_text(
         json.dumps(

@@ -230,6 +230,39 @@ def test_maps_called_otherwise_are_found_by_an_option_of_the_command(
     assert manifest.read(data_dir / "photos/columns/segmentation").summary().absent == 0
 
 
+@pytest.mark.parametrize(
+    "task, format_, code, options, told",
+    [
+        (
+            "segmentation",
+            "id_png",
+            255,
+            ("classes=CLASSES", "codes=0,255"),
+            "background 4, object 4; of the pixels backg",
+        ),
+        ("segmentation", "id_png", 255, ("classes=CLASSES",), "so it looks like 'object'; set the option codes=0,255"),
+        ("depth", "depth_png", 512, ("unit=1/256",), "depth from 2 over 2 (median) to 2 m; valid: 25 %"),
+        ("depth", "depth_png", 65535, ("unit=mm", "invalid=0,65535"), "no pixel with a label"),
+        ("depth", "depth_png", 512, ("unit=256",), "2 to 2 m with unit=1/256"),
+    ],
+)
+def test_options_of_the_command(
+    task: str, format_: str, code: int, options: tuple[str, ...], told: str, tmp_path: Path, capsys: Any
+):
+    images = write_images(tmp_path / "images", NAMES[:4])
+    codes = np.zeros((SIDE, SIDE), np.uint16 if task == "depth" else np.uint8)
+    codes[: SIDE // 2, : SIDE // 2] = code
+    for name in NAMES[:4]:
+        write_png(tmp_path / "maps" / name, codes)
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    labels = f"--config.labels.{task}."
+    flags = [f"{labels}format={format_}", f"{labels}path={tmp_path / 'maps'}"]
+    flags += [f"{labels}options.{each.replace('CLASSES', str(tmp_path / 'classes.txt'))}" for each in options]
+    code = call(config_file("prepare"), f"--config.images={images.name}", f"--config.data_dir={tmp_path / 'd'}", *flags)
+    assert code == (2 if "unit=256" in options or options == ("classes=CLASSES",) else 0)
+    assert told in capsys.readouterr().err
+
+
 def test_formats_of_classes_need_some(images: ImageSet, tmp_path: Path):
     file = write_coco(tmp_path / "coco.json", annotations=[], categories=[])
     with pytest.raises(UserError, match="task 'detection' needs class names"):

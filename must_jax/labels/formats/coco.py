@@ -24,7 +24,8 @@ from must_jax.labels.formats.refusals import MOST_NAMED, refusal
 from must_jax.progress import counted
 
 _LARGE = 2**31 - 1
-_Length = Annotated[FiniteFloat, Field(ge=0)]
+_Coordinate = Annotated[FiniteFloat, Field(gt=-_LARGE, lt=_LARGE)]
+_Length = Annotated[FiniteFloat, Field(ge=0, lt=_LARGE)]
 _Side = Annotated[int, Field(gt=0, lt=_LARGE)]
 _READINGS: dict[str, tuple[str, np.ndarray]] = {  # of the four numbers of a box: in words, and from them y0, x0, y1, x1
     "xywh": ("x, y, width, height", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0]], np.float64)),
@@ -52,7 +53,7 @@ class _Annotation:
 
     image_id: Id
     category_id: int
-    bbox: tuple[FiniteFloat, FiniteFloat, _Length, _Length]
+    bbox: tuple[_Coordinate, _Coordinate, _Length, _Length]
     iscrowd: int | None = 0
     area: Any = None
 

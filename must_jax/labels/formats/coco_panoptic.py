@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import NonNegativeInt
 
 from must_jax import files
+from must_jax.data import folders
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
@@ -22,6 +23,7 @@ from must_jax.labels.formats.coco import category_classes
 from must_jax.labels.formats.json_files import Category, Id, by, read_json
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match
 from must_jax.labels.formats.png import SUFFIX, Header, check_headers, map_label, read_codes
+from must_jax.labels.formats.spelling import as_here
 
 _VOID = 0  # the id of no segment
 
@@ -82,15 +84,16 @@ class CocoPanoptic(Placed):
         by("image_id", parsed.annotations, path)
         class_of, classes = category_classes(parsed.categories, self.classes, path)
         stored = replace(kind, unit="", wide=len(classes) > IGNORE_ID)
-        annotations = {}
+        pngs = {folders.printable(name): folder / name for name in folders.files_below(folder, (SUFFIX,))}
+        here, annotations = as_here(pngs), {}
         for each in parsed.annotations:
             if each.image_id not in images:
                 raise UserError(f"{path} labels image {each.image_id}, which is not in its images; correct either")
-            if not (folder / each.file_name).is_file():
+            if (name := here(each.file_name)) not in pngs:
                 raise UserError(f"{path} names {each.file_name}, which is not in {folder}; set masks to its folder")
             segments = {segment.id: class_of(segment.category_id) for segment in each.segments_info}
             annotations[images[each.image_id].file_name] = (
-                folder / each.file_name,
+                pngs[name],
                 {_VOID: stored.ignore_id, **segments},
             )
         file_names = match(names, annotations, str(path))

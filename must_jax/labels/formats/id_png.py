@@ -35,7 +35,7 @@ class _Colour(NamedTuple):
 
 
 class IdPng(PngMaps):
-    """8-bit grey PNG, or PNG with a palette, whose indices are the codes.
+    """Grey PNG of 8 bits, or of 1, or PNG with a palette, whose indices are the codes.
 
     The colours of palettes mean nothing, but have to be those of the same codes in all files.
 
@@ -49,7 +49,11 @@ class IdPng(PngMaps):
 
     name: ClassVar[str] = "id_png"
     gives: ClassVar[str] = "map of ids"
-    headers: ClassVar[tuple[Header, ...]] = (Header(8, "grey"), *(Header(bits, "palette") for bits in (8, 4, 2, 1)))
+    headers: ClassVar[tuple[Header, ...]] = (
+        Header(8, "grey"),
+        *(Header(bits, "palette") for bits in (8, 4, 2, 1)),
+        Header(1, "grey"),
+    )
     unlike: ClassVar[str] = " (where colours stand for classes, write the classes' codes as 8-bit grey)"
 
     classes: Annotated[Classes, Field(min_length=1, max_length=IGNORE_ID)]

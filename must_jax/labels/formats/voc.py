@@ -172,6 +172,10 @@ class Voc(BoxesFormat):
         corners_yxyx = np.array(corners, np.float64).reshape(-1, 4)
         if not np.isfinite(corners_yxyx).all() or np.any(corners_yxyx[:, 2:] < corners_yxyx[:, :2]):
             raise UserError(f"{file} has a box that ends before it begins; correct the file")
+        if np.abs(corners_yxyx).max(initial=0) > _LARGE:
+            raise UserError(
+                f"{file} has a box at {np.abs(corners_yxyx).max():g}, farther than images go; correct the file"
+            )
         return _Objects(hw, names, corners_yxyx, difficult)
 
 

@@ -250,6 +250,14 @@ def test_json_of_strangers(format_: str, text: str, message: str, tmp_path: Path
     refused(message, format_, tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("bbox", [[1e308, 0, 5, 5], [0, -1e300, 5, 5], [0, 0, 1e308, 1e308]])
+def test_coordinates_that_no_picture_has(bbox: list[float], tmp_path: Path):
+    refused("at 'annotations.0.bbox.[0-3]': Input should be", "coco", coco(tmp_path, np.array([bbox])))
+    x, y, width, height = bbox
+    folder = voc(tmp_path, [(x, y, x + width, y + height)] * 6)
+    refused("p0.xml has a box at 1e\\+30[08], farther than images go", "voc", folder, classes="brick")
+
+
 def test_sides_that_no_picture_has(tmp_path: Path):
     file = coco(tmp_path, xywh(CORNERS), lambda content: content["images"][0].update(width=10**30))
     refused("at 'images.0.width': Input should be", "coco", file)

@@ -107,6 +107,14 @@ def test_ids_that_count_from_1(images: ImageSet, tmp_path: Path):
     np.testing.assert_array_equal(ids, stripes(255, 0, 1, 1))
 
 
+def test_masks_of_one_bit(images: ImageSet, tmp_path: Path):
+    (tmp_path / "masks").mkdir()
+    for name in NAMES:
+        PIL.Image.fromarray(stripes(0, 1, 0, 0) > 0).save(tmp_path / "masks" / name)
+    ids = column(images, "segmentation", "id_png", tmp_path / "masks", **BINARY)[0]["ids"]
+    np.testing.assert_array_equal(ids, stripes(0, 1, 0, 0))
+
+
 def test_colours_in_the_place_of_ids(images: ImageSet, tmp_path: Path):
     path = maps(tmp_path / "masks", colour_map()[stripes(0, 1, 2, 15)])
     message = r"is 8-bit RGB, but id_png takes .*\(where colours stand for classes, write the classes' codes"
