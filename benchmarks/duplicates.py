@@ -17,7 +17,8 @@ import numpy as np
 import PIL.Image
 
 from must_jax.data import duplicates
-from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.decoding import decode_image
+from must_jax.data.image_sets import ImageSet, open_images
 
 OTHERS = ("downstream_depth", "downstream_segmentation", "downstream_classification")
 COPIES = 300  # of each kind

@@ -43,8 +43,8 @@ from must_jax import trained
 from must_jax.data import encodings, pictures, scenes
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
+from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import decode_image
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.data.letterbox import cut_padding
 

@@ -45,7 +45,7 @@ def run(photos: Sequence[Path], model: Path, out: Path) -> None:
         raise UserError(f"two photos would both become {_picture(_twice(targets))}; rename one or give them one by one")
 
     from must_jax import trained
-    from must_jax.data.image_sets import decode_image, decode_reduced
+    from must_jax.data.decoding import decode_image, decode_reduced
     from must_jax.tasks.drawing import canvas
 
     for photo in photos:  # all of them before any work; not kept, photos are large

@@ -18,8 +18,8 @@ from must_jax.config import ModelConfig, TrainConfig
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.confidence import by_rule
+from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import decode_image
 from must_jax.data.letterbox import content_of
 from must_jax.description import Description, Settings, TaskRecord, TrainingRecord
 from must_jax.engine.checkpoint import restore_variables
@@ -98,7 +98,16 @@ class Trained:
         """u8[B, S, S, 3] RGB, S = `image_size` -> {task: predictions with a leading B}; maps have stride 4.
 
         Every new B compiles once.
+
+        Raises:
+          UserError: the array has another type or shape.
         """
+        _check_array(images, f"images are u8[batch, {self.image_size}, {self.image_size}, 3] RGB", 4)
+        if images.shape[1:3] != (self.image_size,) * 2:
+            raise UserError(
+                f"images are {self.image_size} x {self.image_size} pixels, these are {images.shape[2]} x "
+                f"{images.shape[1]}; give each to `predict`, which fits it into the input"
+            )
         missing = -len(images) % self.mesh.size
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         predictions = jax.device_get(self._predict(self._on_devices, put_batch(self.mesh, {"image": images})))
@@ -204,10 +213,34 @@ def describe(
     write_json(workdir / MODEL_FILE, told.model_dump(mode="json") | {"training": dict(training)})
 
 
+def _check_array(array: np.ndarray, wanted: str, ndim: int) -> None:
+    """Raises UserError, with the conversion, for anything but u8[..., 3] of so many axes with something in it."""
+    advice = None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{wanted}, this is a {type(array).__name__}; convert it with np.asarray")
+    if array.ndim == ndim and array.size and array.shape[-1] == 3:
+        advice = "give (array >> 8).astype(np.uint8)" if array.dtype == np.uint16 else None
+        if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
+            advice = "give np.uint8(array.clip(0, 1) * 255 + 0.5) if its values go from 0 to 1"
+        if advice is None and array.dtype != np.uint8:
+            advice = "give array.astype(np.uint8) if its values go from 0 to 255"
+    elif not array.size:
+        advice = "it is empty"
+    elif array.ndim == ndim and array.shape[-1] == 4:
+        advice = "leave its alpha out with array[..., :3]"
+    elif array.ndim == ndim - 1 or array.shape[-1] == 1:
+        advice = "of grey values give np.stack([array] * 3, -1)"
+    elif array.ndim >= 3 and array.shape[-3] == 3:
+        advice = "move its channels to the end with np.moveaxis(array, -3, -1)"
+    else:
+        advice = "give another array"
+    if advice:
+        raise UserError(f"{wanted}, this array is {array.dtype}{list(array.shape)}; {advice}")
+
+
 def _pixels(image: np.ndarray | bytes | str | Path) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"an image is u8[height, width, 3] RGB, this array is {image.dtype}{list(image.shape)}")
+        _check_array(image, "an image is u8[height, width, 3] RGB", 3)
         return image
     if isinstance(image, bytes):
         return decode_image(image)

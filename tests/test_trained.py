@@ -180,3 +180,40 @@ def test_what_is_no_finished_run_or_no_image(model, run, tmp_path):
         model.predict(tmp_path / "nowhere.jpg")
     with pytest.raises(UserError, match=r"this array is float64\[4, 4\]"):
         model.predict(np.zeros((4, 4)))
+
+
+GREY = np.zeros((9, 13), np.uint8)
+RGB = np.zeros((9, 13, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("array", "advice"),
+    [
+        (GREY, "of grey values give np.stack([array] * 3, -1)"),
+        (GREY[..., None], "of grey values"),
+        (np.zeros((9, 13, 4), np.uint8), "leave its alpha out with array[..., :3]"),
+        (np.moveaxis(RGB, -1, 0), "move its channels to the end"),
+        (RGB.astype(np.float32), "give np.uint8(array.clip(0, 1) * 255 + 0.5)"),
+        (RGB.astype(np.uint16), "give (array >> 8).astype(np.uint8)"),
+        (RGB.astype(np.int64), "give array.astype(np.uint8)"),
+        (RGB[:0], "it is empty"),
+        (RGB[None], "u8[height, width, 3] RGB, this array is uint8[1, 9, 13, 3]"),
+    ],
+)
+def test_other_arrays_are_refused_with_the_conversion(run, array, advice):
+    with pytest.raises(UserError) as error:
+        must_jax.load(run).predict(array)
+    assert advice in str(error.value) and str(list(array.shape)) in str(error.value)
+
+
+def test_other_batches_are_refused(run):
+    loaded = must_jax.load(run)
+    for batch, message in (
+        (np.zeros((2, SIZE, SIZE, 3), np.float32), "give np.uint8"),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), "images are u8"),
+        (np.zeros((2, SIZE + 1, SIZE, 3), np.uint8), "give each to `predict`"),
+        (np.zeros((0, SIZE, SIZE, 3), np.uint8), "it is empty"),
+        ([[0]], "this is a list; convert it with np.asarray"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loaded.predict_batch(batch)

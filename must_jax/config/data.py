@@ -10,6 +10,8 @@ from pydantic import Field
 
 from must_jax.config.base import BatchSize, Config, Count, Names, Number, PositiveCount, ShardImages
 
+MAX_PIXELS = 200_000_000  # of an image, wherever one is read
+
 
 class TruthConfig(Config):
     """True labels that people have, in one of the formats of `labels/formats`; they become a column of one task.
@@ -33,7 +35,7 @@ class PrepareConfig(Config):
     image_column: of Parquet files; "" = the only one that holds bytes.
     image_suffix: of folders and tar files, the endings of images ("jpg", "rgb.png"), or "*" for all; () = all pictures
       of a folder, and of those of a tar file that share a name the one with a mere suffix (".jpg" beside ".seg.png").
-    max_pixels: of an image that is taken.
+    max_pixels: of an image that is taken; at most as many as are read anywhere.
     labels: by task, what people have labelled these images with; more can be added later.
     """
 
@@ -44,7 +46,7 @@ class PrepareConfig(Config):
     image_column: str = ""
     image_suffix: Names = ()
     shard_images: ShardImages = 1024
-    max_pixels: PositiveCount = 200_000_000
+    max_pixels: Annotated[PositiveCount, Field(le=MAX_PIXELS)] = MAX_PIXELS
     labels: dict[str, TruthConfig] = {}
 
     @pydantic.field_validator("name")

@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 
 from must_jax.cores import cores
-from must_jax.data.image_sets import ImageSet, decode_reduced
+from must_jax.data.decoding import decode_reduced
+from must_jax.data.image_sets import ImageSet
 
 HASH_SIDE = 16  # frequencies each way; with 8, as is usual, unrelated images of one kind of scene look alike
 _LONGEST = 128  # pixels of an image that are decoded at least; the hash looks at 64 x 64

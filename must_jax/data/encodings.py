@@ -162,7 +162,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
         case VectorLabel():
             probs = record["probs"]
             if isinstance(probs, bytes):
-                probs = np.frombuffer(zlib.decompress(probs), np.float16)
+                probs = np.frombuffer(_decompressed(probs, 2 * kind.size), np.float16)
             label["probs"] = np.asarray(probs, np.float32)
         case BoxesLabel():
             label["boxes_yxyx"] = np.asarray(record["boxes_yxyx"], np.float32).reshape(-1, 4)
@@ -186,6 +186,15 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             vectors, valid = pictures.directions(record[kind.field])
             label |= {kind.field: vectors, "valid": valid}
     return label
+
+
+def _decompressed(data: bytes, size: int) -> bytes:
+    """Exactly so many bytes; of others no more than that is made."""
+    decompressor = zlib.decompressobj()
+    found = decompressor.decompress(data, size + 1)
+    if len(found) != size or not decompressor.eof:
+        raise UserError(f"a label of {size // 2} numbers does not have that many when it is decompressed")
+    return found
 
 
 def absent(kind: LabelKind, map_hw: tuple[int, int]) -> Label:

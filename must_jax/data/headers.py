@@ -12,27 +12,29 @@ import PIL.Image
 from must_jax.errors import UserError
 
 JPEG_START = b"\xff\xd8"
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _BY_PILLOW = ("PNG", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 
 
 class JpegHeader(NamedTuple):
-    """Height and width as stored, whether there is Exif, and where the compressed image starts."""
+    """Height and width as stored, number of colour components, and whether there is Exif."""
 
     height: int
     width: int
+    components: int
     has_exif: bool
-    scan_at: int
 
 
 def jpeg(data: bytes) -> JpegHeader:
-    """Of bytes that begin with JPEG_START (ITU-T T.81, annex B); height and width 0 where they are missing."""
-    height = width = 0
+    """Of bytes that begin with JPEG_START (ITU-T T.81, annex B); all 0 where they are missing."""
+    height = width = components = 0
     at = 2
     while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":  # start of scan
         if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):  # start of frame
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+            components = int.from_bytes(data[at + 9 : at + 10])
         at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return JpegHeader(height, width, b"Exif" in data[:at], at)
+    return JpegHeader(height, width, components, b"Exif" in data[:at])
 
 
 def pixels(data: bytes) -> int:
@@ -46,6 +48,8 @@ def pixels(data: bytes) -> int:
         return header.height * header.width
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
+    if data.startswith(_PNG_START):
+        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
     try:
         picture = opened(data, _BY_PILLOW)
         if picture is None:

@@ -5,48 +5,30 @@ A TFDS dataset on ArrayRecord and a folder of photos look the same from here on.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
-import PIL.ExifTags
-import PIL.Image
-import PIL.ImageOps
 import tensorflow_datasets as tfds
 
 from must_jax.cores import cores
-from must_jax.data import encodings, folders, headers, scenes
+from must_jax.data import encodings, folders, scenes
+from must_jax.data.decoding import Ranges, Values, check_image
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress, say
 
 _CHECKED_TOGETHER = 64  # files of a folder
-_REDUCED = {  # OR-ed with IMREAD_COLOR_RGB they give colour
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
 _CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
-_JPEG_END = b"\xff\xd9"
 _IGNORED = ("is_crowd", "is_difficult", "difficult", "is_group_of")  # marks of TFDS's objects: COCO, VOC, Open Images
-_UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for Exif, and OpenCV does not
-MAX_PIXELS = 200_000_000  # of an image that is taken
-_LARGE_PIXELS = 2**25
-_large = threading.Lock()  # images of more pixels are checked one at a time, all at once they would fill the memory
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # unreadable images are reported by us, once
 
 
 class Column(Protocol):
@@ -178,138 +160,6 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     return _open_tfds(spec, folder, split, take)
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """Encoded bytes of any common format -> u8[H, W, 3] RGB, turned upright as EXIF says.
-
-    Grey and CMYK become RGB, alpha is dropped, 16 bits become 8.
-
-    Raises:
-      UserError: the bytes are no image, or one that is cut off.
-    """
-    return decode_reduced(data, longest=0)[0]
-
-
-def decode_reduced(data: bytes, longest: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """As `decode_image`, but a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which is much faster.
-
-    Args:
-      longest: pixels that the longer side must keep; 0 = full size.
-
-    Returns:
-      The pixels, u8[h, w, 3], and the whole image's height and width in units of these pixels: where the reduction
-      does not divide a side, the part of a pixel that remains at its bottom or right end is left out of the array.
-    """
-    flags, image_hw = cv2.IMREAD_COLOR_RGB, None
-    if data.startswith(headers.JPEG_START):
-        height, width, has_exif, scan_at = headers.jpeg(data)
-        if data.rfind(_JPEG_END, scan_at) < 0:
-            raise UserError("an image cannot be read: the JPEG is cut off; replace or remove it")
-        for factor, flag in _REDUCED.items():
-            whole = height % factor == 0 and width % factor == 0
-            # Exif may turn the image, and then the remainder is elsewhere.
-            enough = max(height, width) >= factor * longest and min(height, width) >= factor
-            if longest and enough and (whole or not has_exif):
-                flags = cv2.IMREAD_COLOR_RGB | flag
-                image_hw = None if whole else (height / factor, width / factor)
-    try:
-        # OpenCV does not turn AVIF upright.
-        image = None if _is_avif(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        image, image_hw = _decode_by_pillow(data), None
-    if image_hw is None:
-        return image, (float(image.shape[0]), float(image.shape[1]))
-    return image[: int(image_hw[0]), : int(image_hw[1])], image_hw
-
-
-def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Decodes an image, at a reduced size where its format can.
-
-    Raises:
-      UserError: as of `decode_image`, or it has more than `max_pixels`, which its header says.
-    """
-    pixels = headers.pixels(data)
-    if pixels <= max_pixels:
-        with _alone(pixels):
-            image, _ = decode_reduced(data, longest=1)
-        pixels = pixels or image.shape[0] * image.shape[1]
-    if pixels > max_pixels:
-        raise UserError(f"an image has {pixels:,} pixels, more than the limit of {max_pixels:,}; make it smaller")
-
-
-class ImageShape(NamedTuple):
-    """Height and width as `decode_image` gives them, and Exif's code for how it turned the image; 1 = not at all."""
-
-    height: int
-    width: int
-    orientation: int
-
-    @property
-    def hw(self) -> tuple[int, int]:
-        """Upright."""
-        return self.height, self.width
-
-    @property
-    def stored_hw(self) -> tuple[int, int]:
-        """Of the pixels in the file."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
-
-
-def image_shape(data: bytes) -> ImageShape | None:
-    """From the header alone; None if that cannot be read."""
-    try:
-        with _alone(headers.pixels(data)):  # as Pillow takes memory for a whole WebP
-            picture = headers.opened(data)
-            if picture is None:
-                return None
-            with picture:
-                orientation, (width, height) = _orientation(picture, data), picture.size
-    except Exception:  # Pillow's plugins raise nearly anything on broken bytes
-        return None
-    if orientation is None:
-        return None
-    if orientation >= 5 and picture.format != "TIFF":  # of which Pillow gives the upright sides
-        height, width = width, height
-    return ImageShape(height, width, orientation)
-
-
-def _orientation(picture: PIL.Image.Image, data: bytes) -> int | None:
-    """As the decoder turns the image: OpenCV, or of AVIF Pillow. None where Exif's code is no number."""
-    if not _is_avif(data):
-        for key in _UNREAD:
-            picture.info.pop(key, None)
-    animated_webp = picture.format == "WEBP" and data[12:16] == b"VP8X" and data[20] & 2
-    animated_png = picture.format == "PNG" and getattr(picture, "is_animated", False)
-    # In a PNG Pillow looks for Exif behind the pixels as well, and decodes them.
-    if animated_webp or animated_png or (picture.format == "PNG" and b"eXIf" not in data):
-        return 1
-    code = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-    if not isinstance(code, int):
-        return None
-    return code if 1 <= code <= 8 else 1
-
-
-def _alone(pixels: int) -> contextlib.AbstractContextManager[Any]:
-    """While a large image, or one of unknown size, is worked on."""
-    return contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large
-
-
-def _is_avif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp"
-
-
-def _decode_by_pillow(data: bytes) -> np.ndarray:
-    """For the few formats that OpenCV does not know, and for the reason where an image is broken."""
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as picture:
-            return np.array(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
-    except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes
-        unknown = "this format, or this variant of it, is not known" if data else "the file is empty"
-        reason = unknown if isinstance(error, PIL.UnidentifiedImageError) else error
-        raise UserError(f"an image cannot be read: {reason}; replace or remove it") from None
-
-
 def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if not folder.is_dir():
         raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
@@ -319,6 +169,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if left_out := folders.told(listing.hidden):
         say(f"{spec}: {left_out}")
     readable: list[str] = []
+    ranges = Ranges()
     wanted = min(take or len(names), len(names))
     with (
         Progress(f"checking {spec}", total=wanted, unit="images") as progress,
@@ -326,11 +177,12 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     ):
         chunks = (names[start : start + _CHECKED_TOGETHER] for start in range(0, len(names), _CHECKED_TOGETHER))
         checked = (pool.map(_check, [folder / name for name in chunk]) for chunk in chunks)
-        for name, (path, problem) in zip(names, itertools.chain.from_iterable(checked), strict=False):
-            progress.advance(0 if problem and take else 1)  # with `take` the next one is read in its place
-            if problem:
-                skipped.append((folders.printable(str(path)), problem))
+        for name, (path, found) in zip(names, itertools.chain.from_iterable(checked), strict=False):
+            progress.advance(0 if isinstance(found, str) and take else 1)  # the next one is read in its place
+            if isinstance(found, str):
+                skipped.append((folders.printable(str(path)), found))
                 continue
+            ranges.add(folders.printable(name), found)
             readable.append(name)
             if len(readable) == wanted:
                 break
@@ -341,6 +193,9 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
 
+    if told := ranges.told():
+        say(f"look at {spec}: {told}")
+
     def name_of(index: int) -> str:
         return folders.printable(readable[index])
 
@@ -350,13 +205,12 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
 
 
-def _check(path: Path) -> tuple[Path, str]:
-    """The path, and why it is no readable image; "" where it is one."""
+def _check(path: Path) -> tuple[Path, Values | str]:
+    """The path, and which values its image has, or why it is no readable one."""
     try:
-        check_image(path.read_bytes())
+        return path, check_image(path.read_bytes())
     except (UserError, OSError) as error:
         return path, str(error)
-    return path, ""
 
 
 def _newest_version(folder: Path) -> Path:

@@ -18,6 +18,9 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from must_jax.config.data import MAX_PIXELS
+from must_jax.data import headers
+
 _ZERO, _UNIT = 128, 100  # codes of 0 and of a step to 1 for u and v
 DIRECTION = f"octahedral u = (R - {_ZERO}) / {_UNIT}, v = (G - {_ZERO}) / {_UNIT} around -z"
 _REPEATING = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
@@ -56,8 +59,10 @@ def pixels(data: bytes) -> np.ndarray:
     """The values of a picture: [h, w], or u8[h, w, 3] in the order BGR.
 
     Raises:
-      ValueError: it cannot be decoded.
+      ValueError: it cannot be decoded, or is far too large.
     """
+    if headers.pixels(data) > MAX_PIXELS:
+        raise ValueError(f"a label's picture has more than {MAX_PIXELS:,} pixels")
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("a label's picture cannot be decoded")

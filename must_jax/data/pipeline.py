@@ -27,8 +27,9 @@ from must_jax.cores import cores
 from must_jax.data import encodings
 from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry, sample_scale
 from must_jax.data.augment import apply as augment_example
+from must_jax.data.decoding import decode_reduced
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import Column, ImageSet, decode_reduced
+from must_jax.data.image_sets import Column, ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
 from must_jax.errors import UserError
 

@@ -20,7 +20,8 @@ from must_jax import files
 from must_jax.config import PrepareConfig
 from must_jax.cores import ahead, cores
 from must_jax.data import folders, plan, shards
-from must_jax.data.image_sets import SOURCE, ImageSet, check_image, open_images
+from must_jax.data.decoding import Ranges, Values, check_image
+from must_jax.data.image_sets import SOURCE, ImageSet, open_images
 from must_jax.data.plan import Plan, ShardRecord, Skipped
 from must_jax.data.raw import Item, RawImages, open_raw
 from must_jax.errors import UserError
@@ -39,6 +40,7 @@ class _Checked(NamedTuple):
     name: str
     record: bytes = b""
     reason: str = ""
+    values: Values = Values(0, 0)
 
 
 def prepare(config: PrepareConfig) -> ImageSet:
@@ -103,6 +105,7 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
     check = functools.partial(_check, shards.serializer(_features()), there.max_pixels)
     lost = {there.shard_file(index) for index in missing}
     bad = sum(len(shard.skipped) for shard in there.shards if shard.file not in lost) + len(raw.skipped)
+    ranges = Ranges()
     with (
         Progress(f"preparing {there.name}", there.length, start=there.length - left) as progress,
         ThreadPoolExecutor(cores()) as pool,
@@ -117,12 +120,15 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
                         _check_share(bad + len(skipped), raw, skipped[-1], there.images)
                     else:
                         write(image.record)
+                        ranges.add(image.name, image.values)
                         count += 1
                     progress.advance()
             bad += len(skipped)
             size = path.stat().st_size
             there = there.with_shard(ShardRecord(file=path.name, count=count, bytes=size, skipped=tuple(skipped)))
             there.write(folder)
+    if told := ranges.told():  # of what is checked now; a run that goes on has told of the rest
+        say(f"look at {there.images}: {told}")
     return there
 
 
@@ -132,7 +138,7 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
         if item.size_bytes > MAX_BYTES:
             raise UserError(f"an image has {item.size_bytes:,} bytes, more than the limit of {MAX_BYTES:,}")
         data = item.load()
-        check_image(data, max_pixels)
+        values = check_image(data, max_pixels)
     except (UserError, PermissionError) as error:
         return _Checked(shard, item.place or item.name, reason=getattr(error, "strerror", None) or str(error))
     except OSError as error:  # of the disk or the network, not of this image: it must not be left out for ever
@@ -140,7 +146,7 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
             f"{item.place or item.name} cannot be read now ({error.strerror}); "
             "see to the disk, then the same command continues"
         ) from None
-    return _Checked(shard, item.name, record=serialize({"image": data, "name": item.name}))
+    return _Checked(shard, item.name, record=serialize({"image": data, "name": item.name}), values=values)
 
 
 def _finish(folder: Path, written: Plan, raw: RawImages) -> str:

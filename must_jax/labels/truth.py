@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from must_jax.cores import cores
+from must_jax.data.decoding import ImageShape, image_shape
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageSet, ImageShape, image_shape
+from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.files import taken
 from must_jax.labels import manifest

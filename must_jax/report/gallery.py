@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from must_jax.data.image_sets import ImageSet, decode_image
+from must_jax.data.decoding import decode_image
+from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.report import page
 

@@ -14,7 +14,8 @@ import numpy as np
 from must_jax.cores import ahead, spread
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
-from must_jax.data.image_sets import ImageSet, decode_reduced
+from must_jax.data.decoding import decode_reduced
+from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.trained import Predictions, Trained
 

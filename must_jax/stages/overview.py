@@ -17,7 +17,8 @@ import numpy as np
 import must_jax
 from must_jax import description, trained
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PipelineConfig, SourceConfig, TrainConfig, digest
-from must_jax.data.image_sets import decode_image, evenly_spread
+from must_jax.data.decoding import decode_image
+from must_jax.data.image_sets import evenly_spread
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import setup_devices
 from must_jax.files import MODEL_FILE

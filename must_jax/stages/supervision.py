@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from must_jax.data.augment import letterbox_geometry, place
+from must_jax.data.decoding import decode_image, image_shape
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import decode_image, image_shape
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, objects
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE, Source, label_of
 from must_jax.errors import UserError

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from must_jax.config import AuditConfig
+from must_jax.data.decoding import decode_image
 from must_jax.data.duplicates import HASH_SIDE, Hashes, hash_images, near
-from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.image_sets import ImageSet, open_images
 
 MOST = AuditConfig.model_fields["duplicate_distance"].default
 Change = Callable[[np.ndarray], np.ndarray]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
 import cv2
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from photos import bomb
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import encodings
@@ -326,3 +329,12 @@ def test_kinds_from_before_are_read():
 def test_a_broken_png_is_an_error():
     with pytest.raises(ValueError, match="picture cannot be decoded"):
         encodings.decode(IDS, {"ids": b"no png", "present": 1})
+
+
+def test_a_label_that_would_unfold_into_more_than_it_may_is_refused():
+    record = stored(VECTOR, {"probs": np.ones(5)}) | {"probs": zlib.compress(bytes(2**24))}
+    with pytest.raises(UserError, match="a label of 5 numbers does not have that many when it is decompressed"):
+        encodings.decode(VECTOR, record)
+    record = stored(IDS, {"ids": np.zeros((2, 2), np.int32)}) | {"ids": bomb(24_000)}
+    with pytest.raises(ValueError, match="more than 200,000,000 pixels"):
+        encodings.decode(IDS, record)

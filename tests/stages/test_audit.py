@@ -15,7 +15,8 @@ from made_column import like_truth, make_column
 
 from must_jax.config import AuditConfig
 from must_jax.data import image_sets
-from must_jax.data.image_sets import ImageSet, decode_image, open_images
+from must_jax.data.decoding import decode_image
+from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import IGNORE_ID, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels import gate, manifest

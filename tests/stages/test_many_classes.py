@@ -12,8 +12,9 @@ from photos import jpeg, write_files
 
 import must_jax
 from must_jax.config import LabelConfig, TrainConfig
+from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import kind_to_dict
-from must_jax.data.image_sets import decode_image, open_images
+from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.columns import open_column
 from must_jax.labels.writer import ColumnWriter

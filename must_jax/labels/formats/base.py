@@ -11,8 +11,9 @@ import numpy as np
 import pydantic
 
 from must_jax.config.base import refuse_true
+from must_jax.data.decoding import ImageShape
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageSet, ImageShape
+from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.orientation import upright

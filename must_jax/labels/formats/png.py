@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import io
 import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -14,11 +13,12 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
-import PIL.Image
 from pydantic import AfterValidator, NonNegativeInt
 
 from must_jax.config import Names
+from must_jax.data.decoding import check_pixels
 from must_jax.data.encodings import Label
+from must_jax.data.headers import opened, pixels
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
@@ -184,13 +184,23 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
             raise UserError(f"{file} is {header}, but {format_} takes {kinds}; convert or remove it{unlike}")
 
 
+def _read(file: Path) -> bytes:
+    """The bytes of a PNG whose pixels are not too many to be decoded."""
+    data = file.read_bytes()
+    try:
+        check_pixels(pixels(data))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return data
+
+
 def read_codes(file: Path) -> np.ndarray:
     """u8 or u16[h, w] or [h, w, 3] (RGB) of a PNG without a palette.
 
     Raises:
       UserError: it is damaged.
     """
-    codes = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    codes = cv2.imdecode(np.frombuffer(_read(file), np.uint8), cv2.IMREAD_UNCHANGED)
     if codes is None:
         raise UserError(f"{file} is cut off or damaged; replace or remove it")
     return cv2.cvtColor(codes, cv2.COLOR_BGR2RGB) if codes.ndim == 3 else codes
@@ -203,9 +213,14 @@ def read_indices(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
       UserError: it is damaged.
     """
     try:
-        with PIL.Image.open(io.BytesIO(file.read_bytes())) as picture:
+        picture = opened(_read(file), ("PNG",))
+        if picture is None:
+            raise ValueError("it is no PNG")
+        with picture:
             palette = picture.getpalette("RGB") if picture.mode == "P" else None
             indices = np.array(picture, np.uint8)
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises nearly anything on broken bytes
         raise UserError(f"{file} is cut off or damaged ({error}); replace or remove it") from None
     return indices, None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from must_jax.data.decoding import ImageShape
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageShape
 from must_jax.data.kinds import BoxesLabel, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats import build_format

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from true_sets import NAMES, SIDE, voc_xml, write_coco, write_palette_png, write_png
 
+from must_jax.data.decoding import ImageShape
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import ImageShape
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats import build_format
