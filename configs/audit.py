@@ -1,15 +1,15 @@
-"""Looks at labels before a student learns them: what each column holds, a verdict on each, and a page to look at.
+"""Audits labels before a student is trained on them: statistics and a verdict for each column, and an HTML page.
 
 Data: the columns of runs/label and their images, `scenes/unlabelled:train`; the six downstream test sets, which must
-not have images in common with them.
-Expected: runs/audit/audit.html and audit.json; beside each column's manifest its verdict, audit.json. A student refuses
-a column that failed: all labels empty, one class only, NaN, a teacher or labels near chance.
-Cost: 15 seconds of one core (measured).
+not share images with them.
+Expected: runs/audit/audit.html and audit.json; each column's verdict in an audit.json beside its manifest. A student
+refuses a column that failed: all labels empty, one class only, NaN, a teacher or labels near chance.
+Cost: 15 seconds on one core (measured).
 
-Another label run, of your own photographs:
+To audit a label run over your own photographs:
   python -m must_jax.main --config=configs/audit.py --workdir=runs/my_audit \
       --config.images=folder:PATH --config.columns=runs/my_photos --config.evaluation=my_dataset:test
-Of a large set, statistics of a sample: --config.sample=20000.
+For a large set, compute the statistics on a sample: --config.sample=20000.
 """
 
 from ml_collections import ConfigDict

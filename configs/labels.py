@@ -1,10 +1,10 @@
-"""Looks at label columns: what they are and who made them, or whether every file and label is as it was written.
+"""Inspects label columns: describes them and their provenance, or verifies that every file and label is intact.
 
-Data: the columns of runs/label; any others with --config.columns=FOLDER,FOLDER (a column's, or a label run's).
+Data: the columns of runs/label; for others, --config.columns=FOLDER,FOLDER (columns or label runs).
   python -m must_jax.main --config=configs/labels.py --config.action=describe
   python -m must_jax.main --config=configs/labels.py --config.action=verify
-Expected: a table; for `verify` also one line for each damage, and then exit code 2.
-With --config.images=scenes/unlabelled:train it also compares the order of the images, name by name.
+Expected: a table. If `verify` finds damage, it prints one line for each problem and exits with code 2.
+With --config.images=scenes/unlabelled:train `verify` also compares the image names and their order.
 Cost: seconds. `verify` reads every label once.
 """
 

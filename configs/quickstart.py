@@ -1,13 +1,13 @@
-"""The whole method, small: five teachers, their pseudo labels, one student, the six-task scorecard and a report.
+"""The whole method at small scale: five teachers, their pseudo labels, a student, the six-task scorecard and a report.
 
-Data: the embedded `scenes`, rendered into `data/` on first use; nothing is downloaded. Teachers see one labelled set
-each, the student sees the separate unlabelled set, and the scorecard has held-out shapes, textures and cameras.
+Data: the built-in `scenes`, rendered into `data/` on first use; nothing is downloaded. Each teacher sees one
+labelled set, the student sees a separate unlabelled set, and the scorecard uses held-out shapes, textures and cameras.
 Expected: runs/quickstart/report/index.html, in which the student beats training from scratch on all six tasks and the
-mean over single teachers on at least four. A teacher that has not learnt (`MINIMUM`, in percent) stops the run.
-Measured (docs/performance.md): 28 to 30 minutes and 2.2 GB of memory on two cores; the student beats both on six
-of six.
+mean of the single teachers on at least four. A teacher that has not learnt (`MINIMUM`, in percent) stops the run.
+Measured (docs/performance.md): 28 to 30 minutes and 2.2 GB of memory on two cores; the student beats both on all
+six tasks.
 
-The other configs are single stages of this one, with the same settings, between which `runs/` carries the results.
+The other configs are the individual stages of this one, with the same settings; they pass results through `runs/`.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
 
 
 def teacher(task: str) -> ConfigDict:
-    """One task, learnt from ground truth."""
+    """One task, trained on ground truth."""
     return ConfigDict(
         {
             **_training(steps=1000),
@@ -73,7 +73,7 @@ def label(runs: str) -> ConfigDict:
 
 
 def student(runs: str) -> ConfigDict:
-    """All tasks at once, learnt from the label columns that `label` wrote under the folder `runs`."""
+    """All tasks at once, trained on the label columns that `label` wrote under the folder `runs`."""
     columns = tuple(f"{runs}/label/columns/teacher_{task}-{task}" for task in TASKS)
     return ConfigDict(
         {

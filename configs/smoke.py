@@ -1,6 +1,6 @@
-"""The quick start in a few steps on a few dozen images: proves that everything runs, teaches nothing.
+"""The quick start in a few steps on a few dozen images: checks that everything runs; the models learn nothing.
 
-Data: the `_tiny` variants of the embedded `scenes`. Expected: a complete report of worthless figures.
+Data: the `_tiny` variants of the built-in `scenes`. Expected: a complete report with meaningless figures.
 Cost: at most 3 minutes on two cores, compilation included. Measured: 2:12 minutes.
 """
 
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             stage.optimizer.warmup_steps = 1
             stage.minimum = ConfigDict()
             stage.validation = None
-    # Teachers that have not learnt, and were not validated, would not be allowed to label, nor their labels to teach.
+    # Otherwise the gate would refuse teachers that have not learnt and were not validated, and their labels.
     config.stages.label.accept_failed = config.stages.student.accept_failed = quickstart.TASKS
     config.stages.label.update(batch_size=16, shard_images=16, gallery_images=4)
     for transfer in config.stages.evaluate.transfers:

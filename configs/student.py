@@ -1,14 +1,14 @@
-"""The student: one model, all five tasks at once, learnt from pseudo labels only.
+"""The student: one model for all five tasks, trained on pseudo labels only.
 
 Data: `scenes/unlabelled:train` with the five columns in runs/label/columns. Task weights follow the paper's rule,
 (student's batch size x teacher's learning rate) / (teacher's batch size x student's learning rate); set your own with
 --config.tasks.depth.weight=0.5. A column that failed the gate (docs/label_store.md) is refused.
-For surer labels than the columns were made with, without labelling again, say so a task:
---config.train.0.min_confidence.detection=0.7, or of segmentation (made with keep_confidence), or of classification.
-Without some labels, in a workdir of their own: --config.columns.drop=depth (a task, or a teacher's name), or
---config.train.0.take=2000 (of so many images).
-Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py says whether.
-Whether it fits a TPU slice, said without one: --config.stage=compile --config.compile.topology=v5e:4x8.
+To raise a task's confidence threshold without labelling again: --config.train.0.min_confidence.detection=0.7, and
+likewise for classification, and for segmentation if it was labelled with keep_confidence.
+To train on fewer labels, in another workdir: --config.columns.drop=depth (a task or a teacher's name), or
+--config.train.0.take=2000 (the first 2,000 images).
+Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py measures it.
+To check, without a TPU, whether it fits a TPU slice: --config.stage=compile --config.compile.topology=v5e:4x8.
 Cost: 2,000 steps of 32 images of 64², 4 minutes on two cores (measured).
 
 At the scale of the paper (section 4, as far as its recipe is known; not run here), on an image set of your own:

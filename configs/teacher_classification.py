@@ -1,7 +1,7 @@
-"""A teacher of image classification.
+"""An image classification teacher.
 
-Data: `scenes/teacher_classification`, ground truth of this task only, rendered on first use.
-Expected on its held-out images: top-1 accuracy of 60 % or more; below, the run ends with an error.
+Data: `scenes/teacher_classification`, ground truth for this task only, rendered on first use.
+Expected on its held-out images: a top-1 accuracy of at least 60 %; otherwise the run fails.
 Measured: 98.7.
 Cost: 1,000 steps of 32 images of 64², 1:00 minutes on two cores (measured, rendering included).
 

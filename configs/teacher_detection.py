@@ -1,7 +1,7 @@
-"""A teacher of object detection.
+"""An object detection teacher.
 
-Data: `scenes/teacher_detection`, ground truth of this task only, rendered on first use.
-Expected on its held-out images: AP50 of 40 or more; below, the run ends with an error.
+Data: `scenes/teacher_detection`, ground truth for this task only, rendered on first use.
+Expected on its held-out images: an AP50 of at least 40; otherwise the run fails.
 Measured: 85.0.
 Cost: 1,000 steps of 32 images of 64², 1:41 minutes on two cores (measured, rendering included).
 
@@ -10,7 +10,7 @@ At the scale of the paper (Objects365, as far as its recipe is known; not run he
   --config.model.head_channels=256 --config.model.head_convs=4 --config.image_size=640 --config.max_boxes=100
   --config.augment.scale_min=0.5 --config.augment.scale_max=2 --config.batch_size=256 --config.steps=328000
   --config.optimizer.learning_rate=0.32
-The paper has a two-stage detector; this one has one stage.
+The paper uses a two-stage detector; this one has a single stage.
 """
 
 from ml_collections import ConfigDict
