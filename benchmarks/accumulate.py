@@ -5,7 +5,11 @@
 A small network of all tasks on 16 rendered images, as a training reads them: most have no label of most tasks. Batch
 norm uses its running statistics, since each part would have its own. The difference's norm over the gradient's norm:
 
-    PLACE
+    task           option       2 parts   4 parts   8 parts
+    classification              6.9e-08   6.3e-08   9.1e-08
+    detection                   1.0e-07   1.0e-07   1.2e-07
+    segmentation                1.5e-07   1.5e-07   1.5e-07
+    depth                       2.5e-07   2.5e-07   2.3e-07
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Cost: 1,000 steps of 32 images of 64², 1:41 minutes on two cores (measured, ren
 
 At the scale of the paper (Objects365, as far as its recipe is known; not run here), on an image set of your own:
   --config.model.backbone=resnet152 --config.model.width=1 --config.model.pyramid_channels=256
-  --config.model.head_channels=256 --config.model.head_convs=4 --config.image_size=640 --config.max_boxes=100
+  --config.model.head_channels=256 --config.model.head_convs=4 --config.image_size=640
   --config.augment.scale_min=0.5 --config.augment.scale_max=2 --config.batch_size=256 --config.steps=328000
   --config.optimizer.learning_rate=0.32
 The paper uses a two-stage detector; this one has a single stage.

@@ -76,9 +76,10 @@ class Trained:
 
         Returns:
           {task: label} by each task's rule for pseudo labels: {"probs": f32[K]}; {"boxes_yxyx": f32[n, 4] in fractions
-          of the image, "classes", "scores", "valid"}; maps of the image's size: {"ids": i32[H, W]} with 255 where
-          unsure (and "confidence": f32[H, W] where the task keeps it), {"depth" | "normals": f32[H, W(, 3)], "valid":
-          f32[H, W]}. Of detection's rows only those with `valid` 1 count; class names are `tasks[name].classes`.
+          of the image, "classes", "scores", "valid", "ignore" (0)}; maps of the image's size: {"ids": i32[H, W]} with
+          255 where unsure (and "confidence": f32[H, W] where the task keeps it), {"depth" | "normals": f32[H, W(, 3)],
+          "valid": f32[H, W]}. Of detection's rows only those with `valid` 1 count; class names are
+          `tasks[name].classes`.
 
         Raises:
           UserError: no such file, or no image.
