@@ -13,10 +13,8 @@ from must_jax.files import MODEL_FILE
 from must_jax.reading import read_json, validated
 
 SCHEMA_VERSION = 1
-_ADVICE = (
-    "bring it back from a copy, or remove it and start that training again, "
-    "which goes on from its last checkpoint and writes it anew"
-)
+REMEDY = f"remove {MODEL_FILE} and start that training again, which goes on from its last checkpoint"
+_ADVICE = f"bring it back from a copy, or {REMEDY}"
 
 
 class TaskRecord(pydantic.BaseModel):

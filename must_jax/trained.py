@@ -21,10 +21,10 @@ from must_jax.data.confidence import by_rule
 from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
 from must_jax.data.letterbox import content_of
-from must_jax.description import Description, Settings, TaskRecord, TrainingRecord
-from must_jax.engine.checkpoint import restore_variables
+from must_jax.description import REMEDY, Description, Settings, TaskRecord, TrainingRecord
+from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
-from must_jax.engine.state import Variables, count_parameters
+from must_jax.engine.state import Variables, count_parameters, digest
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE, write_json
@@ -161,7 +161,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
     """The model of a finished training run; predictions run on `mesh` (one device if None).
 
     Raises:
-      UserError: no training run there, or an unfinished one.
+      UserError: no training run there, or an unfinished one; its files are damaged, or do not belong to each other.
     """
     workdir = Path(workdir)
     told = description.read(workdir)
@@ -171,10 +171,14 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         model = build_model(told.model, {name: task.head(told.model) for name, task in tasks.items()})
     except UserError as error:
         raise UserError(f"{workdir / MODEL_FILE} is damaged, or of another version: {error}") from None
+    variables = restore_variables(workdir / CHECKPOINTS)
+    _check_signed(workdir, told, variables)
+    if differing := different(variables, model.shapes(told.image_size)):
+        raise UserError(f"{workdir / MODEL_FILE} describes another network than was trained: {differing}; {REMEDY}")
     return Trained(
         workdir=workdir,
         model=model,
-        variables=restore_variables(workdir / CHECKPOINTS),
+        variables=variables,
         config=told.model,
         tasks=tasks,
         image_size=told.image_size,
@@ -185,13 +189,24 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
     )
 
 
+def _check_signed(workdir: Path, told: Description, variables: Variables) -> None:
+    """Raises UserError if these are not the weights of which model.json has the digests."""
+    for part, signed in (("params", told.digest), ("stats", told.stats_digest)):
+        if signed and digest(variables[part]) != signed:  # runs from before do not sign their statistics
+            folder = workdir / CHECKPOINTS
+            raise UserError(
+                f"{folder} does not hold the weights that {workdir / MODEL_FILE} signs; "
+                f"bring back the checkpoint of step {told.settings.steps}, or {REMEDY}"
+            )
+
+
 def describe(
     workdir: Path,
     config: TrainConfig,
     tasks: Mapping[str, Task],
     metrics: Mapping[str, float],
     *,
-    digest: str,
+    variables: Variables,
     training: Mapping[str, Any],
 ) -> None:
     """Writes model.json: with the checkpoints beside it, all that `load` needs. `training`: how the run itself went."""
@@ -208,7 +223,8 @@ def describe(
             steps=config.steps,
         ),
         metrics=dict(metrics),
-        digest=digest,
+        digest=digest(variables["params"]),
+        stats_digest=digest(variables["stats"]),
         training=TrainingRecord.model_validate(training),
     )
     write_json(workdir / MODEL_FILE, told.model_dump(mode="json") | {"training": dict(training)})

@@ -10,7 +10,6 @@ import numpy as np
 from must_jax import trained
 from must_jax.config import ModelConfig, TrainConfig
 from must_jax.engine.checkpoint import Checkpoints
-from must_jax.engine.state import digest
 from must_jax.models.api import build_model
 from must_jax.tasks import build_task
 
@@ -39,5 +38,5 @@ def make_teacher(folder: Path, tasks: tuple[str, ...], image_size: int, metrics:
     folder.mkdir(parents=True)
     with Checkpoints(folder / trained.CHECKPOINTS, {}) as checkpoints:
         checkpoints.save(5, {"params": params, "stats": stats, "opt_state": {}, "ema": {}}, {})
-    trained.describe(folder, config, built, metrics, digest=digest(params), training={})
+    trained.describe(folder, config, built, metrics, variables={"params": params, "stats": stats}, training={})
     return folder

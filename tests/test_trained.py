@@ -48,9 +48,7 @@ def run(tmp_path_factory):
     state = init_state(variables, build_optimizer(CONFIG.optimizer), make_mesh(1), ema=False)
     with Checkpoints(workdir / trained.CHECKPOINTS, {}) as checkpoints:
         checkpoints.save(3, state, {})
-    trained.describe(
-        workdir, CONFIG, tasks, {"depth/delta1": 50.0}, digest=digest(variables["params"]), training={"seconds": 1.0}
-    )
+    trained.describe(workdir, CONFIG, tasks, {"depth/delta1": 50.0}, variables=variables, training={"seconds": 1.0})
     return workdir
 
 

@@ -1,13 +1,15 @@
 """Checkpoints of a run. The only file that knows Orbax.
 
-One step on disk holds {"state": arrays, "data": what was read, "meta": time spent}. It appears under its final name
-only when it is complete, so a run that was killed while saving continues from the step before.
+One step on disk holds {"state": arrays, "data": what was read, "meta": time spent} and the sums of its files (`sums`).
+It appears under its final name only when it is complete, so a run that was killed while saving continues from the step
+before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,13 +17,15 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.options import MultiprocessingOptions
+from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
 from must_jax import files
+from must_jax.engine import distributed, sums
 from must_jax.engine.state import State, Variables
 from must_jax.errors import UserError
 
 KEPT = 2
+_REASON = 200  # characters of what a library says
 for _name in ("absl", "asyncio"):  # threads of Orbax log, with tracebacks, what is then raised by `save` and `close`
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -39,7 +43,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, data: Mapping[str, Any], *, read_only: bool = False) -> None:
         self._folder, self._data = folder, dict(data)
-        self._manager = _reader(folder) if read_only else _writer(folder)
+        self._read_only = read_only
+        with _readable(folder):
+            self._manager = _reader(folder) if read_only else _writer(folder)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -68,35 +74,48 @@ class Checkpoints:
         """The state, laid out over the devices as `like`, and its meta.
 
         Raises:
-          UserError: made on other data, or of another model; names what differs.
+          UserError: made on other data, or of another model, and names what differs; it cannot be read.
         """
-        _check_same(self._manager, step, self._folder, self._data, like)
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        state = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
+        if self._read_only:  # else `check_same` has done so
+            _check_files(self._folder, step)
+        with _readable(self._folder, step=step):
+            _check_same(self._manager, step, self._folder, self._data, like)
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+            state = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
         return state, meta
 
 
 def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
-    """As `restore` of the newest checkpoint, if there is one, but only its errors. Writes nothing."""
-    if folder.is_dir():
-        with _reader(folder) as manager:
-            if (step := manager.latest_step()) is not None:
-                _check_same(manager, step, folder, data, like)
+    """As `restore` of the newest checkpoint, if there is one, but only its errors, and whether its files have changed.
+
+    Of several processes the first one reads all files for that. Writes nothing.
+    """
+    with _readable(folder):
+        if folder.is_dir():
+            with _reader(folder) as manager:
+                if (step := manager.latest_step()) is not None:
+                    if distributed.is_first():
+                        _check_files(folder, step)
+                    _check_same(manager, step, folder, data, like)
 
 
 def restore_variables(folder: Path) -> Variables:
     """The newest trained variables as NumPy arrays: the moving average where there is one.
 
     Raises:
-      UserError: no complete checkpoint in `folder`.
+      UserError: no complete checkpoint in `folder`, or one that cannot be read.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise UserError(f"there is no {folder}; bring it back, or train the run again")
-    with _reader(folder, ocp.PyTreeCheckpointHandler) as manager:  # which can leave the optimizer's state unread
+    with (
+        _readable(folder, finished=True),
+        _reader(folder, ocp.PyTreeCheckpointHandler) as manager,  # which can leave the optimizer's state unread
+    ):
         step = manager.latest_step()
         if step is None:
             raise UserError(f"{folder} holds no complete checkpoint; train the run again")
+        _check_files(folder, step, finished=True)
         saved = manager.item_metadata(step)["state"].tree
         wanted = {"ema": saved["ema"]} if saved["ema"] else {name: saved[name] for name in ("params", "stats")}
         arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -125,18 +144,26 @@ def _check_same(manager: ocp.CheckpointManager, step: int, folder: Path, data: M
                 f"{folder} was made with {name} = {was}, which is {now} now; "
                 "bring the data back, or start in another workdir"
             )
-    saved, wanted = _shapes(manager.item_metadata(step)["state"].tree), _shapes(like)
-    differing = sorted(name for name, _ in saved.items() ^ wanted.items())
-    if differing:
-        raise UserError(
-            f"{folder} holds another model or optimizer, start in another workdir; different: "
-            + ", ".join(dict.fromkeys(differing))
-        )
+    if differing := different(manager.item_metadata(step)["state"].tree, like):
+        raise UserError(f"{folder} holds another model or optimizer, start in another workdir; different: {differing}")
+
+
+def different(saved: Any, wanted: Any) -> str:
+    """The names of arrays that only one tree has, or has in this shape."""
+    names = sorted(name for name, _ in _shapes(saved).items() ^ _shapes(wanted).items())
+    return ", ".join(dict.fromkeys(names))
 
 
 def _writer(folder: Path) -> ocp.CheckpointManager:
     """All processes take part in all that it does."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
+
+    def all_is_written() -> None:
+        if distributed.is_first():
+            for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):  # one; what others have left is gone
+                sums.write(unnamed, int(unnamed.name.partition(".")[0]))
+
+    saving = AsyncOptions(post_finalization_callback=all_is_written)
+    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True, async_options=saving)
     handlers = _handlers(ocp.StandardCheckpointHandler())
     return ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
 
@@ -154,6 +181,45 @@ def _reader(
 
 def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:
     return {"state": state, "data": ocp.JsonCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+
+
+def _check_files(folder: Path, step: int, finished: bool = False) -> None:
+    """Raises UserError if they are not as they were written, as far as that is known."""
+    if changed := sums.changed(folder / str(step), step):
+        raise UserError(f"{changed}; {_advice(folder, step, finished)}")
+
+
+@contextlib.contextmanager
+def _readable(folder: Path, *, step: int | None = None, finished: bool = False) -> Iterator[None]:
+    """Inside, what libraries raise of a checkpoint that they cannot read is a sentence. `step`: the newest if None."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder; move it away")
+    try:
+        yield
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        step = max(_steps(folder), default=None) if step is None else step
+        if step is None:
+            raise
+        why = " ".join(str(error).split())[:_REASON] or type(error).__name__
+        advice = _advice(folder, step, finished)
+        raise UserError(f"{folder / str(step)} cannot be read as a checkpoint ({why}); {advice}") from None
+
+
+def _advice(folder: Path, step: int, finished: bool = False) -> str:
+    """What to do when the newest checkpoint is damaged. `finished`: so is the training; its model is to be loaded."""
+    whole = [other for other in _steps(folder) if other < step and sums.changed(folder / str(other), other) == ""]
+    if not whole:
+        return f"bring it back from a copy, or remove {folder.parent} and train again"
+    remove = f"{folder / str(step)}{f' and {folder.parent / files.MODEL_FILE}' if finished else ''}"
+    start = "start that training again, which" if finished else "the same command then"
+    return f"the checkpoint of step {max(whole)} is whole: remove {remove}, and {start} goes on from there"
+
+
+def _steps(folder: Path) -> list[int]:
+    """Of the complete checkpoints, as their folders are named."""
+    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

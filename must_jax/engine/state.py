@@ -38,10 +38,10 @@ def count_parameters(params: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
-def digest(params: Any) -> str:
-    """sha256 over names, shapes and bytes of all parameters."""
+def digest(tree: Any) -> str:
+    """sha256 over names, shapes and bytes of all arrays of a tree."""
     sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         sha.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}{leaf.shape}".encode())
-        sha.update(np.ascontiguousarray(leaf).tobytes())
+        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

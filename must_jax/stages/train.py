@@ -26,7 +26,7 @@ from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.skipped import Skipped
-from must_jax.engine.state import Variables, count_parameters, digest, init_state, trained_variables
+from must_jax.engine.state import Variables, count_parameters, init_state, trained_variables
 from must_jax.engine.step import STOP, Batch, TrainStep, make_predict_step, make_train_step
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
@@ -244,7 +244,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
             config,
             training.tasks,
             metrics,
-            digest=digest(variables["params"]),
+            variables=variables,
             training={
                 "steps": config.steps,
                 "seconds": clock.seconds,

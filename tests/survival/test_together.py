@@ -14,6 +14,7 @@ import pytest
 from processes import group, rows, saved, values
 
 import must_jax
+from must_jax.engine import sums
 
 HOST = socket.gethostname()
 
@@ -135,3 +136,11 @@ def test_two_processes_hold_one_state_in_parts(student, start, start_together, t
     assert values(together) == values(alone)
     digests = [json.loads((workdir / "model.json").read_text())["digest"] for workdir in (together, alone)]
     assert digests[0] == digests[1]
+    for step in saved(together):  # of the parts of both
+        folder = together / "checkpoints" / str(step)
+        assert sums.changed(folder, step) == "" and len(list(folder.glob("state/ocdbt.process_*"))) == 2
+    damaged = next((folder / "state/ocdbt.process_1/d").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    (together / "model.json").unlink()
+    for process in start_together(student, f"--workdir={together}", *parts):
+        assert re.search(rf"{damaged} has other bytes than were written .*; the checkpoint of step", process.finish(2))
