@@ -12,14 +12,14 @@ import pydantic
 from pydantic import Field
 
 from must_jax.config import Listed
-from must_jax.data.kinds import IGNORE_ID
+from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID
 from must_jax.errors import UserError, nearest
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.png import Header, PngMaps, Seen, read_indices
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import say
 
-Code = Annotated[int, Field(ge=0, le=255)]
+Code = Annotated[int, Field(ge=0, le=WIDE_IGNORE_ID)]
 Codes = Annotated[tuple[Code, ...], Listed]
 
 _UNKNOWN = -1
@@ -35,16 +35,16 @@ class _Colour(NamedTuple):
 
 
 class IdPng(PngMaps):
-    """Grey PNG of 8 bits, or of 1, or PNG with a palette, whose indices are the codes.
+    """Grey PNG of 8 or 16 bits, or of 1, or PNG with a palette, whose indices are the codes.
 
     The colours of palettes mean nothing, but have to be those of the same codes in all files.
 
     Attributes:
-      classes: in the order of their indices, at most 255.
+      classes: in the order of their indices.
       offset: the code of the first class; the others follow.
       codes: instead of `offset` the code of each class, in their order; or class name -> its code or codes, of all.
       ignore: codes of pixels without a label, of which those that `codes` has are none unless it is set. Any other code
-        is refused.
+        is refused. By default 255, and of more than 255 classes 65535.
     """
 
     name: ClassVar[str] = "id_png"
@@ -52,14 +52,15 @@ class IdPng(PngMaps):
     headers: ClassVar[tuple[Header, ...]] = (
         Header(8, "grey"),
         *(Header(bits, "palette") for bits in (8, 4, 2, 1)),
+        Header(16, "grey"),
         Header(1, "grey"),
     )
     unlike: ClassVar[str] = " (where colours stand for classes, write the classes' codes as 8-bit grey)"
 
-    classes: Annotated[Classes, Field(min_length=1, max_length=IGNORE_ID)]
+    classes: Annotated[Classes, Field(min_length=1, max_length=WIDE_IGNORE_ID)]
     offset: Code = 0
     codes: Mapping[str, Codes] | Codes = pydantic.Field(default_factory=dict)
-    ignore: Codes = (255,)
+    ignore: Codes = (IGNORE_ID,)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -79,14 +80,14 @@ class IdPng(PngMaps):
         meanings = [*self._ignored(), *(code for codes in self._codes_of_classes() for code in codes)]
         if twice := [code for code in meanings if meanings.count(code) > 1]:
             raise ValueError(f"code {twice[0]} has two meanings; give every class and ignore codes of their own")
-        if max(meanings) > 255:
-            raise ValueError(f"{len(self.classes)} classes from code {self.offset} need more than 8 bits")
+        if max(meanings) > WIDE_IGNORE_ID:
+            raise ValueError(f"{len(self.classes)} classes from code {self.offset} need more than 16 bits")
         return self
 
     def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, None]:
         indices, palette = read_indices(file)
         codes = self._as_coloured(indices, palette, file, seen)
-        counts = np.bincount(codes.ravel(), minlength=256)
+        counts = np.bincount(codes.ravel(), minlength=WIDE_IGNORE_ID + 1)
         present = np.flatnonzero(counts).tolist()
         seen.add(file, {code: int(counts[code]) for code in present})
         if palette is not None and codes is indices:
@@ -164,13 +165,15 @@ class IdPng(PngMaps):
     def _ignored(self) -> Codes:
         if "ignore" in self.model_fields_set:
             return self.ignore
+        if len(self.classes) > IGNORE_ID:
+            return (WIDE_IGNORE_ID,)
         of_classes = {code for codes in self._codes_of_classes() for code in codes} if self.codes else set()
         return tuple(code for code in self.ignore if code not in of_classes)
 
     def _ids(self) -> np.ndarray:
-        """i16[256]: code -> class, IGNORE_ID or _UNKNOWN."""
-        ids = np.full(256, _UNKNOWN, np.int16)
-        ids[list(self._ignored())] = IGNORE_ID
+        """i32[65536]: code -> class, the id of pixels without a label, or _UNKNOWN."""
+        ids = np.full(WIDE_IGNORE_ID + 1, _UNKNOWN, np.int32)
+        ids[list(self._ignored())] = WIDE_IGNORE_ID if len(self.classes) > IGNORE_ID else IGNORE_ID
         for index, codes in enumerate(self._codes_of_classes()):
             ids[list(codes)] = index
         return ids

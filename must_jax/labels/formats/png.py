@@ -20,7 +20,7 @@ from must_jax.data.decoding import check_pixels
 from must_jax.data.encodings import Label
 from must_jax.data.headers import opened, pixels
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Annotations, Photo, Placed
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match, stem
@@ -118,7 +118,8 @@ class PngMaps(Placed):
         pngs = files_below(path, SUFFIX)
         files = {name: pngs[key] for name, key in match(names, pngs, str(path), self._as_key).items()}
         check_headers(files.values(), self.headers, self.name, self.unlike)
-        stored, seen = replace(kind, unit=self.stored_unit), Seen()
+        stored = replace(kind, unit=self.stored_unit, wide=len(self.class_names) > IGNORE_ID)
+        seen = Seen()
 
         def label(photo: Photo) -> Label | None:
             if photo.name not in files:
@@ -207,7 +208,7 @@ def read_codes(file: Path) -> np.ndarray:
 
 
 def read_indices(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """u8[h, w], grey values or indices into the palette; and the palette, u8[n, 3], if there is one.
+    """u8 or u16[h, w], grey values or indices into the palette; and the palette, u8[n, 3], if there is one.
 
     Raises:
       UserError: it is damaged.
@@ -218,7 +219,7 @@ def read_indices(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
             raise ValueError("it is no PNG")
         with picture:
             palette = picture.getpalette("RGB") if picture.mode == "P" else None
-            indices = np.array(picture, np.uint8)
+            indices = np.array(picture, np.uint16 if picture.mode.startswith("I") else np.uint8)
     except UserError:
         raise
     except Exception as error:  # Pillow raises nearly anything on broken bytes

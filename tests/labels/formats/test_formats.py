@@ -204,7 +204,7 @@ AXES = {"axes": "x,-y,-z"}
             grey(value=2),
             " has pixels of code 2, which is neither that of one of the 2 classes nor in",
         ),
-        ("id_png", IDS, grey(np.uint16), " is 16-bit grey, but id_png takes 8-bit grey or 8-bit palette or "),
+        ("id_png", IDS, rgb(1, 2, 3), " is 8-bit RGB, but id_png takes 8-bit grey or 8-bit palette or "),
         ("id_png", IDS, rgb(0, 0, 0), " is 8-bit RGB, but id_png takes 8-bit grey"),
         ("id_png", IDS, grey(hw=(16, 32)), " is for 32 x 16 pixels, but train/cat/0.png has 32 x 32 upright; "),
         ("voc_masks", {}, grey(value=21), " has pixels of code 21, which is neither that of one of the 21 classes"),
@@ -353,3 +353,13 @@ def test_an_image_that_cannot_be_read_is_not_compared(tmp_path: Path):
     file = write_coco(tmp_path / "coco.json")
     annotations = build_format("coco", {}).open(file, NAMES, KINDS["boxes"])
     assert annotations.label(Photo(NAMES[0], None)) is not None
+
+
+def test_class_ids_of_more_than_255_classes(tmp_path: Path):
+    codes = np.array([[0, 255, 256, 1202, 65535]], np.uint16).repeat(32, 0).repeat(7, 1)[:, :32]
+    write_png(tmp_path / "ids/0.png", codes)
+    label = read("id_png", tmp_path / "ids", classes=tuple(map(str, range(1203))))[0]
+    assert label is not None
+    np.testing.assert_array_equal(label["ids"], codes)
+    with pytest.raises(UserError, match="has pixels of code 1202, which is neither that of one of the 1202 classes"):
+        read("id_png", tmp_path / "ids", classes=tuple(map(str, range(1202))))
