@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydantic
@@ -37,7 +37,7 @@ from must_jax.errors import UserError
 Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
-_PROTO_LISTS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
+NUMBERS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
 # Of a scalar map's range: but for float32's own rounding, no value is off by more than 1 / 65,535 of it, with a reserve
 # of 3.6 %. Twice as many would cost one bit a cell. Codes are these plus one, as 0 is taken by "invalid".
 SCALAR_STEPS = 34_000
@@ -143,7 +143,7 @@ def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
             feature.bytes_list.value.append(value)
             continue
         array = np.asarray(value)
-        values = getattr(feature, _PROTO_LISTS[array.dtype.kind])
+        values = getattr(feature, NUMBERS[array.dtype.kind])
         values.SetInParent()  # also where it is empty
         values.value.extend(array.ravel().tolist())
     return example.SerializeToString(deterministic=True)  # in which TFDS follows the process's hash seed
@@ -217,6 +217,20 @@ def absent(kind: LabelKind, map_hw: tuple[int, int]) -> Label:
     return label
 
 
+class Stored(NamedTuple):
+    """A value of a record: where it is, its shape (-1 = whatever fits) and type."""
+
+    path: tuple[str, ...]
+    shape: list[int]
+    dtype: np.dtype
+
+
+def stored(features: tfds.features.FeaturesDict, names: Collection[str]) -> list[Stored]:
+    """All that records hold of these features."""
+    info = features.get_serialized_info()
+    return list(_leaves({name: info[name] for name in names}))
+
+
 class Records:
     """Random access to the records of a TFDS ArrayRecord dataset, images left encoded; thread-safe.
 
@@ -226,10 +240,10 @@ class Records:
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, names: Collection[str]) -> None:
         """`names` are the features to read: images, texts, numbers, tensors, and dicts or sequences of them."""
         self._source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        info = builder.info.features.get_serialized_info()
+        self.stored = stored(builder.info.features, names)
         self._fields = [
-            (path, "/".join(path), _PROTO_LISTS.get(dtype.kind, "bytes_list"), shape, dtype)
-            for path, shape, dtype in _leaves({name: info[name] for name in names})
+            (path, "/".join(path), NUMBERS.get(dtype.kind, "bytes_list"), shape, dtype)
+            for path, shape, dtype in self.stored
         ]
 
     def __len__(self) -> int:
@@ -256,13 +270,13 @@ class Records:
             return data
 
 
-def _leaves(info: Mapping[str, Any], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[int], np.dtype]]:
-    """Path, shape (-1 = whatever fits) and type of all that is stored."""
+def _leaves(info: Mapping[str, Any], at: tuple[str, ...] = ()) -> Iterator[Stored]:
     for name, value in info.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*at, name))
         else:
-            yield (*at, name), [-1 if side is None else side for side in value.shape], np.dtype(value.np_dtype)
+            shape = [-1 if side is None else side for side in value.shape]
+            yield Stored((*at, name), shape, np.dtype(value.np_dtype))
 
 
 def kind_to_dict(kind: LabelKind) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from must_jax.cores import cores
 from must_jax.data import encodings, folders, scenes
+from must_jax.data.datasets import check_shards, open_dataset, reading
 from must_jax.data.decoding import Ranges, Values, check_image
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
@@ -27,6 +28,7 @@ from must_jax.progress import Progress, say
 
 _CHECKED_TOGETHER = 64  # files of a folder
 _CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
+_AGAIN = "delete that folder and prepare it again, or bring it back from a copy"  # a dataset that is damaged
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _IGNORED = ("is_crowd", "is_difficult", "difficult", "is_group_of")  # marks of TFDS's objects: COCO, VOC, Open Images
 
@@ -223,11 +225,16 @@ def _newest_version(folder: Path) -> Path:
             f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing, or "
             "its preparation not finished?"
         )
-    return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()])
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdecimal()])
 
 
 def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
-    builder = tfds.builder_from_directory(folder)
+    builder = open_dataset(folder, _AGAIN)
+    with reading(folder, _AGAIN):
+        return _opened(spec, folder, split, take, builder)
+
+
+def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.DatasetBuilder) -> ImageSet:
     info = builder.info
     features = dict(info.features.items())
     if split.partition("[")[0] not in info.splits:
@@ -241,6 +248,8 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
     needed = {"image", named_by, *(each.feature for each in truth.values())}
     if not _count(info, split):
         raise UserError(f"images='{spec}': '{split}' selects no images; write a split, or part of one as 'train[:100]'")
+    used = {part.splitname for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)}
+    check_shards(builder, sorted(used), _AGAIN)
     records = encodings.Records(builder, split, [key for key in features if key in needed])
 
     def read(index: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import encodings
+from must_jax.data import encodings, shards
 from must_jax.data.confidence import confident, is_kept, is_known
+from must_jax.data.datasets import check_shards, open_dataset, reading
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import MapLabel
 from must_jax.data.shards import COLUMNS
@@ -41,8 +42,7 @@ class LabelColumn:
         self.min_confidence = self.manifest.min_confidence
         self._stored_from = 0.0 if is_kept(self.kind) else self.min_confidence
         _check_whole(self.folder, self.manifest)
-        builder = tfds.builder_from_directory(self.folder)
-        self._records = encodings.Records(builder, "train", list(encodings.features(self.kind)))
+        self._records = read_records(self.folder, self.manifest)
         self._positions = np.arange(self.manifest.images.length)
 
     def __len__(self) -> int:
@@ -86,6 +86,34 @@ class LabelColumn:
         return column
 
 
+def read_records(folder: Path, column: Manifest) -> encodings.Records:
+    """The records of a complete column, which TFDS would read in the same way.
+
+    Raises:
+      UserError: what describes them for TFDS, or a shard, is damaged or not what the manifest says.
+    """
+    again = f"delete {shards.INFO_FILE} and {shards.FEATURES_FILE} there, and rerun the {column.stage} stage"
+    builder = open_dataset(folder, again)
+    with reading(folder, again):
+        splits, features = builder.info.splits, encodings.features(column.label_kind)
+        split = splits.get(shards.SPLIT)
+        there = [(Path(path).name, length) for path, length in zip(split.filepaths, split.shard_lengths, strict=True)]
+        if list(splits) != [shards.SPLIT] or there != [(shard.file, shard.count) for shard in column.shards]:
+            raise UserError(f"{folder / shards.INFO_FILE} does not describe the shards of {manifest.FILE}; {again}")
+        records = encodings.Records(builder, shards.SPLIT, list(features))
+        if not _fit(records.stored, encodings.stored(tfds.features.FeaturesDict(features), list(features))):
+            raise UserError(f"{folder / shards.FEATURES_FILE} does not describe {column.task} labels; {again}")
+    check_shards(builder, [shards.SPLIT], again)
+    return records
+
+
+def _fit(there: list[encodings.Stored], ours: list[encodings.Stored]) -> bool:
+    """Whether names agree, and shapes and types but for what is encoded, which has changed since."""
+    return [each.path for each in there] == [each.path for each in ours] and all(
+        known.dtype.kind not in encodings.NUMBERS or known == each for each, known in zip(there, ours, strict=True)
+    )
+
+
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
     """A column to be read beside `images`, which may be only the first ones of those it labels (`take`).
 
@@ -127,13 +155,13 @@ def open_beside(images: ImageSet, tasks: Collection[str]) -> list[LabelColumn]:
 
 def _check_whole(folder: Path, description: Manifest) -> None:
     again = f"rerun the {description.stage} stage"
+    if description.complete and not manifest.is_as_written(folder):
+        raise UserError(f"{folder / manifest.FILE} was changed after the labels were written; {again}")
     if missing := description.missing(folder):
         names = ", ".join(description.shard_file(index) for index in missing[:NAMES_LISTED])
         if description.complete:
             raise UserError(f"{folder} has lost labels, these files are missing or truncated: {names}; {again}")
         done = description.shard_count - len(missing)
         raise UserError(f"{folder} is not finished, {done} of {description.shard_count} shards are written; {again}")
-    if description.complete and not manifest.is_as_written(folder):
-        raise UserError(f"{folder / manifest.FILE} was changed after the labels were written; {again}")
     if not description.complete:
         raise UserError(f"{folder} is not finished, only its last step is missing; {again}")

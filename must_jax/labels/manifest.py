@@ -27,7 +27,7 @@ from must_jax.reading import read_json, validated
 FILE = "manifest.json"
 DATASET = "labels"  # every column as TFDS names it
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
-_SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
+SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
 _INVALID = "code 0"  # of maps of values
 
 
@@ -252,7 +252,7 @@ def records_beside(folder: Path) -> dict[str, ShardRecord]:
     To know of all shards while others write, read these first and the manifest after them.
     """
     records = {}
-    for path in folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"):
+    for path in folder.glob(f"{SHARD_FILES}{RECORD_SUFFIX}"):
         with contextlib.suppress(UserError):  # gathered meanwhile; damaged, and then the shard is made again
             record = read_json(path, ShardRecord, "")
             records[record.file] = record
@@ -261,7 +261,7 @@ def records_beside(folder: Path) -> dict[str, ShardRecord]:
 
 def unfinished_files(folder: Path) -> list[Path]:
     """What only a column in the making needs: records of shards, and temporary files of killed processes."""
-    return [*folder.glob(f"{_SHARD_FILES}{RECORD_SUFFIX}"), *folder.glob(f"{_SHARD_FILES}*.tmp-*")]
+    return [*folder.glob(f"{SHARD_FILES}{RECORD_SUFFIX}"), *folder.glob(f"{SHARD_FILES}*.tmp-*")]
 
 
 def _size(file: Path) -> int:

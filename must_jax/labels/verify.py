@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
-
 from must_jax import files
 from must_jax.cores import cores
 from must_jax.data import encodings
+from must_jax.data.datasets import count_records
 from must_jax.data.image_sets import ImageSet
+from must_jax.errors import UserError
 from must_jax.labels import manifest
+from must_jax.labels.columns import read_records
 from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
 
@@ -47,7 +47,7 @@ def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lamb
     for name, text in dataset_files(column, folder).items():
         if not (folder / name).is_file():
             found.append(f"{folder / name} is missing; {_RERUN}")
-        elif (folder / name).read_text(encoding="utf-8") != text:
+        elif (folder / name).read_bytes() != text.encode():
             found.append(f"{folder / name} was changed, TFDS would read other labels; {_AGAIN}")
     with ThreadPoolExecutor(cores()) as pool:
         differences = pool.map(functools.partial(_differs, folder), column.shards)
@@ -55,7 +55,10 @@ def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lamb
             found += [f"{folder / shard.file} {why}"] if why else []
         if found:
             return found
-        records = encodings.Records(tfds.builder_from_directory(folder), "train", encodings.features(column.label_kind))
+        try:
+            records = read_records(folder, column)
+        except UserError as error:
+            return [str(error)]
 
         def unreadable(positions: range) -> list[str]:
             path = folder / column.shard_file(positions.start // column.shard_images)
@@ -114,9 +117,11 @@ def _differs(folder: Path, shard: ShardRecord) -> str:
         return f"has {size} bytes instead of {shard.bytes}; {_AGAIN}"
     if files.sha256(path) != shard.sha256:
         return f"has other bytes than were written (sha256 differs); {_AGAIN}"
-    count = ArrayRecordReader(str(path)).num_records()
+    count = count_records(path)
     if count == shard.count == shard.summary.images:
         return ""
+    if isinstance(count, str):
+        return f"{count}; {_AGAIN}"
     return f"holds {count} labels instead of {shard.count}; {_AGAIN}"
 
 

@@ -26,9 +26,10 @@ def run(config: LabelsConfig, workdir: Path) -> None:
       UserError: a folder without columns, or columns that are damaged, belong to other images or contradict each other;
         what is wrong has been printed by then.
     """
-    folders = [folder for path in config.columns for folder in find(Path(path))]
+    lost = [folder for path in config.columns for folder in without_manifest(Path(path))]
+    folders = [folder for path in config.columns if not lost or _holds(Path(path)) for folder in find(Path(path))]
     if config.action == "verify":
-        described = _verified(config, folders)
+        described = _verified(config, folders, lost)
     else:
         described = [(folder, manifest.read(folder)) for folder in folders]
     console = Console(width=max(160, Console().width))
@@ -39,16 +40,31 @@ def run(config: LabelsConfig, workdir: Path) -> None:
             console.print(f"{folder.name}: {told}", markup=False, highlight=False, soft_wrap=True)
 
 
+def without_manifest(path: Path) -> list[Path]:
+    """The folders, of those that `find` looks into, that hold shards of a column which is none without its manifest."""
+    near = (path, *path.glob("*/"), *(path / COLUMNS).glob("*/"))
+    return sorted(
+        folder
+        for folder in dict.fromkeys(near)
+        if any(folder.glob(manifest.SHARD_FILES)) and not (folder / manifest.FILE).exists()
+    )
+
+
+def _holds(path: Path) -> list[Path]:
+    """The columns that a path means; none is no error."""
+    if (path / manifest.FILE).exists():
+        return [path]
+    runs = [*(path / COLUMNS).glob(f"*/{manifest.FILE}")] or path.glob(f"*/{manifest.FILE}")
+    return sorted(file.parent for file in runs)
+
+
 def find(path: Path) -> list[Path]:
     """The columns that a path means: itself, or all of a label run, or of a folder of columns.
 
     Raises:
       UserError: there is none.
     """
-    if (path / manifest.FILE).is_file():
-        return [path]
-    runs = [*(path / COLUMNS).glob(f"*/{manifest.FILE}")] or path.glob(f"*/{manifest.FILE}")
-    folders = sorted(file.parent for file in runs)
+    folders = _holds(path)
     if not folders:
         raise UserError(f"there is no label column in {path}; give the folder of a column, or of a label run")
     return folders
@@ -77,9 +93,13 @@ def table(columns: Sequence[Described]) -> Table:
     return made
 
 
-def _verified(config: LabelsConfig, folders: Sequence[Path]) -> list[Described]:
+def _verified(config: LabelsConfig, folders: Sequence[Path], lost: Sequence[Path]) -> list[Described]:
     """The columns, nothing of which is wrong."""
-    found: list[str] = []
+    found = [
+        f"{folder} has shards of labels, but its {manifest.FILE} is gone; "
+        "bring it back, or delete the folder and rerun the stage that wrote it"
+        for folder in lost
+    ]
     whole: list[Described] = []
     for folder in folders:
         try:
@@ -98,7 +118,7 @@ def _verified(config: LabelsConfig, folders: Sequence[Path]) -> list[Described]:
     for problem in found:
         say(f"damaged: {problem}")
     if found:
-        told = f"{counted(len(found), 'problem')} in {counted(len(folders), 'column')}"
+        told = f"{counted(len(found), 'problem')} in {counted(len(folders) + len(lost), 'column')}"
         raise UserError(f"{told}, named above; do not train on them as they are")
     say(f"as they were written: {counted(len(folders), 'column')}")
     return whole

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import json
 import multiprocessing
 import os
 import shutil
@@ -21,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from must_jax.cores import cores
 from must_jax.data import encodings
+from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.scenes.configs import CONFIGS, encode_examples
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress
@@ -121,8 +121,9 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
 
 
 def _split_sizes(folder: Path) -> dict[str, int]:
-    info = json.loads((folder / "dataset_info.json").read_text())
-    return {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    advice = f"remove {folder}, which is then rendered again"
+    with reading(folder, advice):
+        return {name: split.num_examples for name, split in open_dataset(folder, advice).info.splits.items()}
 
 
 def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[str, Any]]]:
