@@ -35,6 +35,7 @@ from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.models.api import Model, build_model, transfer
 from must_jax.progress import Progress, say
+from must_jax.reading import read_bytes
 from must_jax.stages import gate, inputs, memory, self_test, supervision
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
@@ -268,7 +269,7 @@ def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Call
     """Writes down which update was skipped, and the images of its batch."""
     path = workdir / SKIPPED_FILE
     if distributed.is_first() and path.exists():  # a kill can have left half a line
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        os.truncate(path, read_bytes(path, "move it away").rfind(b"\n") + 1)
 
     def record(update: int) -> None:
         say(f"update {update} is left out, its loss or gradient is not finite; see {path}")
