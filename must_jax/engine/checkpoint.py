@@ -43,9 +43,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, data: Mapping[str, Any], *, read_only: bool = False) -> None:
         self._folder, self._data = folder, dict(data)
-        self._read_only = read_only
+        self._read_only, self._saving = read_only, 0
         with _readable(folder):
-            self._manager = _reader(folder) if read_only else _writer(folder)
+            self._manager = _reader(folder) if read_only else _writer(folder, self._sum_up)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -68,7 +68,15 @@ class Checkpoints:
             "data": ocp.args.JsonSave(self._data),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
+        self._manager.wait_until_finished()  # which it would do itself
+        self._saving = step
         self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def _sum_up(self) -> None:
+        """When all of the checkpoint that is being saved is written, before it gets its name."""
+        if distributed.is_first():
+            for unnamed in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                sums.write(unnamed, self._saving)
 
     def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """The state, laid out over the devices as `like`, and its meta.
@@ -154,14 +162,8 @@ def different(saved: Any, wanted: Any) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _writer(folder: Path) -> ocp.CheckpointManager:
-    """All processes take part in all that it does."""
-
-    def all_is_written() -> None:
-        if distributed.is_first():
-            for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):  # one; what others have left is gone
-                sums.write(unnamed, int(unnamed.name.partition(".")[0]))
-
+def _writer(folder: Path, all_is_written: Callable[[], None]) -> ocp.CheckpointManager:
+    """All processes take part in all that it does. `all_is_written`: called before a checkpoint gets its name."""
     saving = AsyncOptions(post_finalization_callback=all_is_written)
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True, async_options=saving)
     handlers = _handlers(ocp.StandardCheckpointHandler())
