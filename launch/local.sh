@@ -41,7 +41,7 @@ while (($#)); do
       shift
       break
       ;;
-    *) mistake "$1 is no flag of local.sh; see --help, and write -- before the command" ;;
+    *) mistake "$1 is not a flag of local.sh; see --help, and write -- before the command" ;;
   esac
   shift
 done

@@ -64,7 +64,7 @@ while (($#)); do
       shift
       break
       ;;
-    *) mistake "$1 is no flag of tpu_vm.sh; see --help, and write -- before the command" ;;
+    *) mistake "$1 is not a flag of tpu_vm.sh; see --help, and write -- before the command" ;;
   esac
   shift
 done

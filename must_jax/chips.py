@@ -1,4 +1,4 @@
-"""What accelerators can do at best, from their makers' documentation. Every row says where it is from."""
+"""Peak performance of accelerators, from the vendors' documentation. Every row gives its source."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _DOCS = "https://docs.cloud.google.com/tpu/docs"
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip, which to jax is one device.
+    """One chip, which jax sees as one device.
 
     Attributes:
-      name: as in a topology, "v5e" of "v5e:4x8".
+      name: as in a topology: "v5e" in "v5e:4x8".
       kind: jax's `device_kind`.
-      peak_flops: floating point operations a second in bfloat16.
-      memory_bytes: of its HBM. A program gets a little less (15.75 of 16 GiB on v5e).
-      memory_bandwidth: of its HBM, bytes a second.
-      link_bandwidth: bytes a second that it can send to its neighbours, all links together (ICI).
-      dimensions: of a slice's shape.
-      source: of all these figures.
+      peak_flops: floating-point operations per second in bfloat16.
+      memory_bytes: size of its HBM. A program gets slightly less (15.75 of 16 GiB on v5e).
+      memory_bandwidth: of its HBM, in bytes per second.
+      link_bandwidth: bytes per second that it can send to its neighbours over all links (ICI).
+      dimensions: number of dimensions of a slice's shape.
+      source: of these figures.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        # Its page is silent about links: six of 50 GB/s (https://arxiv.org/abs/2304.01433, table 4).
+        # Its page does not mention links: six of 50 GB/s (https://arxiv.org/abs/2304.01433, table 4).
         Chip("v4", "TPU v4", 275e12, 32 * 2**30, 1200e9, 300e9, 3, f"{_DOCS}/v4"),
         Chip("v5e", "TPU v5 lite", 197e12, 16 * 2**30, 819e9, 200e9, 2, f"{_DOCS}/v5e"),
         Chip("v5p", "TPU v5", 459e12, 95 * 2**30, 2765e9, 600e9, 3, f"{_DOCS}/v5p"),
@@ -54,7 +54,7 @@ _TPUS = {chip.kind: chip for chip in CHIPS.values()} | {f"TPU {name}": chip for 
 #   A100: https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet.pdf
 #   H100: https://resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet (half of it: with sparsity)
 #   H200: https://nvdam.widen.net/s/nb5zzzsjdf/hpc-datasheet-sc23-h200-datasheet-3002446 (likewise)
-_GPUS: dict[str, dict[Dtype, float]] = {  # how their names begin; the longest that fits counts
+_GPUS: dict[str, dict[Dtype, float]] = {  # name prefix; the longest match counts
     "NVIDIA A100": {"bfloat16": 312.0, "float32": 156.0},
     "NVIDIA H100": {"bfloat16": 989.5, "float32": 494.5},
     "NVIDIA H100 NVL": {"bfloat16": 835.5, "float32": 417.5},
@@ -65,7 +65,7 @@ _GPUS: dict[str, dict[Dtype, float]] = {  # how their names begin; the longest t
 
 
 def peak_flops(device_kind: str, dtype: Dtype = "bfloat16") -> float | None:
-    """Floating point operations a second of one device, at most; None where that is not known (a CPU, a part of a GPU).
+    """Peak floating-point operations per second of one device; None if unknown (a CPU, a partition of a GPU).
 
     Args:
       device_kind: as in `jax.devices()[0].device_kind`.

@@ -1,4 +1,4 @@
-"""How a command ends: one sentence instead of a traceback for everything that its user can change."""
+"""How a command ends: one sentence instead of a traceback for everything that the user can change."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from collections.abc import Callable, Iterator
 from must_jax.errors import OtherProcessFailed, Preempted, UserError, printable
 
 INTERRUPTED = 130  # exit code after Ctrl-C
-PREEMPTED_CODE = "MUST_JAX_PREEMPTED_CODE"  # environment variable: a launcher that cannot look into the workdir
+PREEMPTED_CODE = "MUST_JAX_PREEMPTED_CODE"  # environment variable, for launchers that cannot read the workdir
 
-# By their text, because libraries wrap the operating system's error into exceptions of their own.
+# By message, because libraries wrap the operating system's error in their own exceptions.
 _MACHINE = {
     os.strerror(errno.ENOSPC): "free some space, then the same command continues",
     os.strerror(errno.EDQUOT): "free some space, then the same command continues",
-    os.strerror(errno.EFBIG): "choose a disk that takes larger files, or smaller shards",
+    os.strerror(errno.EFBIG): "choose a disk that allows larger files, or use smaller shards",
     os.strerror(errno.EROFS): "choose a folder that can be written to",
     os.strerror(errno.EPERM): "choose a folder that you may read and write",
     os.strerror(errno.EACCES): "choose a folder that you may read and write",
 }
 
 
-# By their number, since their text is common.
+# By number, since their messages are common words.
 _NAMES = {
     errno.ENAMETOOLONG: "choose shorter names",
-    errno.ELOOP: "these links lead in a circle; name the folder itself",
+    errno.ELOOP: "these links form a cycle; name the folder itself",
     errno.ENOTDIR: "name a folder",
-    errno.EISDIR: "a folder is where a file should be; move it away",
-    errno.ENXIO: "that is no file which can be read",
-    errno.ENODEV: "that is no file which can be read",
+    errno.EISDIR: "a folder is in the place of a file; move it away",
+    errno.ENXIO: "that is not a readable file",
+    errno.ENODEV: "that is not a readable file",
     errno.EMFILE: "allow more open files, with ulimit -n",
     errno.ENFILE: "allow more open files, with ulimit -n",
-    errno.EIO: "the disk or the network it hangs on fails; the same command continues when it works",
-    errno.ESTALE: "the network disk was lost; the same command continues when it is back",
+    errno.EIO: "the disk or its network connection fails; the same command continues once it works",
+    errno.ESTALE: "the network disk was lost; the same command continues once it is back",
 }
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command: 0 when it is through, 2 after a user's mistake, 130 when stopped by Ctrl-C, 1 if another
-    process of the run broke down, 0 or PREEMPTED_CODE when preempted.
+    """Runs a command and returns its exit code: 0 on success, 2 after a user error, 130 after Ctrl-C, 1 if another
+    process of the run failed, 0 or PREEMPTED_CODE if preempted.
 
     Anything else is a bug and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # not every terminal can show every name
+            stream.reconfigure(errors="backslashreplace")  # not every terminal can display every name
     try:
         command()
     except UserError as error:
@@ -73,9 +73,9 @@ def exit_code(command: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def interrupted_later() -> Iterator[None]:
-    """Keeps Ctrl-C and SIGTERM until the block has ended: modules in C++ that are interrupted while loading abort.
+    """Defers Ctrl-C and SIGTERM until the block has ended: C++ modules that are interrupted while loading abort.
 
-    Then the first of them does what it would have done. Outside of the main thread, where no signal arrives, nothing.
+    The first signal then takes effect. Outside of the main thread, which receives no signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""How many cores there are for threads and processes, how work is laid out for them, and how much memory there is."""
+"""How many cores and how much memory there are, and how work is distributed over the cores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _Result = TypeVar("_Result")
 
 
 def cores() -> int:
-    """Cores that this process may use; where the system does not tell (macOS), those of the machine."""
+    """Cores that this process may use; on systems that do not report it (macOS), those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Of the machine; None where the system does not tell."""
+    """Of the machine; None if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -29,17 +29,17 @@ def memory_bytes() -> int | None:
 def spread(
     pool: ThreadPoolExecutor, count: int, work: Callable[[range], Sequence[_Result]]
 ) -> Callable[[], list[_Result]]:
-    """Begins `work` on the numbers below `count`, a range a core; returns what waits for all the results in order."""
+    """Starts `work` on the numbers below `count`, a range per core. Returns a function that waits for the results."""
     ends = [count * part // cores() for part in range(cores() + 1)]
     parts = [pool.submit(work, range(*each)) for each in itertools.pairwise(ends)]
     return lambda: [result for part in parts for result in part.result()]
 
 
 def ahead(items: Iterable[_Item], begin: Callable[[_Item], Callable[[], _Result]], count: int) -> Iterator[_Result]:
-    """The results in the items' order, with the work on the next `count` items begun before one is waited for.
+    """The results in the order of the items; work on the next `count` items starts before a result is awaited.
 
     Args:
-      begin: begins the work on an item and returns what waits for its result.
+      begin: starts the work on an item and returns a function that waits for its result.
     """
     begun: deque[Callable[[], _Result]] = deque()
     for item in items:

@@ -1,4 +1,4 @@
-"""`model.json`: what a training says of its model, beside the checkpoints that hold the weights. Loads no jax."""
+"""`model.json`: the description of a trained model, beside the checkpoints that hold its weights. Does not load jax."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from must_jax.files import MODEL_FILE
 from must_jax.reading import read_json, validated
 
 SCHEMA_VERSION = 1
-REMEDY = f"remove {MODEL_FILE} and start that training again, which goes on from its last checkpoint"
-_ADVICE = f"bring it back from a copy, or {REMEDY}"
+REMEDY = f"remove {MODEL_FILE} and start that training run again, which resumes from its last checkpoint"
+_ADVICE = f"restore it from a copy, or {REMEDY}"
 
 
 class TaskRecord(pydantic.BaseModel):
-    """The options of a task; beside `classes` each task has its own."""
+    """The options of a task: `classes`, and those specific to the task."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
@@ -26,12 +26,12 @@ class TaskRecord(pydantic.BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """All but the classes."""
+        """All options except the classes."""
         return dict(self.model_extra or {})
 
 
 class Settings(pydantic.BaseModel):
-    """Of the training. `optimizer`: missing in runs from before."""
+    """Of the training run. `optimizer` is missing in runs of earlier versions."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class Settings(pydantic.BaseModel):
 
 
 class TrainingRecord(pydantic.BaseModel):
-    """How a training went; result.json says it as well."""
+    """Figures of the training run, which result.json also has."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
@@ -57,12 +57,12 @@ class TrainingRecord(pydantic.BaseModel):
 
 
 class Description(pydantic.BaseModel):
-    """All that `trained.load` needs beside the checkpoints.
+    """Everything that `trained.load` needs besides the checkpoints.
 
     Attributes:
       metrics: "task/metric" -> value on the validation images.
       digest: sha256 of the parameters.
-      stats_digest: sha256 of the statistics; "" in runs from before.
+      stats_digest: sha256 of the statistics; "" in runs of earlier versions.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -79,10 +79,10 @@ class Description(pydantic.BaseModel):
 
 
 def read(workdir: str | Path) -> Description:
-    """Of a finished training run.
+    """The description of a finished training run.
 
     Raises:
-      UserError: no training run there, or an unfinished one; its file is damaged.
+      UserError: there is no training run, or an unfinished one; its file is damaged.
     """
     workdir = Path(workdir)
     file = workdir / MODEL_FILE
@@ -90,7 +90,8 @@ def read(workdir: str | Path) -> Description:
         raise UserError(f"there is no run {workdir}; train it first, or correct the path")
     if not file.exists():
         raise UserError(
-            f"{workdir} is no finished training run; run its train stage to the end, or name a folder with {MODEL_FILE}"
+            f"{workdir} is not a finished training run; run its train stage to the end, "
+            f"or name a folder with {MODEL_FILE}"
         )
     values = read_json(file, dict[str, Any], _ADVICE)
     if isinstance(version := values.get("schema_version"), int) and version != SCHEMA_VERSION:

@@ -14,20 +14,20 @@ class UserError(Exception):
 
 
 class OtherProcessFailed(Exception):
-    """One of the processes of this run broke down, and no mistake of the user's is known: a new start may do."""
+    """Another process of this run failed, with no known user error: restarting may help."""
 
 
 class Preempted(KeyboardInterrupt):
-    """The run was told to stop by SIGTERM, and has kept what it had. No mistake: the same command continues."""
+    """The run received SIGTERM and saved its state. This is not an error: the same command continues."""
 
 
 def printable(text: str) -> str:
-    """One line that can be written, drawn and read: bytes that are no text as \\xff, what moves the cursor as \\n."""
+    """One printable line: bytes that are not text become \\xff, control characters \\n."""
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
 def _escaped(character: str) -> str:
-    byte = ord(character) - 0xDC00  # as Python has bytes of a name that are no UTF-8
+    byte = ord(character) - 0xDC00  # Python's representation of bytes that are not UTF-8
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever kills the process; and whether there is room for them."""
+"""Files that are either complete or absent, even if the process is killed; and checks of disk space."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from typing import Any
 from must_jax.errors import UserError
 
 LOCK_FILE = ".lock"
-MODEL_FILE = "model.json"  # of a finished training; `trained` says what is in it, and loads jax
+MODEL_FILE = "model.json"  # of a finished training run; `trained` describes it, but loads jax
 _MIB = 2**20
-_LONGEST_NAME = 255  # bytes, of most file systems
-_OWN_BYTES = 32  # what a temporary name ends with
+_LONGEST_NAME = 255  # bytes, on most file systems
+_OWN_BYTES = 32  # suffix of a temporary name
 _ASKED_S = 0.1  # much longer than `is_locked` holds a lock
 
 
 def fitting_name(stem: str, suffix: str) -> str:
-    """The name of a file: stem and suffix, the stem cut where both are too long for a file system, and then unique."""
+    """A file name from stem and suffix. If it is too long for a file system, the stem is truncated and made unique."""
     if len(os.fsencode(stem + suffix)) <= _LONGEST_NAME:
         return stem + suffix
     suffix = f"-{_short(stem)}{suffix}"
@@ -42,24 +42,24 @@ def _short(name: str) -> str:
 
 
 def check_folder(path: Path, said: str) -> None:
-    """Whether `path` is a folder, or can become one. Writes nothing.
+    """Checks that `path` is a folder, or can become one. Writes nothing.
 
     Args:
-      said: how the user has named it.
+      said: how the user referred to it.
 
     Raises:
-      UserError: it leads through something else, is too long, or no text.
+      UserError: part of the path is not a folder, or the path is too long or not text.
     """
     try:
         os.fsencode(path).decode()
     except UnicodeError:
-        raise UserError(f"{said} is no UTF-8, and would stand in files that are; choose another name") from None
+        raise UserError(f"{said} is not UTF-8, but would be written to UTF-8 files; choose another name") from None
     for place in (path, *path.absolute().parents):
         try:
             mode = place.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             if place.is_symlink():
-                raise UserError(f"{said} leads through {place}, a link to nothing; choose another folder") from None
+                raise UserError(f"{said} leads through {place}, a dangling link; choose another folder") from None
             continue
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
@@ -77,22 +77,22 @@ _KINDS = {stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a sock
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it, where it is not there.
+    """Creates a folder and its parents if missing.
 
     Raises:
-      UserError: something else is in the way, or the file system takes none.
+      UserError: something else is in the way, or the file system does not allow it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno not in _NO_PLACE:
             raise
-        raise UserError(f"the folder {path} cannot be made: {error.strerror}; choose another") from None
+        raise UserError(f"the folder {path} cannot be created: {error.strerror}; choose another") from None
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong inside, with a disk that is full for instance, is told with the file's name."""
+    """Errors inside, such as a full disk, are reported with the file's name."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def writing(path: Path) -> Iterator[None]:
 def committed(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; afterwards the file is synced to disk and renamed to `path`.
 
-    When the block raises, nothing is left. What a killed writer of the same `path` on this machine left is removed.
+    If the block raises, nothing is left. Leftovers of killed writers of this `path` on this machine are removed.
     """
     with writing(path), _temporary(path) as temporary:
         yield temporary
@@ -126,7 +126,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def create_text(path: Path, text: str) -> None:
-    """Writes the text in one step where there is no such file; of several processes that try, one succeeds."""
+    """Writes the text in one step if the file does not exist; of several processes that try, one succeeds."""
     if path.exists():
         return
     with writing(path), _temporary(path) as temporary:
@@ -137,7 +137,7 @@ def create_text(path: Path, text: str) -> None:
 
 
 def _rename_new(temporary: Path, path: Path) -> None:
-    """Gives a file its name, unless there is one of that name."""
+    """Renames a file, unless the name is taken."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -155,7 +155,7 @@ def _rename_new(temporary: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path` that nobody else has, gone afterwards; so are those of dead processes of this machine."""
+    """A unique temporary name beside `path`, removed afterwards, like those of dead processes of this machine."""
     mark = f".tmp-{_machine()}-"
     whole = len(os.fsencode(path.name + mark)) + _OWN_BYTES <= _LONGEST_NAME
     prefix = (path.name if whole else _short(path.name)) + mark
@@ -171,7 +171,7 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def _machine() -> str:
-    """Where a process is known by its number: the host and, on Linux, the container, as several can have one name."""
+    """Where process ids are unique: the host and, on Linux, the container, since several can share a host name."""
     container = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()}-{container.stat().st_ino}" if container.exists() else socket.gethostname()
 
@@ -192,7 +192,7 @@ def sha256(path: Path) -> str:
 
 
 def bytes_in(folder: Path) -> int:
-    """Of all the files in a folder and its folders; 0 if there is none."""
+    """The bytes of all files in a folder and its subfolders; 0 if there are none."""
     size = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process may be at work there
@@ -201,7 +201,7 @@ def bytes_in(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError if the disk of `folder` cannot hold `needed` bytes more; `what` they are of, in words."""
+    """Raises UserError if the disk of `folder` cannot hold `needed` more bytes; `what` describes them in words."""
     existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -213,20 +213,20 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 @contextlib.contextmanager
 def taken(folder: Path, advice: str) -> Iterator[None]:
-    """Makes the folder, and keeps it for this process alone for the time being.
+    """Creates the folder, and reserves it for this process within the block.
 
     Args:
-      advice: what to do when another process is at work there.
+      advice: what to do if another process is using it.
 
     Raises:
-      UserError: that is so, or a file is in the way.
+      UserError: another process is using it, or a file is in the way.
     """
     check_folder(folder, str(folder))
     make_folder(folder)
     try:
         descriptor = lock(folder)
     except BlockingIOError:
-        raise UserError(f"another process is at work in {folder}; {advice}") from None
+        raise UserError(f"another process is using {folder}; {advice}") from None
     try:
         yield
     finally:
@@ -234,21 +234,21 @@ def taken(folder: Path, advice: str) -> Iterator[None]:
 
 
 def lock(folder: Path, worker: str = "") -> int:
-    """Takes a folder for this process, until it ends or closes the descriptor that is returned.
+    """Locks a folder for this process, until it ends or closes the returned descriptor.
 
     Args:
-      worker: "" = for this process alone; else its name among processes that share the folder.
+      worker: "" = exclusively; otherwise this process's name among those that share the folder.
 
     Raises:
-      BlockingIOError: another process has taken it, or is the worker of this name.
+      BlockingIOError: another process has locked it, or has the same worker name.
     """
     if worker:
-        _take(folder / LOCK_FILE, fcntl.LOCK_SH)  # stays open to the end of this process
+        _take(folder / LOCK_FILE, fcntl.LOCK_SH)  # stays open until this process ends
     return _take(folder / (f"{LOCK_FILE}-{worker}" if worker else LOCK_FILE), fcntl.LOCK_EX)
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process has taken the folder, alone or as a worker. Writes nothing, and need not be allowed to."""
+    """Whether a process has locked the folder, exclusively or as a worker. Needs no write permission."""
     for path in folder.glob(f"{LOCK_FILE}*"):
         try:
             os.close(_flock(path, fcntl.LOCK_SH, os.O_RDONLY))
@@ -263,7 +263,7 @@ def _take(path: Path, kind: int) -> int:
     flags = os.O_CREAT | os.O_RDWR
     try:
         return _flock(path, kind, flags)
-    except BlockingIOError:  # perhaps by someone who only asks whether it is taken
+    except BlockingIOError:  # perhaps by a process that only asks whether it is locked
         time.sleep(_ASKED_S)
         return _flock(path, kind, flags)
 

@@ -2,7 +2,7 @@
 
     python -m must_jax.main --config=configs/student.py [--workdir=runs/student] [--config.optimizer.learning_rate=0.1]
 
-Every value of a config is overridden by its path; a list of names is given as --config.teachers=runs/a,runs/b.
+Any value of a config can be overridden by its path; a list of names is written --config.teachers=runs/a,runs/b.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from must_jax.parsing import override, parse
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PREEMPTED_FILE
 
-_CONFIG = flags.DEFINE_string("config", None, "Config file; any value is overridden with --config.KEY.KEY=VALUE.")
+_CONFIG = flags.DEFINE_string("config", None, "Config file; override any value with --config.KEY.KEY=VALUE.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<name of the config file>.")
 _OVERRIDE = "--config."
-HEARD_WITHIN_S = 1.0  # by the other processes: why this one ends
+HEARD_WITHIN_S = 1.0  # for the other processes to learn why this one ends
 
 
 def parse_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
-    """Hands the flags to absl and returns the overrides (path, text); they are no flags, their names are the config's.
+    """Passes the flags to absl and returns the overrides (path, text), whose names the config defines.
 
     Raises:
-      UserError: an unknown flag, an override without a value, anything that is no flag.
+      UserError: an unknown flag, an override without a value, anything that is not a flag.
     """
     overrides = [argument for argument in argv if argument.startswith(_OVERRIDE)]
     for argument in overrides:
@@ -49,7 +49,7 @@ def parse_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
     except flags.Error as error:
         raise UserError(str(error)) from None
     if rest:
-        raise UserError(f"{rest[0]} is no flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE")
+        raise UserError(f"{rest[0]} is not a flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE")
     return [(path, text) for path, _, text in (item.removeprefix(_OVERRIDE).partition("=") for item in overrides)]
 
 
@@ -57,11 +57,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """The plain nested values that the `get_config()` of a config file returns.
 
     Raises:
-      UserError: there is no such file, or it fails.
+      UserError: the file does not exist, or it fails.
     """
     if not path.is_file():
         folder = path.parent if list(path.parent.glob("*.py")) else Path("configs")
-        raise UserError(f"--config={path} is no file; {nearest(str(path), map(str, folder.glob('*.py')))}")
+        raise UserError(f"--config={path} is not a file; {nearest(str(path), map(str, folder.glob('*.py')))}")
     sys.path.insert(
         0, str(path.resolve().parents[1])
     )  # lets one config import another: `from configs import quickstart`
@@ -74,7 +74,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Runs the stage that the command line describes; everything wrong with it is said before jax is loaded."""
+    """Runs the stage that the command line describes. Errors in it are reported before jax is loaded."""
     overrides = parse_flags(argv)
     if not _CONFIG.value:
         raise UserError("--config=FILE is missing; configs/quickstart.py is the one to start with")
@@ -90,11 +90,11 @@ def run(argv: Sequence[str]) -> None:
 
     is_run = config.is_run and not (isinstance(config, LabelConfig) and config.dry_run)
     try:
-        preemption.watch()  # not before: from here on, a signal is answered below
+        preemption.watch()  # not earlier: from here on, signals are handled below
         STAGES[config.stage](config, workdir)
     except Preempted as stop:
         preemption.answered()
-        if is_run:  # also where nothing is begun: without it, whoever starts this again would take it for finished
+        if is_run:  # even if nothing was started: otherwise a launcher would take the run for finished
             make_folder(workdir)
             write_text(workdir / PREEMPTED_FILE, f"{stop}; the same command continues\n")
         raise
@@ -109,20 +109,19 @@ def main(argv: Sequence[str]) -> int:
 def leave(code: int) -> NoReturn:
     """Ends this process.
 
-    Where something was interrupted, jax may still compile in a thread, and would crash if its devices were taken away
-    orderly.
+    After an interruption, jax may still be compiling in a thread, and would crash in an orderly shutdown.
     """
     if code != cli.INTERRUPTED and not preemption.interrupted():
         sys.exit(code)
     if jax := sys.modules.get("jax"):
-        jax.distributed.shutdown()  # the others then know that this one has not died
+        jax.distributed.shutdown()  # tells the others that this process has not died
     _leave_at_once(code)
 
 
 def break_down() -> NoReturn:
-    """Ends this process in the middle of an exception that nobody expects, with its traceback.
+    """Ends this process after an unexpected exception, with its traceback.
 
-    In an orderly end of one of several processes jax waits for the others, and one that has died may be the reason.
+    In an orderly shutdown jax waits for the other processes, but the death of one of them may be the reason.
     """
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():

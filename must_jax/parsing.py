@@ -1,4 +1,4 @@
-"""From plain values, and what the command line changes in them, to the typed config of a stage."""
+"""From plain values and command-line overrides to the typed config of a stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from must_jax.config import HERE, STAGE_CONFIGS, AnyConfig, CompileConfig, ReplayConfig, TargetConfig, TrainConfig
 from must_jax.errors import UserError, nearest
 
-_COMPILED = {"train": "train", "teachers": "label", "inits": "evaluate"}  # a key that only this stage has -> the stage
+_COMPILED = {"train": "train", "teachers": "label", "inits": "evaluate"}  # key that only one stage has -> that stage
 _IN_PIPELINE = ("train", "label", "audit", "evaluate")
 _Parsed = TypeVar("_Parsed", bound=pydantic.BaseModel)
 
@@ -21,15 +21,15 @@ _Parsed = TypeVar("_Parsed", bound=pydantic.BaseModel)
 def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
     """The values with one of them changed: override(values, "optimizer.momentum", "0.8"), or "train.0.take" for lists.
 
-    The text is read as a Python literal and stays a string where it is none. Whether the key exists and the type fits
-    is for `parse` to say, so that a key which the config file leaves at its default can be set, too.
+    The text is read as a Python literal, and stays a string if it is not one. `parse` checks whether the key exists and
+    the type fits, so that keys which the config file leaves at their defaults can be set, too.
 
     Raises:
       UserError: the path leads through a value that has no keys.
     """
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deep for a literal
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply for a literal
         value = text
     try:
         return _changed(values, path.split("."), value)
@@ -58,7 +58,9 @@ def parse(values: Mapping[str, Any]) -> AnyConfig:
     if stage in _OF_ANOTHER:
         return _OF_ANOTHER[stage](values)
     if stage not in STAGE_CONFIGS:
-        raise UserError(f"config.stage is {stage}, which is no stage; {nearest(stage, (*STAGE_CONFIGS, *_OF_ANOTHER))}")
+        raise UserError(
+            f"config.stage is {stage}, which is not a stage; {nearest(stage, (*STAGE_CONFIGS, *_OF_ANOTHER))}"
+        )
     return _validated(STAGE_CONFIGS[stage], values)
 
 
@@ -94,7 +96,7 @@ def _validated(kind: type[_Parsed], values: Any, *path: str) -> _Parsed:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    """What is wrong with which key, what was given and what is expected."""
+    """Names the key, the given value and what is expected."""
     location = error["loc"]
     if location[:1] == ("stages",):  # ("stages", name, <tag of the union>, key...)
         location = location[:2] + location[3:]
@@ -118,10 +120,10 @@ def _sentence(error: ErrorDetails) -> str:
                 f"{path} is {reprlib.repr(error['input'])}, but should be a list; set an entry with --{path}.0.KEY=..."
             )
         case "int_parsing_size":
-            return f"{path} is {reprlib.repr(error['input'])}, but should be a valid integer, and not as large"
+            return f"{path} is {reprlib.repr(error['input'])}, but should be a valid integer, and not that large"
         case "union_tag_invalid" | "union_tag_not_found":
             stage = str(context.get("tag"))
-            return f"{path}.stage is {stage}, which is no stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"
+            return f"{path}.stage is {stage}, which is not a stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"
         case _:
             expected = message.split(",")[0].replace("Input should", "but should", 1)
             return f"{path} is {reprlib.repr(error['input'])}, {expected}"

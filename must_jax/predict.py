@@ -1,6 +1,6 @@
-"""The command that looks at photographs: python -m must_jax.predict --model=runs/student photo.jpg [more photos]
+"""The command that predicts on photographs: python -m must_jax.predict --model=runs/student photo.jpg [more photos]
 
-Of each photo it writes a picture with the predictions of all tasks drawn side by side, and the same as JSON beside it.
+For each photo it writes a picture with the predictions of all tasks side by side, and the same as JSON.
 """
 
 from __future__ import annotations
@@ -28,27 +28,29 @@ def run(photos: Sequence[Path], model: Path, out: Path) -> None:
     """Writes out/NAME.png and out/NAME.json for each NAME.jpg.
 
     Raises:
-      UserError: a photo that cannot be read, files that would be overwritten or collide, no finished run in `model`.
+      UserError: an unreadable photo, outputs that would overwrite a photo or collide, no finished run in `model`.
     """
     check_folder(out, f"--out={out}")
     targets = [out / fitting_name(photo.stem, ".json") for photo in photos]
     for photo, target in zip(photos, targets, strict=True):
         if photo.is_dir():
-            raise UserError(f"{photo} is a folder; name its photos, or label it all with configs/label.py")
+            raise UserError(f"{photo} is a folder; name its photos, or label all of it with configs/label.py")
         if not os.path.lexists(photo):
             raise UserError(f"there is no photo {photo}; check its path")
         if not photo.is_file():
-            raise UserError(f"{photo} is no file that can be read; name a photo")
+            raise UserError(f"{photo} is not a readable file; name a photo")
         if photo.resolve() in (target.resolve(), _picture(target).resolve()):
             raise UserError(f"the result would overwrite {photo}; choose another folder with --out")
     if len(set(targets)) < len(targets):
-        raise UserError(f"two photos would both become {_picture(_twice(targets))}; rename one or give them one by one")
+        raise UserError(
+            f"two photos would both become {_picture(_twice(targets))}; rename one, or predict them one at a time"
+        )
 
     from must_jax import trained
     from must_jax.data.decoding import decode_image, decode_reduced
     from must_jax.tasks.drawing import canvas
 
-    for photo in photos:  # all of them before any work; not kept, photos are large
+    for photo in photos:  # check all before any work; do not keep them, photos are large
         try:
             decode_reduced(photo.read_bytes(), 1)
         except UserError as error:

@@ -1,7 +1,7 @@
-"""What happens when the machine is taken away: SIGTERM, as preempted TPUs, spot GPUs and schedulers send it.
+"""Preemption: handling of SIGTERM, as sent by preempted TPUs, spot GPUs and schedulers.
 
-Everywhere but in training, work stops at once: what was written is whole, and the same command continues. Training puts
-the signal off (`deferred`), asks after each update, saves, and stops then.
+Except in training, work stops at once: everything written is consistent, and the same command continues. Training
+defers the signal (`deferred`), checks for it after each update, saves, and then stops.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from types import FrameType
 from must_jax.errors import Preempted
 
 AGAIN_AFTER_S = 0.05
-LATE_WRITE = "Event loop is closed"  # of Orbax, for each write that ends after one has failed, which is raised
+LATE_WRITE = "Event loop is closed"  # Orbax's message for each write that ends after another has failed and raised
 _requested = False
 _deferred = 0
 _raised = False
-_told: BaseException | None = None  # what `end_with` has been given
+_told: BaseException | None = None  # the argument of `end_with`
 _tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
 
 
 def watch() -> None:
-    """From now on SIGTERM means preemption. Only for the main thread of a command; not for libraries."""
+    """From now on SIGTERM means preemption. Call it only in the main thread of a command, not in libraries."""
     global _requested, _raised, _told
     if threading.current_thread() is threading.main_thread():
-        _requested, _raised, _told = False, False, None  # of a command before
+        _requested, _raised, _told = False, False, None  # of an earlier command
         signal.signal(signal.SIGTERM, _on_signal)
         if sys.unraisablehook is not _on_lost:
             global _tell
@@ -37,7 +37,7 @@ def watch() -> None:
 
 
 def requested() -> bool:
-    """Whether this process has been told to stop."""
+    """Whether this process has been asked to stop."""
     return _requested
 
 
@@ -47,17 +47,17 @@ def interrupted() -> bool:
 
 
 def answered() -> None:
-    """From now on signals change nothing: this process is ending as one of them, or another process, asked it to."""
+    """From now on signals are ignored: a signal, or another process, is already ending this one."""
     global _raised
     _raised = True
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a signal only makes `requested` true, and whoever asks ends the work; at the latest, it ends here.
+    """Inside, a signal only sets `requested`, for the caller to check; at the latest, work stops on leaving.
 
     Raises:
-      Preempted: on leaving the block as it was meant to be left.
+      Preempted: on leaving the block normally.
     """
     global _deferred, _raised
     _deferred += 1
@@ -73,7 +73,7 @@ def deferred() -> Iterator[None]:
 def end_with(error: BaseException) -> None:
     """From another thread: the main thread raises this as soon as it can.
 
-    Nothing, if the signal is not watched, or this process has been told to stop itself.
+    Does nothing if signals are not watched, or if this process has been asked to stop already.
     """
     global _told
     if signal.getsignal(signal.SIGTERM) is _on_signal and not _requested:
@@ -86,14 +86,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     told, _told = _told, None
     if not told:
         _requested = True
-        if _deferred or _raised:  # launchers send it more than once, and the first one is being answered
+        if _deferred or _raised:  # launchers send it more than once, and the first one is being handled
             return
     _raised = True
     raise told or Preempted("stopped by SIGTERM")
 
 
 def _on_lost(what: sys.UnraisableHookArgs) -> None:
-    """Where nothing can be raised, as in the garbage collector, which calls jax, the signal comes again."""
+    """If nothing can be raised, as in the garbage collector, which calls jax, the signal is sent again."""
     if issubclass(what.exc_type, Preempted):
         global _raised
         _raised = False

@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, a plain line now and then without one. Everything goes to stderr."""
+"""Progress: a bar on a terminal, otherwise an occasional plain line. Everything goes to stderr."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _muted = False
 
 
 def mute() -> None:
-    """Nothing is said from now on: another process of the same run says it already."""
+    """Prints nothing from now on, because another process of the same run prints it already."""
     global _muted
     _muted = True
 
 
 def say(text: str) -> None:
-    """A plain line, or several."""
+    """Prints one or more plain lines."""
     if not _muted:
         print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 
@@ -37,15 +37,15 @@ class Progress:
         progress.advance(32)
         progress.note("loss 1.23")
 
-    `start` units were done before: they count in the share, not in the rate. The first unit does not either, as it
-    often waits for a compilation. `scale` turns a unit of progress into `unit`s for the rate (a training step is many
+    `start` units were done before: they count for the share, but not for the rate. Neither does the first unit, which
+    often waits for compilation. `scale` turns a unit of progress into `unit`s for the rate (a training step is many
     images).
     """
 
     def __init__(self, title: str, total: int, unit: str = "images", *, start: int = 0, scale: int = 1) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done, self._scale = start, scale
-        self._first_s: float | None = None  # when the rate's clock started
+        self._first_s: float | None = None  # when timing for the rate started
         self._timed = 0  # units since then
         self._note = ""
         self._bar: RichProgress | None = None
@@ -85,7 +85,7 @@ class Progress:
             self._print()
 
     def note(self, text: str) -> None:
-        """Shown behind the numbers from now on."""
+        """Sets the note shown after the numbers."""
         self._note = text
 
     def _print(self) -> None:
@@ -112,7 +112,7 @@ def counted(count: int, noun: str) -> str:
 
 
 class Waiting:
-    """What is being waited for, and for how long already, where nothing can be counted.
+    """Shows what is being waited for, and for how long, where nothing can be counted.
 
     with Waiting("compiling train"):
         ...

@@ -1,4 +1,4 @@
-"""A finished training run as an object: its network, its tasks, and what they say about an image."""
+"""A finished training run as an object: its network, its tasks, and their predictions for images."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading 
 
 @dataclass(frozen=True, repr=False)
 class Trained:
-    """A trained model; make it with `load`.
+    """A trained model, created by `load`.
 
     Attributes:
       workdir: the run's folder.
-      model, variables: the network and its NumPy arrays (the moving average where training kept one).
+      model, variables: the network and its NumPy arrays (the moving average if training kept one).
       config: the network's architecture.
       tasks: by name, in the order of the config.
       image_size: height = width of the input in pixels; images are fitted into its top left corner.
-      settings: optimizer (missing in runs from before), learning_rate, batch_size and steps of the training.
+      settings: optimizer (missing in earlier versions' runs), learning_rate, batch_size and steps of the training run.
       metrics: "task/metric" -> value on the validation images.
       digest: sha256 of the parameters.
     """
@@ -69,7 +69,7 @@ class Trained:
         return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
 
     def predict(self, image: np.ndarray | bytes | str | Path) -> dict[str, Label]:
-        """What the model says about one image, by task, as labels over the whole image.
+        """The model's predictions for one image, by task, as labels of the whole image.
 
         Args:
           image: u8[H, W, 3] RGB of any size, or an encoded image: its path or its bytes.
@@ -82,7 +82,7 @@ class Trained:
           `tasks[name].classes`.
 
         Raises:
-          UserError: no such file, or no image.
+          UserError: the file does not exist or is not an image.
         """
         pixels = _pixels(image)
         geometry = letterbox_geometry(pixels.shape[:2], self.image_size)
@@ -98,7 +98,7 @@ class Trained:
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """u8[B, S, S, 3] RGB, S = `image_size` -> {task: predictions with a leading B}; maps have stride 4.
 
-        Every new B compiles once.
+        Each new B triggers one compilation.
 
         Raises:
           UserError: the array has another type or shape.
@@ -106,8 +106,8 @@ class Trained:
         _check_array(images, f"images are u8[batch, {self.image_size}, {self.image_size}, 3] RGB", 4)
         if images.shape[1:3] != (self.image_size,) * 2:
             raise UserError(
-                f"images are {self.image_size} x {self.image_size} pixels, these are {images.shape[2]} x "
-                f"{images.shape[1]}; give each to `predict`, which fits it into the input"
+                f"images are {self.image_size} x {self.image_size} pixels, but these are {images.shape[2]} x "
+                f"{images.shape[1]}; pass each to `predict`, which resizes it to fit the input"
             )
         missing = -len(images) % self.mesh.size
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
@@ -115,17 +115,17 @@ class Trained:
         return jax.tree.map(lambda x: x[: len(x) - missing], predictions)
 
     def dispatch(self, images: np.ndarray | jax.Array) -> Predictions:
-        """Begins to predict, and does not wait: `jax.device_get` of the result does. Condensed for pseudo labels.
+        """Starts predicting without waiting: `jax.device_get` of the result waits. Condensed for pseudo labels.
 
         Args:
-          images: as of `predict_batch`, here or on the devices; B must be a multiple of their number.
+          images: as in `predict_batch`, on the host or on the devices; B must be a multiple of their number.
         """
         return self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
 
     def memory(self, batch_size: int) -> tuple[int, int] | None:
-        """Bytes on each device for a batch of `dispatch`, which is compiled: images and predictions, working space.
+        """Bytes per device for a batch of `dispatch` (compiled for it): images, predictions, temporary memory.
 
-        None where the compiler does not tell.
+        None if the compiler does not report it.
         """
         images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
         variables = jax.eval_shape(lambda: self.variables)
@@ -161,7 +161,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
     """The model of a finished training run; predictions run on `mesh` (one device if None).
 
     Raises:
-      UserError: no training run there, or an unfinished one; its files are damaged, or do not belong to each other.
+      UserError: there is no training run, or an unfinished one; its files are damaged or do not match each other.
     """
     workdir = Path(workdir)
     told = description.read(workdir)
@@ -170,11 +170,11 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         tasks = {name: build_task(name, task.classes, task.options) for name, task in told.tasks.items()}
         model = build_model(told.model, {name: task.head(told.model) for name, task in tasks.items()})
     except UserError as error:
-        raise UserError(f"{workdir / MODEL_FILE} is damaged, or of another version: {error}") from None
+        raise UserError(f"{workdir / MODEL_FILE} is damaged, or was written by another version: {error}") from None
     variables = restore_variables(workdir / CHECKPOINTS)
     _check_signed(workdir, told, variables)
     if differing := different(variables, model.shapes(told.image_size)):
-        raise UserError(f"{workdir / MODEL_FILE} describes another network than was trained: {differing}; {REMEDY}")
+        raise UserError(f"{workdir / MODEL_FILE} describes a network other than the trained one: {differing}; {REMEDY}")
     return Trained(
         workdir=workdir,
         model=model,
@@ -190,13 +190,13 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
 
 
 def _check_signed(workdir: Path, told: Description, variables: Variables) -> None:
-    """Raises UserError if these are not the weights of which model.json has the digests."""
+    """Raises UserError unless these weights have the digests in model.json."""
     for part, signed in (("params", told.digest), ("stats", told.stats_digest)):
-        if signed and digest(variables[part]) != signed:  # runs from before do not sign their statistics
+        if signed and digest(variables[part]) != signed:  # earlier versions do not sign their statistics
             folder = workdir / CHECKPOINTS
             raise UserError(
                 f"{folder} does not hold the weights that {workdir / MODEL_FILE} signs; "
-                f"bring back the checkpoint of step {told.settings.steps}, or {REMEDY}"
+                f"restore the checkpoint of step {told.settings.steps}, or {REMEDY}"
             )
 
 
@@ -209,7 +209,7 @@ def describe(
     variables: Variables,
     training: Mapping[str, Any],
 ) -> None:
-    """Writes model.json: with the checkpoints beside it, all that `load` needs. `training`: how the run itself went."""
+    """Writes model.json: all that `load` needs besides the checkpoints. `training`: figures of the run itself."""
     optimizer = config.optimizer
     told = Description(
         schema_version=1,
@@ -231,28 +231,28 @@ def describe(
 
 
 def _check_array(array: np.ndarray, wanted: str, ndim: int) -> None:
-    """Raises UserError, with the conversion, for anything but u8[..., 3] of so many axes with something in it."""
+    """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with so many axes."""
     advice = None
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{wanted}, this is a {type(array).__name__}; convert it with np.asarray")
+        raise UserError(f"{wanted}, but this is a {type(array).__name__}; convert it with np.asarray")
     if array.ndim == ndim and array.size and array.shape[-1] == 3:
-        advice = "give (array >> 8).astype(np.uint8)" if array.dtype == np.uint16 else None
+        advice = "pass (array >> 8).astype(np.uint8)" if array.dtype == np.uint16 else None
         if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-            advice = "give np.uint8(array.clip(0, 1) * 255 + 0.5) if its values go from 0 to 1"
+            advice = "pass np.uint8(array.clip(0, 1) * 255 + 0.5) if its values are in [0, 1]"
         if advice is None and array.dtype != np.uint8:
-            advice = "give array.astype(np.uint8) if its values go from 0 to 255"
+            advice = "pass array.astype(np.uint8) if its values are in [0, 255]"
     elif not array.size:
         advice = "it is empty"
     elif array.ndim == ndim and array.shape[-1] == 4:
-        advice = "leave its alpha out with array[..., :3]"
+        advice = "drop its alpha channel with array[..., :3]"
     elif array.ndim == ndim - 1 or array.shape[-1] == 1:
-        advice = "of grey values give np.stack([array] * 3, -1)"
+        advice = "for grey values pass np.stack([array] * 3, -1)"
     elif array.ndim >= 3 and array.shape[-3] == 3:
         advice = "move its channels to the end with np.moveaxis(array, -3, -1)"
     else:
-        advice = "give another array"
+        advice = "pass another array"
     if advice:
-        raise UserError(f"{wanted}, this array is {array.dtype}{list(array.shape)}; {advice}")
+        raise UserError(f"{wanted}, but this array is {array.dtype}{list(array.shape)}; {advice}")
 
 
 def _pixels(image: np.ndarray | bytes | str | Path) -> np.ndarray:

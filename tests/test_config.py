@@ -93,7 +93,7 @@ def test_a_config_cannot_be_changed():
         (train(), "augment.scale_min=2", "config.augment: scale_min 2.0 must not be above scale_max 1.0"),
         (train(), "minimum.deph/delta1=50", "config: minimum names 'deph/delta1', which is of no task here; did you "),
         (train(), "validation=None,", "config.validation is (None,), but should be a valid dictionary"),
-        (train(), "stage=trian", "config.stage is trian, which is no stage; did you mean 'train'?"),
+        (train(), "stage=trian", "config.stage is trian, which is not a stage; did you mean 'train'?"),
         (train(validation=None), "minimum.depth/delta1=50", "config: minimum needs a validation source"),
         ({"stage": "label", "images": "folder:x"}, "take=1", "config.teachers is missing; set it in the config file"),
         (evaluate(), "inits={}", "config.inits is empty, but needs at least one entry"),
@@ -120,12 +120,12 @@ def test_a_config_cannot_be_changed():
         (
             pipeline(),
             "stages.teacher.stage=trian",
-            "config.stages.teacher.stage is trian, which is no stage of a pipe",
+            "config.stages.teacher.stage is trian, which is not a stage of a pipe",
         ),
         (
             pipeline(),
             "stages.student.steps=1",
-            "config.stages.student.stage is None, which is no stage of a pipeline; known: audit, eval",
+            "config.stages.student.stage is None, which is not a stage of a pipeline; known: audit, eval",
         ),
     ],
 )

@@ -167,5 +167,5 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "nothing").symlink_to("nowhere")
-    with pytest.raises(UserError, match=" cannot be made: "):
+    with pytest.raises(UserError, match=" cannot be created: "):
         files.make_folder(tmp_path / place)

@@ -65,9 +65,9 @@ def answer(said: str) -> str:
     [
         ((), "--config=FILE is missing; configs/quickstart.py is the one to start with"),
         (("--confg=x",), "Unknown command line flag 'confg'. Did you mean: config ?"),
-        ((TEACHER, "now"), "now is no flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE"),
+        ((TEACHER, "now"), "now is not a flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE"),
         ((TEACHER, "--config.steps", "3"), "--config.steps has no value; write --config.steps=VALUE"),
-        ((f"--config={CONFIGS}/teacher_dept.py",), f"is no file; did you mean '{CONFIGS}/teacher_depth.py'?"),
+        ((f"--config={CONFIGS}/teacher_dept.py",), f"is not a file; did you mean '{CONFIGS}/teacher_depth.py'?"),
         ((TEACHER, "--config.optimizer.lerning_rate=1"), "rning_rate is unknown; did you mean 'learning_rate'?"),
         ((TEACHER, "--config.batch_size=many"), "config.batch_size is 'many', but should be a valid integer"),
         ((TEACHER, "--config.image_size=50"), "config.image_size is 50, but should be a multiple of 32"),
@@ -202,7 +202,7 @@ def test_a_workdir_that_is_a_file(command: Command, tmp_path: Path):
         ("/dev/null/run", "leads through /dev/null, which is a device; choose another folder"),
         ("pipe", "is a pipe; name a folder"),
         ("loop/run", "cannot be a folder: Too many levels of symbolic links; choose another"),
-        ("nothing", "leads through {0}/nothing, a link to nothing; choose another folder"),
+        ("nothing", "leads through {0}/nothing, a dangling link; choose another folder"),
         ("x" * 300, "cannot be a folder: File name too long; choose another"),
     ],
 )
@@ -219,7 +219,7 @@ def test_what_can_be_no_folder(command: Command, tmp_path: Path, flag: str, plac
 def test_a_workdir_whose_name_is_no_text(command: Command, tmp_path: Path):
     code, said = command(TEACHER, *TINY, os.fsdecode(b"--workdir=" + os.fsencode(tmp_path) + b"/\xff"))
     assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith(f"error: --workdir={tmp_path}/\\xff is no UTF-8")
+    assert said.startswith(f"error: --workdir={tmp_path}/\\xff is not UTF-8")
 
 
 @pytest.mark.parametrize("kind", ["train", "describe"])
@@ -292,7 +292,7 @@ def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyP
         ),
         (
             ("--config=configs/quickstrat.py",),
-            "error: --config=configs/quickstrat.py is no file; did you mean 'configs/quickstart.py'?\n",
+            "error: --config=configs/quickstrat.py is not a file; did you mean 'configs/quickstart.py'?\n",
         ),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, capsys, kind: str):
     else:
         photo.symlink_to(photo)
     assert look(f"--model={tmp_path}", photo) == 2
-    assert capsys.readouterr().err == f"error: {photo} is no file that can be read; name a photo\n"
+    assert capsys.readouterr().err == f"error: {photo} is not a readable file; name a photo\n"
 
 
 def test_titled_pictures_of_different_sizes_fit_on_a_sheet():

@@ -165,7 +165,7 @@ def test_a_larger_batch_needs_more_memory(model):
 def test_what_is_no_finished_run_or_no_image(model, run, tmp_path):
     with pytest.raises(UserError, match="there is no run"):
         must_jax.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no finished training run"):
+    with pytest.raises(UserError, match="not a finished training run"):
         must_jax.load(tmp_path)
     description = json.loads((run / trained.MODEL_FILE).read_text())
     (tmp_path / trained.MODEL_FILE).write_text(json.dumps(description))
@@ -187,13 +187,13 @@ RGB = np.zeros((9, 13, 3), np.uint8)
 @pytest.mark.parametrize(
     ("array", "advice"),
     [
-        (GREY, "of grey values give np.stack([array] * 3, -1)"),
-        (GREY[..., None], "of grey values"),
-        (np.zeros((9, 13, 4), np.uint8), "leave its alpha out with array[..., :3]"),
+        (GREY, "for grey values pass np.stack([array] * 3, -1)"),
+        (GREY[..., None], "for grey values"),
+        (np.zeros((9, 13, 4), np.uint8), "drop its alpha channel with array[..., :3]"),
         (np.moveaxis(RGB, -1, 0), "move its channels to the end"),
-        (RGB.astype(np.float32), "give np.uint8(array.clip(0, 1) * 255 + 0.5)"),
-        (RGB.astype(np.uint16), "give (array >> 8).astype(np.uint8)"),
-        (RGB.astype(np.int64), "give array.astype(np.uint8)"),
+        (RGB.astype(np.float32), "pass np.uint8(array.clip(0, 1) * 255 + 0.5)"),
+        (RGB.astype(np.uint16), "pass (array >> 8).astype(np.uint8)"),
+        (RGB.astype(np.int64), "pass array.astype(np.uint8)"),
         (RGB[:0], "it is empty"),
         (RGB[None], "u8[height, width, 3] RGB, this array is uint8[1, 9, 13, 3]"),
     ],
@@ -207,9 +207,9 @@ def test_other_arrays_are_refused_with_the_conversion(run, array, advice):
 def test_other_batches_are_refused(run):
     loaded = must_jax.load(run)
     for batch, message in (
-        (np.zeros((2, SIZE, SIZE, 3), np.float32), "give np.uint8"),
+        (np.zeros((2, SIZE, SIZE, 3), np.float32), "pass np.uint8"),
         (np.zeros((SIZE, SIZE, 3), np.uint8), "images are u8"),
-        (np.zeros((2, SIZE + 1, SIZE, 3), np.uint8), "give each to `predict`"),
+        (np.zeros((2, SIZE + 1, SIZE, 3), np.uint8), "pass each to `predict`"),
         (np.zeros((0, SIZE, SIZE, 3), np.uint8), "it is empty"),
         ([[0]], "this is a list; convert it with np.asarray"),
     ):

@@ -136,7 +136,7 @@ def test_mistakes_are_not_tried_again_and_crashes_are(tmp_path: Path, fault: int
     [
         (("--processes=two", "--"), "error: --processes=two is no whole number"),
         (("--processes=0", "--", "python", "--workdir=x"), "error: --processes=0 runs nothing"),
-        (("python", "-m"), "error: python is no flag of local.sh; see --help, and write -- before the command"),
+        (("python", "-m"), "error: python is not a flag of local.sh; see --help, and write -- before the command"),
         (("--",), "error: the command is missing; write -- python -m must_jax.main --config=FILE"),
     ],
 )

@@ -302,7 +302,7 @@ def test_a_bucket_must_be_able_to_rename_folders(tmp_path: Path, answer: str, co
             ("run", *FLAGS, "--type=x-8", *COMMAND),
             "of --type=x-8 the image is not known; name it with --runtime=VERSION",
         ),
-        (("run", *FLAGS, "python"), "python is no flag of tpu_vm.sh; see --help, and write -- before the command"),
+        (("run", *FLAGS, "python"), "python is not a flag of tpu_vm.sh; see --help, and write -- before the command"),
         (("run", *FLAGS, "--", "true"), "the command has neither --workdir=FOLDER nor --config=FILE: true"),
     ],
 )

@@ -120,7 +120,7 @@ def test_killed_and_resumed_it_ends_bit_for_bit_the_same(finished, config, tmp_p
             patch.setattr(train, "train_batches", killed_at(k))
             run(config(), tmp_path / "run")
         assert not (tmp_path / "run" / "result.json").exists()
-        with pytest.raises(UserError, match="no finished training run"):
+        with pytest.raises(UserError, match="not a finished training run"):
             trained.load(tmp_path / "run")
     run(config(), tmp_path / "run")
 
