@@ -127,7 +127,7 @@ def test_labels(smoke: Path, capsys: pytest.CaptureFixture[str]):
     assert all(f"teacher_{task}-{task}" in told for task in TASKS)
     images = "--config.images=scenes/unlabelled_tiny:train"
     run("labels", f"--config.columns={smoke / 'label'}", "--config.action=verify", images)
-    assert "as they were written: 5 columns" in capsys.readouterr().err
+    assert "intact: 5 columns" in capsys.readouterr().err
 
 
 def test_audit(smoke: Path, capsys: pytest.CaptureFixture[str]):

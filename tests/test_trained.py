@@ -195,7 +195,7 @@ RGB = np.zeros((9, 13, 3), np.uint8)
         (RGB.astype(np.uint16), "pass (array >> 8).astype(np.uint8)"),
         (RGB.astype(np.int64), "pass array.astype(np.uint8)"),
         (RGB[:0], "it is empty"),
-        (RGB[None], "u8[height, width, 3] RGB, this array is uint8[1, 9, 13, 3]"),
+        (RGB[None], "u8[height, width, 3] RGB, but this array is uint8[1, 9, 13, 3]"),
     ],
 )
 def test_other_arrays_are_refused_with_the_conversion(run, array, advice):

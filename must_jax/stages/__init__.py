@@ -1,4 +1,4 @@
-"""What a user can ask for, one file a stage: each has `run(config, workdir)`."""
+"""The stages that a config can run, one file each, with `run(config, workdir)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Stage = Callable[[Any, Path], None]
 def _stage(name: str) -> Stage:
     def run(config: Any, workdir: Path) -> None:
         with interrupted_later(), clock.loading():
-            stage = importlib.import_module(f"{__name__}.{name}")  # only what is asked for is loaded
+            stage = importlib.import_module(f"{__name__}.{name}")  # load only what is needed
         stage.run(config, workdir)
 
     return run

@@ -1,4 +1,4 @@
-"""What teachers say about images: an image is read and decoded once for all of them, and the devices need not wait."""
+"""Predictions of teachers: each image is read and decoded once for all of them, and the devices never wait."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.trained import Predictions, Trained
 
-AHEAD = 2  # batches that a step of the work is ahead of the next one
-IN_FLIGHT = 2  # batches that the devices hold: one to work on, one to fetch
+AHEAD = 2  # batches by which one step of the work is ahead of the next
+IN_FLIGHT = 2  # batches on the devices: one being computed, one being fetched
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image that was read, or why it cannot be.
+    """An image that was read, or the reason why it cannot be.
 
     Attributes:
-      content_hw: by side of an input in pixels, the pixels of it that the image fills, from its top left corner.
+      content_hw: by input side in pixels, the height and width that the image fills, from the top left corner.
     """
 
     name: str
@@ -49,19 +49,19 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What one teacher says about one batch: nothing if it was not asked. `errors`: row -> why it failed there."""
+    """One teacher's predictions for one batch; None if it was not run. `errors`: row -> why it failed there."""
 
     predictions: Predictions = field(default_factory=dict)
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
 def blank(model: Trained, batch_size: int) -> np.ndarray:
-    """u8[rows, size, size, 3], zeros; at least `batch_size` rows, as many as the devices can share evenly."""
+    """u8[rows, size, size, 3], zeros; at least `batch_size` rows, rounded up to what the devices can share evenly."""
     return np.zeros((batch_size + -batch_size % model.mesh.size, model.image_size, model.image_size, 3), np.uint8)
 
 
 def told(error: Exception) -> str:
-    """In one line, for those who look for an image's label."""
+    """In one line, for messages about a missing label."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
@@ -89,7 +89,7 @@ def _draw(images: ImageSet, position: int, inputs: Mapping[int, np.ndarray]) -> 
         record = images.record(position)
         name = record["name"]
         image, image_hw = decode_reduced(record["image"], max(inputs))
-    except Exception as error:  # one record, broken in whatever way, must not end a run of days
+    except Exception as error:  # one broken record must not end a run of days
         return Example(name, error=told(error))
     geometries = {size: letterbox_geometry(image_hw, size) for size in inputs}
     for size, geometry in geometries.items():
@@ -100,12 +100,12 @@ def _draw(images: ImageSet, position: int, inputs: Mapping[int, np.ndarray]) -> 
 def ask(
     models: Sequence[Trained], batches: Iterable[Batch], wanted: Iterable[Sequence[bool]]
 ) -> Iterator[tuple[Sequence[Example], list[Answer]]]:
-    """The answers of the models to each batch, fetched when the devices have the next batch to work on.
+    """The predictions of the models for each batch, fetched once the devices have the next batch.
 
-    Programs over several devices must reach all of them in one order: only one thread may go through this.
+    Programs over several devices must be launched in the same order on all of them, so only one thread may iterate.
 
     Args:
-      wanted: for each batch, which models are asked.
+      wanted: for each batch, which models are run.
     """
 
     def begin(batch: Batch, asked: Sequence[bool]) -> Callable[[], tuple[Sequence[Example], list[Answer]]]:
@@ -119,17 +119,17 @@ def ask(
 
 
 def _begin(model: Trained, inputs: np.ndarray, count: int) -> Callable[[], Answer]:
-    """Sets the devices to work on the first `count` rows. If the model fails on them, it is asked row by row."""
+    """Starts the model on the first `count` rows. If it fails on them, it is run row by row."""
     try:
         begun = model.dispatch(inputs)
         jax.tree.map(lambda x: x.copy_to_host_async(), begun)
-    except Exception:  # whatever a teacher raises is about these images, or comes again and soon ends the run
+    except Exception:  # either caused by these images, or it recurs and soon ends the run
         return lambda: _ask_one_by_one(model, inputs, count)
 
     def answer() -> Answer:
         try:
             return Answer(jax.device_get(begun))
-        except Exception:  # it may come up only now
+        except Exception:  # it may be raised only now
             return _ask_one_by_one(model, inputs, count)
 
     return answer
@@ -139,7 +139,7 @@ def _ask_one_by_one(model: Trained, inputs: np.ndarray, count: int) -> Answer:
     predictions: dict[int, Predictions] = {}
     errors = {}
     for row in range(count):
-        alone = np.zeros_like(inputs)  # in its place among others, the row has the same answer
+        alone = np.zeros_like(inputs)  # at its own position, the row gets the same prediction
         alone[row] = inputs[row]
         try:
             predictions[row] = jax.tree.map(itemgetter(row), jax.device_get(model.dispatch(alone)))
@@ -147,6 +147,6 @@ def _ask_one_by_one(model: Trained, inputs: np.ndarray, count: int) -> Answer:
             errors[row] = told(error)
     if not predictions:
         return Answer({}, errors)
-    any_ = next(iter(predictions.values()))  # in the place of those that failed
+    any_ = next(iter(predictions.values()))  # in place of those that failed
     rows = (predictions.get(row, any_) for row in range(count))
     return Answer(jax.tree.map(lambda *values: np.stack(values), *rows), errors)

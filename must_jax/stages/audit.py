@@ -1,4 +1,4 @@
-"""Audit: what the label columns of an image set hold, and a verdict on each: the gate before a training."""
+"""Audit: statistics of an image set's label columns, and a verdict on each: the gate before training."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from must_jax.tasks import TASKS, build_task
 from must_jax.tasks.base import Task
 
 JSON_FILE, PAGE = "audit.json", "audit.html"
-LEAST_SCORED = 20  # labels; with fewer a score is luck
-_TOGETHER = 64  # labels that a thread takes
-_AHEAD = 64  # pairs of labels that are read before they are scored
+LEAST_SCORED = 20  # labels; with fewer, a score is mostly chance
+_TOGETHER = 64  # labels that a thread processes at a time
+_AHEAD = 64  # pairs of labels read ahead of scoring
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found in one column. `scores` are metrics against true labels, empty where there are none."""
+    """The findings for one column. `scores` are metrics against true labels, empty if there are none."""
 
     column: LabelColumn
     task: Task
@@ -52,7 +52,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An image that is nearly the same as one of the evaluation set `others`."""
+    """An image that nearly equals one of the evaluation set `others`."""
 
     others: ImageSet
     pair: Pair
@@ -61,11 +61,11 @@ class Duplicate:
 def run(config: AuditConfig, workdir: Path) -> None:
     """Writes `audit.html`, `audit.json` and, last, `result.json` into the workdir, and a verdict into every column.
 
-    A column that failed is no error here; a training refuses it. A finished audit of the same columns says so.
+    A failed column is not an error here, but training refuses it. A finished audit of the same columns says so.
 
     Raises:
-      UserError: columns or images that are not there or do not fit each other, columns that were changed or damaged
-        since they were written, a workdir of another config.
+      UserError: columns or images that are missing or do not match, columns that were changed or damaged since they
+        were written, a workdir of another config.
     """
     check(workdir, config)
     inputs.check(config)
@@ -91,7 +91,7 @@ def run(config: AuditConfig, workdir: Path) -> None:
         reasons = "; ".join(finding.reason for finding in result.audited.findings) or "nothing found"
         say(f"{result.column.folder}: {result.audited.verdict}, {reasons}")
     if evaluation:
-        say(f"{len(duplicates)} of {len(images)} images are nearly the same as evaluation images")
+        say(f"{len(duplicates)} of {len(images)} images are near-duplicates of evaluation images")
     say(f"see {workdir / PAGE}")
 
 
@@ -100,13 +100,13 @@ class _Audited(pydantic.BaseModel):
 
 
 class _Record(pydantic.BaseModel):
-    """What a later start has to know of `JSON_FILE`."""
+    """What a restart needs to know from `JSON_FILE`."""
 
     columns: dict[str, _Audited]
 
 
 def _is_finished(workdir: Path, folders: Sequence[Path]) -> bool:
-    """Whether all columns have been audited here as they are now, and their verdicts are still with them."""
+    """Whether all columns have been audited here in their present state, and still have their verdicts."""
     if not (workdir / RESULT_FILE).exists():
         return False
     path = workdir / JSON_FILE
@@ -117,7 +117,7 @@ def _is_finished(workdir: Path, folders: Sequence[Path]) -> bool:
 
 
 def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: Sequence[int]) -> Result:
-    """One pass over a column's labels, another one if they can be scored; leaves the verdict in the column's folder.
+    """One pass over a column's labels, another if they can be scored; writes the verdict to the column folder.
 
     Args:
       task: with the options by which the labels were made.
@@ -138,7 +138,7 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
             if scored >= LEAST_SCORED:
                 findings += gate.known_from_truth(Score(task.metric, scores[task.metric], scores[CHANCE]))
             else:
-                reason = f"only {scored} of its labels could be scored against true ones, which says little"
+                reason = f"only {scored} of its labels could be scored against true ones, which is too few to judge"
                 findings.append(Finding(level="look", reason=reason))
         else:
             reason = "its labels were not scored, because the true labels have other classes"
@@ -148,9 +148,9 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
 
 
 def find_duplicates(images: ImageSet, evaluation: Sequence[ImageSet], most: int) -> list[Duplicate]:
-    """Of every image and evaluation set the nearest pair, if at most `most` bits of their hashes differ; nearest first.
+    """Per image and evaluation set, the nearest pair if their hashes differ in at most `most` bits; nearest first.
 
-    Evaluation images are looked at mirrored, too: training mirrors images.
+    Evaluation images are also compared mirrored, since training mirrors images.
     """
     found = []
     with Progress("looking for near-duplicates", len(images) + sum(map(len, evaluation))) as progress:
@@ -167,7 +167,7 @@ def _read(column: LabelColumn, positions: Sequence[int]) -> Statistics:
         for position in chunk:
             try:
                 label = column[position]
-            except Exception:  # broken in whatever way; the verdict says so
+            except Exception:  # broken in any way; the verdict says so
                 statistics.images += 1
                 statistics.unreadable += 1
             else:
@@ -184,7 +184,7 @@ def _read(column: LabelColumn, positions: Sequence[int]) -> Statistics:
 
 
 def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[int]) -> tuple[dict[str, float], int]:
-    """The task's metrics of the column's labels, over the images that both label, and the number of these images."""
+    """The task's metrics of the column's labels, over the images that both label, and the number of these."""
     metrics, scored = task.metrics(), 0
     with Progress(f"scoring {column.folder.name}", len(positions)) as progress:
         for pair in _pairs(column, truth, positions):
@@ -198,12 +198,12 @@ def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[i
 
 
 def _pairs(column: LabelColumn, truth: Column, positions: Sequence[int]) -> Iterator[tuple[Label, ...]]:
-    """(label, true label) of each image, read ahead by threads; () where one of them is not there."""
+    """(label, true label) of each image, read ahead by threads; () where either is missing."""
 
     def read(position: int) -> tuple[Label, ...]:
         try:
             label, true = column[position], truth[position]
-        except Exception:  # those of the column are counted where its statistics are made
+        except Exception:  # failures of the column are counted with its statistics
             return ()
         return (label, true) if label["present"] and true["present"] else ()
 

@@ -1,4 +1,4 @@
-"""What an audit has found as the contents of its page."""
+"""The findings of an audit as the contents of its page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from must_jax.report.gallery import Picture, opened, thumbnail
 if TYPE_CHECKING:
     from must_jax.stages.audit import Duplicate, Result
 
-MOST_DUPLICATES = 24  # that are shown
+MOST_DUPLICATES = 24  # shown at most
 _SHARES = np.linspace(0, 1, BINS + 1).tolist()
 
 
@@ -70,12 +70,12 @@ def _column(result: Result, images: ImageSet) -> Column:
 
 
 def _short(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without the task's name, which is beside them."""
+    """Metrics without the prefix of the task's name."""
     return {name.partition("/")[2] or name: value for name, value in metrics.items()}
 
 
 def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
-    """Figures as they are to be read."""
+    """Formatted figures."""
     facts = {
         "labels read": f"{known['images']:,}",
         "not labelled": f"{known['absent']:,}",
@@ -83,11 +83,11 @@ def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
     }
     facts |= {name: f"{known[key]:,}" for name, key in _BROKEN.items() if known[key]}
     if "boxes_an_image" in known:
-        facts["boxes an image"] = f"{known['boxes_an_image']:.2f}"
+        facts["boxes per image"] = f"{known['boxes_an_image']:.2f}"
     if "labelled_pixels" in known:
         facts["ignored pixels"] = f"{100 - known['labelled_pixels']:.1f} %"
     if "one_value_only" in known:
-        facts["maps with one value only"] = f"{known['one_value_only']:.1f} %"
+        facts["constant maps"] = f"{known['one_value_only']:.1f} %"
     if "quantiles" in known:
         unit = " m" if isinstance(kind, MapLabel) and kind.unit == "m" else ""
         facts |= {name: f"{_figure(known[name])}{unit}" for name in ("min", "mean", "max")}
@@ -96,7 +96,7 @@ def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
     if "mean_vector" in known:
         facts["mean (right, down, forward)"] = ", ".join(f"{value:z.2f}" for value in known["mean_vector"])
         facts["away from the camera"] = f"{known['away']:.2f} %"
-        facts["not of length 1"] = f"{known['not_of_length_1']:.2f} %"
+        facts["not unit length"] = f"{known['not_of_length_1']:.2f} %"
     return facts
 
 
@@ -160,7 +160,7 @@ def _shown(result: Result, images: ImageSet, ranked: Ranked) -> list[Shown]:
         pictures: list[Picture] = [image]
         if not isinstance(image, str):
             drawn = thumbnail(result.task.draw(image, label))
-            # Maps are drawn over the image, or instead of it.
+            # Maps are drawn over the image, or in its place.
             pictures = [thumbnail(image), drawn] if isinstance(result.column.kind, MapLabel) else [drawn]
         shown.append(Shown(images.name_of(position), pictures, value, result.task.describe(label)))
     return shown
@@ -177,7 +177,7 @@ def _say_missing(contents: Audit) -> None:
     pictures += [(each.other, each.other_picture) for each in contents.duplicates]
     if missing := {name: picture for name, picture in pictures if isinstance(picture, str)}:
         name, reason = next(iter(missing.items()))
-        say(f"not shown: {len(missing)} images that cannot be read any more; the first is {name}, {reason}")
+        say(f"not shown: {len(missing)} images that can no longer be read; the first is {name}, {reason}")
 
 
 def _duplicate(images: ImageSet, duplicate: Duplicate) -> report.Duplicate:

@@ -1,4 +1,4 @@
-"""A run in a line, from the files of its workdir alone: its state, how far it is and what came out. Loads no jax."""
+"""A run in one line, from the files of its workdir alone: state, progress and result. Does not load jax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from must_jax.stages.workdir import CONFIG_FILE, PREEMPTED_FILE, RESULT_FILE
 
 @dataclass(frozen=True)
 class Brief:
-    """How far a run is: `done` of `total` `units`; total 0 = unknown. `note`: what came out, in a few words."""
+    """The progress of a run: `done` of `total` `units`; total 0 = unknown. `note`: the result in a few words."""
 
     done: int = 0
     total: int = 0
@@ -43,7 +43,7 @@ class LabelledColumn:
 
 
 def state(workdir: Path) -> str:
-    """In a word."""
+    """In one word."""
     if is_locked(workdir):
         return "running"
     if (workdir / RESULT_FILE).exists():
@@ -54,7 +54,7 @@ def state(workdir: Path) -> str:
 
 
 def brief(config: Mapping[str, Any], workdir: Path) -> Brief:
-    """Of any stage's config, as it lies in the workdir, or of a stage of a pipeline."""
+    """Of any stage's config, as stored in the workdir, or of a stage of a pipeline."""
     make = _BRIEFS.get(config["stage"])
     return make(config, workdir) if make else Brief()
 
@@ -66,13 +66,13 @@ def validated(workdir: Path) -> dict[str, float]:
 
 
 def labelled_columns(workdir: Path) -> list[LabelledColumn]:
-    """Those of a label run, by name."""
+    """The columns of a label run, by name."""
     from must_jax.data.shards import COLUMNS  # loads TFDS
     from must_jax.labels import manifest
 
     found = []
     for file in sorted((workdir / COLUMNS).glob(f"*/{manifest.FILE}")):
-        records = manifest.records_beside(file.parent)  # before the manifest, as others may write
+        records = manifest.records_beside(file.parent)  # before the manifest, since other processes may be writing
         column = manifest.read(file.parent)
         done = column.shard_count - len(column.missing(file.parent, records))
         shards = {shard.file: shard for shard in column.shards} | records
@@ -108,13 +108,13 @@ def _evaluation(config: Mapping[str, Any], workdir: Path) -> Brief:
         * (len(transfer["learning_rates"]) + len(transfer["seeds"]) - 1)
         for transfer in config["transfers"]
     ]
-    # A file a process.
+    # One file per process.
     runs = (read_json_lines(file, results.Run) for file in workdir.glob(results.RUNS_FILES))
     done = len({each.run for of_process in runs for each in of_process})
     total = len(config["downstream"]) * sum(each)
     return Brief(
         done, max(done, total), "trainings", _seconds(results.read(workdir, results.Result))
-    )  # more of starts that changed
+    )  # includes starting points that have changed since
 
 
 def _audit(config: Mapping[str, Any], workdir: Path) -> Brief:

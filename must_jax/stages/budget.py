@@ -1,4 +1,4 @@
-"""What labelling an image set costs, from a sample of it that is labelled by the same code and thrown away."""
+"""The cost of labelling an image set, from a sample that is labelled by the same code and then discarded."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from must_jax.stages.labels import readable_bytes
 from must_jax.trained import Trained
 
 SAMPLE = 256  # images
-LEAST_S = 10.0  # that a rate is measured for; in less, pipelines still fill
-MOST_PASSES = 64  # over the sample, for that
-FORWARD_S = 1.0  # the same for a teacher alone
-SPARE = 0.1  # of the memory, which is never all to be had
+LEAST_S = 10.0  # minimum time to measure a rate; in less, pipelines still fill
+MOST_PASSES = 64  # over the sample, to reach that time
+FORWARD_S = 1.0  # the same for a single teacher
+SPARE = 0.1  # of the memory, since never all of it is available
 
-Begin = Callable[[Path, ImageSet], list[Teacher]]  # begins the columns of all teachers in a folder
+Begin = Callable[[Path, ImageSet], list[Teacher]]  # creates the columns of all teachers in a folder
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What was measured on the sample, and what of the whole set follows from it.
+    """What was measured on the sample, and the resulting forecast for the whole set.
 
     Attributes:
       images, shards: of the whole set.
-      devices: that the rates are of.
+      devices: number of devices the rates refer to.
       images_per_second: of the whole pass, from encoded images to records on disk.
-      forward_per_second: by teacher, images/s of its network alone on a batch that lies on the devices.
-      column_bytes: by column, of all shards.
+      forward_per_second: by teacher, images/s of its network alone on a batch already on the devices.
+      column_bytes: by column, for all shards.
       free_bytes: of the disk.
-      largest_batch: an estimate; None where it is not known.
-      opening_seconds, compile_seconds: on top, at every start; compiled programs are kept.
+      largest_batch: an estimate; None if unknown.
+      opening_seconds, compile_seconds: additional, at every start; programs are cached.
     """
 
     images: int
@@ -62,7 +62,7 @@ class Forecast:
     opening_seconds: float = 0.0
 
     def seconds(self, chips: int) -> float:
-        """Of labelling the whole set on so many devices, each as fast as these. Workers share no shard."""
+        """Hours for the whole set on so many devices, each as fast as these; a shard belongs to one worker."""
         alone = self.images / self.images_per_second
         if chips < self.devices:
             return alone * self.devices / chips
@@ -73,10 +73,10 @@ class Forecast:
 
 
 def forecast(config: LabelConfig, workdir: Path) -> Forecast:
-    """What labelling into the workdir would cost. What is in it does not matter, and stays as it is.
+    """What labelling into the workdir would cost. Its contents do not matter, and are not changed.
 
     Raises:
-      UserError: as of `label.run`, but for the workdir and the disk.
+      UserError: as `label.run`, except for the workdir and the disk.
     """
     inputs.check(config)
     models, alone = teachers.load(config), config.model_copy(update={"worker": "0/1"})
@@ -91,10 +91,10 @@ def forecast(config: LabelConfig, workdir: Path) -> Forecast:
 
 
 def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Forecast:
-    """Labels a sample in a temporary folder inside of `folder`, which should be on the disk that labels will go to.
+    """Labels a sample in a temporary folder inside `folder`, which should be on the disk for the labels.
 
     Raises:
-      UserError: as of `begin` and of labelling.
+      UserError: as `begin` and labelling.
     """
     with tempfile.TemporaryDirectory(prefix=".dry_run-", dir=folder) as scratch:
         teachers = begin(Path(scratch) / "once", _sample(images))
@@ -127,7 +127,7 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Fo
 
 
 def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: float = FORWARD_S) -> float:
-    """Images a second that pass through all the networks, on batches that lie on the devices; nothing is fetched."""
+    """Images per second through all the networks, on batches already on the devices; nothing is fetched."""
     rng = np.random.default_rng(0)
     shapes = [blank(model, batch_size).shape for model in models]
     resident = [
@@ -140,7 +140,7 @@ def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: floa
     running, count = jax.block_until_ready(forward()), 0
     began = time.perf_counter()
     while time.perf_counter() - began < least_s or count < 2:
-        begun, running = running, forward()  # the devices always have the next batch to work on
+        begun, running = running, forward()  # the devices always have the next batch
         jax.block_until_ready(begun)
         count += 1
     jax.block_until_ready(running)
@@ -148,7 +148,7 @@ def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: floa
 
 
 def _sample(images: ImageSet, passes: int = 1) -> ImageSet:
-    """Images evenly spread over the set, over and over."""
+    """Images evenly spread over the set, repeatedly."""
     chosen = evenly_spread(len(images), SAMPLE)
     return ImageSet(
         f"a sample of {images.name}",
@@ -165,9 +165,9 @@ def _timed(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> fl
 
 
 def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
-    """By two sizes, of which XLA tells the memory, and a straight line through them.
+    """From a line through the memory that XLA reports for two batch sizes.
 
-    The second one is that in use, which is known to compile. With an image a device there is none below.
+    The larger one is the current size, which is known to compile. Below one image per device there is none.
     """
     mesh = models[0].mesh
     free = _free_bytes(mesh.devices.flat[0], mesh.size)
@@ -190,7 +190,7 @@ def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
 
 
 def _free_bytes(device: jax.Device, devices: int) -> int | None:
-    """Of one device; of a CPU, its share of the machine's memory. None if it does not tell."""
+    """Of one device; for a CPU, its share of the machine's memory. None if it is not reported."""
     told = device.memory_stats() or {}
     if "bytes_limit" in told:
         return told["bytes_limit"] - told.get("bytes_in_use", 0)
@@ -214,7 +214,7 @@ def show(forecast: Forecast, chips: int, batch_size: int) -> None:
     hours = _table("chips", "hours", "chip-hours")
     for count in dict.fromkeys((forecast.devices, chips or forecast.devices)):
         hours.add_row(f"{count:,}", f"{forecast.seconds(count) / 3600:,.3f}", f"{forecast.chip_hours(count):,.3f}")
-    fits = "not known here" if largest is None else f"about {largest:,} images, by an estimate"
+    fits = "unknown here" if largest is None else f"about {largest:,} images (estimate)"
     console = Console(width=max(100, Console().width), highlight=False)
     for part in (
         f"a forecast for {forecast.images:,} images; nothing was kept",

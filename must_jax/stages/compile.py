@@ -1,6 +1,6 @@
-"""Compile: the programs of another stage for TPUs that need not be here. Do they fit, how fast can they be at best?
+"""Compile: the programs of another stage for TPUs that need not be present. Do they fit, and what is their top speed?
 
-Nothing is run, so no data is read, and what a stage reads need not be there yet.
+Nothing is run, so no data is read, and the inputs of the stage need not exist yet.
 """
 
 from __future__ import annotations
@@ -25,29 +25,31 @@ from must_jax.stages.labels import readable_bytes
 from must_jax.stages.programs import programs
 from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
 
-FOLDER = "compile"  # in the workdir, which belongs to the run itself; in it a folder a topology
+FOLDER = "compile"  # in the workdir, which belongs to the run itself; with one folder per topology
 
 
 def run(config: CompileConfig, workdir: Path) -> None:
-    """Prints what the compiler says of every program, and writes it to `compile/TOPOLOGY/result.json` in the workdir.
+    """Prints what the compiler reports for each program, and writes it to `compile/TOPOLOGY/result.json`.
 
-    Beside it is every compiled program as text. What an earlier call wrote there is replaced: sizes and knobs are tried
-    one after the other.
+    The compiled programs are stored beside it as text. Results of earlier calls are replaced, since sizes and options
+    are tried in turn.
 
     Raises:
       UserError: no such chip or slice, no compiler for it, a batch that its chips cannot share evenly, a program that
-        needs more memory than a chip has, and as of `programs`.
+        needs more memory than a chip has, and as `programs`.
     """
     target = config.compile
     chip, devices = slice_devices(target.topology)
-    jax.config.update("jax_platforms", "cpu")  # nothing runs, so an accelerator that is here is left to others
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so leave any accelerator here to others
     fsdp = config.of.fsdp if isinstance(config.of, TrainConfig) else 1
     mesh = make_mesh(len(devices), fsdp=fsdp, devices=devices)
     every = list(programs(config.of, mesh, target.classes))
     kinds = {step.name.split()[0] for step in every}
     for name in target.programs:
         if name not in kinds:
-            raise UserError(f"config.compile.programs names '{name}', which this stage has not; {nearest(name, kinds)}")
+            raise UserError(
+                f"config.compile.programs names '{name}', which this stage does not have; {nearest(name, kinds)}"
+            )
     steps = [step for step in every if not target.programs or step.name.split()[0] in target.programs]
 
     folder = workdir / FOLDER / target.topology.replace(":", "-")
@@ -71,20 +73,21 @@ def run(config: CompileConfig, workdir: Path) -> None:
         "programs": {name: _told(facts, chip) for name, facts in found.items()},
     }
     write_json(folder / RESULT_FILE, result)
-    say(f"{folder / RESULT_FILE}: on {target.topology} fit: {', '.join(found)}")
+    say(f"{folder / RESULT_FILE}: fits on {target.topology}: {', '.join(found)}")
 
 
 def _does_not_fit(config: CompileConfig, step: Step, chips: int, why: str) -> str:
     of, each = config.of, step.images / chips
     where = "batch_size in config.transfers" if isinstance(of, EvaluateConfig) else "config.batch_size"
-    knobs = [f"fewer images a chip ({each:g} now: {where})"]
+    knobs = [f"use fewer images per chip (now {each:g}: {where})"]
     if isinstance(of, TrainConfig) and step.name == "train":
         knobs += [
-            "activations that are computed again (config.remat=heads,stage1,stage2)",
-            "parameters and optimizer split over chips (config.fsdp)",
+            "recompute activations (config.remat=heads,stage1,stage2)",
+            "shard parameters and optimizer over chips (config.fsdp)",
         ]
-    return f"'{step.name}' does not fit on {config.compile.topology} ({why.rstrip('.')}); in this order: " + ", ".join(
-        knobs
+    return (
+        f"'{step.name}' does not fit on {config.compile.topology} ({why.rstrip('.')}); try in this order: "
+        + ", ".join(knobs)
     )
 
 
@@ -100,31 +103,32 @@ def _told(facts: Facts, chip: Chip) -> dict[str, Any]:
 
 
 def _show(name: str, facts: Facts, chip: Chip, topology: str) -> None:
-    memory = Table("memory a chip", box=None, header_style="bold")
+    memory = Table("memory per chip", box=None, header_style="bold")
     memory.add_column("", justify="right")
     for kind, size in facts.memory.items():
         memory.add_row(kind, readable_bytes(size))
-    memory.add_row("in all", f"{readable_bytes(facts.memory_bytes)} of {readable_bytes(chip.memory_bytes)}: fits")
+    memory.add_row("total", f"{readable_bytes(facts.memory_bytes)} of {readable_bytes(chip.memory_bytes)}: fits")
 
     by_operations, by_traffic = facts.flops / chip.peak_flops, facts.memory_traffic / chip.memory_bandwidth
-    work = Table("work a chip and step", box=None, header_style="bold")
+    work = Table("work per chip and step", box=None, header_style="bold")
     for column in ("", "at best"):
         work.add_column(column, justify="right")
-    work.add_row("floating point operations", f"{facts.flops / 1e9:,.1f} GFLOP", _milliseconds(by_operations))
+    work.add_row("floating-point operations", f"{facts.flops / 1e9:,.1f} GFLOP", _milliseconds(by_operations))
     work.add_row("memory read and written", readable_bytes(facts.memory_traffic), _milliseconds(by_traffic))
     for kind, each in facts.collectives.items():
         work.add_row(f"{kind}, {each.times} times", readable_bytes(each.bytes))
     if facts.collectives:
-        work.add_row("all of these over the links", "", _milliseconds(facts.collective_seconds(chip)))
+        work.add_row("total over the links", "", _milliseconds(facts.collective_seconds(chip)))
 
     limit = "operations" if by_operations >= by_traffic else "memory"
     console = Console(width=max(100, Console().width), highlight=False)
     console.print(
-        f"[bold]{name}[/bold] on {topology}: {facts.images:g} images a chip, compiled in {facts.compile_seconds:.0f} s",
+        f"[bold]{name}[/bold] on {topology}: {facts.images:g} images per chip, compiled "
+        f"in {facts.compile_seconds:.0f} s",
         memory,
         work,
-        f"no step is faster than {_milliseconds(facts.seconds(chip))} (by its {limit}): "
-        f"at most {facts.images_per_second(chip):,.0f} images/s a chip",
+        f"a step takes at least {_milliseconds(facts.seconds(chip))} (by its {limit}): "
+        f"at most {facts.images_per_second(chip):,.0f} images/s per chip",
         "",
         sep="\n",
     )

@@ -1,4 +1,4 @@
-"""The losses of a training, from its metrics."""
+"""The losses of a training run, from its metrics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from must_jax.engine.writer import read_rows
 
-Series = tuple[list[int], list[float]]  # steps and values; what was not finite is NaN
+Series = tuple[list[int], list[float]]  # steps and values; NaN where not finite
 
 
 def losses(workdir: Path, tasks: Collection[str]) -> dict[str, Series]:
-    """Total loss and its terms; of several tasks each task's sum of terms. Empty as long as nothing is logged."""
+    """Total loss and its terms; for several tasks, each task's sum of terms. Empty until something is logged."""
     series: dict[str, Series] = {}
     for row in read_rows(workdir):
         if "loss" not in row:

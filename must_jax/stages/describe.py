@@ -1,4 +1,4 @@
-"""Describe: what a workdir holds, how far its run is, and what its time was spent on. Loads no jax, changes nothing."""
+"""Describe: contents of a workdir, progress of its run, and where the time went. Read-only, and does not load jax."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from must_jax.stages.curves import losses
 from must_jax.stages.pipeline import ordered, times
 from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, stored
 
-PLAIN_WIDTH = 80  # characters of a line where there is no terminal
+PLAIN_WIDTH = 80  # characters per line without a terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
 _DAY_S = 86400
-SHOWN = 5  # of a list that may be long
+SHOWN = 5  # entries of a long list
 
 
 class _Skipped(pydantic.BaseModel):
@@ -40,7 +40,7 @@ def run(config: DescribeConfig, workdir: Path) -> None:
     """Prints to stdout.
 
     Raises:
-      UserError: there is no run.
+      UserError: the run does not exist.
     """
     if not (workdir / CONFIG_FILE).exists():
         raise UserError(f"there is no run in {workdir}; start it first, or name its folder with --workdir")
@@ -52,7 +52,7 @@ def run(config: DescribeConfig, workdir: Path) -> None:
 
 
 def describe(workdir: Path, *, ascii: bool = False) -> Iterator[RenderableType]:
-    """What there is to say of a run, from top to bottom; `ascii`: in no other characters."""
+    """The description of a run, from top to bottom; `ascii`: use only ASCII characters."""
     config = stored(workdir, STAGES)
     yield ", ".join(filter(None, [f"{workdir}: {config['stage']}", state(workdir), brief(config, workdir).progress]))
     if details := _DETAILS.get(config["stage"]):
@@ -175,7 +175,7 @@ _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[Renderabl
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = (), whole: int = 1) -> Table:
-    """Names, then figures; columns of `left` are texts. Where there is no room, the first `whole` stay as they are."""
+    """Names, then figures; columns in `left` are text. The first `whole` columns are never shortened."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, head in enumerate(heads):
         justify: Literal["left", "right"] = "right" if number and head not in left else "left"
@@ -186,7 +186,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection
 
 
 def _listed(what: str, found: Mapping[str, str]) -> Iterator[str]:
-    """The first of many, a line each."""
+    """The first few, one line each."""
     if found:
         yield f"\n{what}: {len(found)}"
         yield from (f"  {name}, {reason}" for name, reason in list(found.items())[:SHOWN])

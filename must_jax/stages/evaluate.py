@@ -29,20 +29,20 @@ from must_jax.trained import Trained
 
 RUNS_FILE = "runs.jsonl"
 
-RULES = 2  # how trainings are measured; a run that was begun by other rules measures anew
+RULES = 2  # version of the measurement; results of other versions are measured again
 
-Measured = Mapping[str, float | None]  # "validation" and "test" -> headline metric; None: the training diverged
+Measured = Mapping[str, float | None]  # "validation" and "test" -> headline metric; None: training diverged
 
 
 def run(config: EvaluateConfig, workdir: Path) -> None:
     """Writes `scorecard.json`, `scorecard.csv` and, last, `result.json` into the workdir.
 
-    Every finished training is in `runs.jsonl`, so that a run that was stopped goes on with the next one, and a finished
-    one measures again only what starts from a model that was trained anew.
+    Every finished training run is in `runs.jsonl`, so an interrupted evaluation resumes with the next one, and a
+    finished one only repeats what starts from a retrained model.
 
     Raises:
-      UserError: a starting point that is missing, not finished or of another architecture, a downstream set that lacks
-        images or labels of its task, a workdir of another config; all before any work.
+      UserError: a starting point that is missing, unfinished or of another architecture, a downstream set that lacks
+        images or labels of its task, a workdir of another config; all checked before any work.
     """
     check(workdir, config)
     if _is_finished(config, workdir):
@@ -75,7 +75,7 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
 
 
 def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
-    """Whether everything is measured, from the starting points as they are now (those that are still there)."""
+    """Whether everything is measured, from the current starting points (those that still exist)."""
     if (told := results.read(workdir, results.EvaluateResult)) is None:
         return False
     now = {name: inputs.run_digest(folder) for name, folder in config.inits.items()}
@@ -85,23 +85,23 @@ def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
 
 
 def choose(validation: Mapping[float, float | None]) -> float:
-    """Of learning rate -> value on validation the best rate, the first one of equals.
+    """The best of learning rate -> validation value; the first of equals.
 
-    A rate that diverged is not chosen; where all of them did, it is the lowest.
+    A rate that diverged is not chosen; if all of them did, the lowest one is.
     """
     finished = {rate: value for rate, value in validation.items() if value is not None}
     return max(finished, key=finished.__getitem__) if finished else min(validation)
 
 
 class Runs:
-    """The trainings that are finished, on disk: name -> measured values, one line each; every process has its file."""
+    """The finished training runs on disk: name -> measured values, one line each; every process has its own file."""
 
     def __init__(self, workdir: Path) -> None:
         number = distributed.position()
         self._path = workdir / (f"runs-{number}.jsonl" if number else RUNS_FILE)
         self._done: dict[str, Measured] = {}
         for path in {self._path, *workdir.glob(results.RUNS_FILES)}:
-            done = read_json_lines(path, results.RunRecord)  # what cannot be read is measured again
+            done = read_json_lines(path, results.RunRecord)  # unreadable ones are measured again
             if path == self._path:
                 write_text(path, "".join(f"{json.dumps(each.model_dump())}\n" for each in done))
             self._done |= {each.run: {"validation": each.validation, "test": each.test} for each in done}
@@ -110,7 +110,7 @@ class Runs:
         return len(self._done)
 
     def get(self, name: str, measure: Callable[[], Measured]) -> Measured:
-        """What is known of the run `name`; measures it, and remembers that on disk, if nothing is."""
+        """The stored values of the run `name`; if there are none, measures and stores them."""
         if name not in self._done:
             self._done[name] = measure()
             with self._path.open("a", encoding="utf-8") as file:
@@ -123,7 +123,7 @@ class Runs:
 def _measure(
     config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
-    """All results; each process measures its share, and the first one then has all of them."""
+    """All results; each process measures its share, and the first process then has all of them."""
     trunk = Trunk.of(build_model(config.model, {}))
     cells = [
         (number, transfer, downstream, init)
@@ -139,7 +139,7 @@ def _measure(
             for _, of_set in itertools.groupby(cells, key=lambda cell: (cell[0], cell[2].name)):
                 group = list(of_set)
                 number, transfer, downstream, _ = group[0]
-                # Compiled, and its features computed, when the first run of it is missing.
+                # Compiled, and features computed, only once a run of it is missing.
                 program = functools.cache(functools.partial(Transfer, transfer, downstream, trunk, mesh))
                 data = "-".join(source.images.digest[:8] for source in downstream.sources.values())
                 for _, _, _, init in group:
@@ -164,9 +164,9 @@ def _rows(
     runs: Runs,
     progress: Progress,
 ) -> list[Row]:
-    """One starting point on one set: the learning rate by the first seed's validation, then test for every seed."""
+    """One starting point on one set: the first seed's validation selects the learning rate, then all seeds test."""
     start = functools.cache(lambda: program().start(trained.variables if trained else None))
-    made_of = trained.digest[:16] if trained else "random"  # a starting point that was trained anew is measured anew
+    made_of = trained.digest[:16] if trained else "random"  # a retrained starting point is measured again
 
     def measured(seed: int, rate: float) -> Measured:
         values = runs.get(f"{name}/{made_of}/seed {seed}/rate {rate:g}", lambda: program().measure(start(), seed, rate))
@@ -193,7 +193,7 @@ def _load(name: str, folder: str, model: ModelConfig) -> Trained | None:
         if (theirs := getattr(start.config, field)) != value:
             raise UserError(
                 f"config.model.{field} is {value}, but config.inits.{name} ({folder}) was trained with {theirs}; "
-                "compare starting points of one architecture"
+                "compare starting points of the same architecture"
             )
     return start
 
@@ -207,7 +207,7 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
         if not source.columns:
             raise UserError(
                 f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
-                "use images that have, or another task"
+                "use images that do, or another task"
             )
     supervision.check([train], {task.name: task}, evaluation.image_size, where=f"config.downstream.{name}.train")
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})

@@ -1,4 +1,4 @@
-"""What a training does not start on: label columns from which nothing can be learnt."""
+"""Training refuses label columns from which nothing can be learnt."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from must_jax.tasks.base import Task
 
 
 def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collection[str]) -> None:
-    """Holds every column against its manifest and, where there is one, the verdict of its audit.
+    """Checks every column against its manifest and, if there is one, the verdict of its audit.
 
-    Of a column that is read in part, or with another threshold than its own, a sample is read instead of the manifest,
-    and ever more of it as long as there are few labels in it, or none to learn from. What only deserves a look is said,
-    and so is what is `accepted` (tasks) all the same.
+    For a column that is read in part, or with a threshold other than its own, a sample of labels replaces the manifest;
+    it grows as long as it has few labels, or none to learn from. Findings that only deserve a look are printed, as are
+    failures of `accepted` tasks.
 
     Raises:
-      UserError: columns failed; names all of them.
+      UserError: names all columns that failed.
     """
     refused: dict[str, list[str]] = {}  # task -> what is wrong with its columns
     columns = [column for source in sources for column in source.columns if isinstance(column, LabelColumn)]
@@ -44,16 +44,15 @@ def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collec
     if refused:
         wrong = "; ".join(itertools.chain(*refused.values()))
         raise UserError(
-            f"{wrong}; make them anew, leave them out, or train on them all the same with "
-            f"config.accept_failed={','.join(refused)}"
+            f"{wrong}; re-create them, drop them, or train on them anyway with config.accept_failed={','.join(refused)}"
         )
 
 
 def found(column: LabelColumn, task: Task) -> list[Finding]:
-    """What the labels that are read tell by themselves, and what an audit of the column as it is has found besides."""
+    """Findings from the labels that are read, and those of an audit of the column in its present state."""
     description, teacher = column.manifest, score_of_teacher(column.manifest, task)
     known = as_made = list(gate.known_from_manifest(description, teacher))
-    if not column.is_as_made and not description.summary().not_finite:  # which a sample may miss
+    if not column.is_as_made and not description.summary().not_finite:  # a sample may miss those
         known = [*_known_from_sample(column), *gate.known_from_teacher(description, teacher)]
     audited = gate.read(column.folder, description)
     return [*known, *(finding for finding in (audited.findings if audited else ()) if finding not in as_made)]
@@ -64,7 +63,7 @@ def score_of_teacher(column: Manifest, task: Task) -> Score:
 
 
 def score(task: Task, metrics: Mapping[str, float]) -> Score:
-    """Of metrics as `engine.evaluate` gives them."""
+    """From metrics as returned by `engine.evaluate`."""
     value, chance = (metrics.get(f"{task.name}/{name}") for name in (task.metric, CHANCE))
     return Score(task.metric, value, chance)
 
@@ -74,7 +73,7 @@ def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
     for total in sampling.sums(f"sampling {column.folder.name}", len(column), look, Summary.add, Summary()):
         in_part = total.images < len(column)
         findings = list(gate.known_from_summary(column.manifest, total, in_part))
-        # What few labels there are may lie elsewhere: a column fails by all that is read of it.
+        # The few labels may lie elsewhere: a column only fails on all that is read of it.
         if total.images - total.absent - total.empty >= sampling.LEAST and gate.verdict(findings) != "failed":
             break
     which = f"a sample of {total.images:,} of " if in_part else ""
@@ -88,5 +87,5 @@ def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
 def _summary(column: LabelColumn, position: int) -> Summary:
     try:
         return summarize(column.kind, column[position])
-    except Exception:  # broken in whatever way; the training leaves it out and names it
+    except Exception:  # broken in any way; training skips it and names it
         return Summary(images=1, absent=1)

@@ -41,14 +41,14 @@ from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
 TRUTH = "truth"
-MAX_UNREADABLE = 0.01  # share of the images; with more the data is not what the user thinks it is
+MAX_UNREADABLE = 0.01  # share of the images; with more, the data is not what the user thinks it is
 
 
 StageConfig = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
 
 class Named(NamedTuple):
-    """What a stage's config names: tasks with their options, image sets with columns, runs, and its batch sizes."""
+    """What a stage's config refers to: tasks with options, image sets with columns, runs, and batch sizes."""
 
     tasks: Iterable[tuple[str, Mapping[str, Any]]]
     sources: Sequence[SourceConfig]
@@ -57,19 +57,19 @@ class Named(NamedTuple):
 
 
 def check(config: StageConfig, made: Collection[Path] = ()) -> None:
-    """What can be wrong with a stage, as far as it can be said before any image is rendered or opened.
+    """Checks everything about a stage that can be checked before any image is rendered or opened.
 
     Args:
-      made: runs and columns that need not be there yet.
+      made: runs and columns that need not exist yet.
 
     Raises:
-      UserError: an unknown task or option, devices that are not there or cannot share the batches, an image set, split,
+      UserError: an unknown task or option, devices that do not exist or cannot share the batches, an image set, split,
         column or run that does not exist.
     """
     named = _named(config)
     for name, options in named.tasks:
         check_options(name, options)
-    if not isinstance(config, AuditConfig):  # runs on no devices
+    if not isinstance(config, AuditConfig):  # uses no devices
         mesh_of(config)
     if isinstance(config, TrainConfig | EvaluateConfig):
         for size in named.batch_sizes:
@@ -89,23 +89,23 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
 
 
 def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
-    """The runs, label runs and columns that the stages of a pipeline in `workdir` will have made."""
+    """The runs, label runs and columns that the stages of a pipeline in `workdir` will create."""
     tasks = {workdir / name: stage.tasks for name, stage in stages.items() if isinstance(stage, TrainConfig)}
     columns = {
         workdir / name / COLUMNS / f"{Path(teacher).name}-{task}"
         for name, stage in stages.items()
         if isinstance(stage, LabelConfig)
         for teacher in stage.teachers
-        for task in tasks.get(Path(teacher), TASKS)  # any, of a run from elsewhere
+        for task in tasks.get(Path(teacher), TASKS)  # any task, for a run from elsewhere
     }
     label_runs = {workdir / name for name, stage in stages.items() if isinstance(stage, LabelConfig)}
     return {*tasks, *label_runs, *columns}
 
 
 def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
-    """The devices that a stage runs on; errors as of `make_mesh`.
+    """The devices that a stage runs on; errors as `make_mesh`.
 
-    A training takes those of all processes. Others divide their work among the processes, each on its own devices.
+    Training uses those of all processes. Other stages divide their work among the processes, each on its own devices.
     """
     batch_sizes = _named(config).batch_sizes
     if isinstance(config, TrainConfig):
@@ -117,15 +117,15 @@ def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
 
 
 def run_digest(run: str) -> str | None:
-    """Of a finished training run's parameters; None if there is none in that folder. Reads no checkpoint."""
+    """The digest of a finished training run's parameters; None without such a run. Reads no checkpoint."""
     return description.read(run).digest if run and (Path(run) / MODEL_FILE).exists() else None
 
 
 def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:
-    """The image set, and of its labels the columns of `tasks`.
+    """The image set with its label columns for `tasks`.
 
     Raises:
-      UserError: images or a column that are not there or do not fit each other, a threshold that cannot be applied.
+      UserError: images or a column that are missing or do not match, a threshold that cannot be applied.
     """
     images = open_images(config.images, data_dir, config.take)
     columns: list[Column] = []
@@ -139,7 +139,7 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
             threshold = config.min_confidence.get(column.task)
             columns.append(column if threshold is None else column.at_least(threshold))
             stored.add(column.task)
-    columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: the truth comes first
+    columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: true labels come first
     for task in config.min_confidence:
         if task not in stored:
             raise UserError(
@@ -152,13 +152,13 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
 def choose(
     columns: ColumnsConfig, sources: Sequence[Source], tasks: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Source], dict[str, Mapping[str, Any]]]:
-    """What is left of sources and tasks if only some of the labels are read: those without any of them are gone.
+    """The sources and tasks that remain if only some of the labels are read; those without any labels are removed.
 
-    A task that had no labels to begin with stays, since that is a mistake and no choice, unless `drop` names it, or
-    `keep` names other tasks.
+    A task that had no labels to begin with stays, since that is an error rather than a choice, unless `drop` names it,
+    or `keep` names other tasks.
 
     Raises:
-      UserError: nothing is left.
+      UserError: nothing remains.
     """
 
     def is_read(column: Column) -> bool:
@@ -171,12 +171,12 @@ def choose(
     wanted = after | (kept - before - {*columns.drop})
     left = {name: options for name, options in tasks.items() if name in wanted}
     if not left:
-        raise UserError("config.columns leaves no labels to learn from; drop less, or keep more")
+        raise UserError("config.columns leaves no labels to train on; drop fewer, or keep more")
     return [new for new, old in zip(chosen, sources, strict=True) if new.columns or not old.columns], left
 
 
 def check_unchanged(columns: Iterable[Column]) -> None:
-    """Reads every byte of the label columns: a training of days should not end in a label that cannot be read.
+    """Reads every byte of the label columns: an unreadable label should not end a training run of days.
 
     Raises:
       UserError: labels were changed or damaged since they were written.
@@ -189,19 +189,19 @@ def check_unchanged(columns: Iterable[Column]) -> None:
 def build_tasks(
     options: Mapping[str, Mapping[str, Any]], sources: Sequence[Source], max_boxes: int, also: Sequence[Source] = ()
 ) -> dict[str, Task]:
-    """The tasks of a config, with the class names that their columns carry. Labels of `also` only have to fit.
+    """The tasks of a config, with the class names from their columns. Labels of `also` only have to match.
 
     Raises:
-      UserError: an unknown task or option, a task that nothing labels, columns whose classes or units differ.
+      UserError: an unknown task or option, a task without labels, columns whose classes or units differ.
     """
     tasks = {}
     for name, chosen in options.items():
         columns = [column for source in sources for column in source.columns if column.task == name]
         if name in TASKS and not columns:
-            others = f", or leave the task out with --config.columns.drop={name}" if len(options) > 1 else ""
+            others = f", or drop the task with --config.columns.drop={name}" if len(options) > 1 else ""
             labelled = _labelled(sources)
             raise UserError(
-                f"no images are labelled for task '{name}'; labelled are: {labelled}; bring its labels{others}"
+                f"no images are labelled for task '{name}'; labelled are: {labelled}; provide its labels{others}"
             )
         classes = columns[0].classes if columns else ()
         tasks[name] = build_task(name, classes, {"max_boxes": max_boxes, **chosen})
@@ -216,9 +216,9 @@ def loss_weights(
 ) -> dict[str, float]:
     """Task -> weight: as set; else (b_s lr_t) / (b_t lr_s) of student s and teacher t (paper 4.1); 1 for true labels.
 
-    The rule holds for rates of one kind of optimizer: where the teacher had another kind, or has no rate, the weight is
-    1, and a line says so. A teacher from before its optimizer was recorded counts as of the student's kind, and a line
-    says so as well. Of several teachers of a task the first one decides.
+    The rule compares learning rates of the same optimizer. If the teacher used another optimizer, or has no learning
+    rate, the weight is 1. A teacher without a recorded optimizer is assumed to have used the student's.
+    Both are printed. If a task has several teachers, the first one decides.
     """
     weights = {}
     for name, task in tasks.items():
@@ -230,27 +230,27 @@ def loss_weights(
         elif teachers:
             weights[name], why = _loss_weight(teachers[0], batch_size, optimizer)
             if any(_loss_weight(each, batch_size, optimizer)[0] != weights[name] for each in teachers[1:]):
-                decides = f"its first teacher, {teachers[0].name}, decides, others had other settings"
+                decides = f"its first teacher, {teachers[0].name}, decides; others had different settings"
                 why = f"{why}; {decides}" if why else decides
         if why:
-            say(f"the loss weight of {name} is {weights[name]:.4g}: {why}; config.tasks.{name}.weight sets another one")
+            say(f"the loss weight of {name} is {weights[name]:.4g}: {why}; set config.tasks.{name}.weight to change it")
     return weights
 
 
 def _loss_weight(teacher: TeacherRecord, batch_size: int, optimizer: OptimizerConfig) -> tuple[float, str]:
-    """And why it is not simply by the rule."""
+    """The weight, and why it does not simply follow the rule."""
     if not teacher.learning_rate or not teacher.batch_size:
         return 1.0, f"{teacher.name} has no learning rate or batch size to compare with"
     if teacher.optimizer not in ("", optimizer.name):
-        kind = f"{teacher.optimizer}, whose rates are not those of {optimizer.name}"
+        kind = f"{teacher.optimizer}, whose learning rates are not comparable to those of {optimizer.name}"
         return 1.0, f"{teacher.name} was trained with {kind}"
     weight = (batch_size * teacher.learning_rate) / (teacher.batch_size * optimizer.learning_rate)
-    assumed = f"{teacher.name} does not tell its optimizer, {optimizer.name} is assumed"
+    assumed = f"{teacher.name} does not record its optimizer, {optimizer.name} is assumed"
     return weight, "" if teacher.optimizer else assumed
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """What identifies the training data, for checkpoints: a run that continues must read the same."""
+    """Identifies the training data, for checkpoints: a resumed run must read the same data."""
     data: dict[str, Any] = {}
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
         data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}
@@ -265,14 +265,14 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def lengths(sources: Sequence[Source]) -> dict[str, int]:
-    """Image set -> number of its images."""
+    """Image set -> number of images."""
     return {source.images.name: len(source.images) for source in sources}
 
 
 class Unreadable:
-    """Images and labels that could not be read: named once, counted, too many of them end the run.
+    """Images and labels that could not be read: named once and counted; too many of them end the run.
 
-    One process finds that out by itself; several, each of which reads its part of the batches, when they compare.
+    A single process checks this itself; several processes, which read parts of the batches, check when they compare.
     """
 
     def __init__(self, images: Mapping[str, int]) -> None:
@@ -284,7 +284,7 @@ class Unreadable:
     def add(self, what: str, why: str) -> None:
         if what not in self.found:
             self.found[what] = why
-            say(f"left out: {what}, {why}")
+            say(f"skipped: {what}, {why}")
 
     def guard(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches.
@@ -297,15 +297,15 @@ class Unreadable:
                 self._check()
             yield batch
         if distributed.processes() == 1:
-            self._check()  # what came up while the last batch was worked on
+            self._check()  # errors that occurred during the last batch
 
     def shares(self) -> dict[str, float]:
-        """ "unreadable/image set" -> share of its images, over all processes; the sets without any are left out.
+        """ "unreadable/image set" -> share of its images, over all processes; sets without any are omitted.
 
         Raises:
           UserError: as `guard`, in all processes.
         """
-        for others in distributed.gather(dict(self.found)):  # a copy: threads that read go on adding to it
+        for others in distributed.gather(dict(self.found)):  # a copy: reader threads keep adding to it
             for what, why in others.items():
                 self.add(what, why)
         self._check()
@@ -314,7 +314,7 @@ class Unreadable:
 
     def _check(self) -> None:
         if len(self.found) > self._most:
-            raise UserError(f"{len(self.found)} images cannot be read, they are listed above; repair the data")
+            raise UserError(f"{len(self.found)} images cannot be read (listed above); repair the data")
 
 
 def _named(config: StageConfig) -> Named:
@@ -323,7 +323,7 @@ def _named(config: StageConfig) -> Named:
             sources = [*config.train, *filter(None, [config.validation])]
             runs = [config.init] if config.init else []
             return Named(config.tasks.items(), sources, runs, [config.batch_size // config.accumulate])
-        case LabelConfig():  # fills its batches up
+        case LabelConfig():  # pads its batches
             return Named(config.tasks.items(), [SourceConfig(images=config.images)], config.teachers, [])
         case AuditConfig():
             compared = [SourceConfig(images=name) for name in config.evaluation]
@@ -339,22 +339,22 @@ def _named(config: StageConfig) -> Named:
 
 
 def _check_images(spec: str, data_dir: str) -> None:
-    """As `open_images`, but nothing is rendered and no photo is read."""
+    """As `open_images`, but renders nothing and reads no photo."""
     dataset, _, rest = spec.partition(":")
     name = dataset.removeprefix("scenes/")
     if dataset == "folder":
         if not Path(rest).expanduser().is_dir():
-            raise UserError(f"images='{spec}': there is no folder {rest}; give the path of one with photos")
+            raise UserError(f"images='{spec}': there is no folder {rest}; name a folder with photos")
     elif name == dataset:
         open_images(spec, data_dir)
     elif name not in scenes.CONFIGS:
-        raise UserError(f"'{dataset}' is no config of scenes; {nearest(name, scenes.CONFIGS)}")
+        raise UserError(f"'{dataset}' is not a config of scenes; {nearest(name, scenes.CONFIGS)}")
     elif (split := rest.partition("[")[0]) not in (splits := scenes.CONFIGS[name].images):
         raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, splits)}")
 
 
 def _folders(label: str, tasks: Collection[str]) -> list[Path]:
-    """The column of that folder; of a label run those of `tasks`."""
+    """The column in that folder; for a label run, its columns of `tasks`."""
     folders = find(Path(label))
     return folders if folders == [Path(label)] else [each for each in folders if manifest.read(each).task in tasks]
 
@@ -365,13 +365,13 @@ def _check_chosen(config: TrainConfig, made: Collection[Path]) -> None:
         for name in names:
             if name not in known:
                 raise UserError(
-                    f"config.columns.{key} names '{name}', which is neither a task nor the maker of a column here; "
+                    f"config.columns.{key} names '{name}', which is neither a task nor the source of a column here; "
                     f"{nearest(name, known)}"
                 )
 
 
 def names_of(label: str, made: Collection[Path] = ()) -> set[str]:
-    """Tasks and makers of the labels; of columns that are yet to be made, by their folders."""
+    """Tasks and makers of the labels; for columns that do not exist yet, from their folder names."""
     if label == TRUTH:
         return {TRUTH}
     path = Path(label)
@@ -396,12 +396,12 @@ def _check_fits(column: Column, task: Task, images: str) -> None:
     if column.classes != task.classes:
         raise UserError(
             f"the {column.task} labels of {images} have the classes {_listed(column.classes)}, "
-            f"others have {_listed(task.classes)}; use labels with one class list"
+            f"others have {_listed(task.classes)}; use labels with the same class list"
         )
     unit, expected = (getattr(kind, "unit", "") for kind in (column.kind, task.label))
     if unit != expected:
         raise UserError(
-            f"the {column.task} labels of {images} have the unit '{unit}', but with config.tasks.{column.task} it is "
+            f"the {column.task} labels of {images} have the unit '{unit}', but config.tasks.{column.task} expects "
             f"'{expected}'; change the task's options or the labels"
         )
 

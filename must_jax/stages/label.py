@@ -1,4 +1,4 @@
-"""Label: teachers label an image set, one column a teacher and task, and a gallery shows what they say."""
+"""Label: teachers label an image set, one column per teacher and task, and a gallery shows their labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from must_jax.stages.workdir import check
 def run(config: LabelConfig, workdir: Path) -> None:
     """Writes `columns/TEACHER-TASK/`, `gallery.html` and, last, `result.json` into the workdir.
 
-    A run that was stopped, or has lost shards since, goes on with those that are missing; a finished one says so,
-    without jax. A further teacher adds its columns. Of several workers the one that writes the last shard finishes the
+    A run that was interrupted, or has lost shards since, resumes with the missing ones; a finished one says so, without
+    loading jax. Another teacher adds its columns. Of several workers, the one that writes the last shard finalises the
     columns.
 
     Raises:
-      UserError: a teacher that is missing, not finished or there twice, teachers that are near chance or were not
+      UserError: a teacher that is missing, unfinished or listed twice, teachers that are near chance or were not
         validated (`accept_failed` overrides), an unknown option, no readable images, too little disk, a workdir of
-        another config, columns by another rule or another training of a teacher.
+        another config, columns made by another rule or by a teacher that was since retrained.
     """
     if config.dry_run:
         with interrupted_later():
@@ -44,12 +44,12 @@ def run(config: LabelConfig, workdir: Path) -> None:
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:
-    """Whether the columns of all teachers are there and whole, made by the same parameters and rules as now.
+    """Whether the columns of all teachers exist and are complete, made with the current parameters and rules.
 
-    A teacher that is gone counts as it was.
+    A teacher that no longer exists counts as unchanged.
 
     Raises:
-      UserError: a teacher was trained anew since, or files of a folder of photos have come, gone or changed.
+      UserError: a teacher was retrained since, or files of a folder of photos were added, removed or changed.
     """
     columns, photos = finished_columns(workdir), _photos(config.images)
     for path in config.teachers:
@@ -83,6 +83,6 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
 
 
 def _photos(images: str) -> str | None:
-    """The digest of a folder of photos as it is now, by names and sizes alone; None where there is no folder."""
+    """The current digest of a folder of photos, from names and sizes alone; None if there is no folder."""
     path = Path(images.removeprefix("folder:")).expanduser()
     return digest(list_folder(path).images) if images.startswith("folder:") and path.is_dir() else None

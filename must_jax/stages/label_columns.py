@@ -26,7 +26,7 @@ GALLERY = "gallery.html"
 
 
 def make(config: LabelConfig, workdir: Path) -> None:
-    """Makes the columns that are missing, or parts of them, then `gallery.html` and `result.json`; as `label.run`."""
+    """Writes the missing columns, or parts of them, then `gallery.html` and `result.json`; as `label.run`."""
     inputs.mesh_of(config)  # finds the other processes
     with distributed.linked():
         _make(config, workdir)
@@ -34,7 +34,7 @@ def make(config: LabelConfig, workdir: Path) -> None:
 
 
 def _make(config: LabelConfig, workdir: Path) -> None:
-    # What can be wrong is found out first.
+    # Check everything first.
     inputs.check(config)
     if distributed.processes() > 1:
         config = config.model_copy(update={"worker": f"{distributed.position()}/{distributed.processes()}"})
@@ -84,7 +84,7 @@ def _make(config: LabelConfig, workdir: Path) -> None:
 
 
 def _told(column: Manifest) -> dict[str, Any]:
-    """A finished column in figures, for result.json."""
+    """Figures of a finished column, for result.json."""
     size = sum(shard.bytes for shard in column.shards)
     return {
         "teacher": column.maker,

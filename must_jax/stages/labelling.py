@@ -1,7 +1,7 @@
 """All teachers label an image set in one pass, shard by shard.
 
-Three things go on side by side, a few batches apart: threads read images, one thread feeds the devices, and threads
-turn answers into records, which are written in the images' order and committed as shards fill.
+Three steps run concurrently, a few batches apart: threads read images, one thread feeds the devices, and threads turn
+predictions into records, which are written in the order of the images and committed as shards fill up.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from must_jax.stages.answers import AHEAD, Answer, Example, ask, blank, read, to
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
-MAX_BAD_SHARE, MAX_BAD = 0.1, 100  # more images than both of these that cannot be labelled end the run
+MAX_BAD_SHARE, MAX_BAD = 0.1, 100  # if more images than both cannot be labelled, the run ends
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one teacher writes for one task, which has the rule of this run. `missing` are the shards to write."""
+    """One teacher's column for one task, with this run's rule. `missing` are the shards to write."""
 
     task: Task
     writer: ColumnWriter
@@ -51,13 +51,13 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """In the place of a label, why there is none."""
+    """Takes the place of a label: why there is none."""
 
     reason: str
 
 
 class Chunk(NamedTuple):
-    """Positions of the images of one batch. All are of one shard, so what it holds does not depend on the others."""
+    """Positions of the images of one batch. All are in one shard, so its contents do not depend on other shards."""
 
     shard: int
     positions: range
@@ -71,9 +71,9 @@ class Failure(NamedTuple):
 
 
 class Failures:
-    """Counts the images that cannot be labelled, with those of the shards that are written; too many end the run.
+    """Counts the images that cannot be labelled, including those in written shards; too many end the run.
 
-    Of several workers, each answers for its own shards and those that the others have written when it begins.
+    Each of several workers counts its own shards and those that others had written when it started.
     """
 
     def __init__(self, images: str, columns: Sequence[Column], to_write: Collection[int]) -> None:
@@ -84,21 +84,21 @@ class Failures:
         self._most = max(MAX_BAD, MAX_BAD_SHARE * sum(len(shard_range(shard)) for shard in covered))
 
     def add(self, shard: int, failed: Sequence[Failure]) -> None:
-        """Raises UserError when there are too many."""
+        """Raises UserError if there are too many."""
         self._count += sum((shard, failure.name) not in self._before for failure in failed)
         if failed and self._count > self._most:
             raise UserError(
                 f"{self._count} images of {self._images} cannot be labelled, e.g. {': '.join(failed[-1])}; "
-                "repair that, then the same command continues with the shards that are not written"
+                "repair this, then the same command continues with the missing shards"
             )
 
 
-Entry = Encoded | Unlabelled | None  # what a column takes of an image; None: it has its shard already
-Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # of a chunk; by image, then by column
+Entry = Encoded | Unlabelled | None  # a column's entry for an image; None: its shard is already written
+Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # for a chunk; by image, then by column
 
 
 def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
-    """Compiles the teachers that have something to do. Returns the seconds that took."""
+    """Compiles the teachers that have work to do. Returns the time it took, in seconds."""
     began = time.monotonic()
     for teacher in teachers:
         if any(column.missing for column in teacher.columns):
@@ -109,13 +109,13 @@ def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
 def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int:
     """Writes the missing shards of all columns. Returns the number of images that had to be read.
 
-    An image that cannot be read, or that a teacher fails on, has no label in the columns concerned.
+    An image that cannot be read, or that a teacher fails on, has no label in the affected columns.
 
     Raises:
-      UserError: too many such images, with those of the shards that were there; a shard of which none can be labelled.
+      UserError: too many such images, including those in existing shards; a shard in which none can be labelled.
     """
     columns = [column for teacher in teachers for column in teacher.columns]
-    manifest = columns[0].writer.manifest  # all columns are cut into the same shards
+    manifest = columns[0].writer.manifest  # all columns have the same shards
     ranges = {shard: manifest.shard_range(shard) for shard in sorted(frozenset().union(*(c.missing for c in columns)))}
     chunks = [
         Chunk(shard, positions[start : start + batch_size])
@@ -143,10 +143,10 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
                     bad += (failed := _write(shards, examples, rows))
                     failures.add(shard, failed)
                     progress.advance(len(examples))
-                if len(bad) == len(ranges[shard]) > 1:  # that is no matter of images; nothing is committed
+                if len(bad) == len(ranges[shard]) > 1:  # not the images' fault; nothing is committed
                     raise UserError(
                         f"none of {len(bad)} images of {images.name} in a row can be labelled, "
-                        f"e.g. {': '.join(bad[-1])}; repair that, then the same command continues"
+                        f"e.g. {': '.join(bad[-1])}; repair this, then the same command continues"
                     )
     return total
 
@@ -187,12 +187,12 @@ def _label(image_size: int, task: Task, answer: Answer, row: int, example: Examp
     """The pseudo label of one image.
 
     Raises:
-      FloatingPointError: the teacher's answer has NaN or infinity in it.
+      FloatingPointError: the teacher's prediction contains NaN or infinity.
     """
     prediction = {name: values[row] for name, values in answer.predictions[task.name].items()}
     for name, values in prediction.items():
         if not np.isfinite(values).all():
-            raise FloatingPointError(f"the teacher's {name} has values that are not finite")
+            raise FloatingPointError(f"the teacher's {name} has non-finite values")
     return cut_padding(task.label, task.pseudo_label(prediction), example.content_hw[image_size], image_size)
 
 

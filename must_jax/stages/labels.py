@@ -1,4 +1,4 @@
-"""Labels: what is in label columns, who made it, and whether it is still as it was written."""
+"""Labels: contents and provenance of label columns, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def run(config: LabelsConfig, workdir: Path) -> None:
-    """Prints; writes nothing, and needs no workdir.
+    """Only prints; needs no workdir.
 
     Raises:
       UserError: a folder without columns, or columns that are damaged, belong to other images or contradict each other;
-        what is wrong has been printed by then.
+        the problems have been printed by then.
     """
     lost = [folder for path in config.columns for folder in without_manifest(Path(path))]
     folders = [folder for path in config.columns if not lost or _holds(Path(path)) for folder in find(Path(path))]
@@ -41,7 +41,7 @@ def run(config: LabelsConfig, workdir: Path) -> None:
 
 
 def without_manifest(path: Path) -> list[Path]:
-    """The folders, of those that `find` looks into, that hold shards of a column which is none without its manifest."""
+    """The folders, among those that `find` searches, that hold shards of a column but no manifest."""
     near = (path, *path.glob("*/"), *(path / COLUMNS).glob("*/"))
     return sorted(
         folder
@@ -51,7 +51,7 @@ def without_manifest(path: Path) -> list[Path]:
 
 
 def _holds(path: Path) -> list[Path]:
-    """The columns that a path means; none is no error."""
+    """The columns that a path refers to; may be empty."""
     if (path / manifest.FILE).exists():
         return [path]
     runs = [*(path / COLUMNS).glob(f"*/{manifest.FILE}")] or path.glob(f"*/{manifest.FILE}")
@@ -59,19 +59,19 @@ def _holds(path: Path) -> list[Path]:
 
 
 def find(path: Path) -> list[Path]:
-    """The columns that a path means: itself, or all of a label run, or of a folder of columns.
+    """The columns that a path refers to: itself, or all columns of a label run or of a folder of columns.
 
     Raises:
-      UserError: there is none.
+      UserError: there are none.
     """
     folders = _holds(path)
     if not folders:
-        raise UserError(f"there is no label column in {path}; give the folder of a column, or of a label run")
+        raise UserError(f"there is no label column in {path}; name the folder of a column or of a label run")
     return folders
 
 
 def table(columns: Sequence[Described]) -> Table:
-    """One row a column."""
+    """One row per column."""
     made = Table(box=None, header_style="bold", title_justify="left")
     for name in ("column", "made by", "task", "rule", "unit", "images", "size", "empty", "made"):
         numeric = name in ("images", "size", "empty")
@@ -86,7 +86,7 @@ def table(columns: Sequence[Described]) -> Table:
             ", ".join(f"{key} {value}" for key, value in column.rule.items()) or "-",
             column.unit or "-",
             state,
-            f"{readable_bytes(size)}, {readable_bytes(size / max(1, column.images.length))} an image",
+            f"{readable_bytes(size)}, {readable_bytes(size / max(1, column.images.length))} per image",
             f"{summary['empty_share']:.1f} %",
             f"{column.created[:16].replace('T', ' ')} must_jax {column.must_jax}",
         )
@@ -94,10 +94,10 @@ def table(columns: Sequence[Described]) -> Table:
 
 
 def _verified(config: LabelsConfig, folders: Sequence[Path], lost: Sequence[Path]) -> list[Described]:
-    """The columns, nothing of which is wrong."""
+    """The columns, if none has a problem."""
     found = [
-        f"{folder} has shards of labels, but its {manifest.FILE} is gone; "
-        "bring it back, or delete the folder and rerun the stage that wrote it"
+        f"{folder} has shards of labels, but no {manifest.FILE}; "
+        "restore it, or delete the folder and rerun the stage that wrote it"
         for folder in lost
     ]
     whole: list[Described] = []
@@ -119,8 +119,8 @@ def _verified(config: LabelsConfig, folders: Sequence[Path], lost: Sequence[Path
         say(f"damaged: {problem}")
     if found:
         told = f"{counted(len(found), 'problem')} in {counted(len(folders) + len(lost), 'column')}"
-        raise UserError(f"{told}, named above; do not train on them as they are")
-    say(f"as they were written: {counted(len(folders), 'column')}")
+        raise UserError(f"{told}, listed above; do not train on them until they are repaired")
+    say(f"intact: {counted(len(folders), 'column')}")
     return whole
 
 

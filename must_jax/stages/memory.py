@@ -1,4 +1,4 @@
-"""What cannot fit into this machine's memory is refused before anything is begun, not killed in the middle."""
+"""Refuses what cannot fit into this machine's memory before the run starts, instead of being killed halfway."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _GIB = 2**30
 
 
 def check_batch(rows: int, image_size: int) -> None:
-    """The pixels of this process's part of a batch: the least that a stage holds at a time."""
+    """The pixels of this process's part of a batch: the minimum that a stage holds at a time."""
     _check(f"{rows:,} images of {image_size} x {image_size}", rows * image_size**2 * 3, "batch_size or image_size")
 
 
 def check_model(model: Model, image_size: int) -> None:
-    """The parameters, which are drawn on the host, and once more on their way to the devices."""
+    """The parameters, which exist twice: drawn on the host, and on their way to the devices."""
     shapes = jax.tree.leaves(model.shapes(image_size))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
     _check("the parameters of this network", 2 * size, "the width or the channels of config.model")

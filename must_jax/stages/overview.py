@@ -1,4 +1,4 @@
-"""What a pipeline has done so far, read from the folders of its stages, as the contents of a report."""
+"""The progress of a pipeline, read from the folders of its stages, as the contents of a report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PICTURES = 6  # images in a gallery
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage: where it works, and its result if it is finished."""
+    """One stage: its workdir, and its result if it is finished."""
 
     name: str
     config: Any  # TrainConfig | LabelConfig | EvaluateConfig
@@ -47,7 +47,7 @@ def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[
     """The report of everything that is finished.
 
     Args:
-      stages: with their places filled in, each in the folder of its name under `workdir`.
+      stages: with paths resolved, each in the folder of its name under `workdir`.
       seconds: by stage, over all restarts.
     """
     setup_devices(config.devices)
@@ -96,7 +96,7 @@ def _stage(entry: Entry) -> Stage:
         names = ("steps", "images_per_second", "data_wait_share", "parameters")
         known = {name: getattr(told, name, None) for name in names}
         weighted = told.loss_weights if told else None
-        tasks = list(entry.config.tasks if weighted is None else weighted)  # without those that config.columns drops
+        tasks = list(entry.config.tasks if weighted is None else weighted)  # without those that config.columns removes
     elif isinstance(entry.config, LabelConfig) and (labelled := results.read(entry.workdir, results.LabelResult)):
         tasks = [column.task for column in labelled.columns.values()]
     elif isinstance(entry.config, AuditConfig) and (audited := results.read(entry.workdir, results.AuditResult)):
@@ -124,7 +124,7 @@ def _checks(entry: Entry) -> Iterator[Check]:
 
 
 def _galleries(training: list[Entry]) -> list[Gallery]:
-    """A gallery a task: ground truth beside what each model says. First, all at once, models of several tasks."""
+    """A gallery per task: ground truth beside each model's prediction. Multi-task models come first, with all tasks."""
     models = {entry.name: trained.load(entry.workdir) for entry in training if results.finished(entry.workdir)}
     truths: dict[str, tuple[str, Source]] = {}
     for entry in training:
@@ -145,7 +145,7 @@ def _galleries(training: list[Entry]) -> list[Gallery]:
             rows |= {name: [_drawn(model, image)[task] for image in images] for name, model in able.items()}
             galleries.append(Gallery(task, note, _thumbnails(rows)))
 
-    # One image of each set in turn.
+    # One image from each set in turn.
     mixed = [image for images in itertools.zip_longest(*shown) for image in images if image is not None][:PICTURES]
     for name, model in reversed(models.items()):
         if len(model.tasks) > 1 and mixed:
@@ -156,7 +156,7 @@ def _galleries(training: list[Entry]) -> list[Gallery]:
 
 
 def _truth(config: TrainConfig, task: str) -> tuple[str, Source] | None:
-    """Images with ground truth, held-out ones if there are any, and a sentence on what they are."""
+    """Images with ground truth, held-out ones if there are any, and a sentence that describes them."""
     choices: list[tuple[str, SourceConfig]] = [("Training images", source) for source in config.train]
     if config.validation:
         choices.insert(0, ("Held-out images", config.validation))

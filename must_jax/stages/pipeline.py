@@ -1,4 +1,4 @@
-"""Pipeline: stages one after the other in one process, each in its own folder, then a report."""
+"""Pipeline: stages run in sequence in one process, each in its own folder, then a report."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from must_jax.stages.workdir import PLACE, RESULT_FILE, check, claim
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
 REPORT = Path("report") / "index.html"
-PLAIN_WIDTH = 120  # characters of a line where there is no terminal
+PLAIN_WIDTH = 120  # characters per line without a terminal
 
 
 def run(config: PipelineConfig, workdir: Path) -> None:
     """Runs each stage in workdir/NAME, then writes `report/index.html` and, last, `result.json`.
 
-    A pipeline that was stopped goes on where it was: every stage continues or says that it is finished.
+    An interrupted pipeline resumes where it was: every stage resumes or says that it is finished.
 
     Raises:
-      UserError: what is wrong with any stage as far as its config tells, before any work; what a stage raises, after
-        the report of the finished ones; a workdir of another config.
+      UserError: errors that any stage's config reveals, before any work; what a stage raises, after the report of the
+        finished ones; a workdir of another config.
     """
     check(workdir, config)
     report = workdir / REPORT
@@ -46,11 +46,11 @@ def run(config: PipelineConfig, workdir: Path) -> None:
 
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
     made = inputs.outputs(stages, workdir)
-    for name in open_stages:  # what a finished stage has read may be gone
+    for name in open_stages:  # inputs of a finished stage may be gone
         inputs.check(stages[name], made)
     if distributed.processes() > 1:
         raise UserError(
-            "a pipeline runs in one process; start its stages one by one in several, with their own configs"
+            "a pipeline runs in one process; to use several, start its stages one by one with their own configs"
         )
     claim(workdir, config)
     for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -60,7 +60,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
         except UserError:
             if number > 1:
                 _write_report(config, stages, workdir)
-                say(f"what is finished so far is in {report}")
+                say(f"the finished stages are in {report}")
             raise
 
     say("\nreport")
@@ -77,9 +77,9 @@ def run(config: PipelineConfig, workdir: Path) -> None:
 
 
 def ordered(config: PipelineConfig) -> list[str]:
-    """The stages' names, each after those whose folders its config names (config files do not keep an order).
+    """The stages' names, each after those whose folders its config refers to (config files do not keep an order).
 
-    A training also comes after the audits of what it reads.
+    Training also comes after the audits of what it reads.
 
     Raises:
       UserError: two stages wait for each other.
@@ -96,12 +96,12 @@ def ordered(config: PipelineConfig) -> list[str]:
         return list(graphlib.TopologicalSorter(reads).static_order())
     except graphlib.CycleError as error:
         raise UserError(
-            f"config.stages: {' waits for '.join(error.args[1])}; let one of them read from another folder"
+            f"config.stages: {' waits for '.join(error.args[1])}; let one of them read another folder"
         ) from None
 
 
 def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
-    """The stage's config inside of this pipeline: its folder for "{workdir}", its data folder and devices."""
+    """The stage's config inside this pipeline: its folder for "{workdir}", its data folder and devices."""
 
     def fill(value: Any) -> Any:
         match value:
@@ -119,7 +119,7 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
 
 
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:
-    import jax  # not needed to say that all is finished
+    import jax  # not needed if everything is finished
 
     began = time.monotonic()
     try:
@@ -127,13 +127,13 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
     finally:
         before = times(workdir)
         write_json(workdir / TIMES_FILE, {**before, name: before.get(name, 0.0) + time.monotonic() - began})
-    jax.clear_caches()  # no other stage runs these programs; they take memory
+    jax.clear_caches()  # other stages do not use these programs, and they take memory
 
 
 def times(workdir: Path) -> dict[str, float]:
     """Stage -> seconds over all restarts."""
     path = workdir / TIMES_FILE
-    return read_json(path, dict[str, float], "remove it, only times are lost") if path.exists() else {}
+    return read_json(path, dict[str, float], "remove it, only timings are lost") if path.exists() else {}
 
 
 def _write_report(

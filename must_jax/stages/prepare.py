@@ -1,4 +1,4 @@
-"""Prepare: images as people have them, and their labels, become an image set that the other stages read by its name."""
+"""Prepare: imports images and their labels as an image set, which the other stages read by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from must_jax.data.prepare import prepare
 
 
 def run(config: PrepareConfig, workdir: Path) -> None:
-    """Writes `data_dir/NAME`, and nothing into the workdir; errors as of `prepare` and `truth.write`."""
+    """Writes `data_dir/NAME`, and nothing to the workdir; errors as `prepare` and `truth.write`."""
     if not config.labels:
         prepare(config)
         return

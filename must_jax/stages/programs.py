@@ -1,4 +1,4 @@
-"""The programs that a stage will run, from its config alone: no data is read, and no teacher need be trained yet."""
+"""The programs that a stage will run, from its config alone: no data is read, and teachers need not be trained yet."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
 
-Classes = Mapping[str, int]  # task -> how many, where the user says so
+Classes = Mapping[str, int]  # task -> number of classes, if the user gives it
 
 
 def programs(config: TrainConfig | LabelConfig | EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
     """Steps whose names begin with "train", "evaluate", "label" or "features".
 
     Raises:
-      UserError: an unknown task or option, a batch that the devices cannot share evenly, a task whose classes nobody
-        tells, a teacher to label that is not trained.
+      UserError: an unknown task or option, a batch that the devices cannot share evenly, a task whose classes are
+        unknown, a labelling teacher that is not trained.
     """
     match config:
         case TrainConfig():
@@ -74,7 +74,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
 def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
     for name, options in config.tasks.items():
         check_options(name, options)
-    batch_size = mesh.size * math.ceil(config.batch_size / mesh.size)  # it fills its batches up
+    batch_size = mesh.size * math.ceil(config.batch_size / mesh.size)  # it pads its batches
     for teacher in config.teachers:
         told = description.read(teacher)
         model_config = told.model
@@ -127,7 +127,7 @@ def check_batch(what: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
     shares = mesh.size * accumulate
     if size % shares:
         raise UserError(
-            f"config.{what} is {size}, which the {mesh.size} chips of the topology cannot share evenly"
+            f"config.{what} is {size}, which cannot be divided evenly among the {mesh.size} chips of the topology"
             + f", {accumulate} times" * (accumulate > 1)
             + f"; use a multiple, e.g. {shares * math.ceil(size / shares)}, or a smaller topology"
         )
@@ -160,7 +160,7 @@ def _schedule() -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """The tasks that have labels left after `config.columns`, as `inputs.choose` will find them."""
+    """The tasks that still have labels after `config.columns`, as `inputs.choose` will find them."""
     drop, keep = {*config.columns.drop}, {*config.columns.keep}
 
     def is_left(task: str) -> bool:
@@ -174,7 +174,7 @@ def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:
 
     left = {task: options for task, options in config.tasks.items() if is_left(task)}
     if not left:
-        raise UserError("config.columns leaves no labels to learn from; drop less, or keep more")
+        raise UserError("config.columns leaves no labels to train on; drop fewer, or keep more")
     return left
 
 
@@ -185,10 +185,10 @@ def _task(
     config: TrainConfig | EvaluateConfig,
     given: Classes,
 ) -> Task:
-    """The task with the class names that its labels carry; of given numbers of classes, with names like "class 3".
+    """The task with the class names of its labels; if only their number is given, with names like "class 3".
 
     Raises:
-      UserError: an unknown task or option, or nobody tells the classes.
+      UserError: an unknown task or option, or the classes are unknown.
     """
     check_options(name, options)
     known: tuple[str, ...] | None = ()
@@ -199,20 +199,20 @@ def _task(
     if known is None:
         where = ", ".join(dict.fromkeys(label for source in sources for label in (source.images, *source.labels)))
         raise UserError(
-            f"how many classes '{name}' has is not known without its labels ({where}); bring them, or say it with "
+            f"the number of classes of '{name}' is unknown without its labels ({where}); provide them, or set it with "
             f"--config.compile.classes.{name}=80"
         )
     return build_task(name, known, {"max_boxes": config.max_boxes, **options})
 
 
 def _classes_in(source: SourceConfig, task: str, data_dir: str) -> tuple[str, ...]:
-    """The classes of a task by the first labels of the source that tell."""
+    """The classes of a task, from the first labels of the source that declare them."""
     found = (_labels_of(source, label, data_dir).get(task, ()) for label in source.labels)
     return next(filter(None, found), ())
 
 
 def _names_in(sources: Sequence[SourceConfig], tasks: Mapping[str, Task], data_dir: str) -> set[str]:
-    """Which tasks the sources label."""
+    """The tasks that the sources label."""
     return {
         task
         for source in sources
@@ -223,14 +223,14 @@ def _names_in(sources: Sequence[SourceConfig], tasks: Mapping[str, Task], data_d
 
 
 def _labels_of(source: SourceConfig, label: str, data_dir: str) -> dict[str, tuple[str, ...]]:
-    """Task -> classes of the labels that "truth" or a column's folder stands for, as far as that can be known now."""
+    """Task -> classes of the labels that "truth" or a column's folder refers to, as far as known now."""
     if label == TRUTH:
         return _truth(source.images, data_dir)
     folder = Path(label)
     if (folder / manifest.FILE).is_file():
         column = manifest.read(folder)
         return {column.task: column.classes}
-    teacher, _, task = folder.name.rpartition("-")  # it is yet to be made; who makes it may be there
+    teacher, _, task = folder.name.rpartition("-")  # it does not exist yet, but its teacher may
     run = folder.parent.parent.parent / teacher
     if (run / MODEL_FILE).is_file():
         known = description.read(run).tasks

@@ -1,4 +1,4 @@
-"""Replay: one update of a training again, on this machine, to see what in it is not finite. Changes nothing."""
+"""Replay: repeats one training update on this machine, to find out what in it is not finite. Read-only."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from must_jax.stages import inputs
 from must_jax.stages.train import Training, batches_of, prepare
 from must_jax.stages.workdir import check
 
-DEPTH = 2  # of the names by which parameters are put together: "backbone/stage1_1"
+DEPTH = 2  # of the names by which parameters are grouped: "backbone/stage1_1"
 SHOWN = 10  # images
 
 
 def run(config: ReplayConfig, workdir: Path) -> None:
-    """Continues from the newest checkpoint before the update, in this process, and prints what it finds.
+    """Resumes from the newest checkpoint before the update, in this process, and prints its findings.
 
     Raises:
       UserError: a workdir of another config, or without a checkpoint before the update.
@@ -77,7 +77,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
 def described(
     training: Training, accumulate: int, state: State, batch: Batch, placed: Any, images: Sequence[str]
 ) -> Iterator[Any]:
-    """What to print of the update that `state` and `batch`, on the devices `placed`, make."""
+    """What to print about the update of `state` with `batch`, which is on the devices as `placed`."""
     forward = trained.image_forward(training.model)
 
     def examined(params: Any, stats: Any, batch: Any) -> Any:
@@ -121,7 +121,7 @@ def _by_part(grads: Any) -> Mapping[str, list[np.ndarray]]:
 
 
 def _not_finite(batch: Batch, outputs: Any, row: int) -> list[str]:
-    """What of one example is not finite."""
+    """What in one example is not finite."""
     labels = {
         f"label {jax.tree_util.keystr(path, simple=True, separator='/')}": np.isfinite(values[row]).all()
         for path, values in jax.tree_util.tree_leaves_with_path(batch["labels"])

@@ -1,4 +1,4 @@
-"""`result.json`, which every run writes last: what each stage says there, and reading it. Loads no jax."""
+"""`result.json`, which every run writes last: each stage's contents, and reading it. Does not load jax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNS_FILES = "runs*.jsonl"  # of an evaluation; every process has its own
 
 
 class Result(pydantic.BaseModel):
-    """What all of them say."""
+    """Fields that all of them have."""
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
@@ -27,7 +27,7 @@ class TrainResult(TrainingRecord):
 
 
 class ColumnFigures(pydantic.BaseModel):
-    """A finished column; the other figures are for people."""
+    """A finished column; the other figures are for readers only."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
@@ -50,7 +50,7 @@ class LabelResult(Result):
 
 
 class StartRecord(pydantic.BaseModel):
-    """A starting point of an evaluation; `digest` is None of random parameters, and missing in runs from before."""
+    """A starting point of an evaluation; `digest` is None for random parameters, and missing in earlier versions."""
 
     tasks: tuple[str, ...]
     image_steps: pydantic.NonNegativeInt
@@ -62,13 +62,13 @@ class EvaluateResult(Result):
 
 
 class Run(pydantic.BaseModel):
-    """A training of an evaluation that is finished: a line of a file of `RUNS_FILES`."""
+    """A finished training run of an evaluation: one line of a `RUNS_FILES` file."""
 
     run: str
 
 
 class RunRecord(Run):
-    """What it measured."""
+    """Its measured values."""
 
     validation: float | None  # None: it diverged
     test: float | None
@@ -87,7 +87,7 @@ _Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, A
 
 
 def read(workdir: Path, kind: type[_Result]) -> _Result | None:
-    """None as long as the run is not finished.
+    """None until the run is finished.
 
     Raises:
       UserError: the file is damaged.
@@ -95,11 +95,11 @@ def read(workdir: Path, kind: type[_Result]) -> _Result | None:
     path = workdir / RESULT_FILE
     if not path.exists():
         return None
-    return read_json(path, kind, "remove it and start the run again: it writes this file anew from what it has")
+    return read_json(path, kind, "remove it and start the run again, which rewrites this file from its results")
 
 
 def finished(workdir: Path) -> bool:
-    """Whether the run is through, whatever its stage.
+    """Whether the run is finished, whatever its stage.
 
     Raises:
       UserError: its result is damaged.

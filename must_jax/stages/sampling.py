@@ -1,4 +1,4 @@
-"""Looking at labels: at some that are spread over all of them, and at ever more while that is not enough."""
+"""Sampling of labels: an evenly spread sample, which grows as long as it is not enough."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TypeVar
 from must_jax.cores import cores
 from must_jax.progress import Progress
 
-SAMPLED = 2000  # images that are looked at together
-LEAST = 100  # labels with something in them, to judge from
+SAMPLED = 2000  # images per sample
+LEAST = 100  # minimum number of non-empty labels for a judgement
 
 Sum = TypeVar("Sum")
 
@@ -18,13 +18,13 @@ Sum = TypeVar("Sum")
 def sums(
     title: str, length: int, look: Callable[[int], Sum], add: Callable[[Sum, Sum], Sum], none: Sum
 ) -> Iterator[Sum]:
-    """The sum over SAMPLED of `length` positions, spread evenly, then that over twice as many, at last over all.
+    """Yields the sum over SAMPLED of `length` positions, evenly spread, then over twice as many, and finally over all.
 
-    Whoever has seen enough stops asking.
+    The caller stops iterating when it has seen enough.
 
     Args:
-      look: what is added up, of one position; called from several threads.
-      none: the sum of nothing.
+      look: the summand for one position; called from several threads.
+      none: the empty sum.
     """
     total, rounds = none, -(-length // SAMPLED)
     with Progress(title, length) as progress, ThreadPoolExecutor(cores()) as pool:

@@ -1,4 +1,4 @@
-"""The start-up self-test of a run of several hosts: each tests itself, then they compare."""
+"""The start-up self-test of a multi-host run: each host tests itself, then they compare."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from must_jax.stages.workdir import CONFIG_FILE
 
 
 def facts(config: TrainConfig, sources: Sequence[Source], workdir: Path, mesh: Mesh) -> dict[str, str]:
-    """What must be the same on every host, for `distributed.together`; nothing where there is one process.
+    """What must be the same on every host, for `distributed.together`; empty if there is one process.
 
     Raises:
       UserError: a device does not compute, an image set cannot be read, the workdir cannot be written to.
@@ -47,15 +47,15 @@ def check_shared(workdir: Path) -> None:
     """After the first process has claimed the workdir.
 
     Raises:
-      UserError: this process sees another folder.
+      UserError: this process sees a different folder.
     """
     if not (workdir / CONFIG_FILE).exists():
-        raise UserError(f"{workdir} of process 0 is not seen by process {distributed.position()}; use a shared disk")
+        raise UserError(f"process {distributed.position()} does not see {workdir} of process 0; use a shared disk")
 
 
 @functools.cache
 def code_digest() -> str:
-    """Of all Python files of the package."""
+    """Digest of all Python files of the package."""
     folder = Path(must_jax.__file__).parent
     sha = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""What there is to learn from, at the size that the network sees: said before the first update; nothing is refused."""
+"""Reports what there is to learn from at the network's input size, before the first update, and refuses if nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from must_jax.tasks.base import Task
 
 @dataclass(frozen=True)
 class Seen:
-    """Sums over images of what there is for one task.
+    """Sums over images of the supervision for one task.
 
     Attributes:
-      left: of the labels as the network gets them.
-      filled: images whose label has something in it, whatever its size.
-      objects, small, over: boxes to learn; those that are too small at this size; and those beyond the slots.
-      inside: of the images in `filled`, the share of the network's input that they take up.
+      left: of the labels as the network receives them.
+      filled: images whose label is not empty, whatever its size.
+      objects, small, over: boxes to learn; those too small at this size; those beyond the slots.
+      inside: for the images in `filled`, the share of the network's input that they fill.
     """
 
     left: Summary = field(default_factory=Summary)
@@ -47,7 +47,7 @@ class Seen:
 
     @property
     def teaching(self) -> int:
-        """Images of which something is left."""
+        """Images with something left."""
         return self.labelled - self.left.empty
 
 
@@ -61,13 +61,13 @@ def check(
     accepted: Collection[str] = (),
     where: str = "",
 ) -> None:
-    """Says for each task what there is to learn from, in a sample of large sets (see `sampling`).
+    """Prints for each task what there is to learn from; large sets are sampled (see `sampling`).
 
-    Labels are looked at as a training without augmentation has them: the whole image in `image_size` pixels.
+    Labels are processed as in training without augmentation: the whole image in `image_size` pixels.
 
     Args:
-      accepted: tasks that are trained all the same.
-      where: which of several sets of labels these are; "" = there is only one.
+      accepted: tasks that are trained anyway.
+      where: which of several sets of labels this is; "" = there is only one.
 
     Raises:
       UserError: nothing to learn from.
@@ -84,8 +84,8 @@ def check(
         prefix = f"{where}: " if where else ""
         reason, remedy = _nothing(seen, task, image_size, in_part)
         if reason and name not in accepted:
-            others = f", leave the task out with --config.columns.drop={name}" if len(tasks) > 1 else ""
-            override = "" if where else f", or train all the same with config.accept_failed={name}"
+            others = f", drop the task with --config.columns.drop={name}" if len(tasks) > 1 else ""
+            override = "" if where else f", or train anyway with config.accept_failed={name}"
             raise UserError(
                 f"{prefix}there is nothing to learn for {name}: {reason}{sample}; {remedy}{others}{override}"
             )
@@ -110,14 +110,14 @@ def _add(some: SeenByTask, others: SeenByTask) -> SeenByTask:
 
 
 def _look(source: Source, kinds: Mapping[str, LabelKind], image_size: int, index: int) -> SeenByTask:
-    """At the labels of one image."""
+    """The supervision of one image."""
     try:
         found = {name: label for name in kinds if (label := label_of(source, name, index)) is not None}
         seen = {name: Seen(summarize(kinds[name], label)) for name, label in found.items()}
         filled = {name: found[name] for name, each in seen.items() if each.teaching}
-        if filled:  # else there is no need to read the image
+        if filled:  # otherwise the image need not be read
             seen |= _placed(filled, kinds, _image_hw(source.images.record(index)["image"]), image_size)
-    except Exception:  # broken in whatever way; the training leaves it out and names it
+    except Exception:  # broken in any way; training skips it and names it
         seen = {}
     absent = Seen(Summary(images=1, absent=1))
     return {name: seen.get(name, absent) for name in kinds}
@@ -126,7 +126,7 @@ def _look(source: Source, kinds: Mapping[str, LabelKind], image_size: int, index
 def _placed(
     labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], image_hw: tuple[int, int], image_size: int
 ) -> SeenByTask:
-    """Labels with something in them, at the network's size."""
+    """Non-empty labels, at the network's size."""
     geometry, map_size = letterbox_geometry(image_hw, image_size), image_size // TRAIN_MAP_STRIDE
     inside = geometry.y.out_length * geometry.x.out_length / image_size**2
     seen = {}
@@ -155,7 +155,7 @@ def _told(seen: Seen, task: Task) -> str:
     match task.label:
         case BoxesLabel(max_boxes=slots):
             left = seen.objects - seen.small - seen.over
-            lost = f"{seen.small:,} under a pixel, {seen.over:,} beyond max_boxes {slots}"
+            lost = f"{seen.small:,} smaller than a pixel, {seen.over:,} beyond max_boxes {slots}"
             parts = [f"{left:,} of {counted(seen.objects, 'box')} in {images} ({lost})"]
         case MapLabel():
             valid = 100 * min(1.0, seen.left.covered / seen.inside) if seen.inside else 0.0
@@ -168,21 +168,21 @@ def _told(seen: Seen, task: Task) -> str:
 
 
 def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[str, str]:
-    """Why nothing can be learnt, and what to do; ("", "") = something can."""
+    """Why nothing can be learnt, and what to do; ("", "") if something can."""
     boxes = isinstance(task.label, BoxesLabel)
     if not seen.labelled:
-        return "no image has a label that can be read", "bring labels"
+        return "no image has a readable label", "provide labels"
     if not seen.filled:
-        return f"all {seen.labelled:,} labels are empty", "bring labels with something in them"
+        return f"all {seen.labelled:,} labels are empty", "provide labels that are not empty"
     if not seen.teaching and boxes:
-        small = f"{seen.small:,} of {seen.objects:,} are under a pixel"
-        return f"no box is left at image_size {image_size}, {small}", "set image_size higher"
+        small = f"{seen.small:,} of {seen.objects:,} are smaller than a pixel"
+        return f"no box is left at image_size {image_size}, {small}", "increase image_size"
     if not seen.teaching:
-        return f"no labelled cell is left at image_size {image_size}", "set image_size higher"
+        return f"no labelled cell is left at image_size {image_size}", "increase image_size"
     occurring = [name for name, count in zip(task.classes, seen.left.images_with_class, strict=False) if count]
     if not boxes and len(occurring) == 1 and (len(task.classes) == 1 or not in_part):
         return (
-            f"'{occurring[0]}' is the only class, and alone it teaches nothing",
-            "bring images of other classes",
+            f"'{occurring[0]}' is the only class, and one class alone teaches nothing",
+            "add images of other classes",
         )
     return "", ""

@@ -1,4 +1,4 @@
-"""The teachers of a label run and the columns that they write: everything that can be wrong with them is said here."""
+"""The teachers of a label run and the columns that they write, with all their checks."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from must_jax.trained import Trained
 
 
 def load(config: LabelConfig) -> dict[str, Trained]:
-    """By name, which is that of the run's folder and names its columns; with the pseudo-label options of this run.
+    """By name, which is that of the run's folder and part of its columns' names; with this run's pseudo-label options.
 
     Raises:
-      UserError: a teacher that is missing, not finished or there twice; teachers that are near chance or were not
-        validated, all of them at once; an option that is unknown or would change what labels mean.
+      UserError: a teacher that is missing, unfinished or listed twice; teachers that are near chance or were not
+        validated, all of them at once; an option that is unknown or would change the meaning of labels.
     """
     mesh, models = inputs.mesh_of(config), {}
     for path in config.teachers:
@@ -58,7 +58,7 @@ def _check_learnt(models: Iterable[Trained], accepted: Collection[str]) -> None:
     for model, task in [(each, task) for each in models for task in each.tasks.values()]:
         score = gate.score(task, model.metrics)
         if score.value is None:
-            wrong = f"{model.workdir} was not validated on {task.name}, so that nothing says whether it has learnt it"
+            wrong = f"{model.workdir} was not validated on {task.name}, so it is unknown whether it has learnt it"
         elif score.is_near_chance:
             wrong = f"{model.workdir} has hardly learnt {task.name}: on its validation images {score}"
         else:
@@ -72,7 +72,7 @@ def _check_learnt(models: Iterable[Trained], accepted: Collection[str]) -> None:
     if refused:
         raise UserError(
             f"{'; '.join(itertools.chain(*refused.values()))}; train with a validation source, longer, or on more "
-            f"images, or label with them all the same with config.accept_failed={','.join(refused)}"
+            f"images, or label with them anyway with config.accept_failed={','.join(refused)}"
         )
 
 
@@ -84,13 +84,13 @@ def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> T
         if tasks[name].model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
             raise UserError(
                 f"config.tasks.{name} would turn the labels of {model.workdir} from {task.label} into "
-                f"{tasks[name].label}; a teacher's labels are what it was trained on, set only thresholds"
+                f"{tasks[name].label}; a teacher's labels are of the kind it was trained on, so only set thresholds"
             )
     return dataclasses.replace(model, tasks=tasks)
 
 
 def check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> None:
-    """Raises UserError if columns that are there were made otherwise, or the disk cannot hold what they lack."""
+    """Raises UserError if existing columns were made differently, or the disk cannot hold what they lack."""
     needed = 0
     for name, model in models.items():
         side = model.image_size // TRAIN_MAP_STRIDE
@@ -99,11 +99,11 @@ def check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet
             missing = still_to_write(_folder(workdir, name, task), column)
             count = sum(len(column.shard_range(shard)) for shard in missing)
             needed += most_bytes(task.answer, (side, side), count, config.shard_images)
-    check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take lowers their number)")
+    check_space(workdir / COLUMNS, needed, f"labels of {len(images)} images (config.take reduces their number)")
 
 
 def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> list[Teacher]:
-    """The teachers with their columns in `workdir`, begun or continued; errors as of `ColumnWriter`."""
+    """The teachers with their columns in `workdir`, created or resumed; errors as `ColumnWriter`."""
     return [
         Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
         for name, model in models.items()

@@ -44,7 +44,7 @@ PROFILE = "profile"
 
 
 class Training(NamedTuple):
-    """All that a run needs, opened and checked; nothing of it is written yet.
+    """Everything that a run needs, opened and checked; nothing is written yet.
 
     Attributes:
       checked: the validation images, none or one.
@@ -88,8 +88,8 @@ def run(config: TrainConfig, workdir: Path) -> None:
 
     Raises:
       UserError: anything in config or data that cannot work, before any work; a workdir of another config; a finished
-        model that does not reach `config.minimum` (it stays loadable).
-      Preempted: the run was told to stop; it has saved itself.
+        model that does not reach `config.minimum` (it can still be loaded).
+      Preempted: the run received SIGTERM and saved its state.
     """
     finished = (workdir / trained.MODEL_FILE).exists()
     if finished:
@@ -105,7 +105,7 @@ def run(config: TrainConfig, workdir: Path) -> None:
 
 
 def prepare(config: TrainConfig, mesh: Mesh) -> Training:
-    """Opens what the config names.
+    """Opens everything that the config refers to.
 
     Raises:
       UserError: anything in config or data that cannot work.
@@ -131,7 +131,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
 
 
 def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
-    """The batches of update `start` and all later ones; `options` as of `train_batches`."""
+    """The batches from update `start` on; `options` as in `train_batches`."""
     return train_batches(
         training.sources,
         {name: task.label for name, task in training.tasks.items()},
@@ -145,9 +145,9 @@ def batches_of(config: TrainConfig, training: Training, start: int, **options: A
 
 
 def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> None:
-    """On leaving `whole`, a run that was told to stop, once it had begun, does so at the latest."""
+    """A run that is asked to stop after it has started does so on leaving `whole`, at the latest."""
     clock = Clock()
-    # What can be wrong is found out first, on every host.
+    # Check everything first, on every host.
     facts: dict[str, str] = {}
     with distributed.together(facts, config.ready_within_s):
         check(workdir, config)
@@ -175,13 +175,13 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
     with contextlib.ExitStack() as stack:
         goodput = stack.enter_context(GoodputLog(workdir, clock)) if distributed.is_first() else None
         checkpoints = stack.enter_context(Checkpoints(folder, data))
-        # The updates that are still to do.
+        # The remaining updates.
         start = 0
         if (latest := distributed.agreed(f"the newest checkpoint in {folder}", checkpoints.latest_step())) is not None:
             clock.switch(RESTORE)
             start, (state, meta) = latest, checkpoints.restore(latest, state)
             clock.resume(meta["clock"])
-            say(f"{workdir}: continues after step {start} of {config.steps}")
+            say(f"{workdir}: resumes after step {start} of {config.steps}")
         clock.switch(DATA)
         if goodput:
             goodput.write(start)
@@ -214,7 +214,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
             )
 
         clock.switch(EVALUATION)
-        # What it is worth, on the validation images: the tasks that are labelled there.
+        # Its metrics on the validation images, for the tasks that are labelled there.
         variables, metrics = everywhere(mesh, trained_variables(state)), {}
         for source in training.checked:
             unread = inputs.Unreadable(inputs.lengths([source]))
@@ -259,20 +259,20 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
 
 
 def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Tells the other processes, by way of the devices, when this one is to stop."""
+    """Tells the other processes, through the devices, when this one is to stop."""
     for batch in batches:
         told = np.full(len(batch["index"]), preemption.requested(), np.float32)
         yield {**batch, STOP: told} if mesh.is_multi_process else batch
 
 
 def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Callable[[int], None]:
-    """Writes down which update was skipped, and the images of its batch."""
+    """Records which update was skipped, and the images of its batch."""
     path = workdir / SKIPPED_FILE
-    if distributed.is_first() and path.exists():  # a kill can have left half a line
+    if distributed.is_first() and path.exists():  # a kill can leave a truncated line
         os.truncate(path, read_bytes(path, "move it away").rfind(b"\n") + 1)
 
     def record(update: int) -> None:
-        say(f"update {update} is left out, its loss or gradient is not finite; see {path}")
+        say(f"update {update} is skipped, its loss or gradient is not finite; see {path}")
         images = examples_of(sources, batch_size=config.batch_size, seed=config.seed, step=update)
         if distributed.is_first():
             with path.open("a", encoding="utf-8") as file:
@@ -286,7 +286,7 @@ def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, flo
     for name, least in config.minimum.items():
         if metrics[name] < least:
             raise UserError(
-                f"{workdir} reached {name} = {metrics[name]:.4g}, under config.minimum = {least:g}; "
+                f"{workdir} reached {name} = {metrics[name]:.4g}, below config.minimum = {least:g}; "
                 "train longer (config.steps, in another workdir) or lower the minimum"
             )
 

@@ -1,4 +1,4 @@
-"""What a representation is worth on one downstream set: fresh heads on it, trained alone or with the whole network."""
+"""Transfer of a representation to one downstream set: new heads, trained alone or together with the whole network."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from must_jax.stages.inputs import Unreadable, lengths
 from must_jax.tasks.base import Task
 
 MEASURED = ("validation", "test")
-COPIES = 2  # augmented versions of each training image whose features frozen transfer learns from
+COPIES = 2  # augmented versions of each training image on whose features frozen transfer trains
 
-CALIBRATION = 8  # batches of training images from which a random trunk takes the statistics of its norms
+CALIBRATION = 8  # batches of training images for the norm statistics of a random trunk
 TRUNK = ("backbone", "fpn")
 
 
@@ -56,7 +56,7 @@ class Downstream:
 
 @dataclass(frozen=True)
 class Start:
-    """A starting point as one mode sees it: by seed the first variables, batches, and what of a split to measure on."""
+    """A starting point in one mode: initial variables and batches by seed, and the examples of a split."""
 
     variables: Callable[[int], Variables]
     train: Callable[[int], Iterator[Batch]]
@@ -89,11 +89,11 @@ class Transfer:
         }
 
     def start(self, trained: Variables | None) -> Start:
-        """What to learn from, starting at backbone and pyramid of `trained`; None = random ones."""
+        """What to train on, starting from backbone and pyramid of `trained`; None = random ones."""
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
     def measure(self, start: Start, seed: int, learning_rate: float) -> dict[str, float | None]:
-        """Trains once; split -> the task's headline metric; None: it diverged."""
+        """Trains once; split -> the task's headline metric; None: training diverged."""
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
         state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
         try:
@@ -119,7 +119,7 @@ class Transfer:
         }
 
     def _finetune(self, trained: Variables | None) -> Start:
-        """All parameters learn, from augmented images."""
+        """All parameters are trained on augmented images."""
 
         def variables(seed: int) -> Variables:
             fresh = self._fresh(seed)
@@ -128,10 +128,10 @@ class Transfer:
         return Start(variables, self._train_batches, lambda split, seed: self._eval_batches(split))
 
     def _frozen(self, trained: Variables | None) -> Start:
-        """Heads learn alone, from features that are computed here and kept in the host's memory, one seed's at a time.
+        """Only heads are trained, on features that are computed here and kept in host memory, one seed at a time.
 
-        By seed differ the heads, the augmented images and, of a random starting point, the whole trunk. What a trained
-        trunk says of held-out images does not.
+        Heads and augmented images differ between seeds and, for a random starting point, so does the whole trunk. A
+        trained trunk's features of held-out images do not.
         """
 
         def trunk(seed: int) -> Variables:
@@ -165,10 +165,10 @@ class Transfer:
         return {"features": features, **{key: batch[key] for key in kept}}
 
     def _random_trunk(self, seed: int) -> Variables:
-        """All of whose parameters matter, and whose norms have the statistics of the training images.
+        """A random trunk in which all blocks contribute and norms use statistics of the training images.
 
-        As it stands at the start of a training, a random trunk would be its stem with shortcuts; and without statistics
-        of its own, the deeper its layers are, the more they would blow up or fade.
+        As initialised for training, a random trunk would effectively be its stem with shortcuts. Without statistics of
+        its own, activations would explode or vanish with depth.
         """
         fresh = _parts(self._init(seed, identity_blocks=False), TRUNK)
         placed, stats = put_replicated(self._mesh, fresh), []
@@ -212,7 +212,7 @@ def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
 
 
 def _latest(make: Callable[[int], Any]) -> Callable[[int], Any]:
-    """`make`, whose last result is kept; it is let go before the next one is made."""
+    """Caches the last result of `make`, which is released before the next one is made."""
     kept: dict[int, Any] = {}
 
     def get(seed: int) -> Any:
@@ -225,7 +225,7 @@ def _latest(make: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def _shuffled(pool: Batch, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of the pool's examples, every epoch in a new order."""
+    """Endless batches of the pool's examples, in a new order every epoch."""
     rng, count = np.random.default_rng(seed), len(jax.tree.leaves(pool)[0])
     while True:
         order = rng.permutation(count)

@@ -1,4 +1,4 @@
-"""True labels that people have, into columns: what a config says about them is checked, then they are imported."""
+"""Imports true labels as columns, after checking what the config declares about them."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ SHARD_IMAGES = 1024
 
 
 def check(labels: Mapping[str, TruthConfig]) -> None:
-    """What can be wrong with `labels`, by task, before any image or annotation is read.
+    """Checks `labels`, by task, before any image or annotation is read.
 
     Raises:
-      UserError: an unknown task, format or option, a format that does not hold what the task takes, a missing file.
+      UserError: an unknown task, format or option, a format with another kind of label than the task's, a missing file.
     """
     for task, config in labels.items():
         _format(task, config)
 
 
 def folder_of(config: PrepareConfig, task: str) -> Path:
-    """Where the name "truth" finds the column of a prepared image set."""
+    """Where "truth" looks for the columns of a prepared image set."""
     return Path(config.data_dir).expanduser() / config.name / COLUMNS / task
 
 
 def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_images: int = SHARD_IMAGES) -> Manifest:
     """Imports the labels of one task as the column `folder`. Images are matched by name.
 
-    A column that was stopped goes on; a finished one says so.
+    An interrupted import resumes; a finished one says so.
 
     Returns:
       The manifest of the finished column.
 
     Raises:
-      UserError: as `check`; annotations that changed since they were imported, that are damaged, or that contradict
-        what is declared: unit, range, class list, the images' names and shapes; another process is at work there.
+      UserError: as `check`; annotations that changed since they were imported, are damaged, or contradict what is
+        declared: unit, range, class list, the images' names and shapes; another process is using the column.
     """
     format_ = _format(task, config)
     path = Path(config.path).expanduser()
@@ -62,7 +62,7 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         return manifest.read(folder)
     photos = truth.Photos(images, shapes=isinstance(format_, Placed))
     annotations = format_.open(path, photos.names, TASKS[task]().label)
-    build_task(task, annotations.classes)  # raises where classes are missing, or are none of its business
+    build_task(task, annotations.classes)  # raises if classes are missing, or superfluous
     description = Manifest.describe(
         annotations.kind,
         task=task,
@@ -92,7 +92,7 @@ def _format(task: str, config: TruthConfig) -> Format:
         fitting = [name for name, each in FORMATS.items() if each.gives == wanted]
         raise UserError(
             f"config.labels.{task}: format '{config.format}' holds labels of the kind {format_.gives}, but the task "
-            f"takes {wanted}; use {' or '.join(fitting) or 'another way to make its column'}"
+            f"takes {wanted}; use {' or '.join(fitting) or 'another way to create its column'}"
         )
     if format_.holds == "" and config.path:
         raise UserError(f"config.labels.{task}.path is set, but '{config.format}' reads the images' names; remove it")

@@ -1,4 +1,4 @@
-"""Who a workdir belongs to: a run is its config and its folder. The same config continues it, another is refused."""
+"""Ownership of a workdir: a run is its config and its folder. The same config resumes it, another is refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from must_jax.reading import read_json, validated
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
-PREEMPTED_FILE = "PREEMPTED"  # the run was told to stop, and saved itself: start it again
-SKIPPED_FILE = "skipped.jsonl"  # updates that were not finite, and the images of their batches
-_DAMAGED = "remove this file alone, nothing of the run is lost: starting it again with its config writes it anew"
+PREEMPTED_FILE = "PREEMPTED"  # the run received SIGTERM and saved its state: start it again
+SKIPPED_FILE = "skipped.jsonl"  # non-finite updates, and the images of their batches
+_DAMAGED = "remove only this file; nothing of the run is lost: starting it again with its config rewrites it"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 _STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
@@ -38,25 +38,25 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     stored, remedy = _stored(path), "choose another --workdir, or delete that folder"
     try:
         kind = STAGE_CONFIGS.get(str(stored.get("stage")), type(config))
-        stored = kind.model_validate(stored).model_dump(mode="json")  # keys that are new since have defaults
-    except pydantic.ValidationError:  # of a version that had other keys, or damaged: the run may be this very one
-        remedy = f"choose another --workdir, or, if the run there is of this config all the same, remove {path} alone"
+        stored = kind.model_validate(stored).model_dump(mode="json")  # keys added since have defaults
+    except pydantic.ValidationError:  # another version's keys, or damaged: it may still be this very run
+        remedy = f"choose another --workdir, or, if the run there has this config after all, remove only {path}"
     theirs = dict(_leaves(stored))
     ours, home = dict(_leaves(config.model_dump(mode="json"))), _home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
         if not _is_free(key, ours) and not _same(there, here, home):
             raise UserError(
-                f"{workdir} belongs to a run with another config: config.{key} is {there!r} there and {here!r} here; "
-                f"{remedy}"
+                f"{workdir} belongs to a run with a different config: config.{key} is {there!r} there "
+                f"and {here!r} here; {remedy}"
             )
 
 
 def stored(workdir: Path, stages: Collection[str]) -> dict[str, Any]:
-    """The config of the run in a workdir, with the defaults of keys that are new since.
+    """The config of the run in a workdir, with defaults for keys added since.
 
     Args:
-      stages: names of those that there are.
+      stages: names of the stages that exist.
 
     Raises:
       UserError: it is damaged, or of a version with other keys.
@@ -75,13 +75,13 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:
-    """Makes the folder this config's own, by `config.json` in it, and this process's, until it ends.
+    """Claims the folder for this config, by `config.json` in it, and for this process, until it ends.
 
-    With `worker` it is shared by processes that have another name each. Paths inside of a pipeline are written with
-    PLACE, so that it can go on from elsewhere and after a move.
+    With `worker` it is shared by processes with different names. Paths inside a pipeline are written with PLACE, so it
+    can resume from another directory and after a move.
 
     Raises:
-      UserError: as of `check`, or another process is at work there.
+      UserError: as `check`, or another process is using it.
     """
     check(workdir, config)
     make_folder(workdir)
@@ -98,7 +98,7 @@ def _lock(workdir: Path, worker: str) -> None:
     try:
         lock(workdir, worker)
     except BlockingIOError:
-        raise UserError(f"another process is at work in {workdir}; wait for it, or choose another --workdir") from None
+        raise UserError(f"another process is using {workdir}; wait for it, or choose another --workdir") from None
     _HELD.add((status.st_dev, status.st_ino))
 
 
@@ -110,12 +110,12 @@ def _is_free(key: str, config: Mapping[str, Any]) -> bool:
 
 
 def _home(workdir: Path) -> Path:
-    """The pipeline's folder, also for its stages; a single run's own."""
+    """The pipeline's folder, also for its stages; otherwise the run's own."""
     return workdir.parent if (workdir.parent / CONFIG_FILE).exists() else workdir
 
 
 def _same(there: Any, here: Any, home: Path) -> bool:
-    """Equal, or two ways to write one path."""
+    """Whether they are equal, or two spellings of one path."""
     if isinstance(there, str) and isinstance(here, str):
         there, here = (os.path.realpath(value.replace(PLACE, str(home))) for value in (there, here))
     return there == here

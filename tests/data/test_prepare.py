@@ -356,7 +356,7 @@ def test_at_work_in_one_folder_is_one_process(tmp_path: Path):
     source, folder = write_files(tmp_path / "in", {"1.jpg": jpeg()}), tmp_path / "data/photos/1.0.0"
     folder.mkdir(parents=True)
     files.lock(folder)  # two descriptors of one process exclude each other as well
-    refused(config_of(source, tmp_path / "data"), "another process is at work in .*photos/1.0.0; .* config.name")
+    refused(config_of(source, tmp_path / "data"), "another process is using .*photos/1.0.0; .* config.name")
 
 
 def test_what_is_left_out_is_not_the_most(tmp_path: Path):

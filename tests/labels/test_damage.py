@@ -54,7 +54,7 @@ def refused(folder: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(UserError, match=file):
         read(folder)
     if file != gate.FILE:
-        with pytest.raises(UserError, match="do not train on them as they are"):
+        with pytest.raises(UserError, match="do not train on them until they are repaired"):
             labels.run(LabelsConfig(columns=(str(folder),), action="verify"), Path())
         assert file in capsys.readouterr().err
 
@@ -148,4 +148,4 @@ def test_shards_whose_manifest_is_gone_are_named(column: Path, capsys: pytest.Ca
     for path in (column, column.parent):
         with pytest.raises(UserError, match=r"1 problem in \d columns?, named above"):
             labels.run(LabelsConfig(columns=(str(path),), action="verify"), Path())
-        assert f"damaged: {column} has shards of labels, but its manifest.json is gone; " in capsys.readouterr().err
+        assert f"damaged: {column} has shards of labels, but no manifest.json; " in capsys.readouterr().err

@@ -191,8 +191,8 @@ def test_a_run_without_a_task_is_trained_without_it_and_is_another_run(config, s
     [
         ({"drop": "dept"}, "columns.drop names 'dept', which is neither .* did you mean 'depth'"),
         ({"keep": "sharp,blnt"}, "columns.keep names 'blnt', .* did you mean 'blunt'"),
-        ({"drop": "depth,normals,wise"}, "config.columns leaves no labels to learn from"),
-        ({"keep": "wise", "drop": "classification"}, "config.columns leaves no labels to learn from"),
+        ({"drop": "depth,normals,wise"}, "config.columns leaves no labels to train on"),
+        ({"keep": "wise", "drop": "classification"}, "config.columns leaves no labels to train on"),
     ],
 )
 def test_a_choice_that_cannot_be_meant_is_refused(config, choice, sentence, tmp_path):

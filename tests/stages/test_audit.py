@@ -158,7 +158,7 @@ def test_a_verdict_a_column_as_page_as_json_and_for_the_training(
         "data_dir": str(data_dir),
         "tasks": {"detection": {}},
     }
-    with pytest.raises(UserError, match="b-detection failed: all 48 labels are empty; make them anew"):
+    with pytest.raises(UserError, match="b-detection failed: all 48 labels are empty; re-create them"):
         train.run(parse(values), tmp_path / "student")
 
 
@@ -291,7 +291,7 @@ def test_images_that_are_gone_by_then_are_named_on_the_page(
     assert page.count('<div class="gone">an image cannot be read: ') == 2
     assert all(f"{index}.png</" in page for index in range(3))
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not shown: ")]
-    assert said.startswith("not shown: 2 images that cannot be read any more; the first is ")
+    assert said.startswith("not shown: 2 images that can no longer be read; the first is ")
     assert len(json.loads((tmp_path / "audit/audit.json").read_text())["duplicates"]) == 3
 
 

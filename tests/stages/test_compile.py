@@ -63,7 +63,7 @@ def test_a_batch_that_does_not_fit(home: Path, capsys: pytest.CaptureFixture[str
     assert call(TEACHER, *COMPILE, *TINY, "--config.batch_size=40000000") == 2
     sentence = said(capsys)
     assert sentence.startswith("error: 'train' does not fit on v5e:2x2 (")
-    knobs = ["fewer images a chip (1e+07 now: config.batch_size)", "config.remat", "config.fsdp"]
+    knobs = ["use fewer images per chip (now 1e+07: config.batch_size)", "config.remat", "config.fsdp"]
     assert sorted(knobs, key=sentence.index) == knobs
     assert not list(home.rglob("result.json"))
 
@@ -91,15 +91,15 @@ def test_mistakes_in_the_config(overrides: tuple[str, ...], sentence: str, capsy
         (
             "teacher_depth",
             ("--config.batch_size=6",),
-            "config.batch_size is 6, which the 4 chips of the topology cannot",
+            "config.batch_size is 6, which cannot be divided evenly among the 4 chips",
         ),
-        ("teacher_depth", ("--config.compile.programs=features",), "names 'features', which this stage has not"),
+        ("teacher_depth", ("--config.compile.programs=features",), "names 'features', which this stage does not have"),
         ("label", (), "there is no run runs/teacher_classification"),
         (
             "teacher_detection",
             ("--config.train.0.images=photos:train",),
-            "how many classes 'detection' has is not known without its labels (photos:train, truth); bring them, or "
-            "say it with --config.compile.classes.detection=80",
+            "the number of classes of 'detection' is unknown without its labels (photos:train, truth); provide them, "
+            "or set it with --config.compile.classes.detection=80",
         ),
     ],
 )

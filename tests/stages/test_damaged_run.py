@@ -130,7 +130,7 @@ def test_lines_that_cannot_be_read_are_counted(
     else:
         assert code == 0
         if not (name == "skipped.jsonl" and command is resume):  # which only writes it
-            assert f"{home / 'run' / name}: 1 line cannot be read, and left out" in text
+            assert f"{home / 'run' / name}: 1 line skipped, because unreadable" in text
 
 
 def test_what_the_sentence_about_the_config_advises_helps(home: Path):
@@ -145,9 +145,7 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_newest(home: Path, c
     shutil.rmtree(home / "run/checkpoints/4")
     assert ask(home) == 2
     signed = f"{home}/run/checkpoints does not hold the weights that {home}/run/model.json signs; "
-    assert told(capsys).startswith(
-        f"error: {signed}bring back the checkpoint of step 4, or remove model.json and start"
-    )
+    assert told(capsys).startswith(f"error: {signed}restore the checkpoint of step 4, or remove model.json and start")
     assert resume(home) == 0 and ask(home) == 0
     now = json.loads((home / "run/model.json").read_text())
     assert all(now[name] == weights[name] for name in ("digest", "stats_digest", "metrics"))
@@ -168,7 +166,7 @@ def test_a_model_that_describes_another_network_is_refused(home: Path, capsys: p
     values = json.loads(file.read_text())
     values["tasks"]["classification"]["classes"].pop()
     file.write_text(json.dumps(values))
-    assert ask(home) == 2 and f"{file} describes another network than was trained: " in told(capsys)
+    assert ask(home) == 2 and f"{file} describes a network other than the trained one: " in told(capsys)
 
 
 def test_one_bit_of_a_checkpoint_is_named(home: Path, capsys: pytest.CaptureFixture[str]):

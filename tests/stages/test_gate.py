@@ -114,7 +114,7 @@ def test_a_column_that_nothing_can_be_learnt_from_is_refused_unless_told_to(
 ) -> None:
     task, label_of, options, reason = FAILING[case]
     column = make_column(tmp_path / "column", task, images, label_of, **options)
-    advice = f"; make them anew, leave them out, or train on them all the same with config.accept_failed={task}"
+    advice = f"; re-create them, drop them, or train on them anyway with config.accept_failed={task}"
     with pytest.raises(UserError, match=f"^the {task} labels in {column} failed: .*{reason}{advice}$"):
         start(task, column)
     assert not (tmp_path / "run").exists()
@@ -164,7 +164,7 @@ def test_what_the_student_would_read_is_judged(
     if reason:
         threshold = "".join(f", with min_confidence {least}" for least in read.get("min_confidence", {}).values())
         where = rf" \(in the {read.get('take', 48)} images that are read{threshold}\)"
-        with pytest.raises(UserError, match=f"labels in {column} failed: {reason}{where}; make them anew"):
+        with pytest.raises(UserError, match=f"labels in {column} failed: {reason}{where}; re-create them"):
             start(task, column, train=train)
     else:
         with pytest.raises(UserError, match="far enough"):
@@ -227,7 +227,7 @@ def test_a_broken_label_outside_of_what_is_read_makes_the_column_fail(
     column = make_column(
         tmp_path / "column", "classification", images, lambda i: probs(np.nan, 1, 0) if i == 47 else varied(i)
     )
-    with pytest.raises(UserError, match="failed: 1 values are NaN or infinite; make them anew"):
+    with pytest.raises(UserError, match="failed: 1 values are NaN or infinite; re-create them"):
         start("classification", train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
 
 
@@ -310,7 +310,7 @@ def test_the_verdict_of_an_audit_counts_as_long_as_the_column_is_the_same(
 ) -> None:
     column = make_column(tmp_path / "column", "depth", images, ramp)
     gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")], 48)
-    with pytest.raises(UserError, match=f"{column} failed: every map is of yesterday; make them anew"):
+    with pytest.raises(UserError, match=f"{column} failed: every map is of yesterday; re-create them"):
         start("depth", column)
 
     for file in (path for path in column.iterdir() if path.name != gate.FILE):

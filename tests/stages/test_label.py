@@ -269,7 +269,7 @@ def test_an_image_that_a_teacher_fails_on_is_absent_in_its_columns_only(
     monkeypatch.setattr(Depth, "pseudo_label", pseudo_label)
     label.run(config_of(f"folder:{photos}", teachers), tmp_path)
     (bad,) = [file for file in json.loads((tmp_path / "result.json").read_text())["bad"] if "b tall" in file["name"]]
-    reason = {"nan": "depth has values that are not finite", "rule raises": "no rule for this"}
+    reason = {"nan": "depth has non-finite values", "rule raises": "no rule for this"}
     assert reason.get(fails, "out of luck") in bad["reason"]
     failed = LabelColumn(tmp_path / "columns/small-depth")
     assert [float(failed[i]["present"]) for i in range(8)] == [1, 0, 1, 1, 1, 1, 1, 1]

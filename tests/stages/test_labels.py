@@ -44,7 +44,7 @@ def test_every_column_has_a_row(action: str, made: Path, capsys: pytest.CaptureF
     assert [line.split()[0] for line in out.splitlines()] == ["column", "depth", "detection", "detection:"]
     classes = manifest.read(made / "columns/detection").classes
     assert out.splitlines()[-1].startswith(f"detection: {len(classes)} classes, images with each: {classes[0]} ")
-    assert ("as they were written: 2 columns" in err) == (action == "verify")
+    assert ("intact: 2 columns" in err) == (action == "verify")
 
 
 def test_all_that_is_damaged_is_named(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def test_a_folder_that_has_changed_is_labelled_in_another_workdir(
     for take in (0, 5):
         with pytest.raises(UserError, match=sentence):
             inputs.open_source(SourceConfig(images=images, labels=(str(run),), take=take), "", ["depth"])
-    with pytest.raises(UserError, match="do not train on them as they are"):
+    with pytest.raises(UserError, match="do not train on them until they are repaired"):
         labels.run(LabelsConfig(action="verify", columns=(str(run),), images=images), tmp_path)
     assert sentence in capsys.readouterr().err
 

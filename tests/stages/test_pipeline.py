@@ -57,7 +57,7 @@ def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp
 
 def test_it_is_one_process(ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(distributed, "processes", lambda: 2)
-    with pytest.raises(UserError, match="a pipeline runs in one process; start its stages one by one"):
+    with pytest.raises(UserError, match="a pipeline runs in one process; to use several, start its stages one by one"):
         pipeline.run(THREE, tmp_path / "run")
     assert not ran and not (tmp_path / "run").exists()
 

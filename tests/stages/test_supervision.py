@@ -75,14 +75,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_boxes_are_counted_as_the_network_gets_them(capsys: pytest.CaptureFixture[str]):
-    """At 64 of 160 pixels a box of 2 is under a pixel; of the others the largest find a slot; one is to be ignored."""
+    """At 64 of 160 pixels a box of 2 is smaller than a pixel; of the others the largest find a slot; one is ignored."""
     task = task_of("detection", max_boxes=3)
     labels = [boxes(2, 20, 30, 40, 50, classes=2), boxes(), boxes(2), boxes(40, ignore=1), {"present": np.float32(0)}]
     supervision.check([source(task, labels)], {"detection": task}, 64)
-    expected = (
-        "detection learns at image_size 64 from 3 of 6 boxes in 1 of 4 labelled images (2 under a pixel, 1 beyond "
-    )
-    assert said(capsys) == expected + "max_boxes 3); 3 classes, images with each: a 1, b 1, c 0"
+    expected = "detection learns at image_size 64 from 3 of 6 boxes in 1 of 4 labelled images (2 smaller than "
+    assert said(capsys) == expected + "a pixel, 1 beyond max_boxes 3); 3 classes, images with each: a 1, b 1, c 0"
     supervision.check([source(task, labels)], {"detection": task}, 160, where="a set")
     assert "a set: detection learns at image_size 160 from 4 of 6 boxes in 2 of 4 labelled images (0" in said(capsys)
 
@@ -108,19 +106,23 @@ def test_classes_of_maps_and_of_images_are_counted(capsys: pytest.CaptureFixture
 
 ABSENT = {"present": np.float32(0)}
 NOTHING: dict[str, tuple[str, list[dict[str, Any]], str]] = {
-    "no label": ("detection", [ABSENT], "no image has a label that can be read; bring labels"),
-    "labels that cannot be read": ("classification", [{"probs": "?"}], "no image has a label that can be read"),
-    "no box": ("detection", [boxes(), boxes()], "all 2 labels are empty; bring labels with something in them"),
+    "no label": ("detection", [ABSENT], "no image has a readable label; provide labels"),
+    "labels that cannot be read": ("classification", [{"probs": "?"}], "no image has a readable label"),
+    "no box": ("detection", [boxes(), boxes()], "all 2 labels are empty; provide labels that are not empty"),
     "boxes to ignore": ("detection", [boxes(50, ignore=1)], "all 1 labels are empty"),
     "tiny boxes": (
         "detection",
         [boxes(1, 2), boxes(2)],
-        "no box is left at image_size 64, 3 of 3 are under a pixel; set image_size higher",
+        "no box is left at image_size 64, 3 of 3 are smaller than a pixel; increase image_size",
     ),
     "no valid pixel": ("depth", [depth(np.zeros((9, 9)))], "all 1 labels are empty"),
     "no class in a map": ("segmentation", [{"ids": np.full((9, 9), 255, np.int32)}], "all 1 labels are empty"),
     "one class of several": ("classification", [probs(1)] * 3, "'b' is the only class"),
-    "one class in maps": ("segmentation", [{"ids": np.ones((9, 9), np.int32)}], "'b' is the only class, and alone it"),
+    "one class in maps": (
+        "segmentation",
+        [{"ids": np.ones((9, 9), np.int32)}],
+        "'b' is the only class, and one class alone",
+    ),
 }
 
 
@@ -138,7 +140,7 @@ def test_nothing_to_learn_is_refused_unless_it_is_accepted(case: str, capsys: py
 
 def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.CaptureFixture[str]):
     task = task_of("classification", ("a",))
-    with pytest.raises(UserError, match="'a' is the only class, and alone it teaches nothing; bring images"):
+    with pytest.raises(UserError, match="'a' is the only class, and one class alone teaches nothing; add images"):
         supervision.check([source(task, [{"probs": np.ones(1, np.float32)}])], {task.name: task}, 64)
     task = task_of("detection", ("a",))
     supervision.check([source(task, [boxes(50)])], {task.name: task}, 64)
@@ -148,7 +150,7 @@ def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.Ca
 def test_several_sets_add_up_and_other_tasks_can_be_left_out(capsys: pytest.CaptureFixture[str]):
     task, other = task_of("classification"), task_of("detection")
     sources = [source(task, [probs(0)]), source(task, [probs(1)] * 2), source(other, [boxes()])]
-    with pytest.raises(UserError, match=r"all 1 labels .*, leave the task out with --config.columns.drop=detection"):
+    with pytest.raises(UserError, match=r"all 1 labels .*, drop the task with --config.columns.drop=detection"):
         supervision.check(sources, {task.name: task, other.name: other}, 64)
     assert said(capsys).endswith("from 3 of 3 labelled images; 3 classes, images with each: a 1, b 2, c 0")
 
@@ -178,7 +180,9 @@ def test_of_many_labels_a_sample_is_read_and_all_where_there_is_nothing_in_it(
     assert "from 1 of 1 box in 1 of 80 labelled images" in said(capsys)
     with pytest.raises(UserError, match=r"all 100 labels are empty; bring"):
         supervision.check([of([boxes()] * 100)], {task.name: task}, 64)
-    with pytest.raises(UserError, match=r"10 of 10 are under a pixel, in a sample of 10 of 100 images; set image_size"):
+    with pytest.raises(
+        UserError, match=r"10 of 10 are smaller than a pixel, in a sample of 10 of 100 images; set image_size"
+    ):
         supervision.check([of([boxes(2)] * 100)], {task.name: task}, 64)
 
 

@@ -168,7 +168,7 @@ def test_other_data_under_a_checkpoint_is_refused(finished, config, monkeypatch)
 def test_a_model_under_the_minimum_is_kept_but_not_finished(finished, config, tmp_path, monkeypatch):
     demanding = config(minimum={"classification/top1": 101.0})
     for _ in range(2):
-        with pytest.raises(UserError, match=r"reached classification/top1 = .*, under config.minimum = 101"):
+        with pytest.raises(UserError, match=r"reached classification/top1 = .*, below config.minimum = 101"):
             run(demanding, tmp_path / "run")
         monkeypatch.setattr(train, "_train", lambda *_: pytest.fail("trains again"))
     assert not (tmp_path / "run" / "result.json").exists()
@@ -249,7 +249,9 @@ def test_class_lists_must_agree_in_training_and_validation():
     two = source(Column(classes=("a", "b")))
     assert inputs.build_tasks({"classification": {}}, [two, two], 20)["classification"].classes == ("a", "b")
     for other in ({"also": [source(Column(classes=("b", "a")))]}, {"also": [source(Column(classes=("a",)))]}):
-        with pytest.raises(UserError, match=r"have the classes .*, others have a, b; use labels with one class list"):
+        with pytest.raises(
+            UserError, match=r"have the classes .*, others have a, b; use labels with the same class list"
+        ):
             inputs.build_tasks({"classification": {}}, [two], 20, **other)
 
 
@@ -286,10 +288,20 @@ def test_loss_weights_by_the_rule_of_the_paper(capsys):
 @pytest.mark.parametrize(
     ("settings", "optimizer", "weight", "why"),
     [
-        ({"optimizer": "adamw"}, SGD, 1.0, "seer was trained with adamw, whose rates are not those of sgd"),
-        ({}, SGD.model_copy(update={"name": "adamw"}), 1.0, "seer was trained with sgd, whose rates are not those of"),
+        (
+            {"optimizer": "adamw"},
+            SGD,
+            1.0,
+            "seer was trained with adamw, whose learning rates are not comparable to those of sgd",
+        ),
+        (
+            {},
+            SGD.model_copy(update={"name": "adamw"}),
+            1.0,
+            "seer was trained with sgd, whose learning rates are not comparable to those of",
+        ),
         ({"learning_rate": None}, SGD, 1.0, "seer has no learning rate or batch size to compare with"),
-        ({"optimizer": ""}, SGD, 0.3125, "seer does not tell its optimizer, sgd is assumed"),
+        ({"optimizer": ""}, SGD, 0.3125, "seer does not record its optimizer, sgd is assumed"),
     ],
 )
 def test_where_the_rule_does_not_hold_a_line_says_so(settings, optimizer, weight, why, capsys):

@@ -68,7 +68,7 @@ def test_boxes_under_a_pixel_count_in_a_validation(
     house = (0.75 * 500 / 1200, 900 / 1600, 0.75 * 1100 / 1200, 1500 / 1600)
     found = validated("photos:train", tmp_path / "data", [house], monkeypatch)
     assert found["ap50"] == found["ap50_voc07"] == pytest.approx(50)
-    told = "detection learns at image_size 64 from 3 of 30 boxes in 3 of 3 labelled images (27 under a pixel"
+    told = "detection learns at image_size 64 from 3 of 30 boxes in 3 of 3 labelled images (27 smaller than a pixel"
     assert told in capsys.readouterr().err
 
 

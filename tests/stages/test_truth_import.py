@@ -125,7 +125,7 @@ def test_at_work_in_one_column_is_one_process(images: ImageSet, tmp_path: Path):
     config = {"format": "coco", "path": str(write_coco(tmp_path / "coco.json"))}
     (tmp_path / "c").mkdir()
     other = files.lock(tmp_path / "c")  # two descriptors of one process exclude each other as well
-    with pytest.raises(UserError, match=f"another process is at work in {tmp_path / 'c'}; wait for it$"):
+    with pytest.raises(UserError, match=f"another process is using {tmp_path / 'c'}; wait for it$"):
         imported(images, "detection", tmp_path / "c", **config)
     assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
     imported(images, "detection", tmp_path / "d", **config)  # another column

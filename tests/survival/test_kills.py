@@ -33,7 +33,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(student, start, t
             process.wait_for(lambda done=done: updates(workdir) >= done)
         process.send(signal.SIGKILL)
         assert process.end() == -signal.SIGKILL
-        assert not base or f"continues after step {base} of 40" in process.output
+        assert not base or f"resumes after step {base} of 40" in process.output
         continued.add(base)
         assert (saved(workdir) or [0])[-1] >= base
     assert len(continued) > 2  # some of the saves were through

@@ -39,7 +39,7 @@ def test_one_process_at_any_moment_of_a_training(student, start, tmp_path, asser
     training.wait_for(lambda: updates(workdir) >= 6)
     stopped = told_to_stop(training, workdir)
     assert 6 <= stopped < 40
-    assert "continues after step 1 of 40" in training.output
+    assert "resumes after step 1 of 40" in training.output
 
     between = start(*command)
     between.wait_for(lambda: updates(workdir) > stopped and saving(workdir))
@@ -73,7 +73,7 @@ def test_one_of_two_processes_stops_both(student, start, start_together, tmp_pat
     third, *others = start(student, f"--workdir={alone}"), *start_together(*command)
     for process in (third, *others):
         process.finish()
-        assert f"continues after step {stopped[0][1]} of 40" in process.output or process is others[1]
+        assert f"resumes after step {stopped[0][1]} of 40" in process.output or process is others[1]
     assert_same(workdir)
     assert_same(alone)
 
