@@ -146,6 +146,6 @@ def test_shards_whose_manifest_is_gone_are_named(column: Path, capsys: pytest.Ca
     shutil.copytree(column, column.with_name("other"))
     (column / manifest.FILE).unlink()
     for path in (column, column.parent):
-        with pytest.raises(UserError, match=r"1 problem in \d columns?, named above"):
+        with pytest.raises(UserError, match=r"1 problem in \d columns?, listed above"):
             labels.run(LabelsConfig(columns=(str(path),), action="verify"), Path())
         assert f"damaged: {column} has shards of labels, but no manifest.json; " in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_all_that_is_damaged_is_named(made: Path, tmp_path: Path, capsys: pytest
     half, shard = run / "columns/depth/manifest.json", next((run / "columns/detection").glob("*.array_record-00000*"))
     half.write_text(half.read_text()[:200])
     shard.unlink()
-    with pytest.raises(UserError, match="2 problems in 2 columns, named above"):
+    with pytest.raises(UserError, match="2 problems in 2 columns, listed above"):
         labels.run(config_of(run, "verify"), Path())
     out, err = capsys.readouterr()
     assert f"damaged: {half} is damaged" in err and f"damaged: {shard} is missing" in err and not out

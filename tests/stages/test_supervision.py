@@ -178,10 +178,10 @@ def test_of_many_labels_a_sample_is_read_and_all_where_there_is_nothing_in_it(
     assert ", in a sample of 10 of 100 images" in said(capsys)
     supervision.check([of([boxes(50) if index == 77 else boxes() for index in range(100)])], {task.name: task}, 64)
     assert "from 1 of 1 box in 1 of 80 labelled images" in said(capsys)
-    with pytest.raises(UserError, match=r"all 100 labels are empty; bring"):
+    with pytest.raises(UserError, match=r"all 100 labels are empty; provide"):
         supervision.check([of([boxes()] * 100)], {task.name: task}, 64)
     with pytest.raises(
-        UserError, match=r"10 of 10 are smaller than a pixel, in a sample of 10 of 100 images; set image_size"
+        UserError, match=r"10 of 10 are smaller than a pixel, in a sample of 10 of 100 images; increase image_size"
     ):
         supervision.check([of([boxes(2)] * 100)], {task.name: task}, 64)
 
@@ -229,6 +229,6 @@ def test_a_training_on_tiny_boxes_says_so_before_any_work(
     assert call(*training, "--config.image_size=128") == 2
     *_, told, end = capsys.readouterr().err.splitlines()
     assert told.startswith(
-        "detection learns at image_size 128 from 10 of 10 boxes in 2 of 2 labelled images (0 under a"
+        "detection learns at image_size 128 from 10 of 10 boxes in 2 of 2 labelled images (0 smaller than a"
     )
     assert end == "error: far enough"

@@ -258,7 +258,7 @@ def test_class_lists_must_agree_in_training_and_validation():
 def test_units_must_agree():
     depth = source(Column("depth", (), unit="m"))
     assert inputs.build_tasks({"depth": {}}, [depth], 20)["depth"].label.unit == "m"
-    with pytest.raises(UserError, match=r"have the unit 'm', but with config.tasks.depth it is 'relative'"):
+    with pytest.raises(UserError, match=r"have the unit 'm', but config.tasks.depth expects 'relative'"):
         inputs.build_tasks({"depth": {"kind": "relative"}}, [depth], 20)
 
 
