@@ -158,7 +158,7 @@ def test_columns_of_a_label_run_for_other_tasks_are_not_opened(store, read, by_r
 @pytest.mark.parametrize("choice", [{}, {"keep": "sharp,blunt,wise"}, {"keep": "depth,segmentation"}])
 def test_a_task_that_nothing_labels_is_a_mistake_and_the_sentence_says_how_to_go_on(by_run, choice, tmp_path):
     sentence = (
-        r"for task 'segmentation'; labelled are: (classification, )?depth(, normals)?; provide its labels, or .*drop=segm"
+        r"for task 'segmentation'; labelled are: (classification, )?depth(, normals)?; provide its labels, .*drop=segm"
     )
     with pytest.raises(UserError, match=sentence):
         train.run(by_run(**choice), tmp_path / "run")
