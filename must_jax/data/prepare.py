@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +94,13 @@ def _make(folder: Path, config: PrepareConfig) -> str:
             asked = config.model_dump(include={"name", "images", *plan.ASKED})
             there = Plan(**asked, source=raw.digest, length=len(raw), named_by=raw.named_by)
             there.write(folder)
-        return _finish(folder, _write_missing(folder, there, raw), raw)
+        try:
+            written = _write_missing(folder, there, raw)
+        except UserError:
+            if not plan.read(folder).shards:  # type: ignore[union-attr]  # what is corrected may be another source
+                (folder / plan.FILE).unlink()
+            raise
+        return _finish(folder, written, raw)
 
 
 def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
@@ -104,7 +110,7 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
     items = ((index, item) for index in missing for item in raw.items(there.positions(index)))
     check = functools.partial(_check, shards.serializer(_features()), there.max_pixels)
     lost = {there.shard_file(index) for index in missing}
-    bad = sum(len(shard.skipped) for shard in there.shards if shard.file not in lost) + len(raw.skipped)
+    bad = [each for shard in there.shards if shard.file not in lost for each in shard.skipped]
     ranges = Ranges()
     with (
         Progress(f"preparing {there.name}", there.length, start=there.length - left) as progress,
@@ -117,13 +123,13 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
                 for image in group:
                     if image.reason:
                         skipped.append(Skipped(name=image.name, reason=image.reason))
-                        _check_share(bad + len(skipped), raw, skipped[-1], there.images)
+                        _check_share([*bad, *skipped], raw, there.images, folder)
                     else:
                         write(image.record)
                         ranges.add(image.name, image.values)
                         count += 1
                     progress.advance()
-            bad += len(skipped)
+            bad += skipped
             size = path.stat().st_size
             there = there.with_shard(ShardRecord(file=path.name, count=count, bytes=size, skipped=tuple(skipped)))
             there.write(folder)
@@ -151,14 +157,8 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
 
 def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
     """Makes the folder a TFDS dataset, and accounts for what is not in it. Returns the numbers in words."""
-    skipped = [Skipped(name=name, reason=reason) for name, reason in raw.skipped]
-    skipped += [each for shard in written.shards for each in shard.skipped]
-    listed = [
-        *(each.model_dump() for each in skipped),
-        *({"name": each.name, "reason": each.reason, "images": each.images} for each in raw.left_out),
-    ]
-    text = json.dumps(listed, indent=1, ensure_ascii=False)
-    files.write_text(folder / SKIPPED_FILE, text + "\n")
+    skipped = [*_skipped(raw), *(each for shard in written.shards for each in shard.skipped)]
+    _list(folder, skipped, raw.left_out)
     lengths = [shard.count for shard in written.shards]
     shards.describe(
         folder,
@@ -192,15 +192,34 @@ def _check_images(raw: RawImages, images: str) -> None:
             raw.images_are,
         ]
         raise UserError(f"images='{images}': {'; '.join(filter(None, parts))}")
-    for name, reason in raw.skipped[:1]:
-        _check_share(len(raw.skipped), raw, Skipped(name=name, reason=reason), images)
+    _check_share([], raw, images)
 
 
-def _check_share(bad: int, raw: RawImages, example: Skipped, images: str) -> None:
-    total = len(raw) + len(raw.skipped)
-    if bad > MAX_BAD_SHARE * total:
-        raise UserError(
-            f"{bad} of the {total} images of {images} cannot be read, {example.name} for instance ({example.reason}); "
-            + ("convert them to JPEG or PNG" if example.reason == folders.NOT_READ else "mend them")
-            + ", or correct config.images"
-        )
+def _check_share(bad: Sequence[Skipped], raw: RawImages, images: str, folder: Path | None = None) -> None:
+    """Raises UserError if too many images are bad, and lists them in the folder, if there is one."""
+    total, unreadable = len(raw) + len(raw.skipped), [*_skipped(raw), *bad]
+    if len(unreadable) <= MAX_BAD_SHARE * total:
+        return
+    example = bad[-1] if bad else unreadable[0]
+    listed = ""
+    if folder is not None:
+        _list(folder, unreadable)
+        listed = f" (those found so far are listed in {folder / SKIPPED_FILE})"
+    raise UserError(
+        f"{len(unreadable)} of the {total} images of {images} cannot be read, {example.name} for instance "
+        f"({example.reason}); "
+        + ("convert them to JPEG or PNG" if example.reason == folders.NOT_READ else "mend them")
+        + f", or correct config.images{listed}"
+    )
+
+
+def _skipped(raw: RawImages) -> list[Skipped]:
+    return [Skipped(name=name, reason=reason) for name, reason in raw.skipped]
+
+
+def _list(folder: Path, skipped: Sequence[Skipped], left_out: Sequence[Any] = ()) -> None:
+    rows = [
+        *(each.model_dump() for each in skipped),
+        *({"name": each.name, "reason": each.reason, "images": each.images} for each in left_out),
+    ]
+    files.write_text(folder / SKIPPED_FILE, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")

@@ -368,6 +368,11 @@ def test_what_is_left_out_is_not_the_most(tmp_path: Path):
     with pytest.raises(UserError, match=r"3 of the 5 images of .* cannot be read, 2.jpg for instance .*empty"):
         prepare.prepare(config_of(tmp_path / "torn", tmp_path / "data"))
     assert not list((tmp_path / "data").rglob("*array_record*"))
+    listed = json.loads((tmp_path / "data/photos/1.0.0/skipped.json").read_text())
+    assert [each["name"] for each in listed] == ["0.jpg", "1.jpg", "2.jpg"] and "empty" in listed[0]["reason"]
+    for number in range(3):
+        (tmp_path / f"torn/{number}.jpg").write_bytes(jpeg(number))
+    assert len(prepare.prepare(config_of(tmp_path / "torn", tmp_path / "data"))) == 5  # as if nothing had been begun
     write_files(tmp_path / "half", {"1.jpg": b"", "2.jpg": jpeg()})
     assert len(prepare.prepare(config_of(tmp_path / "half", tmp_path / "data", name="half"))) == 1
 
