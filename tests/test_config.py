@@ -91,7 +91,11 @@ def test_a_config_cannot_be_changed():
             "config: optimizer.warmup_steps 1000 must be below steps 1000; set config.o",
         ),
         (train(), "augment.scale_min=2", "config.augment: scale_min 2.0 must not be above scale_max 1.0"),
-        (train(), "minimum.deph/delta1=50", "config: minimum names 'deph/delta1', which is of no task here; did you "),
+        (
+            train(),
+            "minimum.deph/delta1=50",
+            "config: minimum names 'deph/delta1', which is not a metric of a task here; did you ",
+        ),
         (train(), "validation=None,", "config.validation is (None,), but should be a valid dictionary"),
         (train(), "stage=trian", "config.stage is trian, which is not a stage; did you mean 'train'?"),
         (train(validation=None), "minimum.depth/delta1=50", "config: minimum needs a validation source"),
@@ -104,13 +108,13 @@ def test_a_config_cannot_be_changed():
         (
             label(),
             "worker=1/0",
-            "config: worker '1/0' is none; give its number from 0 and how many there are, like 0/2",
+            "config: worker '1/0' is invalid; give its number from 0 and the number of workers, like 0/2",
         ),
         (label(), "chips=-1", "config.chips is -1, but should be greater than or equal to 0"),
         (
             {"stage": "pipeline", "stages": {"labels": label()}},
             "stages.labels.dry_run=true",
-            "config: stages.labels.dry_run makes no labels to go on with; use it with configs/label.py",
+            "config: stages.labels.dry_run makes no labels for later stages; use it with configs/label.py",
         ),
         (
             pipeline(),
@@ -215,12 +219,12 @@ def test_infinite_numbers_are_refused() -> None:
         (label(), "shard_images=10**9", "config.shard_images is '10**9', but should be a valid integer"),
         (label(), "shard_images=1_000_000_000", "config.shard_images is 1000000000, but should be less than or equal"),
         (label(), f"teachers={['a'] * 20_000}", "config.teachers is ["),
-        (train(), "init='a\\0b'", "config.init holds a NUL character"),
-        (train(), "tasks.depth.kind='a\\0b'", "config.tasks.depth.kind holds a NUL character"),
-        (train(), "init=a\udcff", "config.init holds bytes that are no UTF-8"),
-        (train(), f"init={'a' * 5000}", "config.init has 5,000 characters; at most 4,096 are read"),
+        (train(), "init='a\\0b'", "config.init contains a NUL character"),
+        (train(), "tasks.depth.kind='a\\0b'", "config.tasks.depth.kind contains a NUL character"),
+        (train(), "init=a\udcff", "config.init contains bytes that are not UTF-8"),
+        (train(), f"init={'a' * 5000}", "config.init has 5,000 characters; at most 4,096 are allowed"),
         (train(), "tasks.depth.weight=1e999", "config.tasks.depth.weight is inf, but should be a finite number"),
-        (train(), "tasks.depth.weight={1, 2}", "config.tasks.depth.weight is of type set; use numbers, texts, lists"),
+        (train(), "tasks.depth.weight={1, 2}", "config.tasks.depth.weight is of type set; use numbers, strings, lists"),
         (train(), f"seed={'[' * 5000}", "config.seed has 5,000 characters"),
     ],
 )
@@ -269,7 +273,7 @@ def test_the_updates_to_profile() -> None:
 
 @pytest.mark.parametrize("profile", ["100", "5:3", "0:4", "90:101", "a:b", "-1:4", "1:2:3", ":"])
 def test_a_range_to_profile_that_is_none(profile: str) -> None:
-    with pytest.raises(UserError, match=f"profile {profile} is no range of updates; .* from 1 to steps 100"):
+    with pytest.raises(UserError, match=f"profile {profile} is not a range of updates; .* from 1 to steps 100"):
         parse(train(steps=100, profile=profile))
 
 

@@ -1,4 +1,4 @@
-"""What a run is: frozen, typed configurations, one class a stage.
+"""What a run is: frozen, typed configurations, one class per stage.
 
 A config file (`configs/*.py`) returns an `ml_collections.ConfigDict`; `parsing.parse` turns it into one of these
 classes, once. Below `main` nothing looks a key up by string. An unknown key is an error that names the nearest known

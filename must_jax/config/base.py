@@ -1,4 +1,4 @@
-"""What every config has: unknown keys are named, values are frozen; and the types of values that several share."""
+"""Base class of all configs, which names unknown keys and freezes values; and value types that several share."""
 
 from __future__ import annotations
 
@@ -68,27 +68,27 @@ def _check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
         return
     what = ""
     if isinstance(value, str) and "\0" in value:
-        what = "holds a NUL character, which no name can have; remove it"
+        what = "contains a NUL character, which names cannot have; remove it"
     elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        what = "holds bytes that are no UTF-8, and would stand in files that are; choose another name"
+        what = "contains bytes that are not UTF-8, but would be written to UTF-8 files; choose another name"
     elif isinstance(value, str) and len(value) > MAX_TEXT:
-        what = f"has {len(value):,} characters; at most {MAX_TEXT:,} are read"
+        what = f"has {len(value):,} characters; at most {MAX_TEXT:,} are allowed"
     elif isinstance(value, float) and not math.isfinite(value):
         what = f"is {value}, but should be a finite number"
     elif not isinstance(value, str | bool | int | float | None | pydantic.BaseModel):
-        what = f"is of type {type(value).__name__}; use numbers, texts, lists and dictionaries"
+        what = f"is of type {type(value).__name__}; use numbers, strings, lists and dictionaries"
     if what:
         raise PydanticCustomError("not_plain", "not plain", {"what": ".".join(path) + " " + what})
 
 
 def refuse_true(model: type[pydantic.BaseModel], values: Any) -> Any:
-    """For models of options: True and False are no numbers, where no truth value is expected."""
+    """For models of options: True and False are not numbers, unless a boolean is expected."""
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, bool) and (field := model.model_fields.get(name)):
             try:
                 pydantic.TypeAdapter[Any](field.annotation).validate_python(value, strict=True)  # type: ignore[arg-type]
             except pydantic.ValidationError:
-                raise ValueError(f"{name} is {value}, which is a truth value; give what this option takes") from None
+                raise ValueError(f"{name} is {value}, which is a boolean; give a value of this option's type") from None
     return values
 
 
@@ -103,7 +103,7 @@ class Config(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, values: Any) -> Any:
-        """Comes first: a misspelt key is worth more than the "missing" that it causes."""
+        """Runs first: naming a misspelt key is more helpful than the "missing" that it causes."""
         _check_plain(values)
         for key in values if isinstance(values, Mapping) else ():
             if key not in cls.model_fields:

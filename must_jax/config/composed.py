@@ -1,4 +1,4 @@
-"""Configs that are made of those of other stages."""
+"""Configs that contain those of other stages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ InPipeline = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
 
 class PipelineConfig(Config):
-    """Stages one after the other, each in a folder of its name under the workdir, then a report.
+    """Stages in sequence, each in a folder of its name under the workdir, then a report.
 
-    "{workdir}" in a value of a stage stands for the pipeline's own folder, `data_dir` and `devices` are handed on.
+    "{workdir}" in a value of a stage stands for the pipeline's own folder, `data_dir` and `devices` are passed on.
     """
 
     stage: Literal["pipeline"] = "pipeline"
@@ -32,12 +32,14 @@ class PipelineConfig(Config):
     def _check(self) -> Self:
         for name, stage in self.stages.items():
             if isinstance(stage, LabelConfig) and stage.dry_run:
-                raise ValueError(f"stages.{name}.dry_run makes no labels to go on with; use it with configs/label.py")
+                raise ValueError(
+                    f"stages.{name}.dry_run makes no labels for later stages; use it with configs/label.py"
+                )
         return self
 
 
 class DescribeConfig(Config):
-    """What is in a workdir, and how it came there. All other keys are those of the run, and not read."""
+    """Describes the contents of a workdir. All other keys belong to the run, and are not read."""
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
@@ -70,7 +72,7 @@ class TargetConfig(Config):
     def _check(self) -> Self:
         for name in self.programs:
             if name not in PROGRAMS:
-                raise ValueError(f"programs names '{name}', which is none; {nearest(name, PROGRAMS)}")
+                raise ValueError(f"programs names '{name}', which is not a program; {nearest(name, PROGRAMS)}")
         return self
 
 

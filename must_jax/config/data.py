@@ -1,4 +1,4 @@
-"""Configs of the stages that make and look at image sets and label columns."""
+"""Configs of the stages that create and inspect image sets and label columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_PIXELS = 200_000_000  # of an image, wherever one is read
 
 
 class TruthConfig(Config):
-    """True labels that people have, in one of the formats of `labels/formats`; they become a column of one task.
+    """True labels in one of the formats of `labels/formats`, to be imported as a column of one task.
 
     path: the file or folder that holds them; "" where the images' names do.
     options: the format's own: a unit, a class list.
@@ -28,7 +28,7 @@ class TruthConfig(Config):
 
 
 class PrepareConfig(Config):
-    """Images as people have them become an image set, `data_dir/NAME`, which other stages read as "NAME:train".
+    """Imports images as an image set, `data_dir/NAME`, which other stages read as "NAME:train".
 
     images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
       pattern with *.
@@ -53,24 +53,26 @@ class PrepareConfig(Config):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise ValueError(f"'{name}' is no name for it; use a-z, 0-9 and _, and begin with a letter")
+            raise ValueError(f"'{name}' is not a valid name; use a-z, 0-9 and _, and begin with a letter")
         if name in ("scenes", "folder", "tar", "parquet"):
-            raise ValueError(f"'{name}:train' means something else where images are named; choose another name")
+            raise ValueError(f"'{name}:train' has another meaning as the name of images; choose another name")
         return name
 
     @pydantic.model_validator(mode="after")
     def _check_column(self) -> Self:
         if self.image_column and not self.images.startswith("parquet:"):
-            raise ValueError(f"image_column is one of Parquet files, but images is '{self.images}'; leave it out")
+            raise ValueError(f"image_column is only for Parquet files, but images is '{self.images}'; remove it")
         if self.image_suffix and not self.images.startswith(("folder:", "tar:")):
-            raise ValueError(f"image_suffix is of folders and tar files, but images is '{self.images}'; leave it out")
+            raise ValueError(
+                f"image_suffix is only for folders and tar files, but images is '{self.images}'; remove it"
+            )
         return self
 
 
 class LabelConfig(Config):
-    """Teachers label one image set, one column a teacher and task.
+    """Teachers label one image set, one column per teacher and task.
 
-    A rerun with further teachers adds their columns. Of several processes on one workdir each takes every n-th shard.
+    A rerun with more teachers adds their columns. Each of several processes on one workdir takes every n-th shard.
     """
 
     free: ClassVar[frozenset[str]] = Config.free | {
@@ -107,15 +109,17 @@ class LabelConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if not re.fullmatch(r"\d{1,6}/[1-9]\d{0,5}", self.worker):
-            raise ValueError(f"worker '{self.worker}' is none; give its number from 0 and how many there are, like 0/2")
+            raise ValueError(
+                f"worker '{self.worker}' is invalid; give its number from 0 and the number of workers, like 0/2"
+            )
         number, count = self.worker_of
         if number >= count:
-            raise ValueError(f"worker {self.worker} is not there; of {count} workers the last is {count - 1}/{count}")
+            raise ValueError(f"worker {self.worker} does not exist; the last of {count} workers is {count - 1}/{count}")
         return self
 
 
 class LabelsConfig(Config):
-    """Looks at label columns: `describe` prints what they are, `verify` checks every file and label of them.
+    """Inspects label columns: `describe` describes them, `verify` checks every file and label.
 
     columns: folders of columns, or of label runs, whose columns are all meant.
     images: the image set that they should belong to, as in `SourceConfig`, with `take`; "" = do not compare.
@@ -132,7 +136,7 @@ class LabelsConfig(Config):
 
 
 class AuditConfig(Config):
-    """The gate between labelling and training: what the label columns of an image set hold, and a verdict on each.
+    """The gate between labelling and training: statistics of an image set's label columns, and a verdict on each.
 
     images: the image set that the columns label, as in `SourceConfig`, with `take`. True labels that are stored with
       it, or come as columns, are what the others are scored against.

@@ -24,7 +24,7 @@ from must_jax.errors import nearest
 
 
 class DownstreamConfig(Config):
-    """One held-out task of the scorecard. The learning rate is chosen on validation, the value is of test."""
+    """One held-out task of the scorecard. The learning rate is chosen on validation, the value is from test."""
 
     task: str
     train: SourceConfig

@@ -44,8 +44,8 @@ class SourceConfig(Config):
     labels: where labels come from: "truth" (stored with the images), the folder of a column, or that of a label run,
       for all of its columns. Where an image has several of one task, a true one wins, and among others the first.
     take: only the first n images; 0 = all.
-    min_confidence: by task; what the labels of columns are less sure of is left out: boxes, pixels (of columns made
-      with keep_confidence) and distributions, by their largest probability.
+    min_confidence: by task; labels of columns below it are dropped: boxes, pixels (of columns made with
+      keep_confidence) and distributions, by their largest probability.
     """
 
     images: str
@@ -81,10 +81,10 @@ class AugmentConfig(Config):
 
 
 class ColumnsConfig(Config):
-    """Which of the training labels are read, by task or by who made them: a teacher's name, or "truth".
+    """Which of the training labels are read, by task or by source: a teacher's name, or "truth".
 
-    drop: left out; a task or teacher. A task that has no labels then is not learnt.
-    keep: all others are left out; () = none are. Where it names tasks, other tasks without labels are not learnt.
+    drop: tasks or teachers to remove. A task that then has no labels is not trained.
+    keep: all others are removed; () = keep all. If it names tasks, other tasks without labels are not trained.
     """
 
     drop: Names = ()

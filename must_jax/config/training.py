@@ -1,4 +1,4 @@
-"""Config of a training."""
+"""Config of a training run."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from must_jax.errors import nearest
 class TrainConfig(Config):
     """Teachers, student and fine-tuning: one model on the labels of one or more image sets.
 
-    remat: parts of the network ("stage1" to "stage4", "fpn", "heads") whose activations are computed again for the
-      gradient instead of being kept: less memory, more operations, the same numbers.
+    remat: parts of the network ("stage1" to "stage4", "fpn", "heads") whose activations are recomputed for the
+      gradient instead of being stored: less memory, more operations, the same numbers.
     """
 
     free: ClassVar[frozenset[str]] = Config.free | {
@@ -62,10 +62,10 @@ class TrainConfig(Config):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: BatchSize = 32
-    accumulate: PositiveCount = 1  # parts of a batch that are worked on one after the other, for less memory
+    accumulate: PositiveCount = 1  # parts of a batch that are processed in sequence, to save memory
     remat: Names = ()
     steps: PositiveCount = 1000
-    max_skipped: Count = 5  # of 100 updates that may be left out because they are not finite
+    max_skipped: Count = 5  # of 100 updates that may be skipped because they are not finite
     log_every: PositiveCount = 50
     checkpoint_every: PositiveCount = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
@@ -87,19 +87,20 @@ class TrainConfig(Config):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         if self.profile and not (self.profiled and self.profiled[0] >= 1 and self.profiled[-1] <= self.steps):
             raise ValueError(
-                f"profile {self.profile} is no range of updates; write FIRST:LAST, both from 1 to steps {self.steps}"
+                f"profile {self.profile} is not a range of updates; write FIRST:LAST, both from 1 to steps {self.steps}"
             )
         if self.minimum and self.validation is None:
             raise ValueError("minimum needs a validation source to be measured on; add 'validation'")
         for key in self.minimum:
             if key.split("/")[0] not in self.tasks:
                 raise ValueError(
-                    f"minimum names '{key}', which is of no task here; {nearest(key.split('/')[0], self.tasks)}"
+                    f"minimum names '{key}', which is not a metric of a task here; "
+                    f"{nearest(key.split('/')[0], self.tasks)}"
                 )
         for task in self.accept_failed:
             if task not in self.tasks:
-                raise ValueError(f"accept_failed names '{task}', which is no task here; {nearest(task, self.tasks)}")
+                raise ValueError(f"accept_failed names '{task}', which is not a task here; {nearest(task, self.tasks)}")
         for part in self.remat:
             if part not in REMAT:
-                raise ValueError(f"remat names '{part}', which is no part of a network; {nearest(part, REMAT)}")
+                raise ValueError(f"remat names '{part}', which is not a part of the network; {nearest(part, REMAT)}")
         return self

@@ -1,7 +1,7 @@
-"""The gate between labelling and training: what is wrong with a column, in one sentence each, and the verdict.
+"""The gate between labelling and training: the findings about a column, one sentence each, and the verdict.
 
-Most can be said from the manifest alone. What an audit has found besides lies in a file beside the manifest, and holds
-as long as the column is the same.
+Most findings come from the manifest alone. Those of an audit are in a file beside the manifest, and are valid as long
+as the column is unchanged.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ MOST_FLAT = 0.01  # of the maps
 MOST_AWAY = 0.05  # of the vectors
 MOST_OFF_UNIT = 0.01
 
-NO_CHANCE = "may be near chance: what the best constant answer gets was not measured by the version that validated it"
+NO_CHANCE = "may be near chance: the version that validated it did not measure the best constant prediction"
 
 Level = Literal["passed", "look", "failed"]
 
 
 class Finding(pydantic.BaseModel):
-    """`failed`: nothing can be learnt from such a column; `look`: someone should look at it first."""
+    """`failed`: nothing can be learnt from such a column; `look`: it should be inspected first."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -91,7 +91,7 @@ class Score(NamedTuple):
         return self.value is not None and not self.value > self.near_chance  # NaN is no more than chance
 
     def __str__(self) -> str:
-        constant = "" if self.chance is None else f" (the best constant answer gets {self.chance:.1f})"
+        constant = "" if self.chance is None else f" (the best constant prediction gets {self.chance:.1f})"
         return f"{self.metric} is {self.value:.1f}, and up to {self.near_chance:.1f} is near chance{constant}"
 
 
@@ -158,13 +158,13 @@ def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Find
         yield from _look(amount[top] / amount.sum(), MOST_OF_ONE_CLASS, what)
     maps = statistics.images - statistics.absent - statistics.unreadable - statistics.empty
     if statistics.flat and statistics.flat == maps:
-        yield Finding(level="failed", reason="every map has one value only")
+        yield Finding(level="failed", reason="every map is constant")
     elif statistics.flat:
-        yield from _look(statistics.flat / maps, MOST_FLAT, "of the maps have one value only")
+        yield from _look(statistics.flat / maps, MOST_FLAT, "of the maps are constant")
     if statistics.known:
         away = "of the vectors point away from the camera; their frame should be x right, y down, z forward"
         yield from _look(statistics.away / statistics.known, MOST_AWAY, away)
-        yield from _look(statistics.off_unit / statistics.known, MOST_OFF_UNIT, "of the vectors have not length 1")
+        yield from _look(statistics.off_unit / statistics.known, MOST_OFF_UNIT, "of the vectors do not have length 1")
 
 
 def known_from_truth(labels: Score) -> Iterator[Finding]:
@@ -214,7 +214,7 @@ def _classes(classes: tuple[str, ...], images_with_class: list[int], one_will_do
 def _even_odds(confidence: float, classes: int) -> Iterator[Finding]:
     even = 1 / classes
     if confidence < min(2 * even, (1 + even) / 2):  # half-way to certainty where classes are few
-        reason = f"the mean top probability is {confidence:.2f}, hardly more than even odds of {classes} classes"
+        reason = f"the mean top probability is {confidence:.2f}, hardly above even odds for {classes} classes"
         yield Finding(level="look", reason=reason)
 
 

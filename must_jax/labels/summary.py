@@ -1,4 +1,4 @@
-"""What a column holds, in a few additive numbers: enough to see a teacher that says nothing."""
+"""A column in a few additive numbers: enough to detect a teacher whose labels are useless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels in one line, in which a wrong unit, a wrong axis, a wrong scale or a class that is missing is seen at once."""
+"""Labels summarised in one line, in which a wrong unit, axis or scale, or a missing class, shows at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def told(kind: LabelKind, classes: tuple[str, ...], statistics: Statistics) -> s
         case MapLabel():
             parts += _map(kind, classes, statistics)
     if statistics.empty and not isinstance(kind, VectorLabel):
-        parts.append(f"{statistics.empty:,} of {counted(labelled, 'image')} with nothing in it")
+        parts.append(f"{statistics.empty:,} of {counted(labelled, 'image')} empty")
     return "; ".join(parts)
 
 
@@ -37,7 +37,7 @@ def _boxes(statistics: Statistics, labelled: int) -> list[str]:
     boxes = int(statistics.class_amount.sum())
     filled = np.flatnonzero(statistics.boxes)
     most = f"{filled[-1]}{' or more' * (int(filled[-1]) == MOST_BOXES)}" if filled.size else "0"
-    parts = [f"{counted(boxes, 'box')}, {boxes / max(labelled, 1):.3g} an image, at most {most}"]
+    parts = [f"{counted(boxes, 'box')}, {boxes / max(labelled, 1):.3g} per image, at most {most}"]
     if statistics.ignored:
         parts.append(f"{counted(statistics.ignored, 'box')} to ignore")
     if boxes:

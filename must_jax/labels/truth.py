@@ -73,13 +73,13 @@ def is_finished(folder: Path, images: ImageSet, source: SourceRecord) -> bool:
     if column.source is None:
         raise UserError(f"{folder} holds labels of a teacher; delete it, or import true labels to another folder")
     if (column.images.digest, column.images.length) != (images.digest, len(images)):
-        raise UserError(f"{folder} labels {column.images.name} as it was, not as it is now; delete it to begin anew")
+        raise UserError(f"{folder} labels an earlier state of {column.images.name}; delete it to start over")
     made, wanted = (each.model_dump(include={"format", "options", "digest"}) for each in (column.source, source))
     if made != wanted:
         what = "options" if made["digest"] == wanted["digest"] else "annotations"
         raise UserError(
             f"{folder} was made from other {what} than those now in {source.path or images.name} ({source.format}); "
-            "delete it to import them anew"
+            "delete it to import them again"
         )
     return manifest.is_whole(folder)
 

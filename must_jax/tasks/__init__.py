@@ -1,4 +1,4 @@
-"""The registry of tasks: a further task is one file here and one line below."""
+"""The registry of tasks: a new task is one file here and one line below."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any
     task = _checked(name, options or {})
     if task.has_classes != bool(classes):
         raise UserError(
-            f"task '{name}' needs class names, but its labels carry none; use data that lists its classes"
+            f"task '{name}' needs class names, but its labels have none; use data that lists its classes"
             if task.has_classes
             else f"task '{name}' has no classes, but its labels list {len(classes)}; use data labelled for this task"
         )
@@ -41,7 +41,7 @@ def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """What can be said about a task's options before any data is opened; errors as of `build_task`."""
+    """Checks a task's options before any data is opened; errors as `build_task`."""
     _built(_checked(name, options), options)
 
 

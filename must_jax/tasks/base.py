@@ -1,4 +1,4 @@
-"""What a task is. One file a task implements this; nothing else in the package knows a task by name."""
+"""The interface of a task. One file per task implements it; nothing else in the package refers to a task by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TaskMetrics(Protocol):
         ...
 
     def chance(self) -> float:
-        """The headline metric of the best answer that looks at no image, over the truth that was seen; 0 = of nothing.
+        """The headline metric of the best prediction that ignores the image, on the truth seen so far; 0 if none.
 
         A model that is hardly better (`labels/gate.py`) has not learnt the task, and must not label.
         """

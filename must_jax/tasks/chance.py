@@ -1,4 +1,4 @@
-"""What an answer gets that looks at no image: the best constant, found from the truth that a metric has seen.
+"""Chance level: the score of the best prediction that ignores the image, computed from the truth a metric has seen.
 
 A model that is hardly better has not learnt its task. Depths, directions and boxes differ so much between data sets
 that this cannot be a number in the code.

@@ -1,4 +1,4 @@
-"""Image classification: one distribution over classes an image."""
+"""Image classification: one distribution over classes per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth: a distance a pixel, along the optical axis."""
+"""Depth: one distance per pixel, along the optical axis."""
 
 from __future__ import annotations
 

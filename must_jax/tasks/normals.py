@@ -1,4 +1,4 @@
-"""Surface normals: a unit vector a pixel in the camera frame (x right, y down, z forward)."""
+"""Surface normals: one unit vector per pixel in the camera frame (x right, y down, z forward)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class a pixel."""
+"""Semantic segmentation: one class per pixel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from must_jax.tasks.measures import masked_sum, resize_maps
 
 
 class Segmentation(Task):
-    """Softmax cross-entropy a pixel; pseudo labels are hard and leave unsure pixels out (paper section 3).
+    """Softmax cross-entropy per pixel; pseudo labels are hard and ignore unsure pixels (paper section 3).
 
     Attributes:
       confidence_threshold: pixels of a pseudo label whose largest probability is smaller become `label.ignore_id`.

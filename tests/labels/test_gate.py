@@ -16,7 +16,7 @@ from must_jax.labels.manifest import Manifest, ShardRecord, SourceRecord
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
 
-NEAR_CHANCE = "top1 is 50.0, and up to 50.0 is near chance (the best constant answer gets 45.0)"
+NEAR_CHANCE = "top1 is 50.0, and up to 50.0 is near chance (the best constant prediction gets 45.0)"
 BACKWARDS = "50 % of the vectors point away from the camera; their frame should be x right, y down, z forward"
 GOOD_TEACHER = Score("top1", 90.0, 40.0)
 GOOD = {"images": 10, "images_with_class": [4, 3, 3], "confidence": 9.0, "confident": 10}
@@ -40,7 +40,7 @@ def reasons(findings: Any) -> dict[str, str]:
         (column(images_with_class=[0, 10]), {"of 3 classes only 'b' occurs": "failed"}),
         (column(images_with_class=[5, 5]), {"1 of 3 classes never occur: c": "look"}),
         (column(confidence=6.7), {}),
-        (column(confidence=6.6), {"the mean top probability is 0.66, hardly more than even odds of 3 classes": "look"}),
+        (column(confidence=6.6), {"the mean top probability is 0.66, hardly above even odds for 3 classes": "look"}),
         (column(empty=6), {"60 % of the labels are empty": "look"}),
         (column(empty=5), {}),
         (column(absent=2), {"20 % of the images have no label": "look"}),
@@ -99,9 +99,9 @@ def statistics(**values: Any) -> Statistics:
         ("classification", {"unreadable": 2}, {"2 labels cannot be read": "failed"}),
         ("classification", {"not_finite": 2}, {"2 values are NaN or infinite": "failed"}),
         ("detection", {"class_amount": np.array([1, 0, 99])}, {"99 % of all labels are of class 'c'": "look"}),
-        ("depth", {"flat": 8, "empty": 2, "known": 90}, {"every map has one value only": "failed"}),
-        ("depth", {"flat": 2, "known": 90}, {"20 % of the maps have one value only": "look"}),
-        ("normals", {"known": 100, "off_unit": 3}, {"3 % of the vectors have not length 1": "look"}),
+        ("depth", {"flat": 8, "empty": 2, "known": 90}, {"every map is constant": "failed"}),
+        ("depth", {"flat": 2, "known": 90}, {"20 % of the maps are constant": "look"}),
+        ("normals", {"known": 100, "off_unit": 3}, {"3 % of the vectors do not have length 1": "look"}),
         ("normals", {"known": 100, "away": 50}, {BACKWARDS: "look"}),
     ],
 )

@@ -42,12 +42,12 @@ def test_boxes():
         {"present": np.float32(0)},
     )
     assert said == (
-        "2 classes, images with each: cat 2, dog 0; 3 boxes, 1 an image, at most 2; 1 box to ignore; size from 10 over "
+        "2 classes, images with each: cat 2, dog 0; 3 boxes, 1 per image, at most 2; 1 box to ignore; size from 10 over "
         "25 (median) to 28.3 % of the image's, reaching to 90 % of the width and 75 % of the height; "
-        "1 of 3 images with nothing in it"
+        "1 of 3 images empty"
     )
     assert line(BoxesLabel(1), ("cat",), boxes(), boxes()).endswith(
-        "0 boxes, 0 an image, at most 0; 2 of 2 images with nothing in it"
+        "0 boxes, 0 per image, at most 0; 2 of 2 images empty"
     )
 
 
@@ -66,7 +66,7 @@ def test_vectors_and_ids():
     ids = {"ids": np.array([[0, 0, 1, 255]], np.int32)}
     assert line(kind, ("road", "sky", "car"), ids, {"ids": np.full((1, 4), 255, np.int32)}) == (
         "3 classes, images with each: road 1, sky 1, car 0; of the pixels road 66.7 %, sky 33.3 %; "
-        "without label: 62 %; 1 of 2 images with nothing in it"
+        "without label: 62 %; 1 of 2 images empty"
     )
 
 
@@ -74,6 +74,4 @@ def test_maps():
     depth = {"depth": np.array([[1.0, 2, 4, 0]], np.float32), "valid": np.array([[1, 1, 1, 0]], np.float32)}
     assert line(MapLabel("depth", "scalar", "m"), (), depth) == "depth from 1 over 2.02 (median) to 4 m; valid: 75 %"
     nothing = {"depth": np.zeros((1, 1), np.float32), "valid": np.zeros((1, 1), np.float32)}
-    assert (
-        line(MapLabel("depth", "scalar", "m"), (), nothing) == "no pixel with a label; 1 of 1 image with nothing in it"
-    )
+    assert line(MapLabel("depth", "scalar", "m"), (), nothing) == "no pixel with a label; 1 of 1 image empty"

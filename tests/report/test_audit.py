@@ -51,7 +51,7 @@ def test_verdicts_reasons_and_figures_are_there(text: str) -> None:
     assert "Highest mean score" in text and "Lowest mean score" in text
     assert "30 found" in text and "The nearest 1 are shown" in text and "7 of 256 bits differ" in text
     assert text.count("<img ") == 2 * 3 + 2
-    assert "name another evaluation set, or take the images out of the folder" in text
+    assert "Use another evaluation set, or remove these images from their folder" in text
 
 
 def test_text_is_escaped_and_nothing_comes_from_outside(text: str) -> None:
@@ -65,7 +65,7 @@ def test_every_column_can_be_jumped_to(text: str) -> None:
 
 def test_what_was_not_looked_for_is_not_called_absent() -> None:
     nothing = replace(EVERYTHING, columns=[], evaluation=[], duplicate_count=0, duplicates=[])
-    assert "Not looked for" in audit.render(nothing)
+    assert "Not checked" in audit.render(nothing)
     assert ">none</span> in my_set:test" in audit.render(replace(nothing, evaluation=["my_set:test"]))
 
 

@@ -234,7 +234,7 @@ def test_copies_of_evaluation_images_are_named(data_dir: Path, tmp_path: Path) -
     names = [evaluation.record(index)["name"] for index in (1, 4)]
     found = {each["image"]: (each["evaluation_image"], each["mirrored"]) for each in told["duplicates"]}
     assert found == {"1.jpg": (names[0], False), "4.jpg": (names[1], True)}
-    assert told["columns"][str(column)]["findings"] == [{"level": "failed", "reason": "every map has one value only"}]
+    assert told["columns"][str(column)]["findings"] == [{"level": "failed", "reason": "every map is constant"}]
     page = (tmp_path / "audit/audit.html").read_text()
     assert "2 found" in page and all(name in page for name in names)
 

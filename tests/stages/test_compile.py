@@ -74,9 +74,9 @@ def test_a_batch_that_does_not_fit(home: Path, capsys: pytest.CaptureFixture[str
         (("--config.compile.topology=v9:2x2",), "chip 'v9' is not known"),
         (("--config.compile.topology=",), "chip '' is not known"),
         (("--config.compile.topologie=2",), "config.compile.topologie is unknown; did you mean 'topology'?"),
-        (("--config.compile.programs=trian",), "programs names 'trian', which is none; did you mean 'train'?"),
+        (("--config.compile.programs=trian",), "programs names 'trian', which is not a program; did you mean 'train'?"),
         (("--config.batch_sise=8",), "config.batch_sise is unknown; did you mean 'batch_size'?"),
-        (("--config.remat=stag1",), "remat names 'stag1', which is no part of a network; did you mean 'stage1'?"),
+        (("--config.remat=stag1",), "remat names 'stag1', which is not a part of the network; did you mean 'stage1'?"),
     ],
 )
 def test_mistakes_in_the_config(overrides: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]):

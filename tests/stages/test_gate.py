@@ -302,7 +302,7 @@ def test_what_deserves_a_look_is_said_and_no_more(
     column = make_column(tmp_path / "column", "depth", images, ramp, metrics={"depth/delta1": 47.3})
     with pytest.raises(UserError, match="far enough"):
         start("depth", column)
-    assert f"look at {column}: its teacher's delta1 of 47.3 may be near chance: what" in capsys.readouterr().err
+    assert f"look at {column}: its teacher's delta1 of 47.3 may be near chance: the version" in capsys.readouterr().err
 
 
 def test_the_verdict_of_an_audit_counts_as_long_as_the_column_is_the_same(
@@ -330,5 +330,5 @@ def test_a_verdict_that_cannot_be_read_is_no_verdict_in_favour(
 
 
 def test_only_tasks_can_be_accepted(images: ImageSet, start: Callable[..., None], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="accept_failed names 'dept', which is no task here; did you mean 'depth'"):
+    with pytest.raises(UserError, match="accept_failed names 'dept', which is not a task here; did you mean 'depth'"):
         start("depth", tmp_path, accept_failed="dept")

@@ -97,7 +97,10 @@ def test_masks_and_depth_of_samples_are_no_images(home: Path, prepare: Any):
     code, said = prepare("tar:in.tar", "--config.image_suffix=seg.png")
     assert code == 2 and "is prepared with config.image_suffix (), not with ('seg.png',); choose another config" in said
     code, said = prepare("parquet:in.parquet", "--config.image_suffix=jpg")
-    assert code == 2 and "image_suffix is of folders and tar files, but images is 'parquet:in.parquet'; leave" in said
+    assert (
+        code == 2
+        and "image_suffix is only for folders and tar files, but images is 'parquet:in.parquet'; remove" in said
+    )
 
 
 def test_sets_from_before_endings_could_be_chosen_are_still_read(home: Path, prepare: Any):
@@ -134,7 +137,7 @@ def test_labels_reach_rows_without_a_path_by_file_and_row(home: Path, prepare: A
     truth = coco(["in.parquet/2", "in.parquet/0"])
     code, said = prepare("parquet:in.parquet", *boxes(home, truth))
     assert code == 0 and "images, and their labels, are called by file and row: 'in.parquet/0'; read it as" in said
-    assert "by whole paths: 0 of 2 labels fit no image, 1 (e.g. 'in.parquet/1') of 3 images have no label" in said
+    assert "by whole paths: 0 of 2 labels match no image, 1 (e.g. 'in.parquet/1') of 3 images have no label" in said
     code, said = prepare("parquet:in.parquet", CLASS_FOLDERS)
     assert code == 2 and "in.parquet/0 lies in 0 folders inside of in.parquet, so there is none at level -1" in said
 
@@ -145,7 +148,7 @@ def test_accents_of_photos_and_labels_need_not_be_stored_alike(on_disk: Any, in_
     write_files(home / "in", {unicodedata.normalize(on_disk, path): jpeg() for path in paths})
     truth = coco([unicodedata.normalize(in_labels, path) for path in paths])
     code, said = prepare("folder:in", *boxes(home, truth))
-    assert code == 0 and "matched by whole paths: 0 of 2 labels fit no image, 0 of 2 images have no label" in said
+    assert code == 0 and "matched by whole paths: 0 of 2 labels match no image, 0 of 2 images have no label" in said
     assert names() == sorted(unicodedata.normalize(on_disk, path) for path in paths)
 
 
@@ -154,7 +157,7 @@ def test_photos_that_differ_in_accents_alone_stay_two(home: Path, prepare: Any):
     write_files(home / "in", {name: jpeg(number) for number, name in enumerate(both)})
     code, said = prepare("folder:in", *boxes(home, coco(both[:1])))
     assert (code, sorted(names())) == (0, sorted(both))
-    assert f"0 of 1 labels fit no image, 1 (e.g. '{both[1]}') of 2 images have no label" in said
+    assert f"0 of 1 labels match no image, 1 (e.g. '{both[1]}') of 2 images have no label" in said
 
 
 def coco(files: list[str]) -> dict[str, Any]:
@@ -174,4 +177,4 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_whole_paths_alone(ho
         code, said = prepare("folder:in", *boxes(home, coco(files)))
         assert code == 2 and "'0.jpg' may be the label of day/0.jpg or night/0.jpg; give labels and images" in said
     code, said = prepare("folder:in", *boxes(home, coco(["day/0.jpg", "night/0.jpg"])))
-    assert code == 0 and "matched by whole paths: 0 of 2 labels fit no image" in said
+    assert code == 0 and "matched by whole paths: 0 of 2 labels match no image" in said

@@ -77,7 +77,7 @@ def test_what_is_imported_is_a_column_like_any_other(images: ImageSet, tmp_path:
     with pytest.raises(UserError, match=f"{folder} was made from other annotations than those now in {file}"):
         imported(images, "detection", folder, format="coco", path=str(file))
     more = write_images(tmp_path / "more", (*NAMES, "train/cat/5.png"))
-    with pytest.raises(UserError, match="delete it to begin anew"):
+    with pytest.raises(UserError, match="delete it to start over"):
         imported(more, "detection", folder, format="coco", path=str(file))
 
 

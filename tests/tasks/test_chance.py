@@ -1,4 +1,4 @@
-"""What the best constant answer gets: held against constant answers that are really measured."""
+"""What the best constant prediction gets: held against constant answers that are really measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formats in which people have true labels: a further one is one file here and one line below."""
+"""The supported formats of true labels: a new one is one file here and one line below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a format of true labels is. One file a format implements this."""
+"""The interface of a format of true labels. One file per format implements it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Placed(Format):
             fitting = [orientation for orientation, image_hw in sides.items() if _has_aspect(hw, image_hw)]
             raise UserError(
                 f"{where} is for {hw[1]} x {hw[0]} pixels, but {photo.name} has {width} x {height} {self.orientation}; "
-                + (f"set the option orientation={fitting[0]}" if fitting else "use the labels of this very image")
+                + (f"set the option orientation={fitting[0]}" if fitting else "use labels made for this image")
             )
         return upright(kind, label, photo.shape.orientation) if self.orientation == "stored" else label
 

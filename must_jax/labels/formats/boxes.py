@@ -68,7 +68,7 @@ class BoxesFormat(Placed):
             if count and np.mean(np.any(corners > _FRACTION, axis=1)) > MOST:
                 raise UserError(
                     f"{where}: {count - first} of {counted(count, 'box')} reach beyond 1, so they are no "
-                    "fractions of their images; leave out the option fractions"
+                    "fractions of their images; remove the option fractions"
                 )
             return corners * np.tile(hw, 2)
         first = int(np.count_nonzero(in_first & (hw.min(axis=1) > 2)))
@@ -108,10 +108,10 @@ class BoxesFormat(Placed):
         _say_left_out(
             where,
             {
-                "clipped at the edge of their image": outside & kept,
-                "left out as they lie outside of their image": has_area & ~is_inside,
-                "left out as they have no area": ~has_area,
-                "left out as they are copies of others": copies,
+                "clipped to their image": outside & kept,
+                "dropped, because they lie outside their image": has_area & ~is_inside,
+                "dropped, because they have no area": ~has_area,
+                "dropped as duplicates": copies,
             },
         )
         order = np.flatnonzero(kept)[np.argsort(boxes.image[kept], kind="stable")]

@@ -47,7 +47,7 @@ class ClassFolders(Format):
         if len(names) > _FEW and len(first) > len(names) // 2:
             raise UserError(
                 f"{len(names)} images lie in {len(first)} folders at level {self.level}, e.g. {names[0]}, "
-                "so these folders are no classes; change level, or use another format"
+                "so these folders are not classes; change level, or use another format"
             )
         classes = known_classes(sorted(first), [composed(each) for each in self.classes], first.__getitem__)
         say(f"class_folders: {self._told(names[0])}{self._told_depths(depths)}")
@@ -82,7 +82,7 @@ class ClassFolders(Format):
         least, most = depths[min(depths)], depths[max(depths)]
         return (
             f"; images lie in {min(depths)} to {max(depths)} folders: {least} is a '{self._folder(least)}', {most} a "
-            f"'{self._folder(most)}', so set level if another folder is meant"
+            f"'{self._folder(most)}', so set level to choose another folder"
         )
 
 

@@ -26,7 +26,7 @@ def _names(value: Any) -> Any:
         try:
             return _of_json(load(Path(path))) if path.lower().endswith(".json") else _of_text(Path(path).read_bytes())
         except ValueError as error:
-            raise ValueError(f"{value} is no list of classes: {error}") from None
+            raise ValueError(f"{value} is not a list of classes: {error}") from None
     if value.lower().endswith(_SUFFIXES):
         raise ValueError(f"there is no file {value} with the names of classes")
     return [name.strip() for name in value.split(",")] if value else ()

@@ -116,7 +116,7 @@ class Coco(BoxesFormat):
 
         def complaint(row: int) -> str:
             image, box = images[given[row].image_id], given[row].bbox
-            height, width, inside = image.height, image.width, "correct either, or set clip=true to cut it at the edge"
+            height, width, inside = image.height, image.width, "correct either, or set clip=true to clip it"
             y0, x0, y1, x1 = boxes_px[row]
             if min(y0, x0) >= 0 and x1 <= height and y1 <= width:
                 inside = "give width and height as the box sees the photo, and see orientation"

@@ -39,7 +39,7 @@ def _metres_a_code(unit: Any) -> Any:
 
 def _known(unit: str | float) -> str | float:
     if isinstance(unit, str) and unit not in _METRES:
-        raise ValueError(f"'{unit}' is no unit")
+        raise ValueError(f"'{unit}' is not a unit")
     return unit
 
 

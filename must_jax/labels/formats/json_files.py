@@ -41,7 +41,7 @@ def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None)
     except RecursionError:
         raise ValueError("its lists or objects are nested too deeply to be read") from None
     except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from None
+        raise ValueError(f"it is not JSON: {error}") from None
 
 
 def read_json(path: Path, type_: type[T]) -> T:
@@ -58,7 +58,7 @@ def read_json(path: Path, type_: type[T]) -> T:
     unlike = f"{path} is not as COCO describes it,"
     try:
         if not isinstance(content := load(path, without_outlines), dict):
-            raise ValueError("it is no object with images, annotations and categories")
+            raise ValueError("it is not an object with images, annotations and categories")
         return pydantic.TypeAdapter(type_).validate_python(content)
     except pydantic.ValidationError as error:
         first = {each["loc"][:2]: each for each in reversed(error.errors(include_url=False, include_input=False))}

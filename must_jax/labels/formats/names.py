@@ -1,4 +1,4 @@
-"""Which label belongs to which image: by name, never by order."""
+"""Matches labels to images: by name, never by order."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def match(
     if claims is not ways["whole paths"] and STRAY * fits < whole_fits < fits:
         raise UserError(
             f"{where}: whole paths fit {whole_fits} images, last parts of paths {fits}, but these may be of other "
-            f"folders; {_SAME_PATHS}, and leave out labels of other images"
+            f"folders; {_SAME_PATHS}, and remove labels of other images"
         )
     for key, (images, labels) in claims.items():
         if len(images) > 1:
@@ -63,7 +63,7 @@ def match(
             raise UserError(f"{where}: '{labels[0]}' or '{labels[1]}' may be the label of {images[0]}; {_SAME_PATHS}")
     matched = {image: label for (image,), (label,) in claims.values()}
     say(
-        f"{where}, matched by {way}: {_left(spelt, set(matched.values()))} labels fit no image, "
+        f"{where}, matched by {way}: {_left(spelt, set(matched.values()))} labels match no image, "
         f"{_left(names, matched)} images have no label"
     )
     return matched

@@ -62,7 +62,7 @@ class NormalPng(PngMaps):
         far = valid & (np.abs(length - 1) > _LENGTH_ERROR)
         if far.sum() > _FAR_SHARE * valid.sum():
             raise UserError(
-                f"{file} is no map of unit vectors, {100 * far.sum() / valid.sum():.0f} % of them have another length; "
+                f"{file} is not a map of unit vectors: {100 * far.sum() / valid.sum():.0f} % have another length; "
                 "convert or remove it"
             )
         normals = stored[..., order] * signs

@@ -178,7 +178,7 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
         with file.open("rb") as opened:
             start = opened.read(26)
         if not start.startswith(_SIGNATURE) or len(start) < 26:
-            raise UserError(f"{file} is no PNG file; convert or remove it")
+            raise UserError(f"{file} is not a PNG file; convert or remove it")
         header = Header(start[24], _COLOURS.get(start[25], "unknown"))
         if header not in allowed:
             kinds = " or ".join(map(str, allowed))
@@ -203,7 +203,7 @@ def read_codes(file: Path) -> np.ndarray:
     """
     codes = cv2.imdecode(np.frombuffer(_read(file), np.uint8), cv2.IMREAD_UNCHANGED)
     if codes is None:
-        raise UserError(f"{file} is cut off or damaged; replace or remove it")
+        raise UserError(f"{file} is truncated or damaged; replace or remove it")
     return cv2.cvtColor(codes, cv2.COLOR_BGR2RGB) if codes.ndim == 3 else codes
 
 
@@ -216,12 +216,12 @@ def read_indices(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         picture = opened(_read(file), ("PNG",))
         if picture is None:
-            raise ValueError("it is no PNG")
+            raise ValueError("it is not a PNG")
         with picture:
             palette = picture.getpalette("RGB") if picture.mode == "P" else None
             indices = np.array(picture, np.uint16 if picture.mode.startswith("I") else np.uint8)
     except UserError:
         raise
     except Exception as error:  # Pillow raises nearly anything on broken bytes
-        raise UserError(f"{file} is cut off or damaged ({error}); replace or remove it") from None
+        raise UserError(f"{file} is truncated or damaged ({error}); replace or remove it") from None
     return indices, None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""What is wrong with labels: many things at once, so that nobody mends one file after the other."""
+"""Errors in labels: reports many at once, so that files need not be fixed one at a time."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Voc(BoxesFormat):
             y0, x0, y1, x1 = corners[row].tolist()
             return (
                 f"{file_of(row)} has a box of {found[row]} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}), outside of its "
-                f"{hw[row, 1]} x {hw[row, 0]} pixels; correct either, or set clip=true to cut it at the edge"
+                f"{hw[row, 1]} x {hw[row, 0]} pixels; correct either, or set clip=true to clip it"
             )
 
         if not self.fractions:
@@ -154,7 +154,7 @@ class Voc(BoxesFormat):
         first = 1 if self.pixels == "from_1" else 0
         raise UserError(
             f"{file_of(rows[0])}: {len(rows)} of {counted(len(corners), 'box')} of all files begin before pixel "
-            f"{first} or end after the last one, counted from {first}, so they are {likely} (clip=true cuts them)"
+            f"{first} or end after the last one, counted from {first}, so they are {likely} (clip=true clips them)"
         )
 
     def _parse(self, file: Path) -> _Objects:

@@ -86,7 +86,7 @@ def test_coco_fractions(tmp_path: Path):
     some = coco(tmp_path, np.vstack([xywh(CORNERS), xywh(CORNERS)[:1] / UNIT]))
     refused("1 of 7 boxes lie within the first pixel .* give all of them in one unit$", "coco", some)
     refused(
-        "6 of 6 boxes reach beyond 1, .* leave out the option fractions",
+        "6 of 6 boxes reach beyond 1, .* remove the option fractions",
         "coco",
         coco(tmp_path, xywh(CORNERS)),
         fractions=True,
@@ -142,7 +142,7 @@ def test_boxes_that_stick_out_are_named_or_clipped(format_: str, tmp_path: Path,
     cut = np.minimum(corners, [160, 120, 160, 120]).tolist()
     wanted = [[] if i == 4 else [corners] for i, corners in enumerate(cut)]
     assert in_pixels(read(format_, path, clip=True, **options)) == wanted
-    said = "of 6 boxes: 3 clipped at the edge of their image, 1 left out as they lie outside of their image\n"
+    said = "of 6 boxes: 3 clipped to their image, 1 dropped, because they lie outside their image\n"
     assert said in capsys.readouterr().err
 
 
@@ -164,7 +164,7 @@ def test_what_is_wrong_in_many_files_is_named_at_once(tmp_path: Path, capsys: py
 def test_annotations_that_are_there_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = coco(tmp_path, np.tile(xywh(CORNERS), (2, 1)))
     assert in_pixels(read("coco", file)) == AS_THEY_ARE
-    assert f"{file}, of 12 boxes: 6 left out as they are copies of others\n" in capsys.readouterr().err
+    assert f"{file}, of 12 boxes: 6 dropped as duplicates\n" in capsys.readouterr().err
 
     def two_classes(content: dict) -> None:
         content["categories"].append({"id": 2, "name": "stone"})
@@ -240,7 +240,7 @@ def test_voc_difficult_that_means_nothing(tmp_path: Path):
     [
         ("[" * 100_000 + "]" * 100_000, "its lists or objects are nested too deeply to be read; correct the file$"),
         ('{"images": ' + '{"a":' * 100_000 + "1" + "}" * 100_001, "nested too deeply"),
-        ("[]", "it is no object with images, annotations and categories"),
+        ("[]", "it is not an object with images, annotations and categories"),
         ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is not as COCO describes it"),
     ],
 )

@@ -31,7 +31,7 @@ def test_the_level_and_images_at_several_depths_are_told(capsys: pytest.CaptureF
     names = ["train/cat/1.jpg", "train/cat/indoor/2.jpg", "train/dog/3.jpg"]
     assert classes(names) == ["cat", "indoor", "dog"]
     said = "the class is the innermost folder (level -1), train/cat/1.jpg is a 'cat'; images lie in 2 to 3 folders: "
-    said += "train/cat/1.jpg is a 'cat', train/cat/indoor/2.jpg a 'indoor', so set level if another folder is meant"
+    said += "train/cat/1.jpg is a 'cat', train/cat/indoor/2.jpg a 'indoor', so set level to choose another folder"
     assert said in capsys.readouterr().err
     assert classes(names, level=1) == ["cat", "cat", "dog"]
     assert classes(names[::2], level=0) == ["train", "train"]

@@ -55,12 +55,12 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ("none.txt", None, "there is no file none.txt with the names of classes"),
         ("c.txt", b"Idx\tName\n1\twall", r"it has the line 'Idx\\tName', so it is a table; write one class a line"),
-        ("c.txt", "Stühle".encode("latin-1"), "c.txt is no list of classes: 'utf-8' codec"),
+        ("c.txt", "Stühle".encode("latin-1"), "c.txt is not a list of classes: 'utf-8' codec"),
         ("c.txt", b"a\nb\na", "the class 'a' is listed twice"),
         ("c.json", b'{"1": "a", "2": "b"}', "its keys are not the indices 0, 1, 2, ... of the classes"),
         ("c.json", b"[1, 2]", r'it is not like \["cat", "dog"\]'),
-        ("c.json", b'{"categories": [5]}', "c.json is no list of classes"),
-        ("c.json", b"[" * 100_000, "c.json is no list of classes: its lists or objects are nested too deeply"),
+        ("c.json", b'{"categories": [5]}', "c.json is not a list of classes"),
+        ("c.json", b"[" * 100_000, "c.json is not a list of classes: its lists or objects are nested too deeply"),
         ("a,,b", None, "class 1, counted from 0, has no name"),
     ],
 )

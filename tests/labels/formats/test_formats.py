@@ -133,7 +133,7 @@ def test_no_json(tmp_path: Path):
     file.write_text('{"images": [')
     for format_ in ("coco", "coco_panoptic"):
         (tmp_path / "coco").mkdir(exist_ok=True)
-        refused(f"{file} is not as COCO describes it, it is no JSON: ", format_, file)
+        refused(f"{file} is not as COCO describes it, it is not JSON: ", format_, file)
 
 
 def test_sizes_of_another_image(tmp_path: Path):
@@ -227,7 +227,7 @@ AXES = {"axes": "x,-y,-z"}
         ("depth_png", {"unit": "m", "max_m": 80}, grey(np.uint16, 700), " has depths up to 700 m (code 700), beyond"),
         ("normal_png", AXES, grey(), " is 8-bit grey, but normal_png takes 8-bit RGB or 16-bit RGB; "),
         ("normal_png", AXES, rgb(200, 200, 200), " is for 32 x 32 pixels"),
-        ("normal_png", AXES, rgb(250, 250, 250), " is no map of unit vectors, 100 % of them have another length; "),
+        ("normal_png", AXES, rgb(250, 250, 250), " is not a map of unit vectors: 100 % have another length; "),
         (
             "normal_png",
             {"axes": "x,y,z"},

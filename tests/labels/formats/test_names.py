@@ -27,12 +27,12 @@ def test_a_stray_whole_path_does_not_hide_the_others(capsys: pytest.CaptureFixtu
     keys = [*(f"{i}.jpg" for i in numbers[:-1]), "x.jpg"]
     assert match(names, keys, "x") == dict(zip(names[:-1], keys[:-1], strict=True))
     assert capsys.readouterr().err == (
-        "x, matched by last parts of paths: 1 (e.g. 'x.jpg') of 101 labels fit no image, "
+        "x, matched by last parts of paths: 1 (e.g. 'x.jpg') of 101 labels match no image, "
         "1 (e.g. 'train/101.jpg') of 101 images have no label\n"
     )
     assert match(names, names, "x") == {name: name for name in names}
     assert capsys.readouterr().err.startswith(
-        "x, matched by whole paths: 0 of 101 labels fit no image, 0 of 101 images"
+        "x, matched by whole paths: 0 of 101 labels match no image, 0 of 101 images"
     )
 
 

@@ -102,8 +102,8 @@ def test_sides_are_compared_with_those_that_the_labels_see():
             {"orientation": "stored"},
             "but 1.jpg has 40 x 30 stored; set the option orientation=upright",
         ),
-        ((40, 40), photo, {}, "1.jpg has 30 x 40 upright; use the labels of this very image"),
-        ((30, 40), ImageShape(40, 30, 3), {}, "1.jpg has 30 x 40 upright; use the labels of this very image"),
+        ((40, 40), photo, {}, "1.jpg has 30 x 40 upright; use labels made for this image"),
+        ((30, 40), ImageShape(40, 30, 3), {}, "1.jpg has 30 x 40 upright; use labels made for this image"),
         ((30, 40), None, {"orientation": "stored"}, "the header of 1.jpg does not say how to turn its labels"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
