@@ -42,8 +42,8 @@ def test_boxes():
         {"present": np.float32(0)},
     )
     assert said == (
-        "2 classes, images with each: cat 2, dog 0; 3 boxes, 1 per image, at most 2; 1 box to ignore; size from 10 over "
-        "25 (median) to 28.3 % of the image's, reaching to 90 % of the width and 75 % of the height; "
+        "2 classes, images with each: cat 2, dog 0; 3 boxes, 1 per image, at most 2; 1 box to ignore; size from 10 "
+        "over 25 (median) to 28.3 % of the image's, reaching to 90 % of the width and 75 % of the height; "
         "1 of 3 images empty"
     )
     assert line(BoxesLabel(1), ("cat",), boxes(), boxes()).endswith(
