@@ -167,11 +167,11 @@ class Ranges:
         told = []
         if 2 * self.narrow > self.images:
             told.append(
-                f"{self.narrow} of {self.images} images use less than a quarter of their range of values, 0 to 255: "
-                f"{self._dark}; if they were taken with 10 or 12 bits and stored in 16, scale them before"
+                f"{self.narrow} of {self.images} images use less than a quarter of the value range 0 to 255: "
+                f"{self._dark}; if they are 10- or 12-bit images stored in 16 bits, rescale them first"
             )
         if self.constant:
-            told.append(f"{self.constant} of {self.images} images have one value only: {self._flat}")
+            told.append(f"{self.constant} of {self.images} images are constant: {self._flat}")
         return "; ".join(told)
 
 
@@ -195,7 +195,7 @@ def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
     except ValueError as error:
         padding = _PADDING.search(str(error))
         if not padding or int(padding[1]) > _MOST_PADDING:
-            raise _unreadable(error if _JPEG_END in data else "the JPEG is cut off") from None
+            raise _unreadable(error if _JPEG_END in data else "the JPEG is truncated") from None
         return _by_pillow(headers.opened(data, ("JPEG",))), None
     if header.has_exif:
         with headers.opened(data, ("JPEG",)) as picture:  # type: ignore[union-attr]
@@ -234,7 +234,7 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
         if page.dtype is None or page.dtype.kind not in "ub" or bits > 16:
             raise _of_unknown_range(str(page.dtype) if page.dtype is not None else f"{bits} bits")
         if any(at + size > len(data) for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
-            raise _unreadable("it is cut off")
+            raise _unreadable("it is truncated")
         if kind == "YCBCR":
             return _by_pillow(headers.opened(data, ("TIFF",)))
         colours = {"MINISWHITE": 1, "MINISBLACK": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4}.get(kind)
@@ -307,7 +307,7 @@ def _alone(pixels: int) -> contextlib.AbstractContextManager[Any]:
 
 
 def _of_unknown_range(values: str) -> UserError:
-    return _unreadable(f"its values are {values}, whose range nobody knows; convert it to 8 or 16 bits")
+    return _unreadable(f"its values are {values}, whose range is unknown; convert it to 8 or 16 bits")
 
 
 def _unreadable(reason: object) -> UserError:

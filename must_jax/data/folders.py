@@ -181,7 +181,7 @@ def told(left_out: Iterable[LeftOut]) -> str:
     for reason, group in groups.items():
         named = ", ".join(f"{each.name}: {each.images}" for each in group[:_NAMED]) + ", ..." * (len(group) > _NAMED)
         parts.append(f"{counted(sum(each.images for each in group), 'image')}, {reason} ({named})")
-    return f"left out: {'; '.join(parts)}" if parts else ""
+    return f"skipped: {'; '.join(parts)}" if parts else ""
 
 
 def digest(images: Iterable[tuple[str, int]]) -> str:

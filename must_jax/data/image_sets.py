@@ -152,7 +152,7 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
     if dataset in ("tar", "parquet"):
         raise UserError(
-            f"images='{spec}' are no image set yet; run configs/prepare.py on them, then give the name of the set"
+            f"images='{spec}' are not an image set yet; run configs/prepare.py on them, then use the name of the set"
         )
     data_dir = Path(data_dir).expanduser()
     if dataset.startswith("scenes/"):
@@ -164,7 +164,7 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
 
 def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     if not folder.is_dir():
-        raise UserError(f"images='{spec}': there is no folder {folder}; give the path of one with photos")
+        raise UserError(f"images='{spec}': there is no folder {folder}; name a folder with photos")
     listing = folders.list_folder(folder)
     names = [name for name, _ in listing.images]  # paths would take several times the memory
     skipped = [(folders.printable(str(folder / name)), reason) for name, reason in listing.skipped]
@@ -222,8 +222,8 @@ def _newest_version(folder: Path) -> Path:
     versions = [path.parent for path in folder.glob("*/dataset_info.json")]
     if not versions:
         raise UserError(
-            f"{folder} has no VERSION/dataset_info.json, so it is no prepared TFDS dataset; is its config missing, or "
-            "its preparation not finished?"
+            f"{folder} has no VERSION/dataset_info.json, so it is not a prepared TFDS dataset; is its config missing, "
+            "or its preparation not finished?"
         )
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdecimal()])
 

@@ -115,7 +115,7 @@ def restore_variables(folder: Path) -> Variables:
       UserError: no complete checkpoint in `folder`, or one that cannot be read.
     """
     if not folder.exists():
-        raise UserError(f"there is no {folder}; bring it back, or train the run again")
+        raise UserError(f"there is no {folder}; restore it, or train the run again")
     with (
         _readable(folder, finished=True),
         _reader(folder, ocp.PyTreeCheckpointHandler) as manager,  # which can leave the optimizer's state unread
@@ -195,7 +195,7 @@ def _check_files(folder: Path, step: int, finished: bool = False) -> None:
 def _readable(folder: Path, *, step: int | None = None, finished: bool = False) -> Iterator[None]:
     """Inside, what libraries raise of a checkpoint that they cannot read is a sentence. `step`: the newest if None."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is no folder; move it away")
+        raise UserError(f"{folder} is not a folder; move it away")
     try:
         yield
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
@@ -213,7 +213,7 @@ def _advice(folder: Path, step: int, finished: bool = False) -> str:
     """What to do when the newest checkpoint is damaged. `finished`: so is the training; its model is to be loaded."""
     whole = [other for other in _steps(folder) if other < step and sums.changed(folder / str(other), other) == ""]
     if not whole:
-        return f"bring it back from a copy, or remove {folder.parent} and train again"
+        return f"restore it from a copy, or remove {folder.parent} and train again"
     remove = f"{folder / str(step)}{f' and {folder.parent / files.MODEL_FILE}' if finished else ''}"
     start = "start that training again, which" if finished else "the same command then"
     return f"the checkpoint of step {max(whole)} is whole: remove {remove}, and {start} goes on from there"

@@ -71,7 +71,7 @@ def join(within_s: float = READY_WITHIN_S) -> int:
             )
         except ValueError as error:
             if stated[_ADDRESS]:
-                raise UserError(f"{', '.join(stated)} do not fit each other: {error}") from None
+                raise UserError(f"{', '.join(stated)} contradict each other: {error}") from None
             return 1  # no cluster that jax knows
         except RuntimeError as error:
             reason = " ".join(str(error).split())
@@ -242,7 +242,7 @@ def _get(key: str, process: int, within_s: float, until: float) -> str:
         return _client().blocking_key_value_get(key, int(1000 * max(1.0, until - time.monotonic())))
     except RuntimeError:  # the deadline
         hosts = dict(_client().key_value_dir_get("must_jax/host/"))
-        host = hosts.get(f"must_jax/host/{process}", "a host that is not known")
+        host = hosts.get(f"must_jax/host/{process}", "an unknown host")
         _give_up(
             f"process {process} of {processes()} on {host} was not ready {within_s:.0f} s after process {position()}; "
             "look at its log and its host, then start all again"

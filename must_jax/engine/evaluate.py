@@ -35,7 +35,7 @@ def evaluate(
 
     Predictions are for whole batches; the truth, whose size is whatever it is, is read for a few images at a time.
 
-    "task/chance" is what the best constant answer gets of the task's headline metric on these very examples.
+    "task/chance" is the task's headline metric for the best constant prediction on the same examples.
 
     Args:
       batches: as of `pipeline.eval_batches`; where several processes evaluate together, this one's rows of each. All of

@@ -38,7 +38,7 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise UserError(
-            f"config.compile.topology is '{topology}', but the chip '{name}' is not known; {nearest(name, CHIPS)}; "
+            f"config.compile.topology is '{topology}', but the chip '{name}' is unknown; {nearest(name, CHIPS)}; "
             f"topologies are named like {EXAMPLES}"
         )
     chip = CHIPS[name]
@@ -60,7 +60,7 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
         return chip, topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"config.compile.topology is '{topology}', which is no slice of {name} ({_reason(error)}); "
+            f"config.compile.topology is '{topology}', which is not a slice of {name} ({_reason(error)}); "
             f"write it like {EXAMPLES}"
         ) from None
 

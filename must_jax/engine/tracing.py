@@ -25,7 +25,7 @@ def traced(step: TrainStep, updates: range, start: int, folder: Path) -> Iterato
         yield step
         return
     if updates[-1] <= start:
-        say(f"updates {updates[0]} to {updates[-1]} are done already; there is no further trace of them")
+        say(f"updates {updates[0]} to {updates[-1]} are already done; they cannot be traced again")
         yield step
         return
     update, tracing = start, False

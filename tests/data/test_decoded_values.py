@@ -184,7 +184,7 @@ def test_tiles_hold_what_strips_hold(side: int):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint32, np.int16, np.int8])
 def test_values_without_a_defined_range_are_refused_by_name(dtype: type):
-    with pytest.raises(UserError, match=f"values are {np.dtype(dtype)}, whose range nobody knows; convert it to 8 or"):
+    with pytest.raises(UserError, match=f"values are {np.dtype(dtype)}, whose range is unknown; convert it to 8 or"):
         decode_image(tiff(np.ones((8, 8), dtype)))
 
 
@@ -233,11 +233,11 @@ def test_sets_that_hardly_use_their_range_are_told():
     for i in range(4):
         ranges.add(f"{i}.png", check_image(png((TEN_BITS[..., 0] << 2) + np.uint16(i), 0)))
     assert ranges.told() == (
-        "4 of 4 images use less than a quarter of their range of values, 0 to 255: 0.png has none above 15; "
-        "if they were taken with 10 or 12 bits and stored in 16, scale them before"
+        "4 of 4 images use less than a quarter of the value range 0 to 255: 0.png has none above 15; "
+        "if they are 10- or 12-bit images stored in 16 bits, rescale them first"
     )
     for _ in range(5):
         ranges.add("day.png", Values(0, 255))
     assert ranges.told() == ""  # some photos are taken at night
     ranges.add("flat.png", check_image(png(np.full((9, 13), 7, np.uint8), 0)))
-    assert ranges.told() == "1 of 10 images have one value only: flat.png is 7 everywhere"
+    assert ranges.told() == "1 of 10 images are constant: flat.png is 7 everywhere"

@@ -58,7 +58,7 @@ def test_folder(tmp_path: Path):
     assert [images.record(i)["name"] for i in range(len(images))] == ["a.png", "b/2.JPG"]
     assert decode_image(images.record(1)["image"]).shape == (30, 20, 3)
     assert [Path(path).name for path, _ in images.skipped] == ["c.jpeg"]
-    assert "cut off" in images.skipped[0][1]
+    assert "truncated" in images.skipped[0][1]
     assert images.labels == {}
 
     first = open_images(f"folder:{tmp_path}", "unused", take=1)

@@ -69,7 +69,7 @@ def test_what_cannot_is_listed_with_the_reason(data_dir: Path):
     skipped = json.loads((data_dir / "photos/1.0.0/skipped.json").read_text(encoding="utf-8"))
     assert {each["name"] for each in skipped} == set(bad_files())
     reasons = {each["name"]: each["reason"] for each in skipped}
-    assert "the JPEG is cut off" in reasons["cut off.jpg"]
+    assert "the JPEG is truncated" in reasons["cut off.jpg"]
     assert "the file is empty" in reasons["empty.jpg"]
     assert "is not known" in reasons["text.jpg"]
     assert reasons["phone.HEIC"] == "format not read"

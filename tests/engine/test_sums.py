@@ -84,7 +84,7 @@ def test_one_bit_anywhere_is_found_named_and_nothing_is_lost(saved, state, read)
         (lambda two: two.rename(two.with_name("3")), "/3 was written as step 2; the checkpoint of step 1 is whole"),
         (lambda two: (two.with_name("7")).mkdir(), r"/7 cannot be read as a checkpoint \(.*; the checkpoint of step 2"),
         (lambda two: (two / "_CHECKPOINT_METADATA").write_text("[1]"), r"/2 cannot be read as a checkpoint \("),
-        (lambda two: (shutil.rmtree(two.parent), two.parent.write_text("")), " is no folder; move it away"),
+        (lambda two: (shutil.rmtree(two.parent), two.parent.write_text("")), " is not a folder; move it away"),
     ],
 )
 @pytest.mark.parametrize("read", ["resume", "load"])
@@ -97,7 +97,7 @@ def test_other_damage_is_a_sentence(saved, state, harm, sentence, read):
 def test_where_no_other_is_whole_the_sentence_says_what_is_left_to_do(saved, state):
     for step in (1, 2):
         (saved / str(step) / "meta/metadata").write_text("")
-    with pytest.raises(UserError, match=f"bring it back from a copy, or remove {re.escape(str(saved.parent))} and"):
+    with pytest.raises(UserError, match=f"restore it from a copy, or remove {re.escape(str(saved.parent))} and"):
         check_same(saved, {}, state)
 
 

@@ -24,13 +24,13 @@ def test_every_chip_of_a_slice_is_one_device(topology: str, chips: int):
 @pytest.mark.parametrize(
     ("topology", "said"),
     [
-        ("v5:2x2", r"chip 'v5' is not known; did you mean 'v5[ep]'\?; topologies are named like v5e:4x8"),
+        ("v5:2x2", r"chip 'v5' is unknown; did you mean 'v5[ep]'\?; topologies are named like v5e:4x8"),
         ("h100", "chip 'h100' is not known"),
         ("v5e", "shape of a v5e slice has 2 sides; write it like v5e:4x8"),
         ("v5e:2x2x1", "shape of a v5e slice has 2 sides"),
         ("v4:2x2", "shape of a v4 slice has 3 sides"),
         ("v5e:0x4", "shape of a v5e slice has 2 sides"),
-        pytest.param("v5e:3x3", "which is no slice of v5e .*not divisible.* write it like", marks=needs_compiler),
+        pytest.param("v5e:3x3", "which is not a slice of v5e .*not divisible.* write it like", marks=needs_compiler),
     ],
 )
 def test_what_is_no_slice(topology: str, said: str):

@@ -51,7 +51,7 @@ def test_a_run_that_goes_on_inside_of_the_range_traces_the_rest(step, tmp_path: 
 def test_a_run_that_goes_on_after_it_says_so(step, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run(step, range(3, 6), tmp_path, start=5, until=8)
     assert list(tmp_path.iterdir()) == []
-    assert "updates 3 to 5 are done already" in capsys.readouterr().err
+    assert "updates 3 to 5 are already done" in capsys.readouterr().err
 
 
 def test_a_run_that_dies_in_the_range_ends_the_trace(step, tmp_path: Path):

@@ -126,7 +126,7 @@ def test_lines_that_cannot_be_read_are_counted(
     capsys.readouterr()
     code, text = command(home), capsys.readouterr().err
     if isinstance(harm, str):
-        assert code == 2 and f"{home / 'run' / name} is no file" in text
+        assert code == 2 and f"{home / 'run' / name} is not a file" in text
     else:
         assert code == 0
         if not (name == "skipped.jsonl" and command is resume):  # which only writes it

@@ -43,7 +43,9 @@ def test_photos_become_an_image_set(photos: Path, home: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("spec", ["tar:photos.tar", "parquet:photos"])
 def test_what_is_only_prepared_is_not_opened(spec: str):
-    with pytest.raises(UserError, match=r"are no image set yet; run configs/prepare\.py on them, then give the name"):
+    with pytest.raises(
+        UserError, match=r"are not an image set yet; run configs/prepare\.py on them, then use the name"
+    ):
         open_images(spec, "data")
 
 
@@ -77,7 +79,7 @@ def test_one_that_is_not_finished_is_not_read(photos: Path):
     [
         (["images=photos"], "images='photos' must be 'folder:PATH'"),
         (["images=fodler:photos"], "'fodler' is no kind of source; did you mean 'folder'?"),
-        (["images=folder:nowhere"], "there is no folder nowhere; give the path of one with photos"),
+        (["images=folder:nowhere"], "there is no folder nowhere; name a folder with photos"),
         (["images=folder:empty"], "there are no images (other files: 1); images are files that end in .jpg"),
         (["images=tar:empty"], "there is no .tar file in empty"),
         (["images=parquet:empty"], "there is no .parquet file in empty"),

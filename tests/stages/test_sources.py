@@ -55,7 +55,7 @@ def test_folders_of_editors_and_viewers_are_no_classes(home: Path, prepare: Any)
     write_files(home / "in", photos | left_out)
     code, said = prepare("folder:in", CLASS_FOLDERS)
     assert (code, names(), classes()) == (0, sorted(photos), ("cat", "dog"))
-    assert "12 images, 0 skipped (listed in skipped.json), other files: 0; left out: 2 images, hidden, or in a" in said
+    assert "12 images, 0 skipped (listed in skipped.json), other files: 0; skipped: 2 images, hidden, or in a" in said
     assert "hidden or system folder (cat/.ipynb_checkpoints: 1, dog/@eaDir: 1); read it as photos:train" in said
     assert "the class is the innermost folder (level -1), cat/c0.jpg is a 'cat'\n" in said
     assert said.endswith("2 classes, images with each: cat 6, dog 6\n")
@@ -67,7 +67,7 @@ def test_images_that_are_all_hidden_are_told(home: Path, prepare: Any):
     write_files(home / "in", {".cache/1.jpg": jpeg()})
     code, said = prepare("folder:in")
     assert (code, said.count("\n")) == (2, 1)
-    assert "there are no images (other files: 0); left out: 1 image, hidden, or in a hidden or system folder (" in said
+    assert "there are no images (other files: 0); skipped: 1 image, hidden, or in a hidden or system folder (" in said
 
 
 def test_archives_in_the_place_of_images_are_told(home: Path, prepare: Any):
@@ -90,7 +90,7 @@ def test_masks_and_depth_of_samples_are_no_images(home: Path, prepare: Any):
     write_tar(home / "in.tar", [(f"{n:06d}{ending}", data) for n in range(8) for ending, data in files.items()])
     code, said = prepare("tar:in.tar")
     assert (code, names()) == (0, [f"{n:06d}.jpg" for n in range(8)])
-    assert "left out: 16 images, beside the image of their sample (.depth.png: 8, .seg.png: 8); beside the im" in said
+    assert "skipped: 16 images, beside the image of their sample (.depth.png: 8, .seg.png: 8); beside the im" in said
     assert "not read: .cls;" in said
     assert prepare("tar:in.tar", "--config.name=masks", "--config.image_suffix=seg.png")[0] == 0
     assert len(open_images("masks:train", "data")) == 8
@@ -117,7 +117,7 @@ def test_sets_from_before_endings_could_be_chosen_are_still_read(home: Path, pre
 def test_the_later_member_of_a_tar_file_counts(home: Path, prepare: Any):
     write_tar(home / "in.tar", [("0.jpg", jpeg(0)), ("1.jpg", jpeg(1)), ("0.jpg", jpeg(77))])
     code, said = prepare("tar:in.tar")
-    assert code == 0 and "left out: 1 image, replaced by a later member of the same name (in.tar/0.jpg: 1)" in said
+    assert code == 0 and "skipped: 1 image, replaced by a later member of the same name (in.tar/0.jpg: 1)" in said
     read = {name: images().record(index)["image"] for index, name in enumerate(names())}
     assert read == {"0.jpg": jpeg(77), "1.jpg": jpeg(1)}
 

@@ -373,7 +373,7 @@ def test_of_several_processes_all_say_at_once_that_too_much_is_unreadable(monkey
     unreadable.add("photos[0]", "cut off")
     others["photos[1]"] = "gone"
     assert unreadable.shares() == {"unreadable/photos": 0.01}
-    assert capsys.readouterr().err.splitlines() == ["left out: photos[0], cut off", "left out: photos[1], gone"]
+    assert capsys.readouterr().err.splitlines() == ["skipped: photos[0], cut off", "skipped: photos[1], gone"]
     unreadable.add("photos[2]", "cut off")
     assert list(unreadable.guard(iter([{}, {}]))) == [{}, {}]
     with pytest.raises(UserError, match="3 images cannot be read"):
@@ -386,7 +386,7 @@ def test_a_few_unreadable_images_are_named_many_end_the_run(capsys):
     for name in ("a", "b", "a"):
         unreadable.add(name, "cut off")
     assert next(batches) == {}
-    assert capsys.readouterr().err.splitlines() == ["left out: a, cut off", "left out: b, cut off"]
+    assert capsys.readouterr().err.splitlines() == ["skipped: a, cut off", "skipped: b, cut off"]
     unreadable.add("c", "cut off")
     with pytest.raises(UserError, match="3 images cannot be read"):
         next(batches)

@@ -53,7 +53,7 @@ def test_a_host_with_other_code_is_named(student, start, tmp_path):
 @pytest.mark.parametrize(
     ("hangs", "host"),
     [
-        ("jax.distributed.initialize('{JAX_COORDINATOR_ADDRESS}', 2, 1)", "a host that is not known"),
+        ("jax.distributed.initialize('{JAX_COORDINATOR_ADDRESS}', 2, 1)", "an unknown host"),
         ("distributed.join(); jax.devices()", HOST),  # later
     ],
 )

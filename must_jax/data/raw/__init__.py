@@ -43,4 +43,4 @@ def open_raw(spec: str, data_dir: Path, column: str = "", endings: Sequence[str]
             return Parquet(spec, rest, column)
         case "tfds":
             return Tfds(rest, data_dir)
-    raise UserError(f"images='{spec}': '{scheme}' is no kind of source; {nearest(scheme, _SCHEMES)}")
+    raise UserError(f"images='{spec}': '{scheme}' is not a kind of source; {nearest(scheme, _SCHEMES)}")

@@ -28,7 +28,7 @@ class Folder:
     def __init__(self, spec: str, path: str, endings: Sequence[str]) -> None:
         self._folder = Path(path).expanduser()
         if not self._folder.is_dir():
-            raise UserError(f"images='{spec}': there is no folder {path}; give the path of one with photos")
+            raise UserError(f"images='{spec}': there is no folder {path}; name a folder with photos")
         listing = folders.list_folder(self._folder)
         chosen, others = samples.choose([name for name, _ in listing.images], endings, spec, by_sample=False)
         images = list(itertools.compress(listing.images, chosen))

@@ -141,7 +141,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield table
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no Parquet file, or a damaged one ({reason}); replace it") from None
+        raise UserError(f"{path} is not a Parquet file, or is damaged ({reason}); replace it") from None
 
 
 def _image_column(path: Path, table: Any, wanted: str) -> pa.Field:
@@ -170,7 +170,7 @@ def _looks_like(table: Any, fields: Iterable[pa.Field]) -> str:
     """What a column that is not read may hold, and what to do; "" = nothing that is known."""
     for field in fields:
         if _is_list(field.type) and _holds_bytes(field.type.value_type):
-            return f"; '{field.name}' holds lists of them, which are not read: write one row an image"
+            return f"; '{field.name}' holds lists of them, which are not read: write one row per image"
         if _is_text(field.type):
             first = next((value for batch in _batches(table, field) for value in batch if value), "")
             if first.startswith(_BASE64):

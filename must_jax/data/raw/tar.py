@@ -186,7 +186,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         packed = next((how for magic, how in _PACKED.items() if start.startswith(magic)), None)
         if packed:
             raise UserError(f"{path} is {packed}; unpack it to a plain tar file or a folder") from None
-        problem = "is empty" if not start else f"is no tar file, or is cut off or damaged ({error})"
+        problem = "is empty" if not start else f"is not a tar file, or is truncated or damaged ({error})"
         raise UserError(f"{path} {problem}; copy it again") from None
     _check_end(path, tar.offset)
 
@@ -206,14 +206,14 @@ def _check_end(path: Path, end: int) -> None:
             at += len(chunk)
     if not chunk:
         if at - end < tarfile.BLOCKSIZE:
-            raise UserError(f"{path} is cut off after {at:,} bytes; copy it again")
+            raise UserError(f"{path} is truncated after {at:,} bytes; copy it again")
         return
     blank = (len(chunk) - len(chunk.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
     at += blank
     try:
         tarfile.TarInfo.frombuf(chunk[blank : blank + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
     except tarfile.TarError:
-        raise UserError(f"{path} is damaged, or cut off, at byte {at:,}; copy it again") from None
+        raise UserError(f"{path} is damaged or truncated at byte {at:,}; copy it again") from None
     raise UserError(
         f"{path} holds several archives, one behind the other, the second from byte {at:,}; give the files that it was "
         "joined from, or unpack it with 'tar --ignore-zeros -xf' and give the folder"

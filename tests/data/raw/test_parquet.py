@@ -144,7 +144,7 @@ def test_which_column_has_the_images(tmp_path: Path, columns: tuple[str, ...], w
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        (pa.array([[image] for image in IMAGES]), "'image' holds lists of them, which are not read: write one row an"),
+        (pa.array([[image] for image in IMAGES]), "'image' holds lists of them, which are not read: write one row per"),
         (
             pa.array([as_structs([image]) for image in IMAGES]),
             "'image' holds lists of them, .*; its columns are image .list<",
@@ -184,11 +184,11 @@ def test_a_row_that_holds_nothing_takes_no_names_away(tmp_path: Path):
 
 def test_damaged_files_are_named(tmp_path: Path):
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match=r"a\.parquet is no Parquet file, or a damaged one"):
+    with pytest.raises(UserError, match=r"a\.parquet is not a Parquet file, or is damaged"):
         len(opened(tmp_path))
     pq.write_table(pa.table({"image": [bytes(range(256)) * 9] * 50}), tmp_path / "a.parquet", compression="zstd")
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     data[4:40] = bytes(36)
     (tmp_path / "a.parquet").write_bytes(data)
-    with pytest.raises(UserError, match=r"a\.parquet is no Parquet file, or a damaged one"):
+    with pytest.raises(UserError, match=r"a\.parquet is not a Parquet file, or is damaged"):
         loaded(opened(tmp_path))

@@ -96,8 +96,8 @@ def test_a_tfds_dataset_keeps_its_bytes(data_dir: Path):
     [
         ("photos", "must be 'folder:PATH', 'tar:FILES', 'parquet:FILES' or 'tfds:NAME:SPLIT'"),
         ("tar:", "must be 'folder:PATH'"),
-        ("fodler:/tmp", "'fodler' is no kind of source; did you mean 'folder'?"),
-        ("photos:train", "'photos' is no kind of source; known: folder, parquet, tar, tfds"),
+        ("fodler:/tmp", "'fodler' is not a kind of source; did you mean 'folder'?"),
+        ("photos:train", "'photos' is not a kind of source; known: folder, parquet, tar, tfds"),
         ("folder:/does/not/exist", "there is no folder /does/not/exist"),
         ("tar:/does/not/exist.tar", r"there is no .tar file in /does/not/exist.tar; give a file, a folder of files"),
         ("parquet:/does/not/*.parquet", r"there is no .parquet file in /does/not/\*.parquet"),

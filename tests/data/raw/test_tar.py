@@ -74,7 +74,7 @@ def test_a_tar_file_that_is_cut_off_is_refused(tmp_path: Path, lost: int):
     path = write_tar(tmp_path / "t.tar", [(f"{number}.png", bytes(1000)) for number in range(20)])
     whole = path.read_bytes().rstrip(b"\0")
     path.write_bytes(whole[:-lost])
-    with pytest.raises(UserError, match=r"t\.tar (is no tar file, or )?is (damaged, or )?cut off"):
+    with pytest.raises(UserError, match=r"t\.tar (is not a tar file, or )?is (damaged or )?truncated"):
         len(opened(path))
 
 
@@ -82,7 +82,7 @@ def test_a_tar_file_that_is_cut_off_is_refused(tmp_path: Path, lost: int):
     ("data", "problem"),
     [
         (b"", "t.tar is empty; copy it again"),
-        (b"no tar file" * 100, "t.tar is no tar file, or is cut off or damaged"),
+        (b"no tar file" * 100, "t.tar is not a tar file, or is truncated or damaged"),
         (gzip.compress(bytes(10240)), "t.tar is compressed with gzip; unpack it to a plain tar file or a folder"),
         (b"PK\3\4" + bytes(2000), "t.tar is a ZIP archive; unpack it"),
     ],
@@ -107,7 +107,7 @@ def test_archives_that_were_joined_are_told_as_such(tmp_path: Path):
     with pytest.raises(UserError, match=r"t\.tar holds several archives, one behind the other, .* byte 10,240; give"):
         len(opened(tmp_path / "t.tar"))
     (tmp_path / "t.tar").write_bytes(one + b"something else" * 99)
-    with pytest.raises(UserError, match=r"t\.tar is damaged, or cut off, at byte 10,240; copy it again"):
+    with pytest.raises(UserError, match=r"t\.tar is damaged or truncated at byte 10,240; copy it again"):
         len(opened(tmp_path / "t.tar"))
 
 

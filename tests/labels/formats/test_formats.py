@@ -257,7 +257,7 @@ def test_damaged_png(format_: str, options: dict, broken: Callable[[bytes], byte
     file = tmp_path / "maps/0.png"
     write_png(file, codes[format_])
     file.write_bytes(broken(file.read_bytes()))
-    with pytest.raises(UserError, match=rf"{file} is (cut off or damaged|no PNG file)"):
+    with pytest.raises(UserError, match=rf"{file} is (truncated or damaged|not a PNG file)"):
         read(format_, tmp_path / "maps", **options)
 
 
