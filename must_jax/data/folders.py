@@ -173,7 +173,7 @@ def _images_at(path: Path) -> int:
 
 
 def told(left_out: Iterable[LeftOut]) -> str:
-    """ "left out: 2 images, hidden, or in a hidden or system folder (cat/.git: 1, dog/@eaDir: 1)"; "" = nothing."""
+    """ "skipped: 2 images, hidden, or in a hidden or system folder (cat/.git: 1, dog/@eaDir: 1)"; "" = nothing."""
     groups: dict[str, list[LeftOut]] = {}
     for each in left_out:
         groups.setdefault(each.reason, []).append(each)

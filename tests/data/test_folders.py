@@ -110,7 +110,7 @@ def test_a_folder_is_opened_with_what_is_listed(tmp_path: Path, capsys: pytest.C
     images = open_images(f"folder:{tmp_path}", "")
     assert [images.record(i)["name"] for i in range(len(images))] == names(tmp_path)
     assert images.digest == digest(list_folder(tmp_path).images)
-    said = "left out: 1 image, hidden, or in a hidden or system folder (sub/.git: 1)\n"
+    said = "skipped: 1 image, hidden, or in a hidden or system folder (sub/.git: 1)\n"
     assert capsys.readouterr().err.startswith(f"folder:{tmp_path}: {said}")
 
 

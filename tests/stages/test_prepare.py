@@ -78,7 +78,7 @@ def test_one_that_is_not_finished_is_not_read(photos: Path):
     ("overrides", "sentence"),
     [
         (["images=photos"], "images='photos' must be 'folder:PATH'"),
-        (["images=fodler:photos"], "'fodler' is no kind of source; did you mean 'folder'?"),
+        (["images=fodler:photos"], "'fodler' is not a kind of source; did you mean 'folder'?"),
         (["images=folder:nowhere"], "there is no folder nowhere; name a folder with photos"),
         (["images=folder:empty"], "there are no images (other files: 1); images are files that end in .jpg"),
         (["images=tar:empty"], "there is no .tar file in empty"),
