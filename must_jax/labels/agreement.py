@@ -1,4 +1,4 @@
-"""Holding the labels of a column against true ones."""
+"""Comparing the labels of a column with true ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from must_jax.data.kinds import LabelKind, MapLabel
 
 
 def only_where_labelled(kind: LabelKind, label: Label, truth: Label) -> Label:
-    """The truth without the pixels at which the label says nothing: leaving them out was the rule's decision."""
+    """The truth without the pixels that the label ignores, since ignoring them was the rule's decision."""
     if not isinstance(kind, MapLabel):
         return truth
     if kind.content == "ids":

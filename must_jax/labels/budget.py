@@ -1,4 +1,4 @@
-"""What a column needs on disk, before it is made."""
+"""The disk space that a column will need."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
 
 
 def stored_records(folder: Path, description: Manifest) -> list[bytes]:
-    """The records of a column whose shards are all written, whether or not it is finished."""
+    """The records of a column with all shards written, whether or not it is finalised."""
     files = [folder / description.shard_file(index) for index in range(description.shard_count)]
     return [record for file in files for record in ArrayRecordReader(str(file)).read_all()]
 

@@ -1,7 +1,7 @@
-"""`manifest.json` of a column: what its labels are, how and from what they were made, and its files.
+"""`manifest.json` of a column: what its labels are, their provenance, and its files.
 
-While a column is made, each finished shard has its record in a file of its own beside it, so that several processes
-can write shards of one column without talking to each other. The end of the column gathers them in the manifest.
+While a column is being written, the record of each finished shard is a separate file beside it, so that several
+processes can write shards of one column without communicating. At the end, the manifest collects the records.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ImagesRecord(_Record):
 
 
 class TeacherRecord(_Record):
-    """Who made the labels.
+    """The teacher that made the labels.
 
     Attributes:
       digest: sha256 of the parameters.
@@ -67,7 +67,7 @@ class TeacherRecord(_Record):
 
 
 class SourceRecord(_Record):
-    """Where true labels came from.
+    """The origin of true labels.
 
     Attributes:
       format: as `prepare` names it, e.g. "coco".

@@ -1,4 +1,4 @@
-"""What the labels of a column look like, in one pass over them: sums, histograms and the extremes among the images."""
+"""Statistics of a column's labels in one pass over them: sums, histograms and the most extreme images."""
 
 from __future__ import annotations
 

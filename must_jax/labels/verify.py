@@ -1,4 +1,4 @@
-"""Whether a column is what its manifest says, byte for byte and label for label."""
+"""Verifies that a column matches its manifest, byte for byte and label for label."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Described = tuple[Path, Manifest]  # a column's folder and what it says there
 
 
 def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lambda images: None) -> list[str]:
-    """What is wrong with a column's files, one sentence each, naming the file; empty if nothing is.
+    """The problems with a column's files, one sentence each, naming the file; empty if there are none.
 
     The manifest against its own checksum, each shard against size, sha256 and number of records, the TFDS files
     against what they should say, and every label against its kind and class list.

@@ -1,4 +1,4 @@
-"""Writing a column, shard by shard. A shard is a function of its labels alone: written again, it has the same bytes."""
+"""Writing a column, shard by shard. A shard depends only on its labels: rewritten, it has the same bytes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Shard:
 
 
 class ColumnWriter:
-    """Begins a column, or goes on with one of the same description. Several processes may write one column.
+    """Creates a column, or resumes one with the same description. Several processes may write one column.
 
     Attributes:
       folder, manifest: as they are on disk.
@@ -82,13 +82,13 @@ class ColumnWriter:
         _check_same(folder, self.manifest, description)
 
     def written(self) -> dict[int, ShardRecord]:
-        """The shards that are there, whoever has written them."""
+        """The existing shards, whichever process wrote them."""
         beside = manifest.records_beside(self.folder)
         self.manifest = manifest.read(self.folder)
         return self.manifest.written(self.folder, beside)
 
     def missing(self) -> list[int]:
-        """Shards still to be written, whoever does it."""
+        """The shards that remain to be written, by any process."""
         written = self.written()
         return [index for index in self.manifest.indices if index not in written]
 
@@ -119,7 +119,7 @@ class ColumnWriter:
         files.write_text(path.with_name(path.name + manifest.RECORD_SUFFIX), record.model_dump_json())
 
     def finish(self) -> None:
-        """Makes the folder a TFDS dataset and marks it complete; every shard must be there. Again, it changes nothing.
+        """Makes the folder a TFDS dataset and marks it complete; every shard must exist. Idempotent.
 
         Raises:
           ValueError: a shard is missing.
