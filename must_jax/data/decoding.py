@@ -33,6 +33,7 @@ _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some came
 _MOST_PADDING = 64
 _JPEG_END = b"\xff\xd9"
 _BY_PILLOW = ("GIF", "AVIF", "PPM")
+_BY_OPENCV = (b"\x89PNG", b"RIFF", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # the last two: JPEG 2000
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_SAMPLES = 8  # a pixel of a TIFF
 
@@ -96,8 +97,10 @@ def decode_reduced(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> t
             image = _tiff(data, max_pixels)
         elif (picture := headers.opened(data, _BY_PILLOW)) is not None:
             image = _by_pillow(picture)
-        else:
+        elif data.startswith(_BY_OPENCV):
             image = _by_opencv(data)
+        else:
+            raise _unreadable("this format is not known" if data else "the file is empty")
     except UserError:
         raise
     except Exception as error:  # decoders raise nearly anything on broken bytes
@@ -177,7 +180,9 @@ class Ranges:
 
 def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
     header = headers.jpeg(data)
-    height, width = header.height, header.width
+    data, height, width = header.data, header.height, header.width
+    if not height * width:
+        raise _unreadable("the header of the JPEG is damaged")
     smallest_hw, image_hw = (0, 0), None
     for factor in (2, 4, 8):
         whole = height % factor == 0 and width % factor == 0
@@ -187,6 +192,7 @@ def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
             smallest_hw = -(-height // factor), -(-width // factor)
             image_hw = None if whole else (height / factor, width / factor)
     if header.components == 4:  # CMYK
+        simplejpeg.decode_jpeg(data, "CMYK", strict=True)  # Pillow says nothing of lost data
         return _by_pillow(headers.opened(data, ("JPEG",))), None
     try:
         image = simplejpeg.decode_jpeg(
@@ -204,10 +210,9 @@ def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
 
 
 def _by_opencv(data: bytes) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        what = "the file is empty" if not data else "this format, or this variant of it, is not known, or it is damaged"
-        raise _unreadable(what)
+        raise _unreadable("this variant of its format is not known, or it is damaged")
     return image
 
 

@@ -12,29 +12,52 @@ import PIL.Image
 from must_jax.errors import UserError
 
 JPEG_START = b"\xff\xd8"
+_SEQUENTIAL = bytes((0, 63, 0))  # first and last coefficient and bits of a scan with all of them
+_MOST_STRAY = 64  # bytes between segments
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _BY_PILLOW = ("PNG", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 
 
 class JpegHeader(NamedTuple):
-    """Height and width as stored, number of colour components, and whether there is Exif."""
+    """Height and width as stored, number of colour components, and whether there is Exif.
+
+    Attributes:
+      data: the file, without what decoders warn of in its header although the pixels are whole: stray bytes between
+        segments, and the progressive parameters of a scan that is not progressive, which some cameras write wrongly.
+    """
 
     height: int
     width: int
     components: int
     has_exif: bool
+    data: bytes
 
 
 def jpeg(data: bytes) -> JpegHeader:
-    """Of bytes that begin with JPEG_START (ITU-T T.81, annex B); all 0 where they are missing."""
+    """Of bytes that begin with JPEG_START (ITU-T T.81, annex B); numbers are 0 where they are missing."""
     height = width = components = 0
-    at = 2
-    while data[at : at + 1] == b"\xff" and (marker := data[at + 1 : at + 2]) != b"\xda":  # start of scan
+    at, frame, segments = 2, b"", [JPEG_START]
+    while (start := data.find(b"\xff", at, at + _MOST_STRAY + 1)) >= 0:
+        marker = data[start + 1 : start + 2]
+        if marker == b"\xff":
+            at = start + 1
+            continue
+        at = start
+        if marker == b"\xda":  # start of scan
+            break
         if b"\xc0" <= marker <= b"\xcf" and marker not in (b"\xc4", b"\xc8", b"\xcc"):  # start of frame
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            components = int.from_bytes(data[at + 9 : at + 10])
-        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return JpegHeader(height, width, components, b"Exif" in data[:at])
+            frame, components = marker, int.from_bytes(data[at + 9 : at + 10])
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        segments.append(data[at:end])
+        at = end
+    has_exif = b"Exif" in data[:at]
+    parameters = at + 5 + 2 * int.from_bytes(data[at + 4 : at + 5])
+    if frame in (b"\xc0", b"\xc1") and data[parameters : parameters + 3] != _SEQUENTIAL:
+        data = b"".join((*segments, data[at:parameters], _SEQUENTIAL, data[parameters + 3 :]))
+    elif sum(map(len, segments)) < at:
+        data = b"".join((*segments, data[at:]))
+    return JpegHeader(height, width, components, has_exif, data)
 
 
 def pixels(data: bytes) -> int:

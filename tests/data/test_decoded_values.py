@@ -7,6 +7,7 @@ import struct
 import zlib
 from typing import Any
 
+import cv2
 import imagecodecs
 import numpy as np
 import PIL.ExifTags
@@ -217,6 +218,38 @@ def test_a_jpeg_with_a_little_padding_is_whole(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("parameters", [(0, 0, 0), (0, 64, 0), (1, 63, 0)])
+def test_a_camera_that_calls_its_scan_progressive_loses_nothing(parameters: tuple[int, int, int]):
+    data = noisy()
+    at = data.index(b"\xff\xda") + 11
+    assert data[at : at + 3] == bytes((0, 63, 0))
+    odd = data[:at] + bytes(parameters) + data[at + 3 :]
+    np.testing.assert_array_equal(decode_image(odd), decode_image(data))
+    with pytest.raises(UserError, match="premature end"):
+        decode_image(odd[: len(odd) // 2] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc0", b"\xff\xda"])
+def test_stray_bytes_in_the_header_of_a_jpeg_lose_nothing(marker: bytes):
+    data = noisy()
+    at = data.index(marker)
+    np.testing.assert_array_equal(decode_image(data[:at] + bytes(5) + data[at:]), decode_image(data))
+    frame = data.index(b"\xff\xc0") + 5
+    large = data[:frame] + bytes((120, 0, 120, 0)) + data[frame + 4 :]
+    with pytest.raises(UserError, match="943,718,400 pixels, more than the limit"):
+        decode_image(large[:at] + bytes(5) + large[at:])
+
+
+def test_lost_data_of_a_cmyk_jpeg_is_noticed():
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(decode_image(noisy())).convert("CMYK").save(buffer, "JPEG", restart_marker_blocks=2)
+    data = buffer.getvalue()
+    assert decode_image(data).ndim == 3
+    middle = len(data) // 2
+    with pytest.raises(UserError, match="Corrupt JPEG data"):
+        decode_image(data[:middle] + data[middle + 200 :])
+
+
 def test_no_format_is_opened_that_is_not_read(monkeypatch: pytest.MonkeyPatch):
     """Of an EPS Pillow would have Ghostscript make a picture."""
     import PIL.EpsImagePlugin
@@ -224,8 +257,16 @@ def test_no_format_is_opened_that_is_not_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(PIL.EpsImagePlugin, "EpsImageFile", lambda *_: pytest.fail("it is opened"))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     for data in (eps, b"GIMP xcf", b"8BPS" + bytes(40), b"\0\0\1\0\1\0" + bytes(60), b"SIMPLE  =" + bytes(80)):
-        with pytest.raises(UserError, match="this format, or this variant of it, is not known"):
+        with pytest.raises(UserError, match="this format is not known"):
             decode_image(data)
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".pfm", ".ras", ".pam"])
+def test_formats_that_only_opencv_knows_are_not_opened(suffix: str):
+    """The first two hold floating-point numbers, which OpenCV would cut off at 255."""
+    data = cv2.imencode(suffix, picture(9, 12).astype(np.float32 if suffix in (".hdr", ".pfm") else np.uint8))[1]
+    with pytest.raises(UserError, match="this format is not known"):
+        decode_image(data.tobytes())
 
 
 def test_sets_that_hardly_use_their_range_are_told():
