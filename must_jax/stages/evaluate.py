@@ -168,8 +168,9 @@ def _rows(
     start = functools.cache(lambda: program().start(trained.variables if trained else None))
     made_of = trained.digest[:16] if trained else "random"  # a retrained starting point is measured again
 
-    def measured(seed: int, rate: float) -> Measured:
-        values = runs.get(f"{name}/{made_of}/seed {seed}/rate {rate:g}", lambda: program().measure(start(), seed, rate))
+    def measured(seed: int, rate: float, *splits: str) -> Measured:
+        run = "/".join([f"{name}/{made_of}/seed {seed}/rate {rate:g}", *splits])
+        values = runs.get(run, lambda: program().measure(start(), seed, rate, *splits))
         progress.note(f"{transfer.mode} {downstream.name} from {init}")
         progress.advance()
         return values
@@ -177,7 +178,7 @@ def _rows(
     first, *others = transfer.seeds
     tried = {rate: measured(first, rate) for rate in transfer.learning_rates}
     rate = choose({rate: values["validation"] for rate, values in tried.items()})
-    by_seed = {first: tried[rate]} | {seed: measured(seed, rate) for seed in others}
+    by_seed = {first: tried[rate]} | {seed: measured(seed, rate, "test") for seed in others}
     task = downstream.task
     what = init, task.name, downstream.name, transfer.mode, task.metric
     cost = rate, transfer.steps, transfer.steps * transfer.batch_size

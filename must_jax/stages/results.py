@@ -70,7 +70,7 @@ class Run(pydantic.BaseModel):
 class RunRecord(Run):
     """Its measured values."""
 
-    validation: float | None  # None: it diverged
+    validation: float | None = None  # None: it diverged, or was not asked for
     test: float | None
 
 

@@ -92,8 +92,9 @@ class Transfer:
         """What to train on, starting from backbone and pyramid of `trained`; None = random ones."""
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
-    def measure(self, start: Start, seed: int, learning_rate: float) -> dict[str, float | None]:
-        """Trains once; split -> the task's headline metric; None: training diverged."""
+    def measure(self, start: Start, seed: int, learning_rate: float, *splits: str) -> dict[str, float | None]:
+        """Trains once; split -> the task's headline metric; None: training diverged. No `splits` means all of them."""
+        splits = splits or MEASURED
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
         state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
         try:
@@ -107,7 +108,7 @@ class Transfer:
                 batch_size=self._config.batch_size,
             )
         except Diverged:
-            return dict.fromkeys(MEASURED)
+            return dict.fromkeys(splits)
         variables = trained_variables(state)
         metric = f"{self._downstream.task.name}/{self._downstream.task.metric}"
         size = self._downstream.image_size
@@ -115,7 +116,7 @@ class Transfer:
             split: evaluate(
                 self.predict, variables, start.examples(split, seed), self._truth[split], self._tasks, size, self._mesh
             )[metric]
-            for split in MEASURED
+            for split in splits
         }
 
     def _finetune(self, trained: Variables | None) -> Start:

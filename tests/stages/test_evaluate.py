@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import threading
@@ -88,7 +89,7 @@ def fake(measure: Any, patch: pytest.MonkeyPatch) -> list[tuple[str, str, int, f
     """Nothing is trained; the calls are listed as (mode, set, seed, learning rate)."""
     calls: list[tuple[str, str, int, float]] = []
 
-    def fake_measure(self: Any, start: Any, seed: int, learning_rate: float) -> Mapping[str, float]:
+    def fake_measure(self: Any, start: Any, seed: int, learning_rate: float, *_: str) -> Mapping[str, float]:
         calls.append((self._config.mode, self._downstream.name, seed, learning_rate))
         return measure(seed, learning_rate)
 
@@ -225,6 +226,8 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
     (teacher / "model.json").write_text(json.dumps(model | {"digest": "another"}))
     changed = config.model_copy(update={"inits": config.inits | {"teacher": str(teacher)}})
     (finished / "config.json").write_text(changed.model_dump_json())
+    trained_anew = dataclasses.replace(evaluate.trained.load(config.inits["teacher"]), digest="another")
+    monkeypatch.setattr(evaluate.trained, "load", lambda folder: trained_anew)
     calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
     for _ in range(2):
         evaluate.run(changed, finished)
