@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import preemption
-from must_jax.cores import cores
+from must_jax.cores import ahead, cores
 from must_jax.engine import distributed
 from must_jax.engine.mesh import local_part, put_batch
 from must_jax.engine.state import Variables
@@ -19,6 +18,7 @@ from must_jax.engine.step import HOST, Batch, PredictStep, Task
 from must_jax.errors import Preempted
 
 CHANCE = "chance"
+_READERS = 8  # threads, at most: the truth of a large photograph takes hundreds of megabytes, and one thread measures
 Truth = Callable[[int], Mapping[str, Any]]  # index of an image -> its labels by task, as stored; those that it has
 
 
@@ -46,14 +46,16 @@ def evaluate(
     """
     alone = not mesh.is_multi_process
     metrics = {name: task.metrics() for name, task in tasks.items()}
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(readers := min(cores(), _READERS)) as pool:
         for batch in batches:
             if preemption.requested() if alone else distributed.any_says(preemption.requested()):
                 raise Preempted("stopped while it was evaluated")
             inputs = {key: value for key, value in batch.items() if key not in HOST}
             predictions = local_part(predict(variables, put_batch(mesh, inputs)))
             rows = np.flatnonzero(batch["mask"])
-            for row, labels in zip(rows, _ahead(pool, truth, batch["index"][rows].tolist()), strict=True):
+            indices = batch["index"][rows].tolist()
+            truths = ahead(indices, lambda index: pool.submit(truth, index).result, readers)
+            for row, labels in zip(rows, truths, strict=True):
                 height, width = (batch["content_hw"][row] / image_size).tolist()
                 for name, label in labels.items():
                     prediction = {key: value[row] for key, value in predictions[name].items()}
@@ -69,14 +71,3 @@ def evaluate(
         for name, metric in metrics.items()
         for key, value in {**metric.result(), CHANCE: metric.chance()}.items()
     }
-
-
-def _ahead(pool: Executor, truth: Truth, indices: Iterable[int]) -> Iterator[Mapping[str, Any]]:
-    """The truth of these images in order; threads read no more than two a core in advance."""
-    coming: deque[Any] = deque()
-    for index in indices:
-        coming.append(pool.submit(truth, index))
-        if len(coming) > 2 * cores():
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()

@@ -22,7 +22,7 @@ from must_jax.progress import Progress, say
 from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
-from must_jax.stages import inputs, results, supervision
+from must_jax.stages import inputs, memory, results, supervision
 from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.trained import Trained
@@ -57,6 +57,10 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
 def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
     starts = {name: _load(name, folder, config.model) for name, folder in config.inits.items()}
     downstream = [_open(name, values, config) for name, values in config.downstream.items()]
+    if any(transfer.mode == "frozen" for transfer in config.transfers):
+        trunk = build_model(config.model, {})
+        for each in downstream:
+            memory.check_features(f"config.downstream.{each.name}", trunk, each.image_size, each.kept)
     if distributed.is_first():
         claim(workdir, config)
     distributed.wait("claimed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import numpy as np
 
 from must_jax.cores import memory_bytes
 from must_jax.errors import UserError
@@ -23,6 +24,15 @@ def check_model(model: Model, image_size: int) -> None:
     shapes = jax.tree.leaves(model.shapes(image_size))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
     _check("the parameters of this network", 2 * size, "the width or the channels of config.model")
+
+
+def check_features(what: str, model: Model, image_size: int, examples: int) -> None:
+    """What `Model.features` returns for so many examples, which frozen transfer keeps at a time."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
+    leaves = jax.tree.leaves(jax.eval_shape(model.features, model.shapes(image_size), image))
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    features = f"the features of {examples:,} examples of {image_size} x {image_size}, for frozen transfer to {what},"
+    _check(features, examples * size, "image_size, or take of its splits, or drop the frozen transfer")
 
 
 def _check(what: str, needed: int, lower: str) -> None:

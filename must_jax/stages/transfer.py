@@ -53,6 +53,11 @@ class Downstream:
     image_size: int
     sources: Mapping[str, Source]
 
+    @property
+    def kept(self) -> int:
+        """Examples whose features frozen transfer keeps at a time."""
+        return sum(len(source.images) * (1 if split in MEASURED else COPIES) for split, source in self.sources.items())
+
 
 @dataclass(frozen=True)
 class Start:
@@ -139,10 +144,10 @@ class Transfer:
             return put_replicated(self._mesh, _parts(trained, TRUNK) if trained else self._random_trunk(seed))
 
         def pool(seed: int) -> Batch:
-            images, size = len(self._downstream.sources["train"].images), self._config.batch_size
-            batches = itertools.islice(self._train_batches(seed), math.ceil(COPIES * images / size))
+            count = math.ceil(COPIES * len(self._downstream.sources["train"].images) / self._config.batch_size)
+            batches = itertools.islice(self._train_batches(seed), count)
             featured = (self._featured(trunk_of(drawn_by(seed)), batch, "labels") for batch in batches)
-            return jax.tree.map(lambda *parts: np.concatenate(parts), *featured)
+            return _joined(featured, count)
 
         def held_out(seed: int) -> dict[str, list[Batch]]:
             return {
@@ -210,6 +215,17 @@ class Transfer:
 
 def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
     return {kind: {part: tree[part] for part in parts} for kind, tree in variables.items()}
+
+
+def _joined(batches: Iterable[Batch], count: int) -> Batch:
+    """`count` batches of one size as one; no more than one of them is in memory twice."""
+    whole = None
+    for number, batch in enumerate(batches):
+        if whole is None:
+            whole = jax.tree.map(lambda part: np.empty((count, *part.shape), part.dtype), batch)
+        for all_, part in zip(jax.tree.leaves(whole), jax.tree.leaves(batch), strict=True):
+            all_[number] = part
+    return jax.tree.map(lambda all_: all_.reshape(-1, *all_.shape[2:]), whole)
 
 
 def _latest(make: Callable[[int], Any]) -> Callable[[int], Any]:
