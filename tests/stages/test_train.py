@@ -267,7 +267,7 @@ SGD = OptimizerConfig(name="sgd", learning_rate=0.32)
 
 def teacher(**settings):
     values = {"name": "seer", "digest": "", "image_size": 32, "metrics": {}, "optimizer": "sgd"}
-    return TeacherRecord(**values | {"learning_rate": 0.8, "batch_size": 2048} | settings)
+    return TeacherRecord(**values | {"learning_rate": 0.8, "batch_size": 2048, "steps": 20} | settings)
 
 
 def loss_weight(*teachers, optimizer=SGD):
