@@ -93,7 +93,10 @@ def test_one_that_is_not_finished_is_not_read(photos: Path):
             "config: image_column is only for Parquet files, but images is 'folder:photos'; remove",
         ),
         (["shard_images=0"], "config.shard_images is 0, but should be greater than 0"),
-        (["data_dir=empty/notes.txt", "images=folder:good"], "notes.txt/photos/1.0.0 leads through a file"),
+        (
+            ["data_dir=empty/notes.txt", "images=folder:good"],
+            "config.data_dir=empty/notes.txt is a file; name a folder",
+        ),
         (["image=folder:good"], "config.image is unknown; did you mean 'images'?"),
     ],
 )
