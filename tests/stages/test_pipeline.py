@@ -250,7 +250,12 @@ def test_the_report_of_a_real_pipeline(finished: Path):
     ]
     assert report.stages[0].seconds == 61.0
     assert report.stages[0].parameters and report.stages[0].images_per_second
-    assert {check.metric: check.minimum for check in report.checks} == {"depth/delta1": 0.0, "depth/abs_rel": None}
+    assert {check.metric: check.minimum for check in report.checks} == {
+        "depth/delta1": 0.0,
+        "depth/abs_rel": None,
+        "depth/rmse": None,
+        "depth/chance": None,
+    }
     assert {curve.title: list(curve.series) for curve in report.curves} == {
         "teacher": ["loss"],
         "student": ["loss", "depth", "normals"],
