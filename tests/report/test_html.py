@@ -57,7 +57,7 @@ def report() -> Report:
             Curve("teacher", {"loss": ([10, 20], [2.0, 1.0])}),
             Curve("odd", {"loss": ([1, 2], [0.0, float("nan")])}),
         ],
-        checks=[Check("teacher", "depth/delta1", 91.2, 85.0), Check("teacher", "depth/abs_rel", 12.3)],
+        checks=[Check("teacher", "depth/delta1", 91.2, 85.0), Check("teacher", "depth/abs_rel", 0.1207)],
         galleries=[Gallery("depth", "Held-out images.", {"image": [PICTURE] * 2, "teacher": [PICTURE] * 2})],
         rows=[
             Row(init, "depth", "range", "frozen", "delta1", value + seed, seed, 0.03, 150, 4800)
@@ -89,6 +89,11 @@ def test_pictures_are_what_was_handed_in(text: str):
     assert len(sources) == 4
     bgr = cv2.imdecode(np.frombuffer(base64.b64decode(sources[0].split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(bgr[..., ::-1].astype(int) - PICTURE).max() < 12
+
+
+def test_metrics_of_any_size_keep_their_digits(text: str):
+    assert '<td class="up">91.2</td>' in text
+    assert "<td>0.1207</td>" in text  # a share, not a percentage
 
 
 def test_the_scorecard_says_what_was_found(text: str):
