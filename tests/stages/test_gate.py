@@ -243,7 +243,7 @@ def test_a_lower_threshold_can_make_a_column_worth_reading(
     column = make_column(tmp_path / "column", "segmentation", images, unsure, **kept)
     made = manifest.read(column)
     gate.write(column, made, gate.known_from_manifest(made, Score("miou", 50.0, 20.0)), 48)
-    with pytest.raises(UserError, match="all 48 labels are empty; make"):
+    with pytest.raises(UserError, match="all 48 labels are empty; re-create"):
         start("segmentation", column)
     lower = [{"images": IMAGES, "labels": [str(column)], "min_confidence": {"segmentation": 0.3}}]
     with pytest.raises(UserError, match="far enough"):
