@@ -165,8 +165,8 @@ def test_at_work_in_one_column_is_one_process(images: ImageSet, tmp_path: Path):
         ),
         (
             "segmentation",
-            {"format": "id_png", "options": {"classes": ("a", "b"), "offset": 255, "ignore": 0}},
-            "2 classes from code 255 need more than 8 bits",
+            {"format": "id_png", "options": {"classes": ("a", "b"), "offset": 65535, "ignore": 0}},
+            "2 classes from code 65535 need more than 16 bits",
         ),
         (
             "segmentation",
