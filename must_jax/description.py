@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +66,7 @@ class Description(pydantic.BaseModel):
       metrics: "task/metric" -> value on the validation images.
       digest: sha256 of the parameters.
       stats_digest: sha256 of the statistics; "" in runs of earlier versions.
+      checksum: sha256 of all the other fields; "" in runs of earlier versions.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -76,6 +80,13 @@ class Description(pydantic.BaseModel):
     digest: str
     stats_digest: str = ""
     training: TrainingRecord
+    checksum: str = ""
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """Of what `model.json` says, apart from the checksum itself."""
+    others = {name: value for name, value in values.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def read(workdir: str | Path) -> Description:
@@ -96,4 +107,7 @@ def read(workdir: str | Path) -> Description:
     values = read_json(file, dict[str, Any], _ADVICE)
     if isinstance(version := values.get("schema_version"), int) and version != SCHEMA_VERSION:
         raise UserError(f"{file} was written by another version of must_jax; load it with that one")
-    return validated(file, values, Description, _ADVICE)
+    told = validated(file, values, Description, _ADVICE)
+    if told.checksum and told.checksum != checksum(values):
+        raise UserError(f"{file} was changed after it was written; {_ADVICE}")
+    return told

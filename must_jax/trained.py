@@ -227,7 +227,8 @@ def describe(
         stats_digest=digest(variables["stats"]),
         training=TrainingRecord.model_validate(training),
     )
-    write_json(workdir / MODEL_FILE, told.model_dump(mode="json") | {"training": dict(training)})
+    values = told.model_dump(mode="json") | {"training": dict(training)}
+    write_json(workdir / MODEL_FILE, values | {"checksum": description.checksum(values)})
 
 
 def _check_array(array: np.ndarray, wanted: str, ndim: int) -> None:

@@ -47,6 +47,9 @@ def write(folder: Path, step: int) -> None:
 def changed(folder: Path, step: int) -> str | None:
     """What of a checkpoint is not as it was written, in words; "" = nothing, None = that is not known."""
     path = folder / FILE
+    for place in folder.rglob("*"):
+        if place != path and not (place.is_dir() or place.is_file()):  # libraries would wait for a pipe's writer
+            return f"{place} is no file, but a pipe, a device or a dangling link"
     if not path.exists():
         return None
     try:

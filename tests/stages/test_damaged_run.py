@@ -155,17 +155,28 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_newest(home: Path, c
 def test_weights_that_are_not_signed_are_refused(home: Path, name: str, capsys: pytest.CaptureFixture[str]):
     file = home / "run/model.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps(values | {name: "0" * 64}))
+    file.write_text(json.dumps(values | {name: "0" * 64, "checksum": ""}))
     assert ask(home) == 2 and "does not hold the weights that" in told(capsys)
-    file.write_text(json.dumps({key: value for key, value in values.items() if key != "stats_digest"}))
-    assert ask(home) == 0  # of a version that did not sign the statistics
+    file.write_text(
+        json.dumps({key: value for key, value in values.items() if key not in ("stats_digest", "checksum")})
+    )
+    assert ask(home) == 0  # of a version that signed neither the statistics nor the file
+
+
+def test_a_model_whose_description_was_changed_is_refused(home: Path, capsys: pytest.CaptureFixture[str]):
+    """Other names of the same classes would be read without any other sign of it."""
+    file = home / "run/model.json"
+    values = json.loads(file.read_text())
+    values["tasks"]["classification"]["classes"].reverse()
+    file.write_text(json.dumps(values))
+    assert ask(home) == 2 and f"error: {file} was changed after it was written; restore it" in told(capsys)
 
 
 def test_a_model_that_describes_another_network_is_refused(home: Path, capsys: pytest.CaptureFixture[str]):
     file = home / "run/model.json"
     values = json.loads(file.read_text())
     values["tasks"]["classification"]["classes"].pop()
-    file.write_text(json.dumps(values))
+    file.write_text(json.dumps(values | {"checksum": ""}))
     assert ask(home) == 2 and f"{file} describes a network other than the trained one: " in told(capsys)
 
 

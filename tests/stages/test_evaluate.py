@@ -223,7 +223,7 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
     """Although the run is finished."""
     teacher = Path(shutil.copytree(config.inits["teacher"], finished.parent / "teacher"))
     model = json.loads((teacher / "model.json").read_text())
-    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another"}))
+    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another", "checksum": ""}))
     changed = config.model_copy(update={"inits": config.inits | {"teacher": str(teacher)}})
     (finished / "config.json").write_text(changed.model_dump_json())
     trained_anew = dataclasses.replace(evaluate.trained.load(config.inits["teacher"]), digest="another")

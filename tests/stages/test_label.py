@@ -398,7 +398,7 @@ def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
     config, workdir = config_of(f"folder:{photos}", (str(teacher),), gallery_images=0), tmp_path / "run"
     label.run(config, workdir)
     model = json.loads((teacher / "model.json").read_text())
-    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another"}))
+    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another", "checksum": ""}))
     refused(rf"{workdir} was labelled by another small than the one now in {teacher}; choose", config, workdir)
     shutil.rmtree(teacher)  # no longer needed
     label.run(config, workdir)
