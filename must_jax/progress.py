@@ -105,6 +105,11 @@ class Progress:
         return ", ".join([*parts, self._note] if self._note else parts)
 
 
+def rounded(value: float, digits: int = 3) -> str:
+    """To so many significant digits, never with an exponent below a million: 99.7, 2 -> "100"; 1234.5 -> "1,230"."""
+    return f"{float(f'{value:.{digits}g}'):,g}"
+
+
 def counted(count: int, noun: str) -> str:
     """(1, "image") -> "1 image"; (2000, "box") -> "2,000 boxes"."""
     ending = "" if count == 1 else "es" if noun.endswith("x") else "s"

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from must_jax import progress
-from must_jax.progress import Progress, Waiting, counted
+from must_jax.progress import Progress, Waiting, counted, rounded
 
 
 @pytest.fixture
@@ -61,3 +61,7 @@ def test_what_is_waited_for_and_how_long(monkeypatch, capsys):
 
 def test_things_are_counted_in_words():
     assert [counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
+
+
+def test_numbers_are_rounded_without_exponents():
+    assert [rounded(value, 2) for value in (99.7, 100, 1234.5, 0.1234, 0)] == ["100", "100", "1,200", "0.12", "0"]

@@ -100,7 +100,7 @@ def decode_reduced(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> t
         elif data.startswith(_BY_OPENCV):
             image = _by_opencv(data)
         else:
-            raise _unreadable("this format is not known" if data else "the file is empty")
+            raise _unreadable(headers.unlike_an_image(data))
     except UserError:
         raise
     except Exception as error:  # decoders raise nearly anything on broken bytes

@@ -15,6 +15,7 @@ JPEG_START = b"\xff\xd8"
 _SEQUENTIAL = bytes((0, 63, 0))  # first and last coefficient and bits of a scan with all of them
 _MOST_STRAY = 64  # bytes between segments
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_TEXT = 256  # bytes
 _BY_PILLOW = ("PNG", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 
 
@@ -83,6 +84,18 @@ def pixels(data: bytes) -> int:
         raise UserError(f"an image cannot be read: {error}") from None
     except Exception:  # plugins raise nearly anything on broken bytes
         return 0
+
+
+def unlike_an_image(data: bytes) -> str:
+    """What bytes are that no decoder takes, as far as their beginning says so."""
+    start = data[:_TEXT].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data.strip(b"\0"):
+        return "the file is all zeros" if data else "the file is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; run git lfs pull"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page"
+    return "this format is not known"
 
 
 def opened(data: bytes, formats: Iterable[str] = ("JPEG", "WEBP", *_BY_PILLOW)) -> PIL.Image.Image | None:

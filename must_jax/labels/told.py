@@ -9,7 +9,7 @@ import numpy as np
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.statistics import MOST_BOXES, Statistics
 from must_jax.labels.summary import Summary
-from must_jax.progress import counted
+from must_jax.progress import counted, rounded
 
 _MOST_CLASSES = 20  # that are listed
 _MANY_BOXES, _FAR = 20, 0.6  # of many boxes one reaches farther than this share of its image
@@ -44,8 +44,8 @@ def _boxes(statistics: Statistics, labelled: int) -> list[str]:
         low, middle, high = (100 * side for side in (statistics.low, statistics.quantile(0.5), statistics.high))
         down, across = 100 * statistics.reach_yx
         parts.append(
-            f"size from {low:.2g} over {middle:.2g} (median) to {high:.3g} % of the image's, reaching to {across:.0f} "
-            f"% of the width and {down:.0f} % of the height"
+            f"size from {rounded(low, 2)} over {rounded(middle, 2)} (median) to {rounded(high)} % of the image's, "
+            f"reaching to {across:.0f} % of the width and {down:.0f} % of the height"
         )
         if boxes >= _MANY_BOXES and statistics.reach_yx.max() < _FAR:
             parts.append("no box in the right or lower part of an image: are they in pixels of images of this size?")
@@ -60,14 +60,11 @@ def _map(kind: MapLabel, classes: Sequence[str], statistics: Statistics) -> list
         shares = 100 * statistics.class_amount / statistics.known
         listed = np.argsort(-shares, kind="stable")[:_MOST_CLASSES]
         of_classes = ", ".join(f"{classes[index]} {shares[index]:.3g} %" for index in listed if shares[index])
-        return [f"of the pixels {of_classes}", f"without label: {100 * (1 - known):.2g} %"]
+        return [f"of the pixels {of_classes}", f"without label: {rounded(100 * (1 - known), 2)} %"]
     valid = f"valid: {100 * known:.3g} %"
     if kind.content == "scalar":
-        middle, unit = statistics.quantile(0.5), f" {kind.unit}" * bool(kind.unit)
-        return [
-            f"{kind.field} from {statistics.low:.3g} over {middle:.3g} (median) to {statistics.high:.3g}{unit}",
-            valid,
-        ]
+        low, middle, high = map(rounded, (statistics.low, statistics.quantile(0.5), statistics.high))
+        return [f"{kind.field} from {low} over {middle} (median) to {high}{f' {kind.unit}' * bool(kind.unit)}", valid]
     mean = statistics.total / statistics.known
     words = [
         (positive if value > 0 else negative)

@@ -261,6 +261,21 @@ def test_no_format_is_opened_that_is_not_read(monkeypatch: pytest.MonkeyPatch):
             decode_image(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "the file is empty"),
+        (bytes(5000), "the file is all zeros"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS; run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "it is a web page"),
+        (b"<HTML>moved</HTML>", "it is a web page"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(data: bytes, what: str):
+    with pytest.raises(UserError, match=what):
+        decode_image(data)
+
+
 @pytest.mark.parametrize("suffix", [".hdr", ".pfm", ".ras", ".pam"])
 def test_formats_that_only_opencv_knows_are_not_opened(suffix: str):
     """The first two hold floating-point numbers, which OpenCV would cut off at 255."""

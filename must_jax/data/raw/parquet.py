@@ -146,6 +146,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _image_column(path: Path, table: Any, wanted: str) -> pa.Field:
     schema = table.schema_arrow
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise UserError(f"{path} has several columns called '{twice[0]}'; write it with another name for each")
     if wanted and wanted not in schema.names:
         raise UserError(f"{path} has no column '{wanted}' (config.image_column); {nearest(wanted, schema.names)}")
     if wanted and not _holds_bytes(schema.field(wanted).type):

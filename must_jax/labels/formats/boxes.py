@@ -63,11 +63,12 @@ class BoxesFormat(Placed):
         """
         count, area = len(corners), np.prod(corners[:, 2:] - corners[:, :2], axis=1)
         in_first = np.all(corners <= _FRACTION, axis=1) & (area > 0)
-        first = int(np.count_nonzero(in_first))
         if self.fractions:
-            if count and np.mean(np.any(corners > _FRACTION, axis=1)) > MOST:
+            # Fractions whose numbers mean something else, two corners for instance, seem to reach up to 2.
+            if count and np.mean(np.any(corners > 2 * _FRACTION, axis=1)) > MOST:
+                beyond = int(np.count_nonzero(np.any(corners > _FRACTION, axis=1)))
                 raise UserError(
-                    f"{where}: {count - first} of {counted(count, 'box')} reach beyond 1, so they are no "
+                    f"{where}: {beyond} of {counted(count, 'box')} reach beyond 1, so they are no "
                     "fractions of their images; remove the option fractions"
                 )
             return corners * np.tile(hw, 2)
@@ -93,7 +94,7 @@ class BoxesFormat(Placed):
           complaint: what to say of a row whose box lies outside of its image.
 
         Raises:
-          UserError: boxes lie more than a pixel outside, and are not to be clipped.
+          UserError: boxes lie more than a pixel outside, and are not to be clipped; or none of them is left.
         """
         ends = np.tile(boxes.hw, 2)
         has_area = np.all(boxes.boxes_px[:, 2:] > boxes.boxes_px[:, :2], axis=1)
@@ -114,6 +115,11 @@ class BoxesFormat(Placed):
                 "dropped as duplicates": copies,
             },
         )
+        if len(kept) and not kept.any():
+            raise UserError(
+                f"{where}: none of {counted(len(kept), 'box')} is left, so nothing can be learnt from them; "
+                "correct them"
+            )
         order = np.flatnonzero(kept)[np.argsort(boxes.image[kept], kind="stable")]
         starts = np.searchsorted(boxes.image[order], np.arange(images + 1))
         slices = (order[start:stop] for start, stop in itertools.pairwise(starts.tolist()))

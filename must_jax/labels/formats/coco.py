@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, FiniteFloat
 
 from must_jax import files
+from must_jax.config.base import Number
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind
@@ -18,15 +19,15 @@ from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo
 from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, kind_of, later
 from must_jax.labels.formats.class_lists import Classes
-from must_jax.labels.formats.json_files import Category, Id, by, read_json
+from must_jax.labels.formats.json_files import Category, Id, Integer, by, read_json
 from must_jax.labels.formats.names import match
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal
 from must_jax.progress import counted
 
 _LARGE = 2**31 - 1
-_Coordinate = Annotated[FiniteFloat, Field(gt=-_LARGE, lt=_LARGE)]
-_Length = Annotated[FiniteFloat, Field(ge=0, lt=_LARGE)]
-_Side = Annotated[int, Field(gt=0, lt=_LARGE)]
+_Coordinate = Annotated[FiniteFloat, Field(gt=-_LARGE, lt=_LARGE), Number]
+_Length = Annotated[FiniteFloat, Field(ge=0, lt=_LARGE), Number]
+_Side = Annotated[int, Field(gt=0, lt=_LARGE), Number]
 _READINGS: dict[str, tuple[str, np.ndarray]] = {  # of the four numbers of a box: in words, and from them y0, x0, y1, x1
     "xywh": ("x, y, width, height", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0]], np.float64)),
     "xyxy": ("x0, y0, x1, y1", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], np.float64)),
@@ -52,7 +53,7 @@ class _Annotation:
     """`bbox`: see `Coco`. `area`, in square pixels, is that of the outline, or of the box where there is none."""
 
     image_id: Id
-    category_id: int
+    category_id: Integer
     bbox: tuple[_Coordinate, _Coordinate, _Length, _Length]
     iscrowd: int | None = 0
     area: Any = None

@@ -20,7 +20,7 @@ from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, Placed
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.coco import category_classes
-from must_jax.labels.formats.json_files import Category, Id, by, read_json
+from must_jax.labels.formats.json_files import Category, Id, Integer, by, read_json
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match
 from must_jax.labels.formats.png import SUFFIX, Header, check_headers, map_label, read_codes
 from must_jax.labels.formats.spelling import as_here
@@ -36,8 +36,8 @@ class _Image:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    id: int
-    category_id: int
+    id: Integer
+    category_id: Integer
 
 
 @dataclass(frozen=True, slots=True)

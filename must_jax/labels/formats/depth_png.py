@@ -13,7 +13,7 @@ from must_jax.config import Listed
 from must_jax.errors import UserError
 from must_jax.labels.formats.png import Header, PngMaps, Seen, read_codes
 from must_jax.labels.statistics import Statistics
-from must_jax.progress import say
+from must_jax.progress import rounded, say
 
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 _OFTEN = {"mm": 0.001, "cm": 0.01, "1/256": 1 / 256, "1/5000": 1 / 5000, "m": 1.0}  # KITTI and TUM have the fractions
@@ -90,7 +90,7 @@ class DepthPng(PngMaps):
             return ""
         units = {**_OFTEN, **({f"1/{self._metres:g}": 1 / self._metres} if self._metres > 1 else {})}
         fitting = [
-            f"{low * metres:.3g} to {high * metres:.3g} m with unit={name}"
+            f"{rounded(low * metres)} to {rounded(high * metres)} m with unit={name}"
             for name, metres in units.items()
             if _LIKELY_M[0] <= middle * metres <= _LIKELY_M[1]
         ]
@@ -101,8 +101,8 @@ class DepthPng(PngMaps):
         if seen.files["top alone"]:
             share = 100 * seen.amount["top alone"] / max(1, seen.amount["valid"])
             say(
-                f"{path}: {share:.2g} % of what is valid has code {_LARGEST}, and all others are below half of it, so "
-                f"it may be sky, or no depth; set the option invalid={_LARGEST} then"
+                f"{path}: {rounded(share, 2)} % of what is valid has code {_LARGEST}, and all others are below half of "
+                f"it, so it may be sky, or no depth; set the option invalid={_LARGEST} then"
             )
         if maps and seen.files["stretched"] > _MOST_FILES * maps:
             say(

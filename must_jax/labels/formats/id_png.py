@@ -17,7 +17,7 @@ from must_jax.errors import UserError, nearest
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.png import Header, PngMaps, Seen, read_indices
 from must_jax.labels.statistics import Statistics
-from must_jax.progress import say
+from must_jax.progress import rounded, say
 
 Code = Annotated[int, Field(ge=0, le=WIDE_IGNORE_ID)]
 Codes = Annotated[tuple[Code, ...], Listed]
@@ -127,7 +127,7 @@ class IdPng(PngMaps):
         share = 100 * seen.amount[ignored[0]] / pixels
         what = (
             f"{path}: {_quoted(never)} of {len(self.classes)} classes never occur{'s' * (len(never) == 1)}, but code "
-            f"{ignored[0]}, which is declared to be no label, is {share:.2g} % of the pixels, in "
+            f"{ignored[0]}, which is declared to be no label, is {rounded(share, 2)} % of the pixels, in "
             f"{seen.files[ignored[0]]} of the masks"
         )
         if self.codes or not self._is_doubtful(never, ignored):

@@ -11,37 +11,55 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
+from must_jax.config.base import Number
 from must_jax.errors import UserError
 from must_jax.labels.formats.refusals import refusal
 
 T = TypeVar("T")
 
 
+Integer = Annotated[int, Number]
+
+
 @dataclass(frozen=True, slots=True)
 class Category:
-    id: int
-    name: str
+    id: Integer
+    name: Annotated[str, pydantic.Field(min_length=1)]
 
 
 def _same(id_: int | str) -> int | str:
     return int(id_) if isinstance(id_, str) and id_.isdecimal() and str(int(id_)) == id_ else id_
 
 
-Id = Annotated[int | str, pydantic.AfterValidator(_same)]  # "7" is 7: tools write either, and some write both
+Id = Annotated[int | str, Number, pydantic.AfterValidator(_same)]  # "7" is 7: tools write either, and some write both
 
 
-def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] = lambda item: item) -> Any:
     """What a file holds.
 
     Raises:
-      ValueError: it is no JSON, or one that is nested too deeply to be read.
+      ValueError: it is no JSON, one that is nested too deeply to be read, or one whose objects have a key twice, of
+        which parsers take either.
     """
+    twice = ""
+
+    def item_of(pairs: list[tuple[str, Any]]) -> Any:
+        nonlocal twice
+        item = dict(pairs)
+        if len(item) < len(pairs) and not twice:
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+        return object_hook(item)
+
     try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
+        content = json.loads(path.read_bytes(), object_pairs_hook=item_of)
     except RecursionError:
         raise ValueError("its lists or objects are nested too deeply to be read") from None
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from None
+    if twice:
+        raise ValueError(f"an object has the key '{twice}' twice, and it is not clear which counts")
+    return content
 
 
 def read_json(path: Path, type_: type[T]) -> T:

@@ -178,7 +178,8 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
         with file.open("rb") as opened:
             start = opened.read(26)
         if not start.startswith(_SIGNATURE) or len(start) < 26:
-            raise UserError(f"{file} is not a PNG file; convert or remove it")
+            what = "is not a PNG file; convert or remove it" if start else "is empty; replace or remove it"
+            raise UserError(f"{file} {what}")
         header = Header(start[24], _COLOURS.get(start[25], "unknown"))
         if header not in allowed:
             kinds = " or ".join(map(str, allowed))

@@ -170,7 +170,9 @@ class Voc(BoxesFormat):
         except (ParseError, DefusedXmlException, ValueError) as error:
             raise UserError(f"{file} is not as VOC describes it: {error}; correct the file") from None
         corners_yxyx = np.array(corners, np.float64).reshape(-1, 4)
-        if not np.isfinite(corners_yxyx).all() or np.any(corners_yxyx[:, 2:] < corners_yxyx[:, :2]):
+        if not np.isfinite(corners_yxyx).all():
+            raise UserError(f"{file} has a box with a coordinate that is not a finite number; correct the file")
+        if np.any(corners_yxyx[:, 2:] < corners_yxyx[:, :2]):
             raise UserError(f"{file} has a box that ends before it begins; correct the file")
         if np.abs(corners_yxyx).max(initial=0) > _LARGE:
             raise UserError(

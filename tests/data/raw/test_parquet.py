@@ -122,6 +122,13 @@ def test_a_row_without_bytes_is_an_image_that_cannot_be_read(tmp_path: Path):
     assert whole.load() == IMAGES[0]
 
 
+def test_columns_of_one_name_are_refused(tmp_path: Path):
+    columns = [pa.array([b"a"]), pa.array([b"b"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["image", "image"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has several columns called 'image'; write it with another name for each"):
+        len(open_raw(f"parquet:{tmp_path}/a.parquet", tmp_path, "", ()))
+
+
 @pytest.mark.parametrize(
     ("columns", "wanted", "sentence"),
     [

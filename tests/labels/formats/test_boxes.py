@@ -95,6 +95,44 @@ def test_coco_fractions(tmp_path: Path):
     refused("all 6 boxes are smaller than a pixel", "coco", dots)
 
 
+def test_fractions_of_another_order_are_called_so(tmp_path: Path):
+    far = CORNERS + np.array([70, 50, 70, 50])  # were the centres top left corners, all boxes would end below the image
+    centres = np.hstack([(far[:, :2] + far[:, 2:]) / 2, far[:, 2:] - far[:, :2]])
+    file = coco(tmp_path, centres / UNIT)
+    refused("6 of 6 boxes do not lie in their image .* set the option bbox=cxcywh$", "coco", file, fractions=True)
+    assert in_pixels(read("coco", file, fractions=True, bbox="cxcywh")) == [[box] for box in far.tolist()]
+
+
+def test_boxes_of_which_none_is_left_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flat = coco(tmp_path, np.hstack([CORNERS[:, :2], np.zeros((6, 2))]))
+    refused("none of 6 boxes is left, so nothing can be learnt from them", "coco", flat)
+    assert "of 6 boxes: 6 dropped, because they have no area" in capsys.readouterr().err
+
+
+def test_true_is_no_number_and_no_name_is_no_class(tmp_path: Path):
+    refused(
+        "annotations.0.category_id': Input should be a number", "coco", coco(tmp_path, xywh(CORNERS), category_id=bool)
+    )
+    refused(
+        "annotations.1.bbox.0': Input should be a number",
+        "coco",
+        coco(tmp_path, xywh(CORNERS), bbox=lambda i: [True, 2, 3, 4] if i == 1 else [1, 2, 3, 4]),
+    )
+    file = coco(tmp_path, xywh(CORNERS), lambda content: content["categories"][0].update(name=""))
+    refused("categories.0.name': String should have at least 1 character", "coco", file)
+
+
+def test_a_key_that_an_object_has_twice(tmp_path: Path):
+    file = coco(tmp_path, xywh(CORNERS))
+    file.write_text(file.read_text().replace('"categories"', '"annotations": [], "categories"'))
+    refused("an object has the key 'annotations' twice", "coco", file)
+
+
+def test_a_voc_box_that_is_not_a_number(tmp_path: Path):
+    folder = voc(tmp_path, [("nan", 20, 50, 70), *CORNERS[1:].tolist()])
+    refused("p0.xml has a box with a coordinate that is not a finite number", "voc", folder, classes="brick")
+
+
 def test_voc_fractions(tmp_path: Path):
     folder = voc(tmp_path, CORNERS / UNIT)
     refused("6 of 6 boxes lie within the first pixel .* fractions=true$", "voc", folder, classes="brick")

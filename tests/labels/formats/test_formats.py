@@ -158,7 +158,7 @@ def test_sizes_of_another_image(tmp_path: Path):
             " has a box of cow from (1, 1) to (34, 9), outside of its 32 x 32 ",
         ),
         (voc_xml([("cow", (9, 1, 5, 9))]), {}, " has a box that ends before it begins; "),
-        (voc_xml([("cow", (float("nan"), 1, 5, 9))]), {}, " has a box that ends before it begins; "),
+        (voc_xml([("cow", (float("nan"), 1, 5, 9))]), {}, " has a box with a coordinate that is not a finite number; "),
         (voc_xml([], side=0), {}, " is not as VOC describes it: its size is 0 x 0; "),
         ("<annotation></annotation>", {}, " is not as VOC describes it: it has no size/height in annotation; "),
         (voc_xml([("cow", (1, 1, 9, 9))])[:-20], {}, " is not as VOC describes it: "),
@@ -259,6 +259,13 @@ def test_damaged_png(format_: str, options: dict, broken: Callable[[bytes], byte
     file.write_bytes(broken(file.read_bytes()))
     with pytest.raises(UserError, match=rf"{file} is (truncated or damaged|not a PNG file)"):
         read(format_, tmp_path / "maps", **options)
+
+
+def test_an_empty_map(tmp_path: Path):
+    write_png(tmp_path / "maps/0.png", np.zeros((SIDE, SIDE), "u1"))
+    (tmp_path / "maps/0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"0\.png is empty; replace or remove it"):
+        read("id_png", tmp_path / "maps", classes=("a",))
 
 
 def test_a_folder_without_maps(tmp_path: Path):
