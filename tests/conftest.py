@@ -32,6 +32,8 @@ assert jax.device_count() == 4  # from here on a run cannot change it
 # them are about it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MARK = "MUST_JAX_TEST"  # environment variable: the test that has started a process, whoever its parent is by now
 FAILED = pytest.StashKey[bool]()

@@ -29,7 +29,7 @@ def test_one_process_at_a_time(tmp_path: Path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), CONFIG.model_dump_json()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
-        with pytest.raises(UserError, match="another process is at work"):
+        with pytest.raises(UserError, match="another process is using"):
             claim(tmp_path / "run", CONFIG)
         holder.kill()  # even so the folder is free again
     claim(tmp_path / "run", CONFIG)
