@@ -181,8 +181,8 @@ def check_unchanged(columns: Iterable[Column]) -> None:
     Raises:
       UserError: labels were changed or damaged since they were written.
     """
-    stored = [column for column in columns if isinstance(column, LabelColumn)]
-    if damaged := verify.changed_shards((column.folder, column.manifest) for column in stored):
+    stored = {column.folder: column.manifest for column in columns if isinstance(column, LabelColumn)}  # each once
+    if damaged := verify.changed_shards(stored.items()):
         raise UserError(f"{damaged[0]} (damaged shards in all: {len(damaged)})")
 
 

@@ -73,3 +73,15 @@ def test_a_threshold_without_a_column_is_refused(data_dir: Path, boxes: str):
     source = SourceConfig(images=IMAGES, labels=(boxes,), min_confidence={"detektion": 0.7})
     with pytest.raises(UserError, match="did you mean 'detection'"):
         inputs.check(TrainConfig(train=(source,), tasks={"detection": {}}))
+
+
+def test_a_damaged_shard_counts_once_although_its_column_is_read_twice(data_dir: Path, tmp_path: Path):
+    write_column(tmp_path / "column", "depth", open_images(IMAGES, data_dir))
+    config = SourceConfig(images=IMAGES, labels=(str(tmp_path / "column"),))
+    trained_on, validated_on = (inputs.open_source(config, str(data_dir), ["depth"]) for _ in range(2))
+    shard = next((tmp_path / "column").glob("*.array_record-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=rf"^{shard} has other bytes .* \(damaged shards in all: 1\)$"):
+        inputs.check_unchanged([*trained_on.columns, *validated_on.columns])

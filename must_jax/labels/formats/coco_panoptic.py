@@ -91,7 +91,8 @@ class CocoPanoptic(Placed):
                 raise UserError(f"{path} labels image {each.image_id}, which is not in its images; correct either")
             if (name := here(each.file_name)) not in pngs:
                 raise UserError(f"{path} names {each.file_name}, which is not in {folder}; set masks to its folder")
-            segments = {segment.id: class_of(segment.category_id) for segment in each.segments_info}
+            listed = by("id", each.segments_info, f"{path}: {each.file_name}")
+            segments = {id_: class_of(segment.category_id) for id_, segment in listed.items()}
             annotations[images[each.image_id].file_name] = (
                 pngs[name],
                 {_VOID: stored.ignore_id, **segments},

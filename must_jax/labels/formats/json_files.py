@@ -86,7 +86,7 @@ def read_json(path: Path, type_: type[T]) -> T:
     raise refusal([f"{unlike} {problem}; correct the file" for problem in problems])
 
 
-def by(field: str, items: Sequence[T], path: Path) -> dict[Any, T]:
+def by(field: str, items: Sequence[T], where: Path | str) -> dict[Any, T]:
     """The items by one of their fields.
 
     Raises:
@@ -95,5 +95,5 @@ def by(field: str, items: Sequence[T], path: Path) -> dict[Any, T]:
     found: dict[Any, T] = {}
     for key, item in zip(map(attrgetter(field), items), items, strict=True):
         if found.setdefault(key, item) is not item:
-            raise UserError(f"{path} lists the {field} '{key}' twice; give everything an id and a name of its own")
+            raise UserError(f"{where} lists the {field} '{key}' twice; give everything an id and a name of its own")
     return found

@@ -306,6 +306,11 @@ def test_coco_panoptic(tmp_path: Path):
     refused(f"{png} has pixels of segment 2, which {file} does not list for it; ", "coco_panoptic", file)
     write_png(png, grey())
     refused(f"{png} is 8-bit grey, but coco_panoptic takes 8-bit RGB; ", "coco_panoptic", file)
+    twice = [{"id": 1, "category_id": 3}, {"id": 1, "category_id": 4}]
+    both = {"categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "sky"}]}
+    both["annotations"] = [{"image_id": 100, "file_name": "0.png", "segments_info": twice}]
+    refused(f"{file}: 0.png lists the id '1' twice; ", "coco_panoptic", panoptic(tmp_path, **both))
+    panoptic(tmp_path)
     png.unlink()
     refused(f"{file} names 0.png, which is not in {tmp_path / 'panoptic'}; ", "coco_panoptic", file)
     other = [{"image_id": 1, "file_name": "0.png", "segments_info": []}]
