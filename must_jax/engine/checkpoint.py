@@ -196,6 +196,9 @@ def _readable(folder: Path, *, step: int | None = None, finished: bool = False) 
     """Inside, what libraries raise of a checkpoint that they cannot read is a sentence. `step`: the newest if None."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; move it away")
+    for there in sorted(_steps(folder), reverse=True):  # all of them are looked at where a folder is opened
+        if other := sums.no_file(folder / str(there)):
+            raise UserError(f"{other}; {_advice(folder, there, finished)}")
     try:
         yield
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):

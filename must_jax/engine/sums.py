@@ -44,12 +44,19 @@ def write(folder: Path, step: int) -> None:
     files.write_json(folder / FILE, Sums.of(step, _sums(folder)).model_dump())
 
 
+def no_file(folder: Path) -> str:
+    """What in a checkpoint is neither file nor folder, in words, or "": libraries would wait for a pipe's writer."""
+    for place in folder.rglob("*"):
+        if place != folder / FILE and not (place.is_dir() or place.is_file()):
+            return f"{place} is no file, but a pipe, a device or a dangling link"
+    return ""
+
+
 def changed(folder: Path, step: int) -> str | None:
     """What of a checkpoint is not as it was written, in words; "" = nothing, None = that is not known."""
     path = folder / FILE
-    for place in folder.rglob("*"):
-        if place != path and not (place.is_dir() or place.is_file()):  # libraries would wait for a pipe's writer
-            return f"{place} is no file, but a pipe, a device or a dangling link"
+    if other := no_file(folder):
+        return other
     if not path.exists():
         return None
     try:
