@@ -65,7 +65,7 @@ def check_folder(path: Path, said: str) -> None:
             why = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{said} cannot be a folder: {why}; choose another") from None
         if not stat.S_ISDIR(mode):
-            what = _KINDS.get(stat.S_IFMT(mode), "a device")
+            what = _kind(mode)
             if place == path:
                 raise UserError(f"{said} is {what}; name a folder")
             raise UserError(f"{said} leads through {place}, which is {what}; choose another folder")
@@ -73,7 +73,19 @@ def check_folder(path: Path, said: str) -> None:
 
 
 _NO_PLACE = {errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}  # ENOENT: in /proc
-_KINDS = {stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def kind_of(path: Path) -> str:
+    """What is there, in words; "" = nothing that can be looked at."""
+    try:
+        return _kind(path.stat().st_mode)
+    except (OSError, ValueError):
+        return ""
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def make_folder(path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import must_jax
+from must_jax import files
 from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.shards import COLUMNS
@@ -97,6 +98,11 @@ def _format(task: str, config: TruthConfig) -> Format:
     if format_.holds == "" and config.path:
         raise UserError(f"config.labels.{task}.path is set, but '{config.format}' reads the images' names; remove it")
     path, holds = Path(config.path).expanduser(), format_.holds
-    if (holds == "file" and not path.is_file()) or (holds == "folder" and not (config.path and path.is_dir())):
-        raise UserError(f"config.labels.{task}: there is no {holds} '{config.path}'; correct its path")
+    if holds and not config.path:
+        raise UserError(f"config.labels.{task}.path is missing; set it to the {holds} with the labels")
+    if holds and (kind := files.kind_of(path)) != f"a {holds}":
+        what = f"there is no {holds} '{config.path}'"
+        if kind:
+            what = f"'{config.path}' is {kind}, but '{config.format}' reads a {holds}"
+        raise UserError(f"config.labels.{task}: {what}; correct its path")
     return format_

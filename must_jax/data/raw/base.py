@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from must_jax.data import folders
 from must_jax.data.folders import LeftOut
 from must_jax.errors import UserError
+from must_jax.files import kind_of
 
 BY_SUFFIX = f"images are files that end in {', '.join(folders.IMAGE_SUFFIXES)}"
 
@@ -94,9 +95,12 @@ def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]
         found = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in found if file.is_file())
     if not files:
+        kind = kind_of(path)
+        what = (
+            f"{pattern} is {kind}" if kind not in ("", "a folder") else f"there is no {suffixes[0]} file in {pattern}"
+        )
         raise UserError(
-            f"images='{spec}': there is no {suffixes[0]} file in {pattern}; give a file, a folder of files, or a "
-            f"pattern like 'FOLDER/*{suffixes[0]}'"
+            f"images='{spec}': {what}; give a file, a folder of files, or a pattern like 'FOLDER/*{suffixes[0]}'"
         )
     folder = os.path.commonpath([file.parent for file in files])
     return [File(folders.printable(os.path.relpath(file, folder)), file, file.stat().st_size) for file in files]

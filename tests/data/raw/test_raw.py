@@ -100,6 +100,7 @@ def test_a_tfds_dataset_keeps_its_bytes(data_dir: Path):
         ("photos:train", "'photos' is not a kind of source; known: folder, parquet, tar, tfds"),
         ("folder:/does/not/exist", "there is no folder /does/not/exist"),
         ("tar:/does/not/exist.tar", r"there is no .tar file in /does/not/exist.tar; give a file, a folder of files"),
+        ("tar:/dev/null", r"images='tar:/dev/null': /dev/null is a device; give a file, a folder of files"),
         ("parquet:/does/not/*.parquet", r"there is no .parquet file in /does/not/\*.parquet"),
         ("tfds:nothing:train", "there is no TFDS dataset in .*nothing"),
     ],
