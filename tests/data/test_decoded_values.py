@@ -15,30 +15,10 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import tifffile
+from smooth import encoded, picture
 
 from must_jax.data.decoding import Ranges, Values, check_image, decode_image, decode_reduced, image_shape
 from must_jax.errors import UserError
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    """Smooth, and different in every corner and channel."""
-    y, x = np.mgrid[:height, :width]
-    return (
-        np.dstack([255 * x / width, 255 * y / height, 255 * (1 - x / width) * (1 - y / height)])
-        .round()
-        .astype(np.uint8)
-    )
-
-
-def encoded(image: np.ndarray, format: str, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image).convert(mode).save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def jpeg(height: int, width: int) -> bytes:
-    return encoded(picture(height, width), "JPEG", quality=95, subsampling=0)
-
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 13, 3), np.uint8)

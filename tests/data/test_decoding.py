@@ -17,30 +17,11 @@ import PIL.ImageOps
 import pytest
 from photos import bomb
 from PIL.PngImagePlugin import PngInfo
+from smooth import encoded, jpeg, picture
 
 from must_jax.data import decoding
 from must_jax.data.decoding import check_image, decode_image, decode_reduced, image_shape
 from must_jax.errors import UserError
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    """Smooth, and different in every corner and channel."""
-    y, x = np.mgrid[:height, :width]
-    return (
-        np.dstack([255 * x / width, 255 * y / height, 255 * (1 - x / width) * (1 - y / height)])
-        .round()
-        .astype(np.uint8)
-    )
-
-
-def encoded(image: np.ndarray, format: str, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image).convert(mode).save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def jpeg(height: int, width: int) -> bytes:
-    return encoded(picture(height, width), "JPEG", quality=95, subsampling=0)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"])

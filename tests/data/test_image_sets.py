@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.ExifTags
-import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from smooth import encoded, jpeg, picture
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import image_sets
@@ -26,26 +25,6 @@ from must_jax.errors import UserError
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    """Smooth, and different in every corner and channel."""
-    y, x = np.mgrid[:height, :width]
-    return (
-        np.dstack([255 * x / width, 255 * y / height, 255 * (1 - x / width) * (1 - y / height)])
-        .round()
-        .astype(np.uint8)
-    )
-
-
-def encoded(image: np.ndarray, format: str, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image).convert(mode).save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def jpeg(height: int, width: int) -> bytes:
-    return encoded(picture(height, width), "JPEG", quality=95, subsampling=0)
 
 
 def test_folder(tmp_path: Path):
