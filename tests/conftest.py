@@ -40,6 +40,11 @@ FAILED = pytest.StashKey[bool]()
 PYTHONS_OWN = "multiprocessing"  # processes that serve all tests
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes stay out of the tests' names: gzip's hold the time, and all workers must see the same names."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
