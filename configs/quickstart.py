@@ -94,8 +94,8 @@ def evaluate(runs: str) -> ConfigDict:
             "inits": {"scratch": "", **inits},
             "downstream": {name: _downstream(name, task) for name, task in DOWNSTREAM.items()},
             "transfers": (
-                _transfer("frozen", steps=150, batch_size=32, learning_rates=(0.2, 0.6)),
-                _transfer("finetune", steps=80, batch_size=16, learning_rates=(0.1, 0.3)),
+                _transfer("frozen", steps=100, batch_size=32, learning_rates=(0.2, 0.6)),
+                _transfer("finetune", steps=60, batch_size=16, learning_rates=(0.2,)),
             ),
             "model": MODEL,
             "image_size": IMAGE_SIZE,

@@ -110,6 +110,7 @@ def eval_batches(
     image_size: int,
     batch_size: int,
     map_stride: int = 1,
+    start_step: int = 0,
     rows: np.ndarray | None = None,
     threads: int = 0,
     on_bad: OnBad | None = None,
@@ -141,7 +142,7 @@ def eval_batches(
         return made | {"content_hw": content_hw}
 
     padded = batch_size * math.ceil(count / batch_size)
-    return _iterate(_batches(grain.MapDataset.range(padded).map(example), batch_size, rows), threads)
+    return _iterate(_batches(grain.MapDataset.range(padded).map(example), batch_size, rows)[start_step:], threads)
 
 
 class TruthReader:

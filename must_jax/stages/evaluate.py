@@ -23,7 +23,7 @@ from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
 from must_jax.stages import inputs, memory, results, supervision
-from must_jax.stages.transfer import Downstream, Transfer, Trunk
+from must_jax.stages.transfer import MEASURED, Downstream, Transfer, Trunk
 from must_jax.stages.workdir import RESULT_FILE, check, claim
 from must_jax.trained import Trained
 
@@ -168,20 +168,21 @@ def _rows(
     runs: Runs,
     progress: Progress,
 ) -> list[Row]:
-    """One starting point on one set: the first seed's validation selects the learning rate, then all seeds test."""
+    """One starting point on one set: the first seed's validation selects a learning rate, and all seeds are tested."""
     start = functools.cache(lambda: program().start(trained.variables if trained else None))
     made_of = trained.digest[:16] if trained else "random"  # a retrained starting point is measured again
 
     def measured(seed: int, rate: float, *splits: str) -> Measured:
-        run = "/".join([f"{name}/{made_of}/seed {seed}/rate {rate:g}", *splits])
+        run = f"{name}/{made_of}/seed {seed}/rate {rate:g}/{' and '.join(splits)}"
         values = runs.get(run, lambda: program().measure(start(), seed, rate, *splits))
         progress.note(f"{transfer.mode} {downstream.name} from {init}")
         progress.advance()
         return values
 
     first, *others = transfer.seeds
-    tried = {rate: measured(first, rate) for rate in transfer.learning_rates}
-    rate = choose({rate: values["validation"] for rate, values in tried.items()})
+    splits = MEASURED if len(transfer.learning_rates) > 1 else ("test",)  # of one rate there is nothing to choose
+    tried = {rate: measured(first, rate, *splits) for rate in transfer.learning_rates}
+    rate = choose({rate: values.get("validation") for rate, values in tried.items()})
     by_seed = {first: tried[rate]} | {seed: measured(seed, rate, "test") for seed in others}
     task = downstream.task
     what = init, task.name, downstream.name, transfer.mode, task.metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax.config import TransferConfig
+from must_jax.data.kept import KeptBatches
 from must_jax.data.pipeline import Source, TruthReader, eval_batches, train_batches
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
@@ -92,14 +94,16 @@ class Transfer:
             for split, source in downstream.sources.items()
             if split in MEASURED
         }
+        # All starting points share these.
+        self._train_batches, self._eval_batches = KeptBatches(self._read_train), KeptBatches(self._read_split)
+        self._init = functools.cache(self._fresh)
 
     def start(self, trained: Variables | None) -> Start:
         """What to train on, starting from backbone and pyramid of `trained`; None = random ones."""
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
     def measure(self, start: Start, seed: int, learning_rate: float, *splits: str) -> dict[str, float | None]:
-        """Trains once; split -> the task's headline metric; None: training diverged. No `splits` means all of them."""
-        splits = splits or MEASURED
+        """Trains once; split, of `MEASURED` -> the task's headline metric; None: training diverged."""
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
         state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
         try:
@@ -128,7 +132,7 @@ class Transfer:
         """All parameters are trained on augmented images."""
 
         def variables(seed: int) -> Variables:
-            fresh = self._fresh(seed)
+            fresh = self._init(seed)
             return transfer(fresh, trained) if trained else fresh
 
         return Start(variables, self._train_batches, lambda split, seed: self._eval_batches(split))
@@ -161,7 +165,7 @@ class Transfer:
             return 0 if trained else seed
 
         return Start(
-            lambda seed: _parts(self._fresh(seed), ("heads",)),
+            lambda seed: _parts(self._init(seed), ("heads",)),
             lambda seed: _shuffled(pool_of(seed), self._config.batch_size, seed),
             lambda split, seed: held_out_of(drawn_by(seed))[split],
         )
@@ -176,21 +180,18 @@ class Transfer:
         As initialised for training, a random trunk would effectively be its stem with shortcuts. Without statistics of
         its own, activations would explode or vanish with depth.
         """
-        fresh = _parts(self._init(seed, identity_blocks=False), TRUNK)
+        fresh = _parts(self._fresh(seed, identity_blocks=False), TRUNK)
         placed, stats = put_replicated(self._mesh, fresh), []
         for batch in itertools.islice(self._train_batches(seed), CALIBRATION):
             stats.append(jax.device_get(self._trunk.statistics(placed, put_batch(self._mesh, batch["image"]))))
         mean = jax.tree.map(lambda *each: np.mean(each, 0, dtype=np.float32), *stats)
         return {"params": fresh["params"], "stats": mean}
 
-    def _fresh(self, seed: int) -> Variables:
-        return self._init(seed)
-
-    def _init(self, seed: int, *, identity_blocks: bool = True) -> Variables:
+    def _fresh(self, seed: int, *, identity_blocks: bool = True) -> Variables:
         model, size = self._downstream.model, self._downstream.image_size
         return model.init(jax.random.key(seed), size, identity_blocks=identity_blocks)
 
-    def _train_batches(self, seed: int) -> Iterator[Batch]:
+    def _read_train(self, seed: int, start_step: int) -> Iterator[Batch]:
         batches = train_batches(
             [self._downstream.sources["train"]],
             {self._downstream.task.name: self._downstream.task.label},
@@ -198,16 +199,18 @@ class Transfer:
             augment=self._config.augment,
             batch_size=self._config.batch_size,
             seed=seed,
+            start_step=start_step,
             on_bad=self._unreadable["train"].add,
         )
         return self._unreadable["train"].guard(batches)
 
-    def _eval_batches(self, split: str) -> Iterator[Batch]:
+    def _read_split(self, split: str, start_step: int) -> Iterator[Batch]:
         batches = eval_batches(
             self._downstream.sources[split],
             {},
             image_size=self._downstream.image_size,
             batch_size=self._config.batch_size,
+            start_step=start_step,
             on_bad=self._unreadable[split].add,
         )
         return self._unreadable[split].guard(batches)

@@ -35,7 +35,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_facts_of_a_training(home: Path, capsys: pytest.CaptureFixture[str]):
     assert call(TEACHER, *COMPILE, *TINY) == 0
     shown = capsys.readouterr().out
-    assert "train on v5e:2x2: 2 images a chip" in shown
+    assert "train on v5e:2x2: 2 images per chip" in shown
     assert "of 16.0 GiB: fits" in shown
     assert not (home / "data").exists()  # nothing was rendered
 
@@ -60,10 +60,10 @@ def test_facts_of_a_training(home: Path, capsys: pytest.CaptureFixture[str]):
 
 @needs_compiler
 def test_a_batch_that_does_not_fit(home: Path, capsys: pytest.CaptureFixture[str]):
-    assert call(TEACHER, *COMPILE, *TINY, "--config.batch_size=40000000") == 2
+    assert call(TEACHER, *COMPILE, *TINY, "--config.batch_size=1048576", "--config.image_size=128") == 2
     sentence = said(capsys)
     assert sentence.startswith("error: 'train' does not fit on v5e:2x2 (")
-    knobs = ["use fewer images per chip (now 1e+07: config.batch_size)", "config.remat", "config.fsdp"]
+    knobs = ["use fewer images per chip (now 262144: config.batch_size)", "config.remat", "config.fsdp"]
     assert sorted(knobs, key=sentence.index) == knobs
     assert not list(home.rglob("result.json"))
 
