@@ -38,8 +38,8 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise UserError(
-            f"config.compile.topology is '{topology}', but the chip '{name}' is unknown; {nearest(name, CHIPS)}; "
-            f"topologies are named like {EXAMPLES}"
+            f"config.compile.topology is '{topology}', but the chip '{name}' is unknown (a topology is written like "
+            f"{EXAMPLES}); {nearest(name, CHIPS)}"
         )
     chip = CHIPS[name]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or len(sides := shape.split("x")) != chip.dimensions:

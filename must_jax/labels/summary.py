@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ class Summary(pydantic.BaseModel):
             parts.append(f"{len(never)} without any: {', '.join(never[:5])}{', ...' * (len(never) > 5)}")
         if len(classes) - len(never) == 1 and not isinstance(kind, BoxesLabel):
             parts.append("one class alone teaches nothing")
+        if alike := _alike(classes):
+            parts.append(f"{' and '.join(map(repr, alike))} are separate classes whose names are spelt nearly the same")
         return "; ".join(parts)
 
     def readable(self, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -117,3 +120,13 @@ def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
 def _marked(classes: np.ndarray | list[int]) -> list[int]:
     """[2, 0, 2] -> [1, 0, 1]."""
     return np.minimum(np.bincount(np.asarray(classes, np.int64)), 1).tolist()
+
+
+def _alike(classes: tuple[str, ...]) -> tuple[str, str] | None:
+    """The first two names that differ only in case, or in spaces, hyphens and underscores between the same words."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        key = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+        if seen.setdefault(key, name) != name:
+            return seen[key], name
+    return None

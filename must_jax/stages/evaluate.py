@@ -216,6 +216,9 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
                 "use images that do, or another task"
             )
     supervision.check([train], {task.name: task}, evaluation.image_size, where=f"config.downstream.{name}.train")
+    for split in MEASURED:
+        where = f"config.downstream.{name}.{split}"
+        supervision.check_held_out(sources[split], {task.name: task}, evaluation.image_size, where)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
     return Downstream(name, task, model, evaluation.image_size, sources)
 

@@ -93,6 +93,22 @@ def check(
         say(f"{prefix}{name} learns at image_size {image_size} from {_told(seen, task)}{sample}{accepted_as}")
 
 
+def check_held_out(source: Source, tasks: Mapping[str, Task], image_size: int, where: str) -> None:
+    """Refuses truth that has nothing to measure predictions against: every score would be 0.
+
+    Args:
+      where: where the config names it.
+
+    Raises:
+      UserError: no label of a task that the source has, or empty ones only.
+    """
+    kinds = {column.task: tasks[column.task].label for column in source.columns}
+    for name, seen in _of_source(source, kinds, image_size).items():
+        reason, remedy = _empty(seen)
+        if reason:
+            raise UserError(f"{where} ({source.images.name}): nothing to measure {name} against: {reason}; {remedy}")
+
+
 def _of_source(source: Source, kinds: Mapping[str, LabelKind], image_size: int) -> SeenByTask:
     seen = none = {name: Seen() for name in kinds}
     look = functools.partial(_look, source, kinds, image_size)
@@ -170,10 +186,8 @@ def _told(seen: Seen, task: Task) -> str:
 def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[str, str]:
     """Why nothing can be learnt, and what to do; ("", "") if something can."""
     boxes = isinstance(task.label, BoxesLabel)
-    if not seen.labelled:
-        return "no image has a readable label", "provide labels"
     if not seen.filled:
-        return f"all {seen.labelled:,} labels are empty", "provide labels that are not empty"
+        return _empty(seen)
     if not seen.teaching and boxes:
         small = f"{seen.small:,} of {seen.objects:,} are smaller than a pixel"
         return f"no box is left at image_size {image_size}, {small}", "increase image_size"
@@ -185,4 +199,13 @@ def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[st
             f"'{occurring[0]}' is the only class, and one class alone teaches nothing",
             "add images of other classes",
         )
+    return "", ""
+
+
+def _empty(seen: Seen) -> tuple[str, str]:
+    """As `_nothing`, whatever the task and the size."""
+    if not seen.labelled:
+        return "no image has a readable label", "provide labels"
+    if not seen.filled:
+        return f"all {seen.labelled:,} labels are empty", "provide labels that are not empty"
     return "", ""

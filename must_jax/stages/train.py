@@ -119,6 +119,8 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
     supervision.check(sources, tasks, config.image_size, config.accept_failed)
+    for source in checked:
+        supervision.check_held_out(source, tasks, config.image_size, "config.validation")
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])

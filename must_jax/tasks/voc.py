@@ -13,6 +13,7 @@ _NOTHING, _DIFFICULT = -1, -2  # in the place of the number of the object that a
 class Voc07:
     """AP at IoU 0.5, interpolated at 11 recalls, in percent; the mean over classes that have an object.
 
+    Boxes are given by their edges: the devkit counts the same pixels when it adds 1 to differences of pixel numbers.
     A detection belongs to the box of its class that it overlaps most. The surest detection of an object is right, its
     others are wrong, and those that belong to a box to ignore ("difficult") count as nothing.
     """

@@ -32,3 +32,17 @@ def test_of_many_classes_those_with_the_most_images_are_told():
     told = Summary(images_with_class=[*range(100), 10_000]).told_classes(IDS, classes)
     assert told.startswith("150 classes, images with each: c100 10,000, c99 99, c98 98, ")
     assert told.endswith(", c81 81, ...; 50 without any: c0, c101, c102, c103, c104, ...")
+
+
+@pytest.mark.parametrize(
+    ("classes", "pair"),
+    [
+        (("dog", "Cat", "cat"), "'Cat' and 'cat' are separate classes"),
+        (("hot dog", "hot_dog"), "'hot dog' and 'hot_dog' are"),
+        (("cat ", "cat"), "'cat ' and 'cat' are"),
+        (("v1-1", "v11", "cats", "cat"), ""),
+    ],
+)
+def test_classes_that_are_spelt_nearly_the_same_are_told(classes: tuple[str, ...], pair: str):
+    told = Summary(images_with_class=[1] * len(classes)).told_classes(VectorLabel(len(classes)), classes)
+    assert pair in told and ("separate" in told) == bool(pair)

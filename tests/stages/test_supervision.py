@@ -138,6 +138,24 @@ def test_nothing_to_learn_is_refused_unless_it_is_accepted(case: str, capsys: py
     assert reason.partition(";")[0] in said(capsys)
 
 
+@pytest.mark.parametrize("case", ["no label", "no box", "boxes to ignore", "no valid pixel", "no class in a map"])
+def test_truth_with_nothing_in_it_is_refused(case: str):
+    name, labels, reason = NOTHING[case]
+    task = task_of(name)
+    with pytest.raises(
+        UserError, match=rf"^config\.validation \(photos\): nothing to measure {name} against: {reason}"
+    ):
+        supervision.check_held_out(source(task, labels), {name: task}, 64, "config.validation")
+
+
+@pytest.mark.parametrize("case", ["tiny boxes", "one class of several", "one class in maps"])
+def test_truth_may_be_what_could_not_be_learnt(case: str, capsys: pytest.CaptureFixture[str]):
+    name, labels, _ = NOTHING[case]
+    task = task_of(name)
+    supervision.check_held_out(source(task, labels), {name: task}, 64, "config.validation")
+    assert capsys.readouterr().out == ""
+
+
 def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.CaptureFixture[str]):
     task = task_of("classification", ("a",))
     with pytest.raises(UserError, match="'a' is the only class, and one class alone teaches nothing; add images"):

@@ -92,6 +92,11 @@ class CocoPanoptic(Placed):
             if (name := here(each.file_name)) not in pngs:
                 raise UserError(f"{path} names {each.file_name}, which is not in {folder}; set masks to its folder")
             listed = by("id", each.segments_info, f"{path}: {each.file_name}")
+            if _VOID in listed:
+                raise UserError(
+                    f"{path} lists segment {_VOID} for {each.file_name}, but pixels of {_VOID} belong to no segment; "
+                    "number segments from 1, in the PNG files too"
+                )
             segments = {id_: class_of(segment.category_id) for id_, segment in listed.items()}
             annotations[images[each.image_id].file_name] = (
                 pngs[name],

@@ -310,6 +310,8 @@ def test_coco_panoptic(tmp_path: Path):
     both = {"categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "sky"}]}
     both["annotations"] = [{"image_id": 100, "file_name": "0.png", "segments_info": twice}]
     refused(f"{file}: 0.png lists the id '1' twice; ", "coco_panoptic", panoptic(tmp_path, **both))
+    both["annotations"][0]["segments_info"] = [{"id": 0, "category_id": 3}]
+    refused(f"{file} lists segment 0 for 0.png, but ", "coco_panoptic", panoptic(tmp_path, **both))
     panoptic(tmp_path)
     png.unlink()
     refused(f"{file} names 0.png, which is not in {tmp_path / 'panoptic'}; ", "coco_panoptic", file)
