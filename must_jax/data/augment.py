@@ -69,7 +69,7 @@ def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
 def sample_geometry(
     rng: np.random.Generator, image_hw: tuple[float, float], image_size: int, scale: float, flip: bool
 ) -> Geometry:
-    """The image at `scale` (see `sample_scale`); a side that is too long is cropped at random, a short one padded.
+    """The image at `scale` (see `sample_scale`); a side that is too long is cropped, a short one padded, at random.
 
     Args:
       flip: whether to swap left and right in half of all cases.

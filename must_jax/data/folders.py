@@ -33,7 +33,7 @@ class LeftOut(NamedTuple):
     """Images that are left out because of what they are, not because they cannot be read.
 
     Attributes:
-      name: of the image, of the folder that they are in, or of what they have in common.
+      name: name of the image, of the folder that they are in, or of what they have in common.
       images: how many there are.
     """
 

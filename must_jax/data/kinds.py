@@ -32,8 +32,7 @@ class BoxesLabel:
     `ignore` 1 is neither an object nor background: a crowd (COCO), an object marked difficult (VOC).
 
     Attributes:
-      ignore: whether `ignore` is stored; if not, no stored box has it. This changes how boxes are stored, not what they
-        mean.
+      ignore: whether `ignore` is stored; if not, no stored box has it. This is about storage, not meaning.
     """
 
     max_boxes: int
@@ -51,8 +50,7 @@ class MapLabel:
         "vector": `{field: f32[h, w, 3], "valid": f32[h, w]}`, unit vectors in the camera frame (x right, y down,
                   z forward); linear sampling then renormalised; a horizontal flip negates x.
       confidence: for "ids" only: ids are stored everywhere, with `"confidence": f32[h, w]`, 0..1, beside them, and
-        whoever reads them applies a threshold. This changes how ids are stored, not what they mean. Batches never have
-        it.
+        whoever reads them applies a threshold. This is about storage, not meaning. Batches never have it.
       wide: for "ids" only: 16-bit ids, for more than 255 classes.
     """
 

@@ -1,6 +1,6 @@
 """Preparing: images as users have them become a TFDS dataset in ArrayRecord, with their bytes unchanged.
 
-Which images a shard holds follows from the source alone (see `plan`), so a run that was killed and goes on ends up with
+Which images a shard holds follows from the source alone (see `plan`), so a run that was killed and resumed ends up with
 the same files as one that was not.
 """
 

@@ -38,9 +38,10 @@ def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, A
 
 @contextlib.contextmanager
 def committed(path: Path, options: str = "") -> Iterator[Callable[[bytes], None]]:
-    """Yields a function that appends a record; then the shard is at `path`, whole, or, if the block raises, not at all.
+    """Yields a function that appends a record.
 
-    `options` are those of an ArrayRecordWriter, besides the one for random access.
+    Afterwards the shard is at `path`, whole, or, if the block raises, not at all. `options` are those of an
+    ArrayRecordWriter, besides the one for random access.
     """
     with files.committed(path) as temporary:
         writer = ArrayRecordWriter(str(temporary), f"group_size:1,{options}".rstrip(","))
