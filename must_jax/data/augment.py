@@ -22,9 +22,9 @@ from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
 
 PADDING_RGB = (124, 116, 104)  # the mean of ImageNet
 _MIN_VISIBLE = 0.25  # share of a box's area that must remain
-_SLIVER = 1e-3  # length of a mean of unit vectors that is none
-_GATHERED = 2**22  # pixels that are looked at together
-_DENSE = 4  # places along a side of a cell, at least, at which it is looked for valid pixels
+_SLIVER = 1e-3  # a mean of unit vectors shorter than this counts as none
+_GATHERED = 2**22  # pixels that are gathered at a time
+_DENSE = 4  # at least so many places along a side of a cell are searched for valid pixels
 
 
 class Span(NamedTuple):
@@ -60,7 +60,7 @@ def letterbox_geometry(image_hw: tuple[float, float], image_size: int) -> Geomet
 
 
 def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
-    """The longer side of the image as it will be shown, in sides of the input."""
+    """Draws the longer side of the image as it will be shown, in units of the input's side."""
     if augment.scale_sampling == "uniform":
         return rng.uniform(augment.scale_min, augment.scale_max)
     return math.exp(rng.uniform(math.log(augment.scale_min), math.log(augment.scale_max)))
@@ -69,10 +69,10 @@ def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
 def sample_geometry(
     rng: np.random.Generator, image_hw: tuple[float, float], image_size: int, scale: float, flip: bool
 ) -> Geometry:
-    """The image at `scale` (see `sample_scale`); a side that is too long is cropped, one too short padded, at random.
+    """The image at `scale` (see `sample_scale`); a side that is too long is cropped, a short one padded, at random.
 
     Args:
-      flip: whether left and right change places in half of all cases.
+      flip: whether to swap left and right in half of all cases.
     """
     zoom = scale * image_size / max(image_hw)
     spans = []
@@ -95,13 +95,13 @@ def apply(
 
     Args:
       image: u8[h, w, 3].
-      labels: by task, as decoded: un-padded, maps of any size, zeros where invalid. A missing one, and one with
+      labels: by task, as decoded: un-padded, maps of any size, zeros where invalid. One that is missing, or has
         `present` 0, comes out as absent.
-      kinds: the tasks that come out.
-      map_size: rows and columns of the maps that come out; they cover the whole input.
+      kinds: the tasks to return.
+      map_size: rows and columns of the returned maps; they cover the whole input.
 
     Returns:
-      u8[image_size, image_size, 3] and the labels by task, as of `place`.
+      u8[image_size, image_size, 3] and the labels by task, as `place` returns them.
     """
     return _image(geometry, image), place(geometry, labels, kinds, map_size)
 
@@ -109,12 +109,11 @@ def apply(
 def place(
     geometry: Geometry, labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], map_size: int
 ) -> dict[str, Label]:
-    """The labels of an image as targets of static shapes, by task; arguments as of `apply`.
+    """The labels of an image as targets of static shapes, by task; for the arguments see `apply`.
 
-    Boxes are clipped to the input and dropped where less than a
-      quarter of the area remains (of one to ignore: nothing) or one side is under a pixel; the largest ones fill the
-      slots, before any that is to be ignored. Maps are "ignore" or
-      invalid in the padding and wherever an invalid pixel would have been mixed in.
+    Boxes are clipped to the input, and dropped if less than a quarter of their area remains (for boxes to ignore: if
+    nothing remains) or if one side is less than a pixel. The largest ones fill the slots, before any box to ignore. Map
+    cells are "ignore" or invalid in the padding and where the stored map has nothing valid in them.
     """
     out: dict[str, Label] = {}
     for task, kind in kinds.items():
@@ -198,9 +197,9 @@ def _ids(geometry: Geometry, kind: MapLabel, ids: np.ndarray, map_size: int) -> 
 
 
 def _values(geometry: Geometry, label: Label, kind: MapLabel, map_size: int) -> Label:
-    """Means over each cell's footprint of what is valid there; a cell with nothing valid in it is not.
+    """Means over each cell's footprint of what is valid there; a cell with nothing valid in it is invalid.
 
-    Where a cell is smaller than a pixel, values are interpolated linearly between the valid pixels around.
+    Where a cell is smaller than a pixel, values are interpolated linearly between the valid pixels around it.
     """
     valid = label["valid"]
     y, x = (_samples(span, length, map_size) for span, length in zip(geometry, valid.shape, strict=True))
@@ -242,9 +241,9 @@ class _Samples(NamedTuple):
     """Where the cells `where` of an output axis, and evenly spread places in them, lie on a map's axis.
 
     Attributes:
-      places: in each cell, a pixel or less apart; number i of them all lies at index first + step * i.
+      places: number of places in each cell, a pixel or less apart; place i of them all lies at index first + step * i.
       nearest: i[n], the pixel at each cell's centre.
-      below: i[n * m], pixels of which the cell sees at least a part.
+      below: i[n * m], the pixels that each cell sees at least in part.
       around: i[k], offsets from `nearest` of the pixels in a cell's footprint.
     """
 
@@ -257,7 +256,7 @@ class _Samples(NamedTuple):
     around: np.ndarray
 
     def within(self, cells: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """i[n, k]: the pixels at these offsets from the centres of these cells, none of another cell."""
+        """i[n, k]: the pixels at these offsets from the centres of these cells, kept within each cell."""
         below = self.below.reshape(len(self.nearest), -1)[cells]
         pixels = self.nearest[cells, None] + offsets[None]
         return np.clip(pixels, below.min(1, keepdims=True), below.max(1, keepdims=True))
@@ -266,7 +265,7 @@ class _Samples(NamedTuple):
 @functools.lru_cache(64)  # the maps of one image mostly share their size, and evaluation mostly its geometry
 def _samples(span: Span, map_length: int, out_length: int) -> _Samples:
     step = span.out / out_length  # from one output pixel to the next, in input pixels
-    begin = math.ceil(span.out_start / step - 0.5)  # the first centre inside of the image, and after it
+    begin = math.ceil(span.out_start / step - 0.5)  # the first centre inside the image, and the first after it
     end = math.ceil((span.out_start + span.out_length) / step - 0.5)
     if begin == end:  # the image is thinner than a cell
         begin = min(int((span.out_start + span.out_length / 2) / step), out_length - 1)

@@ -1,4 +1,4 @@
-"""What a label is not sure enough of can be left out, by its kind: when it is made, or later, when it is read."""
+"""Leaving out what a label is not sure enough of, by its kind: when it is made, or later, when it is read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def is_known(kind: LabelKind) -> bool:
 
 
 def is_kept(kind: LabelKind) -> bool:
-    """Whether labels are stored with all that a threshold would leave out, so that any can be applied later."""
+    """Whether labels are stored with what a threshold would leave out, so that any threshold can be applied later."""
     return isinstance(kind, MapLabel) and kind.confidence
 
 
 def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
-    """The label without what is less sure than `minimum`, 0..1.
+    """The label without anything less sure than `minimum`, 0..1.
 
-    A vector whose largest probability is smaller becomes absent, boxes with a smaller score are dropped, pixels with
-    a smaller confidence become the kind's `ignore_id`.
+    A vector whose largest probability is smaller becomes absent, boxes with a smaller score are dropped, and pixels
+    with a smaller confidence become the kind's `ignore_id`.
 
     Raises:
-      ValueError: a kind that does not say how sure it is.
+      ValueError: labels of this kind do not say how sure they are.
     """
     if not label["present"]:
         return label
@@ -43,5 +43,5 @@ def confident(kind: LabelKind, label: Label, minimum: float) -> Label:
 
 
 def by_rule(kind: LabelKind, label: Label, minimum: float) -> Label:
-    """The label as a rule with this threshold means it, which is how it is stored unless its confidence is kept."""
+    """The label that a rule with this threshold asks for, as it is stored unless its confidence is kept."""
     return confident(kind, label, minimum) if is_kept(kind) else label

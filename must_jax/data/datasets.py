@@ -1,4 +1,4 @@
-"""Opening TFDS datasets in ArrayRecord: as they describe themselves, or refused in one sentence that names the file."""
+"""Opens TFDS datasets in ArrayRecord by their own description, or refuses them in one sentence that names the file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from must_jax.errors import UserError
 from must_jax.reading import read_json
 
 METADATA_FILE = "metadata.json"
-_REASON = 200  # characters of what a library says
+_REASON = 200  # characters of a library's message
 
 
 def open_dataset(folder: Path, advice: str) -> tfds.core.DatasetBuilder:
-    """The dataset in a folder.
+    """Opens the dataset in a folder.
 
     Args:
-      advice: what to do when it is damaged.
+      advice: what to do if it is damaged.
 
     Raises:
-      UserError: what describes it is missing, or damaged.
+      UserError: its description is missing or damaged.
     """
     for name in DESCRIPTIONS:
         read_json(folder / name, dict[str, Any], advice)
@@ -41,7 +41,7 @@ def open_dataset(folder: Path, advice: str) -> tfds.core.DatasetBuilder:
 
 @contextlib.contextmanager
 def reading(folder: Path, advice: str) -> Iterator[None]:
-    """Inside, whatever libraries raise of a dataset that they cannot read is one sentence."""
+    """Inside, whatever libraries raise about a dataset that they cannot read becomes a UserError of one sentence."""
     try:
         yield
     except (UserError, MemoryError):
@@ -53,7 +53,7 @@ def reading(folder: Path, advice: str) -> Iterator[None]:
 
 
 def check_shards(builder: tfds.core.DatasetBuilder, splits: Collection[str], advice: str) -> None:
-    """Opens every shard of these splits; with other numbers of records an image would have another one's label.
+    """Opens every shard of these splits; with wrong numbers of records, images would get other images' labels.
 
     Raises:
       UserError: a shard is missing, damaged, or does not hold as many records as `dataset_info.json` says.
@@ -76,10 +76,10 @@ def check_shards(builder: tfds.core.DatasetBuilder, splits: Collection[str], adv
 
 
 def count_records(path: Path) -> int | str:
-    """Of a shard; or why they cannot be counted, in words."""
+    """The number of records in a shard, or why they cannot be counted, in words."""
     if not path.is_file():
-        return "is no file" if path.exists() else "is missing"
+        return "is not a file" if path.exists() else "is missing"
     try:
         return ArrayRecordReader(str(path)).num_records()
-    except Exception as error:  # whatever the library raises of damaged bytes
+    except Exception as error:  # whatever the library raises on damaged bytes
         return f"cannot be read ({' '.join(str(error).split())[:_REASON]})"

@@ -1,8 +1,8 @@
-"""Encoded images -> u8[h, w, 3] RGB, upright. One rule for every format, of which docs/images.md tells.
+"""Encoded images -> u8[h, w, 3] RGB, upright. One rule for every format; see docs/images.md.
 
 Each format goes to a decoder that gets its numbers right (`tests/data/test_decoding.py` compares them): JPEG to
-libjpeg-turbo, which says when data is lost; PNG, WebP, BMP and JPEG 2000 to OpenCV; TIFF to tifffile; GIF, AVIF and PPM
-to Pillow, whose other formats are not opened.
+libjpeg-turbo, which reports lost data; PNG, WebP, BMP and JPEG 2000 to OpenCV; TIFF to tifffile; GIF, AVIF and PPM to
+Pillow, whose other formats are not opened.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from must_jax.data import headers
 from must_jax.errors import UserError
 
 _LARGE_PIXELS = 2**25
-_large = threading.Lock()  # images of more pixels are checked one at a time, all at once they would fill the memory
-_UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for Exif, and nobody else does
-_PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some cameras fill up their files
+_large = threading.Lock()  # larger images are checked one at a time; all at once, they would fill the memory
+_UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where only Pillow looks for Exif
+_PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some cameras pad their files
 _MOST_PADDING = 64
 _JPEG_END = b"\xff\xd9"
 _BY_PILLOW = ("GIF", "AVIF", "PPM")
 _BY_OPENCV = (b"\x89PNG", b"RIFF", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # the last two: JPEG 2000
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MOST_SAMPLES = 8  # a pixel of a TIFF
+_MOST_SAMPLES = 8  # per pixel of a TIFF
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # unreadable images are reported by us, once
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -51,7 +51,7 @@ class Values(NamedTuple):
 
 
 class ImageShape(NamedTuple):
-    """Height and width as `decode_image` gives them, and Exif's code for how it turned the image; 1 = not at all."""
+    """Height and width as `decode_image` gives them, and the Exif code by which it turned the image; 1 = not at all."""
 
     height: int
     width: int
@@ -59,34 +59,34 @@ class ImageShape(NamedTuple):
 
     @property
     def hw(self) -> tuple[int, int]:
-        """Upright."""
+        """Height and width of the upright image."""
         return self.height, self.width
 
     @property
     def stored_hw(self) -> tuple[int, int]:
-        """Of the pixels in the file."""
+        """Height and width of the pixels in the file."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Encoded bytes of any format that is read -> u8[H, W, 3] RGB, turned upright as Exif says.
+    """Encoded bytes of any supported format -> u8[H, W, 3] RGB, turned upright as Exif says.
 
     Raises:
-      UserError: the bytes are no image, one that is cut off or damaged as far as its decoder can tell, one whose values
-        have no defined range, or one of more than `max_pixels`, which its header says.
+      UserError: the bytes are not an image; or it is truncated or damaged, as far as its decoder can tell; or its
+        values have no defined range; or it has more than `max_pixels` pixels.
     """
     return decode_reduced(data, 0, max_pixels)[0]
 
 
 def decode_reduced(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, Size]:
-    """As `decode_image`, but a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which is much faster.
+    """Like `decode_image`, but a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which is much faster.
 
     Args:
       longest: pixels that the longer side must keep; 0 = full size.
 
     Returns:
-      The pixels, u8[h, w, 3], and the whole image's height and width in units of these pixels: where the reduction
-      does not divide a side, the part of a pixel that remains at its bottom or right end is left out of the array.
+      The pixels, u8[h, w, 3], and the whole image's height and width in units of these pixels. Where the reduction
+      does not divide a side, the fraction of a pixel left over at the bottom or right is not in the array.
     """
     check_pixels(headers.pixels(data), max_pixels)
     image_hw = None
@@ -107,13 +107,16 @@ def decode_reduced(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> t
         raise _unreadable(error) from None
     if image_hw is None:
         height, width = image.shape[:2]
-        check_pixels(height * width, max_pixels)  # where the header did not say so
+        check_pixels(height * width, max_pixels)  # in case the header did not say so
         return image, (float(height), float(width))
     return image[: int(image_hw[0]), : int(image_hw[1])], image_hw
 
 
 def check_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Values:
-    """Decodes an image, at a reduced size where its format can, and says which values it has. Errors as there."""
+    """Decodes an image, at a reduced size if its format allows, and returns the range of its values.
+
+    Raises the same errors as `decode_image`.
+    """
     with _alone(headers.pixels(data)):
         image, _ = decode_reduced(data, 1, max_pixels)
     return Values(int(image.min()), int(image.max()))
@@ -126,14 +129,14 @@ def check_pixels(pixels: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def image_shape(data: bytes) -> ImageShape | None:
-    """From the header alone; None if that cannot be read."""
+    """The shape of an image, from its header alone; None if that cannot be read."""
     try:
         if data.startswith(_TIFF_STARTS):
             with tifffile.TiffFile(io.BytesIO(data)) as file:
                 page = file.pages.first
                 height, width, orientation = page.imagelength, page.imagewidth, _orientation_of(page)
         else:
-            with _alone(headers.pixels(data)):  # as Pillow takes memory for a whole WebP
+            with _alone(headers.pixels(data)):  # because Pillow allocates memory for a whole WebP
                 picture = headers.opened(data)
                 if picture is None:
                     return None
@@ -148,9 +151,9 @@ def image_shape(data: bytes) -> ImageShape | None:
 
 
 class Ranges:
-    """What the images of a set do with the range of values that they have; for the sets that hardly use it."""
+    """How much of the value range the images of a set use, to report sets that hardly use it."""
 
-    NARROW = 64  # an image without larger values uses a quarter of its range
+    NARROW = 64  # an image with only smaller values uses a quarter of its range
 
     def __init__(self) -> None:
         self.images = self.narrow = self.constant = 0
@@ -166,7 +169,7 @@ class Ranges:
             self._dark = self._dark or f"{name} has none above {values.high}"
 
     def told(self) -> str:
-        """One sentence, or "" where there is nothing to say."""
+        """One sentence, or "" if there is nothing to report."""
         told = []
         if 2 * self.narrow > self.images:
             told.append(
@@ -192,7 +195,7 @@ def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
             smallest_hw = -(-height // factor), -(-width // factor)
             image_hw = None if whole else (height / factor, width / factor)
     if header.components == 4:  # CMYK
-        simplejpeg.decode_jpeg(data, "CMYK", strict=True)  # Pillow says nothing of lost data
+        simplejpeg.decode_jpeg(data, "CMYK", strict=True)  # Pillow does not report lost data
         return _by_pillow(headers.opened(data, ("JPEG",))), None
     try:
         image = simplejpeg.decode_jpeg(
@@ -222,7 +225,7 @@ def _by_pillow(picture: PIL.Image.Image | None) -> np.ndarray:
     with picture:
         for key in _UNREAD if picture.format != "AVIF" else ():
             picture.info.pop(key, None)
-        if picture.mode.startswith("I"):  # a grey PPM of 16 bits, which `convert` would cut off at 255
+        if picture.mode.startswith("I"):  # a 16-bit grey PPM, which `convert` would clip at 255
             grey = (np.array(picture) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         if picture.mode == "F":
@@ -231,7 +234,7 @@ def _by_pillow(picture: PIL.Image.Image | None) -> np.ndarray:
 
 
 def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
-    """The first page. Extra samples are dropped; colours that were multiplied by their alpha are divided by it."""
+    """Decodes the first page. Extra samples are dropped; colours premultiplied by alpha are divided by it."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         check_pixels(page.imagelength * page.imagewidth, max_pixels)
@@ -266,7 +269,7 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def _to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """The upper eight bits of more; fewer are spread over 0..255."""
+    """Values of more than 8 bits keep their upper 8; values of fewer are spread over 0..255."""
     if bits > 8:
         return (values >> (bits - 8)).astype(np.uint8)
     if bits == 8:
@@ -280,13 +283,13 @@ def _orientation_of(page: Any) -> int:
 
 
 def _orientation(picture: PIL.Image.Image, data: bytes) -> int | None:
-    """As the decoder turns the image. None where Exif's code is no number."""
+    """The Exif code by which the decoder turns the image; None if the code is not a number."""
     if picture.format != "AVIF":
         for key in _UNREAD:
             picture.info.pop(key, None)
     animated_webp = picture.format == "WEBP" and data[12:16] == b"VP8X" and data[20] & 2
     animated_png = picture.format == "PNG" and getattr(picture, "is_animated", False)
-    # In a PNG Pillow looks for Exif behind the pixels as well, and decodes them.
+    # In a PNG, Pillow also looks for Exif after the pixels, and decodes them for that.
     if animated_webp or animated_png or (picture.format == "PNG" and b"eXIf" not in data):
         return 1
     code = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
@@ -296,7 +299,7 @@ def _orientation(picture: PIL.Image.Image, data: bytes) -> int | None:
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """By Exif's code: from 5 on rows and columns change places, then some are mirrored, some turned upside down."""
+    """Turns an image upright by its Exif code: 5 and above swap rows and columns; then some mirror it, some flip it."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -307,7 +310,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _alone(pixels: int) -> contextlib.AbstractContextManager[Any]:
-    """While a large image, or one of unknown size, is worked on."""
+    """A context for work on an image: large ones, and those of unknown size, are worked on one at a time."""
     return contextlib.nullcontext() if 0 < pixels <= _LARGE_PIXELS else _large
 
 

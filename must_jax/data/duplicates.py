@@ -1,4 +1,4 @@
-"""Near-duplicates: images of one set that are images of another, at whatever size, in whatever format, or mirrored."""
+"""Near-duplicates: images of one set that also occur in another, at any size, in any format, or mirrored."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from must_jax.cores import cores
 from must_jax.data.decoding import decode_reduced
 from must_jax.data.image_sets import ImageSet
 
-HASH_SIDE = 16  # frequencies each way; with 8, as is usual, unrelated images of one kind of scene look alike
-_LONGEST = 128  # pixels of an image that are decoded at least; the hash looks at 64 x 64
-_FLATTEST = 2.0  # standard deviation of grey levels under which an image looks like any other
-_TOGETHER = 64  # images that a thread takes
+HASH_SIDE = 16  # frequencies in each direction; with the usual 8, unrelated images of one kind of scene look alike
+_LONGEST = 128  # pixels along the longer side that decoding keeps at least; the hash uses 64 x 64
+_FLATTEST = 2.0  # standard deviation of grey levels below which an image looks like any other
+_TOGETHER = 64  # images that a thread takes at a time
 _CELLS = 2**20  # comparisons that a thread makes at once
 
 Advance = Callable[[int], None]
 
 
 class Hashes(NamedTuple):
-    """Images that are blank or cannot be read have none.
+    """Perceptual hashes of a set's images; those that are blank or cannot be read have none.
 
     Attributes:
-      bits: u64[n, 4].
-      positions: i64[n], of the images in their set.
-      mirrored: bool[n], whether the hash is that of the image as a mirror shows it.
+      bits: u64[n, 4], the hashes.
+      positions: i64[n], positions of the images in their set.
+      mirrored: bool[n], whether the hash is that of the mirrored image.
     """
 
     bits: np.ndarray
@@ -38,7 +38,7 @@ class Hashes(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """`position` in the first set, `other` in the second; `distance`: bits of their hashes that differ."""
+    """Images at `position` in the first set and `other` in the second; `distance`: bits of their hashes that differ."""
 
     position: int
     other: int
@@ -50,8 +50,8 @@ def hash_images(images: ImageSet, advance: Advance, mirror: bool = False) -> Has
     """Perceptual hashes of all images: the signs of their lowest frequencies ("pHash").
 
     Args:
-      advance: hears of every so many images that are through.
-      mirror: hash each image as it is and as a mirror shows it.
+      advance: called with the number of images done since its last call.
+      mirror: hash each image both as it is and mirrored.
     """
     ways = (False, True) if mirror else (False,)
 
@@ -72,7 +72,7 @@ def hash_images(images: ImageSet, advance: Advance, mirror: bool = False) -> Has
 
 
 def near(images: Hashes, others: Hashes, most: int) -> list[Pair]:
-    """For each of the images the nearest of the others, where at most `most` bits differ; in the images' order."""
+    """For each image, the nearest of the others if at most `most` bits differ; in the order of `images`."""
     if not len(others.bits):
         return []
     rows = max(1, _CELLS // len(others.bits))
@@ -94,7 +94,7 @@ def near(images: Hashes, others: Hashes, most: int) -> list[Pair]:
 
 
 def _gathered(hashes: list[tuple[np.ndarray, int, bool]]) -> Hashes:
-    """(bits, position, mirrored) of each, as arrays: of a million images, 40 MB."""
+    """A list of (bits, position, mirrored) -> arrays, 40 MB for a million images."""
     bits, positions, mirrored = zip(*hashes, strict=True) if hashes else ((), (), ())
     return Hashes(
         np.array(bits, np.uint64).reshape(-1, HASH_SIDE**2 // 64),
@@ -104,16 +104,16 @@ def _gathered(hashes: list[tuple[np.ndarray, int, bool]]) -> Hashes:
 
 
 def _grey(images: ImageSet, position: int) -> PIL.Image.Image | None:
-    """None of an image that is blank or cannot be read."""
+    """An image in grey; None if it is blank or cannot be read."""
     try:
         image, _ = decode_reduced(images.record(position)["image"], _LONGEST)
-    except Exception:  # who labels the images says which cannot be read
+    except Exception:  # labelling reports the images that cannot be read
         return None
     grey = PIL.Image.fromarray(image).convert("L")
     return grey if np.asarray(grey).std() >= _FLATTEST else None
 
 
 def _hash(grey: PIL.Image.Image, mirrored: bool) -> np.ndarray:
-    """u64[4]."""
+    """The hash of an image, u64[4]."""
     shown = grey.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else grey
     return np.packbits(imagehash.phash(shown, hash_size=HASH_SIDE).hash).view(np.uint64)

@@ -1,20 +1,20 @@
-"""How labels are stored: one TFDS sub-dict a label, which plain TFDS reads as well.
+"""How labels are stored: one TFDS sub-dict per label, which plain TFDS can read, too.
 
 | label          | record                                                                                           |
 |----------------|--------------------------------------------------------------------------------------------------|
 | vector         | `probs` float16 [K], zlib                                                                        |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]; |
-|                | where some are to be ignored, `ignore` uint8 [n]                                                 |
-| map of ids     | `<field>` 8-bit PNG, 255 = ignore, or, of more than 255 classes, 16-bit PNG, 65535 = ignore;    |
-|                | where it is kept, `confidence` 8-bit PNG, 255 = 1                                                |
+|                | if some are to be ignored, `ignore` uint8 [n]                                                    |
+| map of ids     | `<field>` 8-bit PNG, 255 = ignore, or, for more than 255 classes, 16-bit PNG, 65535 = ignore;    |
+|                | if it is kept, `confidence` 8-bit PNG, 255 = 1                                                   |
 | map of scalars | `<field>` lossless WebP; value = offset + scale * (256 R + G), R = G = 0: invalid;               |
 |                | `scale`, `offset` float32                                                                        |
 | map of vectors | `<field>` lossless WebP; R, G = 128 + 100 * octahedral u, v (see `pictures`), R = G = 0: invalid |
 
-Each also has `present`: 1 labelled, 0 not labelled, in which case the rest is a place holder (maps are 1x1).
+Each also has `present`: 1 labelled, 0 not labelled, in which case the rest is a placeholder (maps are 1x1).
 
-docs/label_store.md has the measurements that these choices rest on. Records from before (16-bit PNGs, RGB PNGs of three
-components) are read as well.
+docs/label_store.md has the measurements that these choices rest on. Older records (16-bit PNGs, RGB PNGs of three
+components) can be read, too.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
 
 _KINDS: dict[str, type[LabelKind]] = {"vector": VectorLabel, "boxes": BoxesLabel, "map": MapLabel}
 NUMBERS = {"i": "int64_list", "u": "int64_list", "b": "int64_list", "f": "float_list"}  # by dtype.kind
-# Of a scalar map's range: but for float32's own rounding, no value is off by more than 1 / 65,535 of it, with a reserve
-# of 3.6 %. Twice as many would cost one bit a cell. Codes are these plus one, as 0 is taken by "invalid".
+# Steps in a scalar map's range: apart from float32's own rounding, no value is off by more than 1 / 65,535 of it, with
+# a margin of 3.6 %. Twice as many would cost one bit per cell. Codes are steps plus one, as 0 means "invalid".
 SCALAR_STEPS = 34_000
-_MOST_CONFIDENT = np.float32(255)  # the code of a pixel's confidence of 1
+_MOST_CONFIDENT = np.float32(255)  # the code of a confidence of 1
 
 
 def features(kind: LabelKind) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def features(kind: LabelKind) -> dict[str, Any]:
 
 
 def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """A label -> the values that a builder with `features(kind)` takes. What a label may lack is 1, but `ignore` 0.
+    """A label -> the values that a builder with `features(kind)` takes. Missing fields count as 1, but `ignore` as 0.
 
     Raises:
       UserError: class ids that do not fit into 8 bits, or into 16 where the kind is `wide`.
@@ -122,7 +122,7 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def rounded(label: Mapping[str, np.ndarray]) -> Label:
-    """The label with the confidence of its pixels, where it has one, as precise as it is stored."""
+    """The label with the confidence of its pixels, if it has one, rounded as it is when stored."""
     stored = {"confidence": _confidence_codes(label["confidence"]) / _MOST_CONFIDENT} if "confidence" in label else {}
     return {**label, **stored}
 
@@ -133,7 +133,7 @@ def _confidence_codes(confidence: np.ndarray) -> np.ndarray:
 
 
 def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
-    """What `encode` returns, as TFDS stores it, in a fraction of its time; the same record has the same bytes."""
+    """What `encode` returns -> the bytes TFDS would store, in a fraction of its time; equal records, equal bytes."""
     if isinstance(kind, VectorLabel):
         record = {**record, "probs": zlib.compress(record["probs"].tobytes())}
     example = tf_example_pb2.Example()
@@ -146,7 +146,7 @@ def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
         values = getattr(feature, NUMBERS[array.dtype.kind])
         values.SetInParent()  # also where it is empty
         values.value.extend(array.ravel().tolist())
-    return example.SerializeToString(deterministic=True)  # in which TFDS follows the process's hash seed
+    return example.SerializeToString(deterministic=True)  # TFDS's own order follows the process's hash seed
 
 
 def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Label:
@@ -155,7 +155,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
     Values are 0 where invalid.
 
     Raises:
-      UserError: a class id beyond the number of `classes` (0 = not known); a loss would become NaN from it.
+      UserError: a class id beyond the number of `classes` (0 = not known); it would make a loss NaN.
     """
     label: Label = {"present": np.float32(record["present"])}
     match kind:
@@ -189,7 +189,7 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
 
 
 def _decompressed(data: bytes, size: int) -> bytes:
-    """Exactly so many bytes; of others no more than that is made."""
+    """Decompresses to exactly `size` bytes, or raises UserError without producing much more than that."""
     decompressor = zlib.decompressobj()
     found = decompressor.decompress(data, size + 1)
     if len(found) != size or not decompressor.eof:
@@ -198,7 +198,7 @@ def _decompressed(data: bytes, size: int) -> bytes:
 
 
 def absent(kind: LabelKind, map_hw: tuple[int, int]) -> Label:
-    """The place holder of a label that an image does not have: `present` 0, nothing valid."""
+    """The placeholder for a label that an image does not have: `present` 0, nothing valid."""
     label: Label = {"present": np.float32(0)}
     match kind:
         case VectorLabel():
@@ -226,7 +226,7 @@ class Stored(NamedTuple):
 
 
 def stored(features: tfds.features.FeaturesDict, names: Collection[str]) -> list[Stored]:
-    """All that records hold of these features."""
+    """All values that records hold for these features."""
     info = features.get_serialized_info()
     return list(_leaves({name: info[name] for name in names}))
 
@@ -250,7 +250,7 @@ class Records:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Feature name -> its value, or the dict of its values. A malformed record raises whatever it does."""
+        """Feature name -> its value, or the dict of its values. A malformed record can raise anything."""
         stored = tf_example_pb2.Example.FromString(self._source[index]).features.feature
         record: dict[str, Any] = {}
         for path, key, proto_list, shape, dtype in self._fields:
@@ -262,7 +262,7 @@ class Records:
         return record
 
     def canonical(self, index: int) -> bytes:
-        """The bytes of a record, with its fields in order. TFDS writes them in one that differs between processes."""
+        """The bytes of a record with its fields in a fixed order; TFDS's own order differs between processes."""
         data = self._source[index]
         try:
             return tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)
@@ -294,7 +294,7 @@ def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:
     cls = _KINDS.get(str(values.get("kind")))
     fields = {name: value for name, value in values.items() if name != "kind"}
     if cls is None or fields.keys() - {field.name for field in dataclasses.fields(cls)}:
-        raise ValueError(f"{values} is no kind of label")
+        raise ValueError(f"{values} is not a kind of label")
     return pydantic.TypeAdapter(cls).validate_python(fields)
 
 

@@ -1,4 +1,4 @@
-"""Which files are images, and what of them a folder holds."""
+"""Which files are images, and which of them a folder holds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import NamedTuple
 from must_jax.progress import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
-_UNREAD_SUFFIX = re.compile(  # images as well: left out of a set, but not in silence
+_UNREAD_SUFFIX = re.compile(  # images, too: left out of a set, but not silently
     r"\.(heic|heif|hif|jxl|j2k|svg|ico|psd|tga|exr|hdr|raw|dng|cr2|cr3|crw|nef|nrw|arw|orf|rw2|raf|pef|srw)", re.I
 )
-_APPLE_DOUBLE = "._"  # starts the names of files that macOS leaves beside others, with their suffix
+_APPLE_DOUBLE = "._"  # prefix of files that macOS leaves beside others, with the same suffix
 _SYSTEM_FOLDERS = re.compile(  # of macOS, Windows, Linux, Synology, QNAP, NetApp, Python, and of viewers' thumbnails
     r"__macosx|\$recycle\.bin|system volume information|found\.\d{3}|lost\+found|@eadir|@tmp|#recycle|#snapshot|"
     r"@recycle|@recently-snapshot|@__thumb|~snapshot|__pycache__|_?thumb(nail)?s",
@@ -26,15 +26,15 @@ _SYSTEM_FOLDERS = re.compile(  # of macOS, Windows, Linux, Synology, QNAP, NetAp
 )
 NOT_READ = "format not read"
 HIDDEN = "hidden, or in a hidden or system folder"
-_NAMED = 3  # of the images that are left out for one reason
+_NAMED = 3  # how many are named for each reason
 
 
 class LeftOut(NamedTuple):
     """Images that are left out because of what they are, not because they cannot be read.
 
     Attributes:
-      name: of the image, of the folder that they are in, or of what they have in common.
-      images: how many.
+      name: name of the image, of the folder that they are in, or of what they have in common.
+      images: how many there are.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Listing(NamedTuple):
     """What a folder, or an archive, holds.
 
     Attributes:
-      images: path relative to the folder, and bytes.
-      skipped: path of images that are not taken, and why.
-      others: number of files that are no images.
-      hidden: what is hidden or of the system, and has images in it; they are neither in `skipped` nor in `others`.
+      images: path relative to the folder, and size in bytes.
+      skipped: path of each image that is not taken, and why.
+      others: number of files that are not images.
+      hidden: hidden files, and hidden or system folders, with images; these are in neither `skipped` nor `others`.
     """
 
     images: list[tuple[str, int]]
@@ -59,19 +59,19 @@ class Listing(NamedTuple):
 
 
 def is_image(name: str) -> bool:
-    """By the name's suffix; one whose format is not read is none."""
+    """Whether the name has the suffix of an image whose format is read."""
     return _suffix(name) in IMAGE_SUFFIXES
 
 
 def is_unread(name: str) -> bool:
-    """Whether it is an image of a format that is not read."""
+    """Whether the name has the suffix of an image whose format is not read."""
     return bool(_UNREAD_SUFFIX.fullmatch(_suffix(name)))
 
 
 def hidden_part(name: str) -> str:
-    """The path up to its first part that is hidden or of the system; "" = it has none.
+    """The path up to its first hidden or system part; "" = it has none.
 
-    Folders are judged by their names, and by those below the source alone: "a/.git/1.jpg" -> "a/.git".
+    Folders are judged by their names, and only those below the source: "a/.git/1.jpg" -> "a/.git".
     """
     parts = name.split("/")
     for count, part in enumerate(parts, start=1):
@@ -98,7 +98,7 @@ def list_folder(folder: Path) -> Listing:
             elif is_image(name) and entry.is_file():
                 images.append((name, entry.stat().st_size))
             elif is_image(name):
-                skipped.append((name, "no regular file, or a link to nothing"))
+                skipped.append((name, "not a regular file, or a broken link"))
             elif is_unread(name):
                 skipped.append((name, NOT_READ))
             else:
@@ -112,12 +112,12 @@ def list_folder(folder: Path) -> Listing:
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths relative to the folder of all files that end so, whatever their case, sorted by their parts.
+    """Paths, relative to the folder, of all files with these suffixes in any case, sorted by their parts.
 
-    What is hidden or of the system is left out.
+    Hidden files, and hidden or system folders, are left out.
 
     Raises:
-      OSError: a folder that cannot be read.
+      OSError: a folder cannot be read.
     """
 
     def unread(_: str, error: OSError) -> None:
@@ -131,18 +131,18 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 def _walk(
     folder: Path, unread: Callable[[str, OSError], None], hidden: list[str]
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Path relative to the folder, and entry, of everything below it but folders.
+    """Yields the path relative to the folder, and the entry, of everything below it except folders.
 
-    Links are followed, but no folder is listed twice, so that links in a circle come to an end.
+    Links are followed, but no folder is listed twice, so circular links come to an end.
 
     Args:
-      unread: is told of the folders that cannot be read.
-      hidden: gets the paths of hidden folders and of those of the system, which are not looked into.
+      unread: called for each folder that cannot be read.
+      hidden: receives the paths of hidden and system folders, which are not searched.
     """
     listed = set()
     folders, links = deque([""]), deque[str]()
     while folders or links:
-        at = (folders or links).popleft()  # links last: what they lead to has its own name where it is in the folder
+        at = (folders or links).popleft()  # links last: a target inside the folder is listed by its own path
         try:
             status = os.stat(folder / at)
             if (status.st_dev, status.st_ino) in listed:
@@ -166,7 +166,7 @@ def _walk(
 
 
 def _images_at(path: Path) -> int:
-    """Of a file or folder, links to folders and folders that cannot be read aside."""
+    """Number of images in a file or folder, apart from links to folders and folders that cannot be read."""
     if path.is_dir():
         return sum(is_image(name) for _, _, files in os.walk(path) for name in files)
     return int(is_image(path.name))
@@ -191,7 +191,7 @@ def digest(images: Iterable[tuple[str, int]]) -> str:
 
 
 def printable(name: str) -> str:
-    """The name with bytes that are no UTF-8 written as \\xff, for nothing else can be stored as text."""
+    """The name with bytes that are not UTF-8 written as \\xff, as they cannot be stored as text."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

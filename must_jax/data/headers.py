@@ -12,7 +12,7 @@ import PIL.Image
 from must_jax.errors import UserError
 
 JPEG_START = b"\xff\xd8"
-_SEQUENTIAL = bytes((0, 63, 0))  # first and last coefficient and bits of a scan with all of them
+_SEQUENTIAL = bytes((0, 63, 0))  # first and last coefficient, and bits, of a scan with all coefficients
 _MOST_STRAY = 64  # bytes between segments
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _TEXT = 256  # bytes
@@ -23,7 +23,7 @@ class JpegHeader(NamedTuple):
     """Height and width as stored, number of colour components, and whether there is Exif.
 
     Attributes:
-      data: the file, without what decoders warn of in its header although the pixels are whole: stray bytes between
+      data: the file, without what decoders warn about in its header although the pixels are intact: stray bytes between
         segments, and the progressive parameters of a scan that is not progressive, which some cameras write wrongly.
     """
 
@@ -35,7 +35,7 @@ class JpegHeader(NamedTuple):
 
 
 def jpeg(data: bytes) -> JpegHeader:
-    """Of bytes that begin with JPEG_START (ITU-T T.81, annex B); numbers are 0 where they are missing."""
+    """The header of bytes that begin with JPEG_START (ITU-T T.81, annex B); missing numbers are 0."""
     height = width = components = 0
     at, frame, segments = 2, b"", [JPEG_START]
     while (start := data.find(b"\xff", at, at + _MOST_STRAY + 1)) >= 0:
@@ -62,7 +62,7 @@ def jpeg(data: bytes) -> JpegHeader:
 
 
 def pixels(data: bytes) -> int:
-    """Height times width of an image of any format that is read; 0 where its header is not understood.
+    """Height times width of an image of any supported format; 0 if its header is not understood.
 
     Raises:
       UserError: parts of it are far larger than any image.
@@ -80,14 +80,14 @@ def pixels(data: bytes) -> int:
             return 0
         with picture:
             return math.prod(picture.size)
-    except PIL.Image.DecompressionBombError as error:  # of what is larger than the image, as tiles can be
+    except PIL.Image.DecompressionBombError as error:  # about parts larger than the image, as tiles can be
         raise UserError(f"an image cannot be read: {error}") from None
     except Exception:  # plugins raise nearly anything on broken bytes
         return 0
 
 
 def unlike_an_image(data: bytes) -> str:
-    """What bytes are that no decoder takes, as far as their beginning says so."""
+    """Says what bytes are that no decoder accepts, as far as their beginning shows."""
     start = data[:_TEXT].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not data.strip(b"\0"):
         return "the file is all zeros" if data else "the file is empty"
@@ -99,9 +99,10 @@ def unlike_an_image(data: bytes) -> str:
 
 
 def opened(data: bytes, formats: Iterable[str] = ("JPEG", "WEBP", *_BY_PILLOW)) -> PIL.Image.Image | None:
-    """By the Pillow plugin that takes it, before any pixel is decoded; None without one. Plugins raise nearly anything.
+    """Opens an image with the Pillow plugin that accepts it, before any pixel is decoded; None if there is none.
 
-    Not by PIL.Image.open, which warns of images, or refuses them, by a limit that is the whole process's.
+    Plugins raise nearly anything. PIL.Image.open is not used, as it warns about images, or refuses them, by a limit
+    that holds for the whole process.
     """
     PIL.Image.init()
     for name in formats:
@@ -112,7 +113,7 @@ def opened(data: bytes, formats: Iterable[str] = ("JPEG", "WEBP", *_BY_PILLOW)) 
 
 
 def _webp(data: bytes) -> int:
-    """RFC 9649, sections 2.5 to 2.7. Pillow's plugin takes memory for the whole image, or refuses it."""
+    """Pixels of a WebP (RFC 9649, sections 2.5 to 2.7). Pillow's plugin allocates the whole image, or refuses it."""
     if len(data) < 30:
         return 0
     match data[12:16]:

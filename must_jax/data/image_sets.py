@@ -26,15 +26,15 @@ from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress, say
 
-_CHECKED_TOGETHER = 64  # files of a folder
-_CACHED_RECORDS = 64  # what all threads hold at a time: image and labels of one record are read one after the other
-_AGAIN = "delete that folder and prepare it again, or bring it back from a copy"  # a dataset that is damaged
+_CHECKED_TOGETHER = 64  # files of a folder at a time
+_CACHED_RECORDS = 64  # for all threads together: the image and labels of a record are read one after the other
+_AGAIN = "delete that folder and prepare it again, or bring it back from a copy"  # advice for a damaged dataset
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _IGNORED = ("is_crowd", "is_difficult", "difficult", "is_group_of")  # marks of TFDS's objects: COCO, VOC, Open Images
 
 
 class Column(Protocol):
-    """One task's labels of every image of an image set, in its order."""
+    """One task's labels for every image of an image set, in the set's order."""
 
     task: str
     kind: LabelKind
@@ -43,7 +43,7 @@ class Column(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Label:
-        """The decoded label, boxes un-padded, maps at their stored size."""
+        """The decoded label, with boxes un-padded and maps at their stored size."""
         ...
 
 
@@ -71,11 +71,12 @@ class TruthColumn:
 
 
 class Place(NamedTuple):
-    """What part of a TFDS dataset an image set is.
+    """Which part of a TFDS dataset an image set is.
 
-    folder: of the dataset, above its versions; columns of labels may lie there, too.
-    positions: of the images in their whole split.
-    whole: opens that split.
+    Attributes:
+      folder: the dataset's, above its versions; label columns may be there, too.
+      positions: positions of the images in their whole split.
+      whole: opens that split.
     """
 
     folder: Path
@@ -88,12 +89,12 @@ class ImageSet:
 
     Attributes:
       name: what the user asked for, e.g. "scenes/unlabelled:train".
-      digest: 16 hex digits, the same whatever `take` is; for a folder of the names and sizes of its image files, for
-        TFDS data of name, version, split, number of records, features, and what the first and last record hold, and,
-        where it was prepared, of the digest of its source.
+      digest: 16 hex digits, the same whatever `take` is. For a folder, they depend on the names and sizes of its image
+        files; for TFDS data, on name, version, split, number of records, features, the contents of the first and last
+        record, and, for a prepared set, the digest of its source.
       labels: the truth stored with the images, by task.
-      skipped: (path, reason) of the images of a folder that cannot be read; with `take`, of those met on the way.
-      place: in a TFDS dataset; None for a folder, and for images of several splits.
+      skipped: (path, reason) for each image of a folder that cannot be read; with `take`, for those met on the way.
+      place: where the images are in a TFDS dataset; None for a folder, and for images of several splits.
     """
 
     def __init__(
@@ -117,21 +118,21 @@ class ImageSet:
         return self._length
 
     def record(self, index: int) -> Mapping[str, Any]:
-        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; not to be changed.
+        """`{"image": encoded bytes, "name": str, ...}` and each stored label's sub-dict; do not change it.
 
-        Names can be stored as text: bytes of a file's name that are no UTF-8 are written as \\xff.
+        Names can be stored as text: bytes of a file's name that are not UTF-8 are written as \\xff.
         """
         if not 0 <= index < self._length:
             raise IndexError(f"image {index} of {self.name}, which has {self._length}")
         return self._read(int(index))
 
     def name_of(self, index: int) -> str:
-        """The `name` of its record; of a photo in a folder, without reading it."""
+        """The `name` in an image's record; for a photo in a folder, without reading it."""
         return self._name_of(index)
 
 
 def evenly_spread(length: int, most: int) -> list[int]:
-    """Positions of at most so many of `length` images."""
+    """Evenly spread positions of at most `most` of `length` images."""
     return np.unique(np.linspace(0, length - 1, min(most, length)).astype(int)).tolist()
 
 
@@ -143,11 +144,11 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
       take: only the first n images; 0 = all.
 
     Raises:
-      UserError: nothing there, an unknown config or split (names the nearest), or no readable image.
+      UserError: nothing is there, the config or split is unknown (names the nearest), or no image is readable.
     """
     if spec.startswith("folder:"):
         return _open_folder(spec, Path(spec.removeprefix("folder:")).expanduser(), take)
-    dataset, _, split = spec.partition(":")  # a slice may hold another
+    dataset, _, split = spec.partition(":")  # a slice may contain another ":"
     if not dataset or not split:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
     if dataset in ("tar", "parquet"):
@@ -208,7 +209,7 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
 
 
 def _check(path: Path) -> tuple[Path, Values | str]:
-    """The path, and which values its image has, or why it is no readable one."""
+    """The path, and the range of its image's values, or why it cannot be read."""
     try:
         return path, check_image(path.read_bytes())
     except (UserError, OSError) as error:
@@ -278,7 +279,7 @@ def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, len
 
 
 def _count(info: tfds.core.DatasetInfo, split: str) -> int:
-    """Images of a split or slice; 0 as well where that is malformed or goes beyond the end."""
+    """Number of images in a split or slice; also 0 if that is malformed or goes beyond the end."""
     try:
         return info.splits[split].num_examples
     except ValueError:
@@ -286,7 +287,7 @@ def _count(info: tfds.core.DatasetInfo, split: str) -> int:
 
 
 def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:
-    """Labels by task: those described in our metadata, else what TFDS's usual names for classes and boxes hold."""
+    """Labels by task: those described in our metadata, else those under TFDS's usual names for classes and boxes."""
     if info.metadata and "tasks" in info.metadata:
         return {task: _own_truth(task, about) for task, about in info.metadata["tasks"].items()}
     features = dict(info.features.items())
@@ -317,7 +318,7 @@ def _one_hot(classes: int, index: int) -> Label:
 
 
 def _read_objects(objects: Mapping[str, Any]) -> Label:
-    """Boxes without area are left out; those of crowds and groups, and difficult ones, are to be ignored."""
+    """Boxes without area are left out; those of crowds, groups and difficult objects get `ignore` 1."""
     boxes_yxyx = np.asarray(objects["bbox"], np.float32).reshape(-1, 4)
     real = np.all(boxes_yxyx[:, 2:] > boxes_yxyx[:, :2], axis=1)
     marks = [np.asarray(objects[name]) > 0 for name in _IGNORED if name in objects]  # -1 = not known

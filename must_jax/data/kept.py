@@ -1,4 +1,4 @@
-"""Streams of batches that are read many times over: what fits into memory is made once."""
+"""Streams of batches that are read many times: what fits into memory is made once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Batch = Mapping[str, Any]
 
 
 class KeptBatches(Generic[_Key]):
-    """By key a stream that is always the same. Its first batches are kept, all streams together up to `most_bytes`.
+    """Streams by key, each always the same. Their first batches are kept, up to `most_bytes` for all streams together.
 
     Do not change the batches.
 
@@ -28,7 +28,7 @@ class KeptBatches(Generic[_Key]):
         self._free = most_bytes
 
     def __call__(self, key: _Key) -> Iterator[_Batch]:
-        """From its first batch on."""
+        """The stream of a key, from its first batch on."""
         kept, k = self._kept.setdefault(key, []), 0
         while k < len(kept):
             yield kept[k]

@@ -1,6 +1,6 @@
-"""The three kinds of label that data can carry. Data knows kinds; it never knows a task by name.
+"""The three kinds of label that data can carry. Data code knows kinds; it never knows a task by name.
 
-A *label* is a dict of NumPy arrays of one image; a task says which kind its labels are. Shape legend:
+A *label* is a dict of NumPy arrays for one image; a task says which kind its labels are. Shape legend:
 `K` classes, `N` box slots, `h w` map rows and columns.
 """
 
@@ -13,12 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-IGNORE_ID, WIDE_IGNORE_ID = 255, 65535  # codes of "no label" in maps of ids of 8 and of 16 bits
+IGNORE_ID, WIDE_IGNORE_ID = 255, 65535  # codes of "no label" in 8-bit and 16-bit maps of ids
 
 
 @dataclass(frozen=True)
 class VectorLabel:
-    """One vector an image: `{"probs": f32[K]}`. No geometric transform changes it."""
+    """One vector per image: `{"probs": f32[K]}`. No geometric transform changes it."""
 
     size: int
 
@@ -30,7 +30,9 @@ class BoxesLabel:
     `{"boxes_yxyx": f32[N, 4], "classes": i32[N], "scores": f32[N], "valid": f32[N], "ignore": f32[N]}`; coordinates
     are fractions (0..1) of the whole image, `valid` is 1 for a real box. Ground truth has scores of 1. A valid box with
     `ignore` 1 is neither an object nor background: a crowd (COCO), an object marked difficult (VOC).
-    ignore: how they are stored, and no part of what they mean: with `ignore`. Without, no stored box has it.
+
+    Attributes:
+      ignore: whether `ignore` is stored; if not, no stored box has it. This is about storage, not meaning.
     """
 
     max_boxes: int
@@ -41,14 +43,15 @@ class BoxesLabel:
 class MapLabel:
     """A dense map, `{field: array, ["valid": f32[h, w]]}`, over the whole image.
 
-    content:
-      "ids":    `{field: i32[h, w]}`, `ignore_id` where there is no label; nearest-neighbour sampling.
-      "scalar": `{field: f32[h, w], "valid": f32[h, w]}`; linear sampling.
-      "vector": `{field: f32[h, w, 3], "valid": f32[h, w]}`, unit vectors in the camera frame (x right, y down,
-                z forward); linear sampling then renormalised; a horizontal flip negates x.
-    confidence: of "ids" alone, how they are stored, and no part of what they mean: ids everywhere, with
-      `"confidence": f32[h, w]`, 0..1, beside them; whoever reads them applies a threshold. Batches never have it.
-    wide: of "ids" alone: ids of 16 bits, for more than 255 classes.
+    Attributes:
+      content:
+        "ids":    `{field: i32[h, w]}`, `ignore_id` where there is no label; nearest-neighbour sampling.
+        "scalar": `{field: f32[h, w], "valid": f32[h, w]}`; linear sampling.
+        "vector": `{field: f32[h, w, 3], "valid": f32[h, w]}`, unit vectors in the camera frame (x right, y down,
+                  z forward); linear sampling then renormalised; a horizontal flip negates x.
+      confidence: for "ids" only: ids are stored everywhere, with `"confidence": f32[h, w]`, 0..1, beside them, and
+        whoever reads them applies a threshold. This is about storage, not meaning. Batches never have it.
+      wide: for "ids" only: 16-bit ids, for more than 255 classes.
     """
 
     field: str
@@ -67,5 +70,5 @@ LabelKind = VectorLabel | BoxesLabel | MapLabel
 
 
 def objects(boxes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """bool[N]: which slots of a label of boxes hold an object: no padding, and nothing that is to be ignored."""
+    """bool[N]: which slots of a boxes label hold an object, not padding or a box to ignore."""
     return (boxes["valid"] > 0) & (boxes["ignore"] == 0)

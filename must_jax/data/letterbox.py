@@ -16,22 +16,22 @@ from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 
 Content = tuple[float, float]
 
-_ALL_VALID = 0.999  # of the interpolated validity, up to rounding
-_CHANNELS = 4  # that OpenCV warps at a time
+_ALL_VALID = 0.999  # interpolated validity where all is valid, up to rounding
+_CHANNELS = 4  # channels that OpenCV warps at a time
 _BLOCK_PX = 2**20  # pixels that are worked on at a time, so that large images with many classes fit into memory
-_LONGEST_PX = 2**14  # side of a block; OpenCV warps to less than 2^15 pixels
+_LONGEST_PX = 2**14  # longest side of a block; OpenCV warps to fewer than 2^15 pixels
 
 
 def content_of(content_hw: tuple[int, int], image_size: int) -> Content:
-    """Pixels of the input that the image takes up -> shares of its side."""
+    """Pixels of the input that the image takes up -> shares of the input's side."""
     return content_hw[0] / image_size, content_hw[1] / image_size
 
 
 def on_image(kind: LabelKind, prediction: Mapping[str, np.ndarray], content: Content, hw: tuple[int, int]) -> Label:
     """A prediction for the whole input -> for the image alone, its maps with `hw` rows and columns.
 
-    Boxes are clipped to the image; those outside of it become invalid. Maps are interpolated linearly, vectors are then
-    made unit vectors again. A map of ids has to be made from its probabilities, by the task.
+    Boxes are clipped to the image; those outside it become invalid. Maps are interpolated linearly; vectors are then
+    normalised again. A map of ids has to be made from its probabilities, by the task.
     """
     match kind:
         case VectorLabel():
@@ -45,7 +45,7 @@ def on_image(kind: LabelKind, prediction: Mapping[str, np.ndarray], content: Con
 
 
 def most_likely(probs: np.ndarray, content: Content, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """f32[h, w, K] for the whole input -> of the image's pixels the class i32[*hw], and its probability f32[*hw].
+    """f32[h, w, K] for the whole input -> for each pixel of the image, its class i32[*hw] and the probability f32[*hw].
 
     The probabilities are interpolated linearly before the best one is taken, a few classes and rows at a time.
     """
@@ -93,7 +93,7 @@ def resample(map_: np.ndarray, content: Content, hw: tuple[int, int]) -> np.ndar
 
 
 def nearest(map_: np.ndarray, content: Content, hw: tuple[int, int]) -> np.ndarray:
-    """As `resample`, but every pixel has the value of the cell that it lies in; for numbers of any type."""
+    """Like `resample`, but every pixel has the value of the cell that it lies in; for any type of number."""
     rows, columns = (
         np.minimum(((np.arange(n) + 0.5) * (side * share / n)).astype(np.intp), side - 1)
         for side, share, n in zip(map_.shape, content, hw, strict=False)

@@ -1,7 +1,7 @@
 """Maps of codes as losslessly compressed pictures, which every image library reads.
 
 16-bit codes become red (high byte) and green (low byte) of a WebP: in a plane of its own the high byte is smooth, and
-WebP predicts each plane from its neighbours. A 16-bit PNG has them in turns, and predicts each byte from one other.
+WebP predicts each plane from its neighbours. A 16-bit PNG interleaves them, and predicts each byte from one other.
 
 A unit vector becomes two numbers, u and v in -1..1, by projection onto the octahedron |x| + |y| + |z| = 1, unfolded
 around its corner -z, where the normals of visible surfaces lie (Cigolle et al. 2014, "A survey of efficient
@@ -21,7 +21,7 @@ import PIL.Image
 from must_jax.config.data import MAX_PIXELS
 from must_jax.data import headers
 
-_ZERO, _UNIT = 128, 100  # codes of 0 and of a step to 1 for u and v
+_ZERO, _UNIT = 128, 100  # for u and v: the code of 0, and the steps from there to 1
 DIRECTION = f"octahedral u = (R - {_ZERO}) / {_UNIT}, v = (G - {_ZERO}) / {_UNIT} around -z"
 _REPEATING = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 _SMOOTH = (
@@ -32,12 +32,12 @@ _PNG_START = b"\x89PNG"
 
 
 def png(values: np.ndarray, *, smooth: bool, wide: bool = False) -> bytes:
-    """[h, w] in 0..255 -> an 8-bit PNG, or in 0..65535 a 16-bit one. `smooth` chooses how it is compressed."""
+    """[h, w] in 0..255 -> an 8-bit PNG; if `wide`, in 0..65535 -> a 16-bit PNG. `smooth` chooses the compression."""
     codes: np.ndarray[Any, np.dtype[Any]] = np.ascontiguousarray(values, np.uint16 if wide else np.uint8)
     ok, data = cv2.imencode(".png", codes, _SMOOTH if smooth else _REPEATING)
     if not ok:
         raise ValueError(f"OpenCV cannot encode an array of shape {values.shape} as PNG")
-    return data.tobytes()  # from encoded images TFDS writes records without TensorFlow
+    return data.tobytes()  # TFDS writes images that are already encoded without TensorFlow
 
 
 def webp(codes: np.ndarray) -> bytes:
@@ -50,7 +50,7 @@ def webp(codes: np.ndarray) -> bytes:
 
 
 def codes(data: bytes) -> np.ndarray:
-    """A picture of `webp`, or a 16-bit PNG -> u16[h, w]."""
+    """A picture made by `webp`, or a 16-bit PNG -> u16[h, w]."""
     values = pixels(data)
     return values if values.ndim == 2 else values[..., 2].astype(np.uint16) << 8 | values[..., 1]  # cv2 gives BGR
 
@@ -70,11 +70,11 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def direction_codes(vectors: np.ndarray) -> np.ndarray:
-    """f32[h, w, 3] of any length -> u16[h, w], none of them 0."""
+    """Vectors f32[h, w, 3] of any length -> u16[h, w], none of them 0."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     size = np.maximum(np.abs(x) + np.abs(y) + np.abs(z), np.float32(1e-6))
     u, v = x / size, y / size
-    away = z > 0  # beyond the edges of the square that |u| + |v| = 1 is
+    away = z > 0  # outside the square |u| + |v| = 1
     folded_u, folded_v = np.copysign(1 - np.abs(v), u), np.copysign(1 - np.abs(u), v)
     high, low = (_ZERO + np.rint(_UNIT * np.where(away, *pair)) for pair in ((folded_u, u), (folded_v, v)))
     return (256 * high + low).astype(np.uint16)
@@ -91,7 +91,7 @@ def directions(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _directions() -> np.ndarray:
-    """f32[65536, 3]: by code, the unit vector; zeros for code 0, which none has."""
+    """f32[65536, 3]: the unit vector of each code; zeros for code 0, which no vector has."""
     u, v = (np.indices((256, 256)).reshape(2, -1) - _ZERO) / _UNIT
     z = np.abs(u) + np.abs(v) - 1
     behind = np.maximum(z, 0)  # what is folded over belongs on the other side of the edge

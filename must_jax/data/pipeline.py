@@ -1,12 +1,12 @@
 """From image sets and label columns to batches of NumPy arrays.
 
-A batch of B examples, its images of S*S pixels, N box slots:
+A batch of B examples, with images of S*S pixels and N box slots:
   image  u8[B, S, S, 3] RGB
   mask   f32[B]   1 = a real image; 0 = padding of the last batch, or an image that cannot be read
   index  i32[B]   position in its image set; -1 = padding
   labels {task: {fields of its kind, "present": f32[B]}}; present is 0 wherever mask is 0
 
-Training batch k depends on (sources, seed, k) alone, so the position of a run is an integer and nothing else.
+Training batch k depends on (sources, seed, k) alone, so a run's position is just an integer.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Batch = dict[str, Any]
 Example = dict[str, Any]
 OnBad = Callable[[str, str], None]  # takes what could not be read, and why; called from the pipeline's threads
 
-TRAIN_MAP_STRIDE = 4  # of the maps that heads predict
+TRAIN_MAP_STRIDE = 4  # stride of the maps that heads predict
 CACHED_BYTES = 2**26  # of the truth of one image set
 
-cv2.setNumThreads(1)  # whole batches are made in parallel; threads inside of one image only get in their way
+cv2.setNumThreads(1)  # whole batches are made in parallel; threads inside one image only get in their way
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def train_batches(
     """Endless batches start_step, start_step + 1, ...; every epoch has a new order over all sources, augmented anew.
 
     Args:
-      kinds: the tasks that come out; images without a label of a task have `present` 0 there. Maps have stride 4.
-      rows: i64[n], which examples of each batch are made: those of one host; None = all.
-      threads: that make batches; 0 = one a core. They do not change the batches.
-      on_bad: hears of every image and label that cannot be read, each time it is met.
+      kinds: the tasks in the batches; images without a label for a task have `present` 0 there. Maps have stride 4.
+      rows: i64[n], which examples of each batch to make: those of one host; None = all.
+      threads: number of threads that make batches; 0 = one per core. It does not change the batches.
+      on_bad: called for every image and label that cannot be read, each time it is met.
 
     Raises:
       UserError: a column does not fit its image set or its task.
@@ -97,7 +97,7 @@ def train_batches(
 
 
 def examples_of(sources: Sequence[Source], *, batch_size: int, seed: int, step: int) -> list[str]:
-    """What batch `step` of `train_batches` is made of, as "image set[position]"."""
+    """The examples in batch `step` of `train_batches`, each as "image set[position]"."""
     order = _order(sources, seed)
     chosen = [order(position) for position in range(step * batch_size, (step + 1) * batch_size)]
     return [f"{sources[which].images.name}[{index}]" for which, index in chosen]
@@ -117,11 +117,12 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every image once and in order, whole and in the top left corner (`letterbox_geometry`); the last batch is padded.
 
-    Batches also have `content_hw` i32[B, 2]: the rows and columns of the input that the image takes up.
+    Batches also have `content_hw` i32[B, 2]: the rows and columns of the input that the image takes up. For arguments
+    not listed here, and for errors, see `train_batches`.
 
     Args:
-      kinds: the labels to have in the batches, scaled and padded as the images are; to measure a model against its
-        truth as stored, none, and a `TruthReader`. Others, and errors, as of `train_batches`.
+      kinds: the labels to include in the batches, scaled and padded like the images. To measure a model against the
+        truth as stored, pass none, and use a `TruthReader`.
     """
     _check([source], kinds)
     count = len(source.images)
@@ -151,8 +152,8 @@ class TruthReader:
     Decoded labels are kept up to `CACHED_BYTES`, since a scorecard reads them many times.
 
     Args:
-      tasks: those to read; an image's labels are of those for which it has one.
-      on_bad: hears of every label that cannot be read; the image then has none for that task.
+      tasks: the tasks to read; an image has labels for only some of them.
+      on_bad: called for every label that cannot be read; the image then has none for that task.
     """
 
     def __init__(self, source: Source, tasks: Collection[str], on_bad: OnBad | None = None) -> None:
@@ -167,7 +168,7 @@ class TruthReader:
         for task in self._tasks:
             try:
                 label = label_of(self._source, task, index)
-            except Exception as error:  # one record, broken in whatever way, must not end a run of days
+            except Exception as error:  # one record, however broken, must not end a run of days
                 if self._on_bad is not None:
                     self._on_bad(f"{self._source.images.name}[{index}]", f"{type(error).__name__}: {error}")
                 continue
@@ -181,7 +182,7 @@ class TruthReader:
 
 
 def _seeds(seed: int) -> list[int]:
-    """Of the order and of augmentation."""
+    """The seeds of the order and of augmentation."""
     return np.random.SeedSequence(seed).generate_state(2).tolist()
 
 
@@ -204,7 +205,7 @@ def _order(sources: Sequence[Source], seed: int) -> Callable[[int], tuple[int, i
 
 
 def _batches(examples: grain.MapDataset, batch_size: int, rows: np.ndarray | None) -> grain.MapDataset:
-    """Of every whole batch of `batch_size` the examples in `rows`."""
+    """The examples in `rows` of every whole batch of `batch_size`."""
     taken = range(batch_size) if rows is None else rows.tolist()
 
     def batch(k: int) -> Batch:
@@ -214,7 +215,7 @@ def _batches(examples: grain.MapDataset, batch_size: int, rows: np.ndarray | Non
 
 
 def batch_like(kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int) -> Batch:
-    """A batch as `train_batches` makes them, for its shapes and types: all examples are one and the same blank."""
+    """A batch with the shapes and types of those of `train_batches`; all its examples are the same blank."""
 
     def repeat(node: Any) -> Any:
         if isinstance(node, dict):
@@ -238,7 +239,7 @@ def _example(
         image, image_hw = decode(source.images.record(index)["image"])
         labels = {task: label for task in kinds if (label := label_of(source, task, index)) is not None}
         image, labels = augment_example(place(image_hw), image, labels, kinds, image_size // map_stride)
-    except Exception as error:  # one record, broken in whatever way, must not end a run of days
+    except Exception as error:  # one record, however broken, must not end a run of days
         if on_bad is not None:
             on_bad(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")
         return _blank(index, kinds, image_size, map_stride)
@@ -256,7 +257,7 @@ def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stri
 
 
 def label_of(source: Source, task: str, index: int) -> Label | None:
-    """The first label that says it is present."""
+    """The first label of the task that is present, if any."""
     labels = (column[index] for column in source.columns if column.task == task)
     return next((label for label in labels if label["present"]), None)
 
@@ -288,7 +289,7 @@ def _check(sources: Sequence[Source], kinds: Mapping[str, LabelKind]) -> None:
 
 
 def _layout(kind: LabelKind) -> LabelKind:
-    """What two label kinds must share: not the slots, which are padded, nor the unit, which is the task's matter."""
+    """What two label kinds must share: not the slots, which are padded, nor the unit, which is up to the task."""
     match kind:
         case BoxesLabel():
             return replace(kind, max_boxes=0)

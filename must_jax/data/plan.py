@@ -1,4 +1,4 @@
-"""`prepare.json` of a prepared image set: what it is made from, how it is cut into shards, and which are written."""
+"""`prepare.json` of a prepared image set: what it is made from, how it is cut into shards, and which exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from must_jax.errors import UserError
 from must_jax.reading import read_json
 
 FILE = "prepare.json"
-ASKED = ("image_column", "image_suffix", "shard_images", "max_pixels")  # what the shards depend on, next to the source
+ASKED = ("image_column", "image_suffix", "shard_images", "max_pixels")  # what the shards depend on, besides the source
 
 
 class _Record(pydantic.BaseModel):
@@ -41,7 +41,7 @@ class Plan(_Record):
     Attributes:
       source: digest of the source.
       length: images of the source, readable or not.
-      named_by: how the source names them, as `RawImages` says it.
+      named_by: what names them, as in `RawImages`.
     """
 
     schema_version: Literal[1] = 1
@@ -67,7 +67,7 @@ class Plan(_Record):
         return -(-self.length // self.shard_images)
 
     def positions(self, index: int) -> range:
-        """Of a shard's images in the source."""
+        """Positions of a shard's images in the source."""
         return range(index * self.shard_images, min((index + 1) * self.shard_images, self.length))
 
     def shard_file(self, index: int) -> str:
@@ -91,7 +91,7 @@ def read(folder: Path) -> Plan | None:
     """The plan of what is, or will be, in the folder of an image set; None if there is none.
 
     Raises:
-      UserError: a dataset of someone else, or a damaged plan.
+      UserError: there is a dataset that was not prepared here, or the plan is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -107,7 +107,7 @@ def check_same(folder: Path, config: PrepareConfig, source: str, length: int | N
 
     Args:
       source: digest of the source.
-      length: number of its images; None = neither that nor what names them is known yet.
+      length: number of its images; None = neither this nor what names them is known yet.
       named_by: what names them; "" = file and row.
     """
     plan, advice = read(folder), "choose another config.name, or delete that folder"

@@ -1,7 +1,7 @@
-"""Preparing: images as people have them become a TFDS dataset in ArrayRecord, with their bytes as they are.
+"""Preparing: images as users have them become a TFDS dataset in ArrayRecord, with their bytes unchanged.
 
-Which images a shard holds follows from the source alone (see `plan`), so that a run which was killed ends up with the
-files of one that was not.
+Which images a shard holds follows from the source alone (see `plan`), so a run that was killed and resumed ends up with
+the same files as one that was not.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from must_jax.progress import Progress, say
 
 VERSION = "1.0.0"
 SKIPPED_FILE = "skipped.json"
-MAX_BAD_SHARE = 0.5  # of the images; with more, the source is not what its user takes it for
+MAX_BAD_SHARE = 0.5  # of the images; with more, the source is not what the user thinks it is
 MAX_BYTES = 2**30  # of an image; a record cannot have twice that
 
 
 class _Checked(NamedTuple):
-    """An image on its way into a shard: its record, or why it has none."""
+    """A checked image, for a shard: its record, or why it has none."""
 
     shard: int
     name: str
@@ -46,11 +46,12 @@ class _Checked(NamedTuple):
 def prepare(config: PrepareConfig) -> ImageSet:
     """Writes the image set `data_dir/NAME` unless it is finished, and opens it.
 
-    A run that was stopped, or has lost shards since, goes on with those that are missing.
+    If an earlier run was stopped, or shards have been lost since, only the missing shards are written.
 
     Raises:
-      UserError: no such source or no images in it, more than half of them unreadable, too little disk; a folder that
-        holds other data, or was prepared from something else or otherwise, or at which another process is at work.
+      UserError: there is no such source, it has no images, more than half of them are unreadable, or there is too
+        little disk space; or the folder holds other data, was prepared from something else or with other settings, or
+        is being written by another process.
     """
     folder = Path(config.data_dir).expanduser() / config.name / VERSION
     images = f"{config.name}:{shards.SPLIT}"
@@ -80,14 +81,14 @@ def _open(config: PrepareConfig) -> RawImages:
 
 
 def _make(folder: Path, config: PrepareConfig) -> str:
-    """Returns what has become of all images, in words."""
-    # What can be wrong is found out first, and what takes longer later.
+    """Writes the image set. Returns how many images it has and how many it lacks, in words."""
+    # What can be wrong is checked first, and slow checks come after quick ones.
     raw = _open(config)
     plan.check_same(folder, config, raw.digest)
     _check_images(raw, config.images)
     files.check_space(folder, raw.size_bytes - files.bytes_in(folder), f"the images of {config.images}")
     with files.taken(folder, "wait for it, or choose another config.name"):
-        # Also by a process that had taken the folder before.
+        # Again, in case another process has worked in the folder since.
         plan.check_same(folder, config, raw.digest, len(raw), raw.named_by)
         there = plan.read(folder)
         if there is None:
@@ -97,14 +98,14 @@ def _make(folder: Path, config: PrepareConfig) -> str:
         try:
             written = _write_missing(folder, there, raw)
         except UserError:
-            if not plan.read(folder).shards:  # type: ignore[union-attr]  # what is corrected may be another source
+            if not plan.read(folder).shards:  # type: ignore[union-attr]  # the corrected one may be another source
                 (folder / plan.FILE).unlink()
             raise
         return _finish(folder, written, raw)
 
 
 def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
-    """Writes the shards that are not there yet. Returns the plan that lists all."""
+    """Writes the shards that are not there yet. Returns the plan that lists them all."""
     missing = there.missing(folder)
     left = sum(len(there.positions(index)) for index in missing)
     items = ((index, item) for index in missing for item in raw.items(there.positions(index)))
@@ -119,7 +120,7 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
         checked = ahead(items, lambda item: pool.submit(check, item).result, 2 * cores() - 1)
         for index, group in itertools.groupby(checked, key=lambda image: image.shard):
             path, count, skipped = folder / there.shard_file(index), 0, []
-            with shards.committed(path, "uncompressed") as write:  # images are already
+            with shards.committed(path, "uncompressed") as write:  # images are compressed already
                 for image in group:
                     if image.reason:
                         skipped.append(Skipped(name=image.name, reason=image.reason))
@@ -133,7 +134,7 @@ def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
             size = path.stat().st_size
             there = there.with_shard(ShardRecord(file=path.name, count=count, bytes=size, skipped=tuple(skipped)))
             there.write(folder)
-    if told := ranges.told():  # of what is checked now; a run that goes on has told of the rest
+    if told := ranges.told():  # only about the images checked now; the earlier run reported on the rest
         say(f"look at {there.images}: {told}")
     return there
 
@@ -147,7 +148,7 @@ def _check(serialize: Callable[[Mapping[str, Any]], bytes], max_pixels: int, ima
         values = check_image(data, max_pixels)
     except (UserError, PermissionError) as error:
         return _Checked(shard, item.place or item.name, reason=getattr(error, "strerror", None) or str(error))
-    except OSError as error:  # of the disk or the network, not of this image: it must not be left out for ever
+    except OSError as error:  # the disk's or the network's fault, not the image's, which must not be left out for ever
         raise UserError(
             f"{item.place or item.name} cannot be read now ({error.strerror}); "
             "see to the disk, then the same command continues"
@@ -183,7 +184,7 @@ def _features() -> tfds.features.FeaturesDict:
 
 
 def _check_images(raw: RawImages, images: str) -> None:
-    """Raises UserError if the source has no images, or too many that are left out without a look at them."""
+    """Raises UserError if the source has no images, or too many that are skipped without being opened."""
     if not len(raw) and not raw.skipped:
         endings = f": {', '.join(raw.unread)}" if raw.unread else ""
         parts = [

@@ -1,4 +1,4 @@
-"""Writing TFDS datasets in ArrayRecord, one shard at a time and without TensorFlow: images are handed over encoded."""
+"""Writing TFDS datasets in ArrayRecord, one shard at a time and without TensorFlow: images are passed in encoded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from must_jax import files
 
 SPLIT = "train"
-MOST_SHARDS = 99_999  # that TFDS can number
+MOST_SHARDS = 99_999  # the most that TFDS can number
 COLUMNS = "columns"  # folder of the label columns beside an image set's versions, and in a label run
 FEATURES_FILE, INFO_FILE = DESCRIPTIONS = "features.json", "dataset_info.json"
 
 
 def shard_file(dataset: str, index: int, count: int) -> str:
-    """A shard's name, as TFDS has it."""
+    """The name of a shard's file in TFDS."""
     return f"{dataset}-{SPLIT}.array_record-{index:05d}-of-{count:05d}"
 
 
 def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:
-    """What turns a record into its bytes, the same in every process; thread-safe."""
+    """A function that turns a record into its bytes, the same in every process; thread-safe."""
     serialize = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
 
     def serialized(record: Mapping[str, Any]) -> bytes:
@@ -38,9 +38,10 @@ def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, A
 
 @contextlib.contextmanager
 def committed(path: Path, options: str = "") -> Iterator[Callable[[bytes], None]]:
-    """Yields what appends a record; afterwards the shard is at `path`, whole, or, if the block raises, not at all.
+    """Yields a function that appends a record.
 
-    `options` are those of an ArrayRecordWriter, next to the one for random access.
+    Afterwards the shard is at `path`, whole, or, if the block raises, not at all. `options` are those of an
+    ArrayRecordWriter, besides the one for random access.
     """
     with files.committed(path) as temporary:
         writer = ArrayRecordWriter(str(temporary), f"group_size:1,{options}".rstrip(","))
@@ -59,7 +60,7 @@ def describe(
     size_bytes: int,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Makes a folder of shards a TFDS dataset, by `features.json` and, last, `dataset_info.json`.
+    """Makes a folder of shards a TFDS dataset by writing `features.json` and, last, `dataset_info.json`.
 
     Args:
       lengths: records of each shard; 0 is fine.
@@ -81,7 +82,7 @@ def descriptions(
     lengths: Sequence[int],
     size_bytes: int,
 ) -> dict[str, str]:
-    """File name -> text of what `describe` writes; arguments as there."""
+    """File name -> text of what `describe` writes, without the metadata; for the arguments see there."""
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=dataset, version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name=""
     )

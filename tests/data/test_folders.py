@@ -30,7 +30,7 @@ def test_everything_is_accounted_for(tmp_path: Path):
     os.mkfifo(tmp_path / "7.png")
     listing = list_folder(tmp_path)
     assert listing.images == [("1.jpg", 0)]
-    nothing = "no regular file, or a link to nothing"
+    nothing = "not a regular file, or a broken link"
     assert listing.skipped == [
         ("2.heic", "format not read"),
         ("3.NEF", "format not read"),

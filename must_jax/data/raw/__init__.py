@@ -1,4 +1,4 @@
-"""Images as people have them: photos in a folder, tar files, Parquet files, a TFDS dataset."""
+"""Images as users have them: photos in a folder, tar files, Parquet files, a TFDS dataset."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def open_raw(spec: str, data_dir: Path, column: str = "", endings: Sequence[str]
     Args:
       spec: FILES are a file, a folder, or a pattern with *.
       data_dir: where TFDS datasets live.
-      column: of Parquet files, the one with the images; "" = the only one that holds bytes.
-      endings: of folders and tar files, those of images; () = all of a folder's pictures, of a sample of a tar file the
-        one that `samples.choose` finds out.
+      column: the column of Parquet files with the images; "" = the only one that holds bytes.
+      endings: the endings of images in folders and tar files; () = all pictures of a folder, and those of a tar file
+        that `samples.choose` picks.
 
     Raises:
-      UserError: nothing there, or no such kind of source (names the nearest). What is wrong inside of tar and Parquet
-        files is found out when they are listed, by the first look at length or items.
+      UserError: nothing is there, or there is no such kind of source (names the nearest). What is wrong inside tar and
+        Parquet files is only found when they are listed, on the first use of the length or the items.
     """
     scheme, colon, rest = spec.partition(":")
     if not colon or not rest:

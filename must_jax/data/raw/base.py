@@ -1,4 +1,4 @@
-"""Images as people have them, before they are an image set."""
+"""Images as users have them, before they become an image set."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class RawImages(Protocol):
     """An ordered collection of what seem to be images. Only names and sizes are held in memory.
 
     Attributes:
-      digest: 16 hex digits that change with what is there, as far as that is seen without opening any file.
-      size_bytes: of all images, about; 0 = unknown.
-      skipped: (name, reason) of the images that are left out already.
+      digest: 16 hex digits that change with what is there, as far as can be seen without opening any file.
+      size_bytes: approximate size of all images; 0 = unknown.
+      skipped: (name, reason) for each image that is already left out.
       left_out: images that are left out because of what they are; neither in `skipped` nor in `others`.
-      others: number of files that are no images.
-      images_are: how an image is recognised, for a source in which there is none.
-      unread: what lies beside the images, labels for instance: columns, tasks, endings of other files in tar files.
-      called: how the images are called, in words with an example, where not as their owner calls them; "" = so.
-      named_by: what the names are, of sources that have two ways to name images; "" = the way that all sources have.
+      others: number of files that are not images.
+      images_are: how an image is recognised, to tell the user if a source has none.
+      unread: what is beside the images, labels for instance: columns, tasks, endings of other files in tar files.
+      called: what the images are called, in words with an example, if not by their owner's names; "" = by those.
+      named_by: what the names are, for sources with two ways to name images; "" = the way that all sources have.
     """
 
     digest: str
@@ -70,12 +70,12 @@ class RawImages(Protocol):
     def __len__(self) -> int: ...
 
     def items(self, positions: range) -> Iterator[Item]:
-        """The images there, in order. Names are unique."""
+        """The images at these positions, in order. Names are unique."""
         ...
 
 
 class File(NamedTuple):
-    """Its path, and the part of it that tells it from the files beside it."""
+    """A file: its path, and as `name` the part of the path that distinguishes it from the other files."""
 
     name: str
     path: Path
@@ -83,7 +83,7 @@ class File(NamedTuple):
 
 
 def find_files(spec: str, pattern: str, suffixes: tuple[str, ...]) -> list[File]:
-    """The file, those below the folder, or those that fit the pattern, sorted by their paths' parts.
+    """The file, those below the folder, or those that match the pattern, sorted by the parts of their paths.
 
     Raises:
       UserError: there are none.

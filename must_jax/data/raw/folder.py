@@ -1,4 +1,4 @@
-"""A tree of files."""
+"""Images in a tree of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Folder:
     """See RawImages; names are paths relative to the folder.
 
     Args:
-      endings: of the files that are images; () = all pictures.
+      endings: endings of the files that are images; () = all pictures.
     """
 
     named_by: Literal[""] = ""
@@ -39,7 +39,7 @@ class Folder:
         self.skipped = [(printable(name), reason) for name, reason in listing.skipped]
         self._images, taken = [], set()
         for name, size in images:
-            if (shown := printable(name)) in taken:  # which takes a name with bytes that are no text
+            if (shown := printable(name)) in taken:  # only if a name has bytes that are not text
                 self.skipped.append((shown, "another image has this name"))
             else:
                 taken.add(shown)

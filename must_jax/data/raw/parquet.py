@@ -32,11 +32,11 @@ _BYTES = (
     pa.types.is_binary_view,
     pa.types.is_fixed_size_binary,
 )
-_BASE64 = ("data:image", "/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkq", "TU0AK", "Qk0")  # as images begin
+_BASE64 = ("data:image", "/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkq", "TU0AK", "Qk0")  # how images begin
 
 
 class _Contents(NamedTuple):
-    """Of each file, the rows in it and before it; whether every image has a path of its own; columns beside them."""
+    """For each file, the number of rows up to its end; whether every image has its own path; the other columns."""
 
     ends: list[int]
     has_paths: bool
@@ -46,8 +46,8 @@ class _Contents(NamedTuple):
 class Parquet:
     """See RawImages. Rows without bytes are counted as images that cannot be read.
 
-    Names are the paths beside the bytes, which labels know, if every row has one of its own, but for those that hold
-    nothing at all; else "FILE/ROW".
+    Names are the paths beside the bytes, which labels refer to, if every row has its own path, apart from rows that
+    hold nothing at all; else "FILE/ROW".
     """
 
     skipped: tuple[tuple[str, str], ...] = ()
@@ -94,7 +94,7 @@ class Parquet:
 
     @functools.cached_property
     def _contents(self) -> _Contents:
-        """All files have been found to have a column of images."""
+        """Lists all files, and checks that each has a column of images."""
         counts: list[int] = []
         others: set[str] = set()
         with_bytes, example = 0, ""
@@ -156,7 +156,7 @@ def _image_column(path: Path, table: Any, wanted: str) -> pa.Field:
             f"{_looks_like(table, [schema.field(wanted)])}; its columns are {', '.join(schema.names)}"
         )
     found = [wanted] if wanted else [field.name for field in schema if _holds_bytes(field.type)]
-    # Of one width for all are checksums, rather than images, where there is another column.
+    # Bytes of one width for all rows are checksums rather than images, if there is another column.
     found = [name for name in found if not pa.types.is_fixed_size_binary(schema.field(name).type)] or found
     if not found:
         types = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -169,7 +169,7 @@ def _image_column(path: Path, table: Any, wanted: str) -> pa.Field:
 
 
 def _looks_like(table: Any, fields: Iterable[pa.Field]) -> str:
-    """What a column that is not read may hold, and what to do; "" = nothing that is known."""
+    """What a column that is not read may hold, and what to do about it; "" = nothing known."""
     for field in fields:
         if _is_list(field.type) and _holds_bytes(field.type.value_type):
             return f"; '{field.name}' holds lists of them, which are not read: write one row per image"
@@ -207,7 +207,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _fields(kind: pa.DataType) -> list[str]:
-    """Of a struct those that are read: the bytes, and a path where it is text."""
+    """The fields of a struct that are read: the bytes, and the path if it is text."""
     if not pa.types.is_struct(kind):
         return []
     return ["bytes", *(field.name for field in kind if field.name == "path" and _is_text(field.type))]
@@ -230,7 +230,7 @@ def _first_path(table: Any, column: pa.Field) -> str:
 
 
 def _path_digests(table: Any, column: pa.Field) -> np.ndarray | None:
-    """u64[rows with a path], of the names by path: 8 bytes each. None where images have no path, or some have none."""
+    """u64[rows with a path]: digests of the names that paths give. None if images have no path, or some have none."""
     if "path" not in _fields(column.type):
         return None
     digests = []
@@ -259,7 +259,7 @@ def _paths(array: pa.Array) -> list[bytes | None]:
 
 
 def _name(path: bytes | None) -> str:
-    """A path as a name: relative and printable; "" where it names nothing."""
+    """A path as a name: relative and printable; "" if it names nothing."""
     name = posixpath.normpath((path or b"").decode(errors="backslashreplace")).lstrip("/")
     return "" if name in (".", "..") else name
 

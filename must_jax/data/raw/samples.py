@@ -14,14 +14,14 @@ from must_jax.progress import counted, say
 
 EVERY = "*"  # every picture is an image
 BESIDE = "beside the image of their sample"
-MOST_UNCLEAR = 0.1  # of the samples; a few photos share a name by chance
-_NOT_ASKED = "not of the endings in config.image_suffix"
+MOST_UNCLEAR = 0.1  # of the samples; a few photos may share a name by chance
+_NOT_ASKED = "ending not in config.image_suffix"
 _ENDING = re.compile(r"(.*?)((?:\.[a-z_][^.]*)+)", re.I | re.S)  # "a.1.seg.png" -> "a.1", ".seg.png"
 _USUAL = ("image", "img", "rgb", "input", "color", "colour", "photo")
 
 
 class Picture(NamedTuple):
-    """A picture's name without its ending; and that, which begins after the last part that is a number."""
+    """A picture's name without its ending, and the ending, which begins after the last part that is a number."""
 
     sample: str
     ending: str
@@ -38,33 +38,34 @@ def picture(name: str) -> Picture:
 def choose(
     names: Sequence[str], asked: Sequence[str], where: str, *, by_sample: bool
 ) -> tuple[list[bool], list[LeftOut]]:
-    """Of pictures those that are images, and by endings the others.
+    """Which pictures are images; and the others, counted by ending.
 
     Args:
-      names: of pictures; those of one sample have the same name up to their endings.
+      names: names of pictures; those of one sample are the same up to their endings.
       asked: the endings of images; "*" = any, () = see `by_sample`.
       where: the source, for messages.
-      by_sample: of a sample with several pictures one is the image: that with a mere suffix (".jpg" beside ".seg.png"),
-        else that which is called so (".rgb.png" beside ".depth.png"); endings that are no image there are none where
-        they are alone. Otherwise all are images, and how many share a name is said.
+      by_sample: in a sample with several pictures, one is the image: the one with a plain suffix (".jpg" beside
+        ".seg.png"), else the one named as an image (".rgb.png" beside ".depth.png"). Endings that are not the image
+        there are not images on their own either. If False, all pictures are images, and the user is told how many
+        names are shared.
 
     Raises:
-      UserError: of many samples several pictures could be the image.
+      UserError: in many samples, several pictures could be the image.
     """
     if EVERY in asked:
         return [True] * len(names), []
     if asked:
         endings = {f".{ending.lower().removeprefix('*').removeprefix('.')}" for ending in asked}
         return _parted(names, lambda each: each.ending in endings, _NOT_ASKED)
-    first: dict[str, str] = {}  # ending of a sample
-    several = defaultdict[str, set[str]](set)  # endings of those that have more
+    first: dict[str, str] = {}  # ending of each sample
+    several = defaultdict[str, set[str]](set)  # endings of the samples that have more
     for sample, ending in map(picture, names):
         if (before := first.setdefault(sample, ending)) != ending:
             several[sample] |= {before, ending}
     image_of = {sample: _image(endings) if by_sample else "" for sample, endings in several.items()}
     if unclear := [sample for sample, ending in image_of.items() if not ending]:
         of_one = ", ".join(f"{unclear[0]}{ending}" for ending in sorted(several[unclear[0]]))
-        told = f"{where}: of {counted(len(unclear), 'name')} there are several pictures ({of_one} for instance)"
+        told = f"{where}: there are several pictures for {counted(len(unclear), 'name')} ({of_one} for instance)"
         remedy = "name the endings of images in config.image_suffix"
         if by_sample and len(unclear) > MOST_UNCLEAR * len(first):
             raise UserError(f"{told}, and it is not clear which are images; {remedy}, or set it to '*' for all")
@@ -86,7 +87,7 @@ def _parted(names: Sequence[str], is_image: Callable[[Picture], bool], reason: s
 
 
 def _image(endings: set[str]) -> str:
-    """That of the image; "" = that is not clear."""
+    """The ending of the image; "" = it is not clear which."""
     plain = [ending for ending in endings if ending.count(".") == 1]
     usual = [ending for ending in endings if ending.split(".")[1] in _USUAL]
     clear = plain or usual

@@ -20,7 +20,7 @@ from must_jax.progress import Progress
 
 _CHUNK = 2048 * tarfile.BLOCKSIZE  # bytes
 _SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # all but the first are refused, with advice
-_PACKED = {  # by how it begins
+_PACKED = {  # by first bytes
     b"\x1f\x8b": "compressed with gzip",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ": "compressed with xz",
@@ -32,7 +32,7 @@ _REPLACED = "replaced by a later member of the same name"
 
 
 class _Member(NamedTuple):
-    tar: int  # which
+    tar: int  # number of the tar file
     name: str
     offset: int
     size_bytes: int
@@ -60,11 +60,11 @@ class _Listed(NamedTuple):
 class Tar:
     """See RawImages; names are those of the members.
 
-    Where a name is in several tar files, all names begin with that of their file. Of members of one name in one tar
-    file the last counts, as when it is unpacked, and hard links are what they link to.
+    If a name is in several tar files, all names begin with that of their file. Of members with the same name in one tar
+    file, the last counts, as when it is unpacked. Hard links stand for what they link to.
 
     Args:
-      endings: of the members that are images; () = as `samples.choose` finds out.
+      endings: endings of the members that are images; () = `samples.choose` picks them.
     """
 
     named_by: Literal[""] = ""
@@ -165,7 +165,7 @@ def _list(number: int, file: str, path: Path) -> _Listed:
                 images[name] = here._replace(name=name)
             elif name not in images:
                 link = f"a hard link to '{_name(member.linkname)}', which is not before it"
-                skipped[name] = link if member.islnk() else "no regular file"
+                skipped[name] = link if member.islnk() else "not a regular file"
     named = [(f"{file}/{name}", reason) for name, reason in skipped.items()]
     return _Listed(list(images.values()), named, left_out, others, unread)
 
@@ -178,7 +178,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # or all would be kept
+                tar.members.clear()  # type: ignore[attr-defined]  # else all would be kept
                 yield member
     except tarfile.TarError as error:
         with path.open("rb") as file:
@@ -192,10 +192,10 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(path: Path, end: int) -> None:
-    """Raises UserError where what is read as a tar file's end, from there on, is none.
+    """Raises UserError if a tar file does not really end at `end`.
 
     Args:
-      end: in bytes; `tarfile` takes a header that it cannot read for it.
+      end: where `tarfile` found the end, in bytes; it also takes a header that it cannot read for the end.
     """
     with path.open("rb") as file:
         file.seek(end)

@@ -1,4 +1,4 @@
-"""A TFDS dataset that is in ArrayRecord already."""
+"""A TFDS dataset that is already in ArrayRecord."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from must_jax.data.raw.base import Item
 
 
 class Tfds:
-    """See RawImages; names are "INDEX/NAME", as names of a dataset made elsewhere may repeat, or INDEX without them."""
+    """See RawImages; names are "INDEX/NAME", since names made elsewhere may repeat, or "INDEX" if there are none."""
 
     skipped: tuple[tuple[str, str], ...] = ()
     left_out: tuple[LeftOut, ...] = ()

@@ -1,7 +1,7 @@
 """A picture to look at: `python -m must_jax.data.scenes --out=grid.png [--config=NAME]`.
 
-For each config a caption and four rows, one column an image: image with boxes, z-depth, normals, and class ids (of
-surfaces where the config has no segmentation).
+For each config, a caption and four rows with one column per image: the image with boxes, z-depth, normals, and class
+ids (of surfaces if the config has no segmentation).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COLOURS = np.array(
 
 
 def column(name: str, split: str, index: int) -> np.ndarray:
-    """Image and ground truth of one scene below each other, u8[4 * size, size, 3] RGB."""
+    """Image and ground truth of one scene, one above the other, u8[4 * size, size, 3] RGB."""
     scene, rendering = render_image(name, split, index)
     size = rendering.image.shape[0]
     image = rendering.image.copy()
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12, help="columns")
     arguments = parser.parse_args()
     if arguments.config and arguments.config not in CONFIGS:
-        raise UserError(f"--config={arguments.config} is no config of scenes; {nearest(arguments.config, CONFIGS)}")
+        raise UserError(f"--config={arguments.config} is not a config of scenes; {nearest(arguments.config, CONFIGS)}")
     names = [arguments.config] if arguments.config else [name for name in CONFIGS if not name.endswith("_tiny")]
     picture = np.concatenate([grid(name, arguments.images) for name in names])
     if not cv2.imwrite(arguments.out, picture[..., ::-1]):

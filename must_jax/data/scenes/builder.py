@@ -1,4 +1,4 @@
-"""The dataset as TFDS knows it, and its preparation on first use."""
+"""The dataset as a TFDS builder, and its preparation on first use."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from must_jax.data.scenes.configs import CONFIGS, encode_examples
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress
 
-VERSION = "1.0.0"  # names the folder: raise it with every change of what is rendered, else old images are read as new
+VERSION = "1.0.0"  # names the folder: raise it whenever what is rendered changes, or old images are read as new
 _CHUNK = 32  # images a worker renders at a time
-_POOL_FROM = 1500  # images of a split; below it starting processes costs more than it saves
-_MAX_WORKERS = 8  # render faster than one process writes
+_POOL_FROM = 1500  # images of a split; below that, starting processes costs more than it saves
+_MAX_WORKERS = 8  # so many render faster than one process writes
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Rendered rooms with exact ground truth; one config a purpose (see `configs.py`). Examples are in index order."""
+    """Rendered rooms with exact ground truth; one config per purpose (see `configs.py`); examples in index order."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CONFIGS]  # noqa: RUF012 (TFDS wants a list)
-    code_path = None  # nothing is downloaded; to look for checksums beside the code TFDS would need another package
+    code_path = None  # nothing is downloaded; TFDS would need another package to look for checksums beside the code
 
     def __init__(self, *, images: Mapping[str, int] | None = None, **options: Any) -> None:
         """`images` (split -> number) replaces the config's own sizes; `options` are those of TFDS builders."""
@@ -79,7 +79,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     _log_download_done = _log_download_bytes
 
     def render(self) -> None:
-        """Writes the dataset with a progress bar; TFDS renames its temporary folder when all is written."""
+        """Writes the dataset with a progress bar; TFDS renames its temporary folder when everything is written."""
         title = f"rendering {self.name}/{self.builder_config.name}"
         with (
             tempfile.TemporaryDirectory() as unused,  # else TFDS leaves an empty folder for downloads in data_dir
@@ -89,7 +89,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = None) -> Path:
-    """Renders a config of the dataset unless that was done before; concurrent callers wait for the first.
+    """Renders a config of the dataset unless that is already done; concurrent callers wait for the first.
 
     Args:
       name: a key of `CONFIGS`.
@@ -100,10 +100,10 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
       The dataset's folder, for `tfds.builder_from_directory`.
 
     Raises:
-      UserError: an unknown config; or the dataset is there with other numbers of images.
+      UserError: the config is unknown, or the dataset exists with other numbers of images.
     """
     if name not in CONFIGS:
-        raise UserError(f"'scenes/{name}' is no config of scenes; {nearest(name, CONFIGS)}")
+        raise UserError(f"'scenes/{name}' is not a config of scenes; {nearest(name, CONFIGS)}")
     images = dict(images or CONFIGS[name].images)
     folder = Path(data_dir).expanduser() / "scenes" / name / VERSION
     if not folder.is_dir():
@@ -112,7 +112,7 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
             fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when its holder dies
             if not folder.is_dir():
                 for leftover in folder.parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
-                    shutil.rmtree(leftover)  # of a preparation that was killed
+                    shutil.rmtree(leftover)  # left by a preparation that was killed
                 tfds.disable_progress_bar()
                 Scenes(config=name, data_dir=folder.parents[2], images=images).render()
     if (found := _split_sizes(folder)) != images:
@@ -134,10 +134,10 @@ def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[st
         return
     # Spawned, because a fork of a process in which JAX runs threads may hang.
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # which unblocks signals when it starts
+    resource_tracker.ensure_running()  # this unblocks signals when it starts
     with ProcessPoolExecutor(min(cores(), _MAX_WORKERS), context, _start_worker) as pool:
         try:
-            # Workers inherit the mask: what a whole process group gets is the parent's to handle.
+            # Workers inherit the mask: signals to the whole process group are for the parent to handle.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
                 rendered = pool.map(encode, chunks)

@@ -1,4 +1,4 @@
-"""The configs of the dataset: which scenes, which labels, how many images. Sizes and label spaces are changed here."""
+"""The configs of the dataset: which scenes, which labels, how many images. Change sizes and label spaces here."""
 
 from __future__ import annotations
 

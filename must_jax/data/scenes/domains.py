@@ -124,7 +124,7 @@ def _try_scene(rng: np.random.Generator, domain: Domain) -> Scene:
     room = Body(ROOM, (0.0, 0.0, height / 2), (width / 2, length / 2, height / 2))
     yaw, pitch = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(*domain.pitch))
     forward = np.array([np.cos(yaw), np.sin(yaw)])
-    # Near the wall behind, so that the room lies before the camera.
+    # Near the wall behind, so that the room lies in front of the camera.
     start = rng.uniform(-0.2, 0.2, 2) * (width, length)
     walls = (np.array([width, length]) / 2 + np.sign(forward) * start) / np.maximum(np.abs(forward), 1e-6)
     spot = start - forward * (rng.uniform(0.6, 0.95) * walls.min())

@@ -1,7 +1,7 @@
 """Solids of the rendered scenes and the one routine that intersects rays with them.
 
 A solid is the intersection of at most one quadric with at most eight half-spaces, in its own frame: z up, inside the
-cube [-1, 1]^3, standing on z = -1. Arrays of points and vectors are component first, f32[3, n]: rows are contiguous.
+cube [-1, 1]^3, standing on z = -1. Arrays of points and vectors are component-first, f32[3, n]: rows are contiguous.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Quadric:
 
 @dataclass(frozen=True)
 class Solid:
-    """The points with `normals @ p <= offsets` inside the quadric; normals are f32[P, 3] and unit, offsets f32[P]."""
+    """The points with `normals @ p <= offsets` inside the quadric; normals are unit, f32[P, 3]; offsets f32[P]."""
 
     normals: np.ndarray
     offsets: np.ndarray
@@ -39,10 +39,10 @@ def intervals(solid: Solid, origin: np.ndarray, directions: np.ndarray) -> tuple
 
     Args:
       origin: f32[3], common to all rays.
-      directions: f32[3, n], of any length; t counts in these lengths.
+      directions: f32[3, n], of any length; t is in units of these lengths.
 
     Returns:
-      (t_in, t_out), f32[n] each. A ray hits if t_in < t_out; t_in is -inf for no front.
+      (t_in, t_out), f32[n] each. A ray hits if t_in < t_out; t_in is -inf if there is no front.
     """
     rates = solid.normals @ directions
     rates[rates == 0] = _TINY

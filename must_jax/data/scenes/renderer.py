@@ -18,8 +18,8 @@ FLOOR, WALL, CEILING, FIRST_OBJECT = 0, 1, 2, 3  # values of `Rendering.surfaces
 _ROOM_FACES = np.array([WALL, WALL, WALL, WALL, FLOOR, CEILING], np.uint8)  # of the half-spaces of ROOM
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32).T
 _NEAR_M = 0.05
-MIN_VISIBLE_AREA = 12 / 64**2  # of the image, and
-MIN_VISIBLE_SHARE = 0.25  # of the object's own pixels: less of an object gets no box
+MIN_VISIBLE_AREA = 12 / 64**2  # of the image; and
+MIN_VISIBLE_SHARE = 0.25  # of the object's own pixels: an object less visible gets no box
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Body:
         return self.axes / self._half_extents[:, None]
 
     def intervals(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`geometry.intervals` of world rays."""
+        """`geometry.intervals` for rays in the world frame."""
         return intervals(self.solid, self.to_solid @ (origin - self._center), self.to_solid @ directions)
 
     def surface(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,7 +80,7 @@ class Item:
 class Camera:
     """Pinhole camera. Angles are in radians, pitch up; fx and cx in image widths, fy and cy in image heights.
 
-    A negative fx gives the mirrored image (and the ground truth that belongs to it).
+    A negative fx gives the mirrored image (and its ground truth).
     """
 
     position: tuple[float, float, float]
@@ -100,7 +100,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """A room with objects. `room_surfaces` are of floor, wall and ceiling; the light is a point in the room."""
+    """A room with objects. `room_surfaces` are those of floor, wall and ceiling; the light is a point in the room."""
 
     room: Body
     room_surfaces: tuple[Surface, Surface, Surface]
@@ -108,7 +108,7 @@ class Scene:
     camera: Camera
     light: tuple[float, float, float]
     ambient: float = 0.55
-    noise: float = 0.0  # standard deviation, of a full scale of 1
+    noise: float = 0.0  # standard deviation; full scale is 1
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def render(scene: Scene, camera: Camera, height: int, width: int, rng: np.random
 def _trace_items(
     scene: Scene, camera: Camera, origin: np.ndarray, directions: np.ndarray, depth: np.ndarray, surfaces: np.ndarray
 ) -> list[int]:
-    """Draws the items into `depth` and `surfaces`; how many pixels each would cover if it were alone."""
+    """Draws the items into `depth` and `surfaces`; returns how many pixels each would cover alone."""
     directions = directions.reshape(3, *depth.shape)
     own_pixels = []
     for number, item in enumerate(scene.items):

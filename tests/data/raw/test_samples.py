@@ -44,7 +44,7 @@ def test_images_of_several_formats(tmp_path: Path):
 def test_what_is_not_clear_is_refused_unless_it_is_said(tmp_path: Path, endings: tuple[str, str]):
     files = of_samples(*endings, ".txt")
     example = r"t.tar/s/000\.\w.* for instance., and it is not clear which are images; name the endings of images in"
-    with pytest.raises(UserError, match=rf"of 20 names there are several pictures \({example} config.image_suffix, or"):
+    with pytest.raises(UserError, match=rf"several pictures for 20 names \({example} config.image_suffix, or"):
         len(tar(tmp_path, files))
     for ending in (endings[1], endings[1].removeprefix("."), f"*{endings[1]}"):
         assert names(tar(tmp_path, files, ending)) == of_samples(endings[1])
@@ -55,7 +55,7 @@ def test_what_is_not_clear_is_refused_unless_it_is_said(tmp_path: Path, endings:
 def test_numbers_and_the_odd_double_belong_to_names_of_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = ["IMG.2020.01.jpg", "IMG.2020.02.jpg", *of_samples(".1.jpg", ".2.jpg"), "moving.gif", "moving.webp"]
     assert names(tar(tmp_path, files)) == files
-    said = "of 1 name there are several pictures (t.tar/moving.gif, t.tar/moving.webp for instance), all of which are"
+    said = "there are several pictures for 1 name (t.tar/moving.gif, t.tar/moving.webp for instance), all of which are"
     assert said in capsys.readouterr().err
 
 
@@ -69,8 +69,8 @@ def test_samples_of_several_tar_files_are_not_mixed(tmp_path: Path):
 def test_of_a_folder_all_are_images_unless_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     write_files(tmp_path, dict.fromkeys(of_samples(".jpg", ".png"), b"1"))
     assert names(open_raw(f"folder:{tmp_path}", tmp_path)) == of_samples(".jpg", ".png")
-    assert "of 20 names there are several pictures (s/000.jpg, s/000.png for instance), all" in capsys.readouterr().err
+    assert "there are several pictures for 20 names (s/000.jpg, s/000.png for instance), all" in capsys.readouterr().err
     raw = open_raw(f"folder:{tmp_path}", tmp_path, endings=["JPG"])
     assert names(raw) == of_samples(".jpg")
-    assert raw.left_out == [LeftOut(".png", "not of the endings in config.image_suffix", 20)]
+    assert raw.left_out == [LeftOut(".png", "ending not in config.image_suffix", 20)]
     assert capsys.readouterr().err == ""

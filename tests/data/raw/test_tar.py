@@ -58,8 +58,8 @@ def test_what_is_in_a_tar_file_besides_images(tmp_path: Path):
     assert raw.left_out == [LeftOut("t.tar/1.png", "replaced by a later member of the same name")]
     assert raw.skipped == [
         ("t.tar/2.heic", "format not read"),
-        ("t.tar/4.png", "no regular file"),
-        ("t.tar/5.png", "no regular file"),
+        ("t.tar/4.png", "not a regular file"),
+        ("t.tar/5.png", "not a regular file"),
     ]
     assert raw.others == 1
 
