@@ -29,7 +29,7 @@ def watch() -> None:
     """From now on SIGTERM means preemption. Call it only in the main thread of a command, not in libraries."""
     global _requested, _raised, _told
     if threading.current_thread() is threading.main_thread():
-        _requested, _raised, _told = False, False, None  # set by an earlier command
+        _requested, _raised, _told = False, False, None  # may be left over from an earlier command
         signal.signal(signal.SIGTERM, _on_signal)
         if sys.unraisablehook is not _on_lost:
             global _tell

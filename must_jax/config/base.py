@@ -16,7 +16,7 @@ HERE = "<path>"  # in a message: the path of the config that it is about
 
 
 def _listed(value: Any) -> Any:
-    """A tuple on the command line is a list with commas, --config.teachers=runs/a,runs/b, a single value, or empty."""
+    """A tuple on the command line: comma-separated, --config.teachers=runs/a,runs/b, a single value, or empty."""
     if isinstance(value, str):
         return value.split(",") if value else ()
     return (value,) if isinstance(value, int | float) else value

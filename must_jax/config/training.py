@@ -65,7 +65,7 @@ class TrainConfig(Config):
     accumulate: PositiveCount = 1  # parts of a batch that are processed in sequence, to save memory
     remat: Names = ()
     steps: PositiveCount = 1000
-    max_skipped: Count = 5  # of 100 updates, how many may be skipped because they are not finite
+    max_skipped: Count = 5  # how many of 100 updates may be skipped because they are not finite
     log_every: PositiveCount = 50
     checkpoint_every: PositiveCount = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random

@@ -29,8 +29,8 @@ class Step:
 
     Attributes:
       images: number of images that all chips together process.
-      parts: number of parts that they are processed in, by a loop around nearly all of the work. The compiler counts
-        the operations of the loop's body once.
+      parts: number of parts they are split into, for a loop around nearly all of the work. The compiler counts the
+        operations of the loop's body once.
     """
 
     name: str

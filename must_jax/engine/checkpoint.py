@@ -95,7 +95,7 @@ class Checkpoints:
 
 
 def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
-    """Raises the errors of `restore` for the newest checkpoint, if there is one, also if its files have changed.
+    """Raises what `restore` of the newest checkpoint would, if there is one, and UserError if its files have changed.
 
     To check the files, the first of several processes reads all of them. Writes nothing.
     """

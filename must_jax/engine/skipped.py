@@ -29,7 +29,7 @@ class Skipped:
         self._recent: deque[int] = deque()
 
     def look(self, update: int, averages: Averages) -> None:
-        """Looks at the averages that update number `update` returned; they have been computed.
+        """Looks at the averages that update number `update` returned, once they have been computed.
 
         Raises:
           Diverged: too many updates were skipped.

@@ -107,7 +107,7 @@ def make_train_step(
     An update whose loss, gradient or batch statistics are not finite changes nothing; the average "skipped" says so.
 
     Args:
-      accumulate: number of parts that the batch is processed in, one after the other, each with its own batch
+      accumulate: number of parts to split the batch into, processed one after the other, each with its own batch
         statistics. The terms are still means over the whole batch.
     """
 

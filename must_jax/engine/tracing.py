@@ -15,7 +15,7 @@ from must_jax.progress import say
 
 @contextlib.contextmanager
 def traced(step: TrainStep, updates: range, start: int, folder: Path) -> Iterator[TrainStep]:
-    """Yields the step; its calls with the numbers `updates` write a trace into `folder`.
+    """Yields a step that writes a trace of the calls numbered `updates` into `folder`.
 
     Args:
       updates: numbered from 1, as in metrics; an empty range costs nothing.

@@ -12,7 +12,7 @@ from must_jax.report import page, plots
 from must_jax.report.gallery import Picture, caption
 
 MOST_SAID = 3  # parts of a description
-MOST_CLASSES = 24  # that are listed; if there are more, half as many from either end
+MOST_CLASSES = 24  # classes that are listed; if there are more, half as many from either end
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def write(gallery: Gallery, path: Path) -> None:
 
 
 def caption(description: Mapping[str, Any]) -> list[str]:
-    """As short parts: {"cat": 0.9, "boxes": [{"class": "a", ...}]} -> ["cat 0.9", "1 boxes", "a ..."]."""
+    """A description in short parts: {"cat": 0.9, "boxes": [{"class": "a", ...}]} -> ["cat 0.9", "1 boxes", "a ..."]."""
     parts = []
     for name, value in description.items():
         if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
