@@ -52,7 +52,7 @@ _TPUS = {chip.kind: chip for chip in CHIPS.values()} | {f"TPU {name}": chip for 
 
 # TFLOP/s of GPUs without structured sparsity; XLA multiplies float32 as TensorFloat-32.
 #   A100: https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet.pdf
-#   H100: https://resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet (half of it: with sparsity)
+#   H100: https://resources.nvidia.com/en-us-tensor-core/nvidia-tensor-core-gpu-datasheet (halved: it is with sparsity)
 #   H200: https://nvdam.widen.net/s/nb5zzzsjdf/hpc-datasheet-sc23-h200-datasheet-3002446 (likewise)
 _GPUS: dict[str, dict[Dtype, float]] = {  # name prefix; the longest match counts
     "NVIDIA A100": {"bfloat16": 312.0, "float32": 156.0},

@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def memory_bytes() -> int | None:
-    """Of the machine; None if the system does not report it."""
+    """Memory of the machine; None if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

@@ -34,7 +34,7 @@ class TaskRecord(pydantic.BaseModel):
 
 
 class Settings(pydantic.BaseModel):
-    """Of the training run. `optimizer` is missing in runs of earlier versions."""
+    """Settings of the training run. `optimizer` is missing in runs of earlier versions."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -84,7 +84,7 @@ class Description(pydantic.BaseModel):
 
 
 def checksum(values: Mapping[str, Any]) -> str:
-    """Of what `model.json` says, apart from the checksum itself."""
+    """sha256 of what `model.json` says, apart from the checksum itself."""
     others = {name: value for name, value in values.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 

@@ -22,7 +22,7 @@ class Preempted(KeyboardInterrupt):
 
 
 def printable(text: str) -> str:
-    """One printable line: bytes that are not text become \\xff, control characters \\n."""
+    """One printable line: bytes that are not text are escaped (\\xff), and so are control characters (\\n)."""
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from must_jax.errors import UserError
 
 LOCK_FILE = ".lock"
-MODEL_FILE = "model.json"  # of a finished training run; `trained` describes it, but loads jax
+MODEL_FILE = "model.json"  # of a finished training run; see `description`
 _MIB = 2**20
 _LONGEST_NAME = 255  # bytes, on most file systems
 _OWN_BYTES = 32  # suffix of a temporary name
@@ -77,7 +77,7 @@ _KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pip
 
 
 def kind_of(path: Path) -> str:
-    """What is there, in words; "" = nothing that can be looked at."""
+    """What `path` is, in words; "" = nothing that can be looked at."""
     try:
         return _kind(path.stat().st_mode)
     except (OSError, ValueError):
@@ -275,7 +275,7 @@ def _take(path: Path, kind: int) -> int:
     flags = os.O_CREAT | os.O_RDWR
     try:
         return _flock(path, kind, flags)
-    except BlockingIOError:  # perhaps by a process that only asks whether it is locked
+    except BlockingIOError:  # perhaps only by a process that asks whether it is locked
         time.sleep(_ASKED_S)
         return _flock(path, kind, flags)
 

@@ -29,7 +29,7 @@ def watch() -> None:
     """From now on SIGTERM means preemption. Call it only in the main thread of a command, not in libraries."""
     global _requested, _raised, _told
     if threading.current_thread() is threading.main_thread():
-        _requested, _raised, _told = False, False, None  # of an earlier command
+        _requested, _raised, _told = False, False, None  # may be left over from an earlier command
         signal.signal(signal.SIGTERM, _on_signal)
         if sys.unraisablehook is not _on_lost:
             global _tell
@@ -93,7 +93,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _on_lost(what: sys.UnraisableHookArgs) -> None:
-    """If nothing can be raised, as in the garbage collector, which calls jax, the signal is sent again."""
+    """Sends the signal again if nothing can be raised, as in the garbage collector, which calls jax."""
     if issubclass(what.exc_type, Preempted):
         global _raised
         _raised = False

@@ -106,7 +106,7 @@ class Progress:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """To so many significant digits, never with an exponent below a million: 99.7, 2 -> "100"; 1234.5 -> "1,230"."""
+    """Rounds to `digits` significant digits, no exponent below a million: 99.7, 2 -> "100"; 1234.5 -> "1,230"."""
     return f"{float(f'{value:.{digits}g}'):,g}"
 
 

@@ -18,7 +18,7 @@ _told: set[tuple[Path, int]] = set()  # logs with unreadable lines, and how many
 
 
 def read_bytes(path: Path, advice: str) -> bytes:
-    """What a file holds.
+    """The contents of a file.
 
     Args:
       advice: what to do if it cannot be read.

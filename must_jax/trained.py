@@ -78,7 +78,7 @@ class Trained:
           {task: label} by each task's rule for pseudo labels: {"probs": f32[K]}; {"boxes_yxyx": f32[n, 4] in fractions
           of the image, "classes", "scores", "valid", "ignore" (0)}; maps of the image's size: {"ids": i32[H, W]} with
           255 where unsure (and "confidence": f32[H, W] where the task keeps it), {"depth" | "normals": f32[H, W(, 3)],
-          "valid": f32[H, W]}. Of detection's rows only those with `valid` 1 count; class names are
+          "valid": f32[H, W]}. Of detection's rows, only those with `valid` 1 count; class names are
           `tasks[name].classes`.
 
         Raises:
@@ -232,7 +232,7 @@ def describe(
 
 
 def _check_array(array: np.ndarray, wanted: str, ndim: int) -> None:
-    """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with so many axes."""
+    """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with `ndim` axes."""
     advice = None
     if not isinstance(array, np.ndarray):
         raise UserError(f"{wanted}, but this is a {type(array).__name__}; convert it with np.asarray")

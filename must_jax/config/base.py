@@ -16,7 +16,7 @@ HERE = "<path>"  # in a message: the path of the config that it is about
 
 
 def _listed(value: Any) -> Any:
-    """A tuple on the command line is a comma list, --config.teachers=runs/a,runs/b, a single value, or empty."""
+    """A tuple on the command line: comma-separated, --config.teachers=runs/a,runs/b, a single value, or empty."""
     if isinstance(value, str):
         return value.split(",") if value else ()
     return (value,) if isinstance(value, int | float) else value
@@ -28,13 +28,13 @@ def _number(value: Any) -> Any:
     return value
 
 
-MAX_COUNT = 10**9  # what is counted is numbered in 32 bits, on the devices as well
+MAX_COUNT = 10**9  # counts have 32 bits, on the devices as well
 MAX_LISTED = 10_000
 MAX_TEXT = 4096  # characters; more than a path can have
 MAX_IMAGE_SIZE = 2**14
 Listed = pydantic.BeforeValidator(_listed)
 Names = Annotated[tuple[str, ...], Field(max_length=MAX_LISTED), Listed]
-# Numbers. Each has limits: beyond them is a slip of the keyboard, which is better told of than tried. True is none.
+# Numbers. Each has limits: a value beyond them is a typing error, better reported than tried. True is not a number.
 Number = pydantic.BeforeValidator(_number)
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), Number]
 PositiveCount = Annotated[int, Field(gt=0, le=MAX_COUNT), Number]
@@ -56,7 +56,7 @@ ImageSize = Annotated[  # input height = width in pixels; C5 has stride 32
 
 
 def _check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
-    """What no config may hold, at whatever depth: it could not be written to `config.json`, or name a file."""
+    """Refuses what no config may hold, at any depth: it could not be written to `config.json`, or name a file."""
     if isinstance(value, Mapping):
         for key, child in value.items():
             _check_plain(key, path)
@@ -96,7 +96,7 @@ class Config(pydantic.BaseModel):
     """`free` are the keys that may change between restarts of a run, since they do not change what is computed."""
 
     free: ClassVar[frozenset[str]] = frozenset({"data_dir", "devices"})
-    is_run: ClassVar[bool] = True  # whether it makes what is in its workdir, and does not only look at something
+    is_run: ClassVar[bool] = True  # whether it produces what is in its workdir, rather than just inspect something
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 

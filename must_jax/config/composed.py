@@ -60,8 +60,8 @@ class TargetConfig(Config):
     """What `compile` compiles for.
 
     topology: chip and slice as the TPU documentation names them: "v5e:4x8", "v4:2x2x4", "v5p:4x4x4", "v6e:16x16".
-    programs: which of the stage's programs; () = all. "train", "evaluate" and "label", and of the scorecard "features".
-    classes: task -> number of classes, where no data or teacher tells.
+    programs: which of the stage's programs; () = all. "train", "evaluate", "label" and, for the scorecard, "features".
+    classes: task -> number of classes, where neither data nor a teacher tells it.
     """
 
     topology: str
@@ -77,7 +77,7 @@ class TargetConfig(Config):
 
 
 class CompileConfig(Config):
-    """The programs of another stage, `of`, compiled for TPUs that need not be here."""
+    """The programs of another stage, `of`, compiled for TPUs that need not be attached."""
 
     is_run: ClassVar[bool] = False
 
@@ -87,7 +87,7 @@ class CompileConfig(Config):
 
 
 class ReplayConfig(Config):
-    """Update number `replay`, from 0, of the training `of` again."""
+    """Repeats update number `replay`, from 0, of the training `of`."""
 
     is_run: ClassVar[bool] = False
 

@@ -33,10 +33,10 @@ class PrepareConfig(Config):
     images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
       pattern with *.
     image_column: of Parquet files; "" = the only one that holds bytes.
-    image_suffix: of folders and tar files, the endings of images ("jpg", "rgb.png"), or "*" for all; () = all pictures
-      of a folder, and of those of a tar file that share a name the one with a mere suffix (".jpg" beside ".seg.png").
-    max_pixels: of an image that is taken; at most as many as are read anywhere.
-    labels: by task, what people have labelled these images with; more can be added later.
+    image_suffix: for folders and tar files: the endings of images ("jpg", "rgb.png"), or "*" for all. () = all pictures
+      of a folder; of pictures in a tar file that share a name, the one with a plain suffix (".jpg" beside ".seg.png").
+    max_pixels: of an image that is imported; at most as many as are read anywhere.
+    labels: by task, the labels that people have given these images; more can be added later.
     """
 
     stage: Literal["prepare"] = "prepare"
@@ -96,13 +96,13 @@ class LabelConfig(Config):
     batch_size: BatchSize = 64
     shard_images: ShardImages = 1024
     gallery_images: Annotated[int, Field(ge=0, le=10_000), Number] = 32
-    worker: str = "0/1"  # this process, from 0, and how many
+    worker: str = "0/1"  # number of this process, from 0, and how many there are
     dry_run: bool = False  # label a sample, print what the whole set costs, and write nothing
     chips: Count = 0  # devices to forecast the hours for; 0 = those in use here
 
     @property
     def worker_of(self) -> tuple[int, int]:
-        """Number and count."""
+        """The number of this process, and how many there are."""
         number, count = self.worker.split("/")
         return int(number), int(count)
 
@@ -142,7 +142,7 @@ class AuditConfig(Config):
       it, or come as columns, are what the others are scored against.
     columns: folders of columns, or of label runs, whose columns are all meant.
     evaluation: image sets that `images` should share nothing with; near-duplicates are looked for.
-    duplicate_distance: of the 256 bits of two images' perceptual hashes at most so many differ between near-duplicates.
+    duplicate_distance: most bits, of 256, in which the perceptual hashes of near-duplicates may differ.
     sample: images, spread over the set, whose labels are read; 0 = all.
     """
 

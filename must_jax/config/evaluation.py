@@ -40,7 +40,7 @@ class TransferConfig(Config):
     inits: Names = ()  # names in `EvaluateConfig.inits`; () = all of them
     steps: PositiveCount
     batch_size: BatchSize = 32
-    # Each is tried with the first seed, the best one is used for all seeds.
+    # Each is tried with the first seed; the best one is used for all seeds.
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=1000), Listed]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), Listed] = (0, 1, 2)
     optimizer: OptimizerConfig = OptimizerConfig()

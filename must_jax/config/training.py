@@ -48,12 +48,12 @@ class TrainConfig(Config):
     stage: Literal["train"] = "train"
     seed: Seed = 0
     data_dir: str = "data"
-    devices: Count = 0  # 0 = as many as can share the batches; on a CPU virtual ones, at most one a core
+    devices: Count = 0  # 0 = as many as can share the batches; on a CPU, virtual ones, at most one per core
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1, max_length=MAX_LISTED)]
     validation: SourceConfig | None = None
     columns: ColumnsConfig = ColumnsConfig()
     fsdp: PositiveCount = 1  # devices that share one copy of the training state
-    ready_within_s: Seconds = 600.0  # of the first host that is ready; then the one that is missing is named
+    ready_within_s: Seconds = 600.0  # after the first host is ready; then the missing one is named
     # Task name -> that task's own options and its loss weight.
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     image_size: ImageSize = 64
@@ -65,7 +65,7 @@ class TrainConfig(Config):
     accumulate: PositiveCount = 1  # parts of a batch that are processed in sequence, to save memory
     remat: Names = ()
     steps: PositiveCount = 1000
-    max_skipped: Count = 5  # of 100 updates that may be skipped because they are not finite
+    max_skipped: Count = 5  # how many of 100 updates may be skipped because they are not finite
     log_every: PositiveCount = 50
     checkpoint_every: PositiveCount = 500
     init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random

@@ -1,4 +1,4 @@
-"""Programs compiled ahead of time, for chips that are not here, and what is known of them before they have run."""
+"""Programs compiled ahead of time, for chips that are not attached, and what is known about them before they run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from must_jax.chips import Chip
 from must_jax.engine.hlo import Collective, Program
 from must_jax.engine.topology import without_cache
 
-# Top-level keys of a state or of variables -> what they are to a reader. All other arguments are the batch.
+# Top-level keys of a state or of variables -> their names for a reader. All other arguments are the batch.
 _KINDS = {"params": "parameters", "stats": "statistics", "opt_state": "optimizer", "ema": "moving average"}
 BATCH, PADDING = "batch", "padding of the above"
 
 
 class OutOfMemory(Exception):
-    """A program needs more memory than a chip has; the compiler's words."""
+    """A program needs more memory than a chip has."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A jitted function and the shapes of its arguments; `images` of them are worked on by all chips together.
+    """A jitted function and the shapes of its arguments.
 
-    parts: that they are worked on in, by a loop around nearly all of it, whose operations the compiler counts once.
+    Attributes:
+      images: number of images that all chips together process.
+      parts: number of parts they are split into, for a loop around nearly all of the work. The compiler counts the
+        operations of the loop's body once.
     """
 
     name: str
@@ -42,13 +45,13 @@ class Facts:
     """A compiled program on one of `chips` equal chips.
 
     Attributes:
-      images: that one chip works on.
+      images: number that one chip processes.
       memory: kind -> bytes; the sum is what the program occupies. Parameters and the rest of the state are updated in
         place.
-      flops: floating point operations, as the compiler counts them: the body of a loop once.
+      flops: floating-point operations: the compiler's count, in which a loop's body counts once, times `Step.parts`.
       memory_traffic: bytes read from and written to the chip's memory.
       collectives: by kind.
-      compile_seconds: on this machine.
+      compile_seconds: how long compilation took here.
     """
 
     chips: int
@@ -64,23 +67,23 @@ class Facts:
         return sum(self.memory.values())
 
     def seconds(self, chip: Chip) -> float:
-        """No run is faster: the larger of operations by peak and traffic by bandwidth."""
+        """The least time of a run: the larger of operations over peak and memory traffic over bandwidth."""
         return max(self.flops / chip.peak_flops, self.memory_traffic / chip.memory_bandwidth)
 
     def images_per_second(self, chip: Chip) -> float:
-        """One chip, at that bound."""
+        """Images per second of one chip at that bound."""
         return self.images / self.seconds(chip)
 
     def collective_seconds(self, chip: Chip) -> float:
-        """What the links take at least, where it does not overlap with work."""
+        """The least time on the links, if communication does not overlap with work."""
         return sum(each.sent for each in self.collectives.values()) / chip.link_bandwidth
 
 
 def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
-    """Compiles a step whose shardings are over the `chips` of a topology; also returns the program as text.
+    """Compiles a step whose shardings are over the `chips` chips of a topology; also returns the program as text.
 
     Raises:
-      OutOfMemory: it does not fit.
+      OutOfMemory: the program does not fit.
     """
     began = time.perf_counter()
     try:
@@ -108,12 +111,12 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
 
 
 def _memory(compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> dict[str, int]:
-    """By kind, in the order of `_KINDS`, the batch, and what only exists while the program runs."""
+    """Bytes by kind: first those of `_KINDS`, then the batch, then what exists only while the program runs."""
     found = dict.fromkeys([*_KINDS.values(), BATCH], 0)
     shardings = jax.tree.leaves(compiled.input_shardings[0], is_leaf=lambda sharding: sharding is None)
     leaves = jax.tree_util.tree_leaves_with_path(arguments)
     for (path, leaf), sharding in zip(leaves, shardings, strict=True):
-        if sharding is None:  # not used, so no part of the program
+        if sharding is None:  # unused, so not part of the program
             continue
         kind = _KINDS.get(getattr(path[1], "key", ""), BATCH) if len(path) > 1 else BATCH
         found[kind] += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -1,8 +1,8 @@
-"""Checkpoints of a run. The only file that knows Orbax.
+"""Checkpoints of a run. The only file that uses Orbax.
 
-One step on disk holds {"state": arrays, "data": what was read, "meta": time spent} and the sums of its files (`sums`).
-It appears under its final name only when it is complete, so a run that was killed while saving continues from the step
-before.
+One step on disk holds {"state": arrays, "data": what was read, "meta": time spent} and the checksums of its files
+(`sums`). It appears under its final name only when it is complete, so a run that was killed while saving continues from
+the step before.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from must_jax.engine.state import State, Variables
 from must_jax.errors import UserError
 
 KEPT = 2
-_REASON = 200  # characters of what a library says
-for _name in ("absl", "asyncio"):  # threads of Orbax log, with tracebacks, what is then raised by `save` and `close`
+_REASON = 200  # characters of a library's error message
+for _name in ("absl", "asyncio"):  # Orbax's threads log, with tracebacks, what `save` and `close` then raise
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
-    """The checkpoints in `folder`; the last two are kept, what killed processes have left of others is removed.
+    """The checkpoints in `folder`. The last two are kept; partial ones of killed processes are removed.
 
-    Saving goes on in the background, leaving the context waits.
+    Saving runs in the background; leaving the context waits for it.
 
     Args:
-      folder: made if it is missing.
-      data: fingerprint of the data, name -> value. A checkpoint that was made on other data is refused.
-      read_only: nothing is saved, removed or made, and no other process takes part.
+      folder: created if missing.
+      data: fingerprint of the data, name -> value. A checkpoint made with other data is refused.
+      read_only: nothing is saved, removed or created, and no other process takes part.
     """
 
     def __init__(self, folder: Path, data: Mapping[str, Any], *, read_only: bool = False) -> None:
@@ -59,7 +59,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Of which there are complete checkpoints, ascending."""
+        """The steps of all complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
@@ -68,23 +68,23 @@ class Checkpoints:
             "data": ocp.args.JsonSave(self._data),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
-        self._manager.wait_until_finished()  # which it would do itself
+        self._manager.wait_until_finished()  # `save` would do so anyway
         self._saving = step
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def _sum_up(self) -> None:
-        """When all of the checkpoint that is being saved is written, before it gets its name."""
+        """Called when the checkpoint that is being saved is fully written, before it gets its final name."""
         if distributed.is_first():
             for unnamed in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
                 sums.write(unnamed, self._saving)
 
     def restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
-        """The state, laid out over the devices as `like`, and its meta.
+        """The state, laid out over the devices like `like`, and its meta.
 
         Raises:
-          UserError: made on other data, or of another model, and names what differs; it cannot be read.
+          UserError: it was made with other data or of another model (the message says what differs), or is unreadable.
         """
-        if self._read_only:  # else `check_same` has done so
+        if self._read_only:  # otherwise `check_same` has done so
             _check_files(self._folder, step)
         with _readable(self._folder, step=step):
             _check_same(self._manager, step, self._folder, self._data, like)
@@ -95,9 +95,9 @@ class Checkpoints:
 
 
 def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
-    """As `restore` of the newest checkpoint, if there is one, but only its errors, and whether its files have changed.
+    """Raises what `restore` of the newest checkpoint would, if there is one, and UserError if its files have changed.
 
-    Of several processes the first one reads all files for that. Writes nothing.
+    To check the files, the first of several processes reads all of them. Writes nothing.
     """
     with _readable(folder):
         if folder.is_dir():
@@ -109,16 +109,16 @@ def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
 
 
 def restore_variables(folder: Path) -> Variables:
-    """The newest trained variables as NumPy arrays: the moving average where there is one.
+    """The newest trained variables as NumPy arrays: the moving average if there is one.
 
     Raises:
-      UserError: no complete checkpoint in `folder`, or one that cannot be read.
+      UserError: there is no complete checkpoint in `folder`, or it cannot be read.
     """
     if not folder.exists():
         raise UserError(f"there is no {folder}; restore it, or train the run again")
     with (
         _readable(folder, finished=True),
-        _reader(folder, ocp.PyTreeCheckpointHandler) as manager,  # which can leave the optimizer's state unread
+        _reader(folder, ocp.PyTreeCheckpointHandler) as manager,  # which can skip the optimizer's state
     ):
         step = manager.latest_step()
         if step is None:
@@ -136,8 +136,8 @@ def check_space(folder: Path, state: State) -> None:
     """Raises UserError if the disk cannot hold the kept checkpoints and the one that is being written.
 
     Args:
-      folder: that of the checkpoints; what is in it need not be written again.
-      state: arrays, or their shapes and types alone.
+      folder: of the checkpoints; what is already in it is not counted again.
+      state: arrays, or only their shapes and types.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     files.check_space(folder, (KEPT + 1) * size - files.bytes_in(folder), f"the checkpoints of {folder.parent}")
@@ -157,13 +157,13 @@ def _check_same(manager: ocp.CheckpointManager, step: int, folder: Path, data: M
 
 
 def different(saved: Any, wanted: Any) -> str:
-    """The names of arrays that only one tree has, or has in this shape."""
+    """The names of arrays that are missing from one tree, or have another shape in it."""
     names = sorted(name for name, _ in _shapes(saved).items() ^ _shapes(wanted).items())
     return ", ".join(dict.fromkeys(names))
 
 
 def _writer(folder: Path, all_is_written: Callable[[], None]) -> ocp.CheckpointManager:
-    """All processes take part in all that it does. `all_is_written`: called before a checkpoint gets its name."""
+    """A manager in which all processes take part. `all_is_written`: called before a checkpoint gets its final name."""
     saving = AsyncOptions(post_finalization_callback=all_is_written)
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True, async_options=saving)
     handlers = _handlers(ocp.StandardCheckpointHandler())
@@ -173,7 +173,7 @@ def _writer(folder: Path, all_is_written: Callable[[], None]) -> ocp.CheckpointM
 def _reader(
     folder: Path, handler: Callable[..., ocp.CheckpointHandler] = ocp.StandardCheckpointHandler
 ) -> ocp.CheckpointManager:
-    """Changes nothing, and waits for no other process."""
+    """A manager that changes nothing, and waits for no other process."""
     own = jax.process_index()
     alone = MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process {own}")
     options = ocp.CheckpointManagerOptions(read_only=True, create=False, multiprocessing_options=alone)
@@ -186,17 +186,17 @@ def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:
 
 
 def _check_files(folder: Path, step: int, finished: bool = False) -> None:
-    """Raises UserError if they are not as they were written, as far as that is known."""
+    """Raises UserError if the files are not as they were written, as far as that is known."""
     if changed := sums.changed(folder / str(step), step):
         raise UserError(f"{changed}; {_advice(folder, step, finished)}")
 
 
 @contextlib.contextmanager
 def _readable(folder: Path, *, step: int | None = None, finished: bool = False) -> Iterator[None]:
-    """Inside, what libraries raise of a checkpoint that they cannot read is a sentence. `step`: the newest if None."""
+    """Inside, errors of libraries that cannot read a checkpoint become a UserError. `step`: the newest if None."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; move it away")
-    for there in sorted(_steps(folder), reverse=True):  # all of them are looked at where a folder is opened
+    for there in sorted(_steps(folder), reverse=True):  # opening the folder looks at all of them
         if other := sums.no_file(folder / str(there)):
             raise UserError(f"{other}; {_advice(folder, there, finished)}")
     try:
@@ -213,7 +213,7 @@ def _readable(folder: Path, *, step: int | None = None, finished: bool = False) 
 
 
 def _advice(folder: Path, step: int, finished: bool = False) -> str:
-    """What to do when the newest checkpoint is damaged. `finished`: so is the training; its model is to be loaded."""
+    """What to do if the newest checkpoint is damaged. `finished`: training is finished, and the model to be loaded."""
     whole = [other for other in _steps(folder) if other < step and sums.changed(folder / str(other), other) == ""]
     if not whole:
         return f"restore it from a copy, or remove {folder.parent} and train again"
@@ -223,7 +223,7 @@ def _advice(folder: Path, step: int, finished: bool = False) -> str:
 
 
 def _steps(folder: Path) -> list[int]:
-    """Of the complete checkpoints, as their folders are named."""
+    """The steps of the complete checkpoints, from the names of their folders."""
     return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
 
 

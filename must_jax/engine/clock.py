@@ -1,4 +1,4 @@
-"""Where the time of a process goes: every moment belongs to one span. And how long the updates of a run took."""
+"""Where the time of a process goes (every moment belongs to one span), and how long the updates of a run took."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ IMPORTS, INIT, DATA, RESTORE, COMPILE = "imports", "init", "data", "restore", "c
 STEP, DATA_WAIT, SAVE, EVALUATION = "step", "data_wait", "save", "evaluation"
 SPANS = (IMPORTS, INIT, DATA, RESTORE, COMPILE, STEP, DATA_WAIT, SAVE, EVALUATION)
 
-_loaded_s = 0.0  # what the next clock takes over as IMPORTS
+_loaded_s = 0.0  # counted as IMPORTS by the next clock
 
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Around the import of what a clock is then made in."""
+    """Times the imports inside, for the next clock to count as IMPORTS."""
     global _loaded_s
     began = time.perf_counter()
     yield
@@ -28,8 +28,9 @@ def loading() -> Iterator[None]:
 class Clock:
     """Time of the updates over all restarts of a run (`state` goes into its checkpoints), and of this process by span.
 
-    seconds: of `steps` updates; neither compilation nor saving counts. waited: of these, the part without a batch to
-      work on; an upper bound, see `fit`.
+    Attributes:
+      seconds: time of `steps` updates, without compilation and saving.
+      waited: the part of `seconds` that passed without a batch to work on; an upper bound, see `fit`.
     """
 
     seconds: float = 0.0
@@ -45,12 +46,12 @@ class Clock:
         _loaded_s = 0.0
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Goes on from what a checkpoint holds."""
+        """Continues from the `state` that a checkpoint holds."""
         self.seconds, self.waited, self.steps = state["seconds"], state["waited"], state["steps"]
         self._taken_waited = self.waited
 
     def switch(self, span: str) -> str:
-        """From now on time is of `span`, one of SPANS; returns the one that ends."""
+        """From now on, time counts towards `span`, one of SPANS; returns the span that ends."""
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         self._spent[self._span] = self._spent.get(self._span, 0.0) + passed
@@ -61,7 +62,7 @@ class Clock:
 
     @contextlib.contextmanager
     def span(self, span: str) -> Iterator[None]:
-        """The time of the block is of `span`, what comes after it of what came before."""
+        """Counts the time of the block towards `span`, then switches back to the span before it."""
         outer = self.switch(span)
         try:
             yield
@@ -69,17 +70,17 @@ class Clock:
             self.switch(outer)
 
     def start(self) -> None:
-        """The first update begins."""
+        """Call this when the first update begins."""
         self.switch(STEP)
         self._since_tick = 0.0
 
     def tick(self) -> None:
-        """One more update."""
+        """Counts one more update."""
         self.switch(STEP)
         self.seconds, self.steps, self._since_tick = self.seconds + self._since_tick, self.steps + 1, 0.0
 
     def take(self) -> dict[str, float]:
-        """Seconds by span since the last call, which add up to the time that has passed since it."""
+        """Seconds by span since the last call; they add up to the time that has passed since then."""
         self.switch(self._span)
         taken, self._spent = self._spent, {}
         waited, self._taken_waited = self.waited - self._taken_waited, self.waited
@@ -92,7 +93,7 @@ class Clock:
         return asdict(self)
 
     def rates(self, batch_size: int, since: dict[str, Any] | None = None) -> dict[str, float]:
-        """Images per second, share of time waited and of the devices' peak (0..1), since a `state` or over all."""
+        """Images per second, and shares (0..1) of time waited and of the devices' peak: since a `state`, or in all."""
         before = since or {"seconds": 0.0, "waited": 0.0, "steps": 0}
         seconds, steps = max(self.seconds - before["seconds"], 1e-9), self.steps - before["steps"]
         rates = {

@@ -1,7 +1,7 @@
 """Processes that train one model together: how they find each other, wait for each other and agree.
 
-Every host of a pod runs the same command. Process 0 alone writes the files of a workdir; checkpoints are written by
-all. One process by itself needs none of this, and nothing here costs it anything.
+Every host of a pod runs the same command. Only process 0 writes the files of a workdir; all processes write
+checkpoints. A single process needs none of this, and nothing here costs it anything.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from jax.experimental import multihost_utils
 from must_jax import preemption, progress
 from must_jax.errors import OtherProcessFailed, Preempted, UserError
 
-SHUTDOWN_WITHIN_S = 120  # of the first process that ends, so that others can come out of a compilation
-DEAD_AFTER_S = 30  # without a heartbeat, which comes from a thread of its own: a killed process ends the others
-LOOK_EVERY_S = 0.2  # at what the others say
-AGAIN_AFTER_S = 5.0  # where the end of another was not heard, as in somebody's `except Exception`
-READY_WITHIN_S = 600.0  # of the first process that is ready to begin
+SHUTDOWN_WITHIN_S = 120  # after the first process ends, so that the others can finish a compilation
+DEAD_AFTER_S = 30  # without a heartbeat, which has its own thread: a killed process ends the others
+LOOK_EVERY_S = 0.2  # for reports of the others
+AGAIN_AFTER_S = 5.0  # if the end of another process went unnoticed, as in somebody's `except Exception`
+READY_WITHIN_S = 600.0  # after the first process is ready to begin
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _Value = TypeVar("_Value")
-_rounds = 0  # of `together`; the same in every process
+_rounds = 0  # calls of `_round`; the same in every process
 
 
 def join(within_s: float = READY_WITHIN_S) -> int:
-    """Joins the other processes of this run, if there are any; call it before jax is used. Returns their number.
+    """Joins the other processes of this run, if there are any; call it before jax is used. Returns how many there are.
 
     Cloud TPU, GKE, SLURM and Open MPI are detected by jax. Elsewhere three environment variables say who is who:
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Args:
-      within_s: how long to wait for the others; then this process ends with a sentence and exit code 1.
+      within_s: how long to wait for the others; after that, this process ends with an error message and exit code 1.
 
     Raises:
-      UserError: only some of the variables are set, or they do not fit each other.
+      UserError: only some of the variables are set, or they contradict each other.
     """
     if not jax.distributed.is_initialized() and not xla_bridge.backends_are_initialized():
         stated = {name: os.environ.get(name, "") for name in (_ADDRESS, _COUNT, _ID)}
@@ -72,7 +72,7 @@ def join(within_s: float = READY_WITHIN_S) -> int:
         except ValueError as error:
             if stated[_ADDRESS]:
                 raise UserError(f"{', '.join(stated)} contradict each other: {error}") from None
-            return 1  # no cluster that jax knows
+            return 1  # not a cluster that jax knows
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the processes of this run do not find each other ({reason}); start all of them") from None
@@ -81,7 +81,7 @@ def join(within_s: float = READY_WITHIN_S) -> int:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         until = time.monotonic() + within_s
         _client().key_value_set(f"must_jax/host/{position()}", socket.gethostname())
-        for process in range(processes()):  # before devices are looked for, which takes all of them
+        for process in range(processes()):  # before looking for devices, which takes all processes
             _get(f"must_jax/host/{process}", process, within_s, until)
         if not is_first():
             progress.mute()
@@ -89,22 +89,22 @@ def join(within_s: float = READY_WITHIN_S) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes files and messages."""
     return _runtime.global_state.process_id == 0
 
 
 def processes() -> int:
-    """How many work together; does not touch the devices."""
+    """How many processes work together; does not touch the devices."""
     return _runtime.global_state.num_processes
 
 
 def position() -> int:
-    """Which of `processes` this is."""
+    """The number of this process, from 0."""
     return _runtime.global_state.process_id
 
 
 def wait(what: str) -> None:
-    """Returns when all processes are here; a signal still reaches those that wait."""
+    """Returns when all processes have called it; those that wait still receive signals."""
     if processes() > 1:
         here = _round(what)
         _client().key_value_set(f"{here}/{position()}", "")
@@ -114,11 +114,11 @@ def wait(what: str) -> None:
 
 @contextlib.contextmanager
 def linked() -> Iterator[None]:
-    """Inside, each process does its own part of the work; one that fails or is told to stop ends all of them.
+    """Inside, each process does its own part of the work; if one fails or is told to stop, all of them end.
 
     Raises:
-      UserError: another process cannot work as it is asked to; it is named with its host.
-      OtherProcessFailed: it broke down.
+      UserError: another process ended with a user error; the message names it and its host.
+      OtherProcessFailed: another process ended with any other error.
       Preempted: another process was told to stop.
     """
     if processes() == 1:
@@ -150,7 +150,7 @@ def linked() -> Iterator[None]:
 
 
 def gather(value: _Value) -> list[_Value]:
-    """The value of every process, in their order; anything that can be pickled."""
+    """The values of all processes, in their order; anything that can be pickled."""
     if processes() == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -165,7 +165,7 @@ def agreed(what: str, value: _Value) -> _Value:
     """The value, which must be the same in every process.
 
     Raises:
-      UserError: it is not; in all processes.
+      UserError: it is not; raised in all processes.
     """
     values = gather(value)
     if any(other != value for other in values):
@@ -174,22 +174,22 @@ def agreed(what: str, value: _Value) -> _Value:
 
 
 def any_says(flag: bool) -> bool:
-    """Whether any process says so; all get the same answer."""
+    """Whether `flag` is true in any process; all get the same answer."""
     return flag if processes() == 1 else bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
 @contextlib.contextmanager
 def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iterator[None]:
-    """What every process prepares by itself, then all begin, or none does. The processes may `join` inside of it.
+    """Inside, every process prepares by itself; afterwards all of them begin, or none does. They may `join` inside.
+
+    If a process is not ready in time, this one names it and ends with exit code 1.
 
     Args:
-      facts: what must be equal everywhere, by name; it may still be filled inside of the block.
+      facts: what must be equal everywhere, by name; may still be filled inside the block.
       within_s: how long the first process that is ready waits for the last one.
 
-    A process that does not get here in time is named, and this one ends with exit code 1.
-
     Raises:
-      UserError: a process cannot begin, or differs from process 0; it is named with its host.
+      UserError: a process cannot begin, or differs from process 0; the message names it and its host.
       OtherProcessFailed: a process broke down.
       Preempted: a process was told to stop.
     """
@@ -209,14 +209,14 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
 
 
 def _round(what: str) -> str:
-    """Where the processes tell each other something, once."""
+    """A new key under which the processes exchange messages once."""
     global _rounds
     _rounds += 1
     return f"must_jax/{what}-{_rounds}"
 
 
 def _report(end: BaseException | None) -> dict[str, Any]:
-    """How this process has ended, for the others."""
+    """How this process has ended, to be read by the others."""
     preempted = isinstance(end, Preempted)
     mistake = isinstance(end, UserError)
     failure = str(end) if mistake else f"{type(end).__name__}: {end}"
@@ -229,7 +229,7 @@ def _report(end: BaseException | None) -> dict[str, Any]:
 
 
 def _error(process: int, report: dict[str, Any]) -> BaseException:
-    """What the end of another process is for this one."""
+    """The error that the end of another process causes in this one."""
     if report["preempted"]:
         return Preempted(f"as process {process} on {report['host']} was stopped by SIGTERM")
     kind = UserError if report["mistake"] else OtherProcessFailed
@@ -237,7 +237,7 @@ def _error(process: int, report: dict[str, Any]) -> BaseException:
 
 
 def _get(key: str, process: int, within_s: float, until: float) -> str:
-    """What `process` has said, or is about to; else this one ends."""
+    """The value that `process` sets under `key`. If it does not do so in time, this process ends."""
     try:
         return _client().blocking_key_value_get(key, int(1000 * max(1.0, until - time.monotonic())))
     except RuntimeError:  # the deadline
@@ -250,9 +250,9 @@ def _get(key: str, process: int, within_s: float, until: float) -> str:
 
 
 def _give_up(sentence: str) -> NoReturn:
-    """Ends this process although others hang: an orderly end would wait for them, and then abort."""
+    """Ends this process even if others hang: an orderly exit would wait for them, and then abort."""
     print(f"error: {sentence}", file=sys.stderr, flush=True)
-    os._exit(1)  # all of them started again may do
+    os._exit(1)  # restarting all of them may help
 
 
 def _compare(reports: list[dict[str, Any]]) -> None:

@@ -18,8 +18,8 @@ from must_jax.engine.step import HOST, Batch, PredictStep, Task
 from must_jax.errors import Preempted
 
 CHANCE = "chance"
-_READERS = 8  # threads, at most: the truth of a large photograph takes hundreds of megabytes, and one thread measures
-Truth = Callable[[int], Mapping[str, Any]]  # index of an image -> its labels by task, as stored; those that it has
+_READERS = 8  # threads, at most: the truth of a large photo takes hundreds of megabytes, and only one thread measures
+Truth = Callable[[int], Mapping[str, Any]]  # index of an image -> the labels it has, by task, as stored
 
 
 def evaluate(
@@ -31,15 +31,16 @@ def evaluate(
     image_size: int,
     mesh: Mesh,
 ) -> dict[str, float]:
-    """ "task/metric" -> value.
+    """Evaluates the predictions for all examples.
 
-    Predictions are for whole batches; the truth, whose size is whatever it is, is read for a few images at a time.
-
-    "task/chance" is the task's headline metric for the best constant prediction on the same examples.
+    Predictions are made for whole batches; the truth, which may be of any size, is read for a few images at a time.
 
     Args:
-      batches: as of `pipeline.eval_batches`; where several processes evaluate together, this one's rows of each. All of
-        them get the same values.
+      batches: as from `pipeline.eval_batches`; if several processes evaluate together, this one's rows of each.
+
+    Returns:
+      "task/metric" -> value, the same in all processes. "task/chance" is the task's headline metric for the best
+      constant prediction on the same examples.
 
     Raises:
       Preempted: the run was told to stop.

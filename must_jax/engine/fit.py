@@ -47,21 +47,22 @@ def fit(
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 0,
 ) -> State:
-    """Updates number `start` to `steps` - 1: exactly `steps` in all, over however many restarts.
+    """Runs updates number `start` to `steps` - 1: exactly `steps` in all, over any number of restarts.
 
     Args:
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
       state: after `start` updates; it is consumed.
-      batches: the next one is that of update `start`.
-      schedule: what an update is handed, f32 scalars; None = that of a run of `steps` (`optimizers.schedule`).
-      clock: takes the time (and goes into the checkpoints), which `goodput` writes down.
-      skipped: hears of updates that were not finite.
-      log_every, checkpoint_every: every so many updates and after the last one; 0 = never.
-      also: what is logged besides.
+      batches: the next one is for update `start`.
+      schedule: number of an update -> its f32 scalars; None = those of a run of `steps` (`optimizers.schedule`).
+      clock: measures the time (and goes into the checkpoints), which `goodput` writes down.
+      skipped: counts updates that were not finite.
+      log_every: every so many updates and after the last one; 0 = never.
+      checkpoint_every: every so many updates and after the last one; 0 = only after the last one.
+      also: returns further values to log.
 
     Raises:
       Diverged: too many updates were not finite.
-      Preempted: the run was told to stop, and has been saved; only with `checkpoints`.
+      Preempted: the run was told to stop and has been saved; only with `checkpoints`.
     """
     clock, skipped = clock or Clock(), skipped or Skipped()
     schedule = schedule or partial(schedule_of, optimizer, steps)
@@ -70,7 +71,7 @@ def fit(
     extra: dict[str, float] = {}
     since = clock.state()
     for k in range(start, steps):
-        # The devices still work on update k - 1 while the next batch is fetched. If they are through when it is here,
+        # The devices still work on update k - 1 while the next batch is fetched. If they are done when it arrives,
         # they may have waited all that time: `waited` is an upper bound.
         asked = time.perf_counter()
         batch = put_batch(mesh, next(batches))
@@ -82,14 +83,14 @@ def fit(
         called = time.perf_counter()
         scheduled = schedule(k)
         now = put_replicated(mesh, scheduled)
-        with jax.transfer_guard("disallow"):  # nothing goes back and forth unseen
+        with jax.transfer_guard("disallow"):  # no implicit transfers
             state, averages = step(state, batch, now)
-        if running is None:  # the first call compiles, which is no time of training
+        if running is None:  # the first call compiles, which does not count as training
             extra = {"compile_seconds": time.perf_counter() - called}
             clock.start()
             jax.block_until_ready(averages)
         else:
-            jax.block_until_ready(running)  # at most one update waits behind the running one
+            jax.block_until_ready(running)  # at most one update is queued behind the running one
             clock.tick()
             skipped.look(k - 1, running)
         before, running = running, averages
@@ -114,7 +115,7 @@ def fit(
                 progress.note(f"loss {loss:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
         stop = checkpoints is not None and not last and _is_told_to_stop(before)
         if checkpoints and (stop or last or (checkpoint_every and done % checkpoint_every == 0)):
-            jax.block_until_ready(running)  # which is no time of saving
+            jax.block_until_ready(running)  # which does not count as saving
             with clock.span(SAVE):
                 checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
             if goodput:
@@ -130,7 +131,7 @@ def fit(
 
 
 def _means(window: list[Averages]) -> dict[str, float]:
-    """Sums over the window, then divided; a term without any label in it is left out. Of "skipped" the sum."""
+    """Means: sums over the window, then divided. Terms without any label in it are left out; "skipped" is a sum."""
     merged = reduce(lambda a, b: {name: a[name].merge(b[name]) for name in a}, jax.device_get(window))
     merged.pop(STOP, None)
     skipped = float(merged.pop("skipped").total)
@@ -139,7 +140,7 @@ def _means(window: list[Averages]) -> dict[str, float]:
 
 
 def _is_told_to_stop(before: Averages | None) -> bool:
-    """Agreed by all processes, by what they said in the update `before` the one that runs."""
+    """The same in all processes: decided from the averages of the update `before` the running one."""
     if jax.process_count() == 1:
         return preemption.requested()
     return before is not None and bool(jax.device_get(before[STOP].total))

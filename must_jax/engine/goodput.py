@@ -1,8 +1,8 @@
 """`goodput.jsonl`: what the time of a run was spent on, over all of its processes.
 
-A line is {"process": n, "time": unix seconds, "step": updates done, "seconds": {span: s}}: where the process was at
-`time`, and how long it took for what since its line before. The seconds of a process add up to all of its time. The
-first line, and those before a process knows where it goes on, have no step.
+A line is {"process": n, "time": unix seconds, "step": updates done, "seconds": {span: s}}: how far the process was at
+`time`, and how its time since its previous line was spent. The seconds of a process add up to all of its time. The
+first line, and those before a process knows where it resumes, have no step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from must_jax.files import writing
 from must_jax.reading import read_json_lines
 
 FILE = "goodput.jsonl"
-EVERY_S = 10.0  # as much of a killed process's time counts as DOWN, at most
+EVERY_S = 10.0  # at most this much of a killed process's time counts as DOWN
 LOST, DOWN = "lost", "down"
 _LATEST = 253_402_300_799  # the end of the year 9999
 
@@ -43,12 +43,13 @@ class Line:
 
 @dataclass
 class Goodput:
-    """Of a run so far.
+    """The totals of a run so far.
 
-    seconds: by span. LOST: updates that were done again, since the process died before their checkpoint. DOWN: no
-      process was there, from the last line of one to the beginning of the next.
-    processes, steps, lost_steps: how many.
-    began, last: unix seconds of the run's beginning and of its last line.
+    Attributes:
+      seconds: by span. LOST: updates that were done again, since the process died before their checkpoint. DOWN: no
+        process was running, from the last line of one to the beginning of the next.
+      processes, steps, lost_steps: how many.
+      began, last: unix seconds of the run's beginning and of its last line.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -61,7 +62,7 @@ class Goodput:
 
 @dataclass
 class _Updates:
-    """Updates `first` to `last` - 1, and what they took."""
+    """Updates `first` to `last` - 1, and the time they took."""
 
     first: int
     last: int
@@ -69,7 +70,7 @@ class _Updates:
 
 
 class GoodputLog:
-    """Appends what a clock measures. A line is whole or not there: what a kill has left of one is cut off."""
+    """Appends what a clock measures. Lines are whole: a partial one, left by a killed process, is cut off."""
 
     def __init__(self, workdir: Path, clock: Clock) -> None:
         self._path = path = workdir / FILE
@@ -91,7 +92,7 @@ class GoodputLog:
         os.close(self._file)
 
     def update(self, step: int) -> None:
-        """After `step` updates; writes a line now and then."""
+        """Call this after `step` updates; writes a line now and then."""
         self._step = step
         if time.monotonic() - self._written >= EVERY_S:
             self.write(step)
@@ -100,7 +101,7 @@ class GoodputLog:
         """Writes a line after `step` updates."""
         self._step, self._written = step, time.monotonic()
         seconds = self._clock.take()
-        # After the first line by the clock's own count: the machine's time of day may be set meanwhile.
+        # After the first line, the clock's own count is added: the time of day may be set meanwhile.
         self._time = self._time + sum(seconds.values()) if self._time else time.time()
         line = {"process": self._process, "time": self._time, "step": step, "seconds": seconds}
         with writing(self._path):
@@ -117,7 +118,7 @@ def total(lines: Iterable[Line]) -> Goodput:
     found = Goodput()
     kept: list[_Updates] = []  # not lost so far
     before: Line | None = None
-    at: int | None = None  # updates done, as this process knows
+    at: int | None = None  # updates done, as far as this process knows
     for line in lines:
         if before is None or line.process != before.process:
             found.processes += 1
@@ -139,7 +140,7 @@ def total(lines: Iterable[Line]) -> Goodput:
 
 
 def _lose(found: Goodput, kept: list[_Updates], step: int) -> None:
-    """Updates from `step` on are done again."""
+    """Moves the time of updates from `step` on to LOST: they are done again."""
     for updates in [updates for updates in kept if updates.last > step]:
         lost = updates.last - max(updates.first, step)
         share = lost / (updates.last - updates.first)

@@ -1,7 +1,7 @@
-"""What the text of a compiled program tells: how chips talk to each other, and what goes through their memory.
+"""What the text of a compiled program says: how chips talk to each other, and what goes through their memory.
 
-XLA's own count of "bytes accessed" has all that an operation touches, also what never leaves the chip's fast memory: of
-the quick start's student on v5e:2x2 656 MB, while 26 MB go to and from the HBM.
+XLA's own count of "bytes accessed" includes all that an operation touches, even what never leaves the chip's fast
+memory: 656 MB for the quick start's student on v5e:2x2, while 26 MB go to and from the HBM.
 """
 
 from __future__ import annotations
@@ -28,14 +28,19 @@ _LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,{}]*?)\}\}")
 _COUNTED_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)|_computations?=\{?([^}]*?)\}")
-# These move nothing, or what they move is counted where it begins.
+# These move nothing, or what they move is counted where the move begins.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "opt-barrier", "partition-id"}
 _MOVES = {"copy-start", "slice-start"}  # between the HBM and the fast memory
 
 
 class Collective(NamedTuple):
-    """All collectives of one kind: how often one is executed, the bytes of their results on one chip, and the bytes
-    that it sends for them where they go around in a ring."""
+    """All collectives of one kind.
+
+    Attributes:
+      times: how often one is executed.
+      bytes: of their results on one chip.
+      sent: bytes that one chip sends for them if they go around in a ring.
+    """
 
     times: int
     bytes: int
@@ -57,7 +62,7 @@ class Instruction:
 
     @property
     def source(self) -> str:
-        """The functions and modules that it comes from, of a fused operation those of its last part; "" = unknown."""
+        """The functions and modules that it comes from; for a fused operation, those of its last part; "" = unknown."""
         return found[1] if (found := _SOURCE.search(self.text)) else ""
 
 
@@ -77,14 +82,14 @@ class Program:
 
     @property
     def schedule(self) -> list[Instruction]:
-        """What is executed, one after the other; a fused operation, and a loop, is one instruction."""
+        """The instructions in the order of execution; a fused operation or a loop is one instruction."""
         return self._computations[self._entry]
 
     def collectives(self, chips: int) -> dict[str, Collective]:
-        """By kind; those inside of loops count once a turn.
+        """All collectives by kind; those inside loops count once per iteration.
 
         Args:
-          chips: that run the program.
+          chips: number of chips that run the program.
         """
         found: dict[str, Collective] = {}
         for instruction, times in self._executed(self._entry, 1, inside_fusions=True):
@@ -100,8 +105,11 @@ class Program:
         return found
 
     def memory_traffic(self) -> int:
-        """Bytes that the program reads from and writes to the HBM: operands and results of every fused operation that
-        are not in the fast memory, without the padding of their layout. An operand counts whole."""
+        """Bytes that the program reads from and writes to the HBM.
+
+        Counts operands and results of every fused operation that are not in the fast memory, without the padding of
+        their layout. An operand counts in full.
+        """
         total = 0
         for instruction, times in self._executed(self._entry, 1, inside_fusions=False):
             total += times * self._moved(instruction)
@@ -111,7 +119,7 @@ class Program:
         if instruction.operation in _FREE or instruction.operation.endswith("-done"):
             return 0
         if instruction.operation in _MOVES:
-            # The result's tuple has both ends, of which the one that is moved to is the smaller where it is a slice.
+            # The result's tuple has both source and destination; of a slice, the destination is the smaller one.
             arrays = [array for array in instruction.result if array.bytes > 8]
             size = min((array.bytes for array in arrays), default=0)
             return size * sum(array.in_hbm for array in arrays)
@@ -120,7 +128,7 @@ class Program:
 
     @cached_property
     def _scattered(self) -> set[str]:
-        """Sums of which every chip keeps its share, as a TPU's compiler writes a reduce-scatter."""
+        """Names of sums of which each chip keeps only its share: a TPU compiler's form of a reduce-scatter."""
         fused = [each for name, each in self._computations.items() if name.startswith("all-reduce-scatter")]
         return {i.name for each in fused for i in each}
 
@@ -158,7 +166,7 @@ def _arrays(text: str) -> Iterator[Array]:
 
 
 def _payload(instruction: Instruction) -> list[Array]:
-    """Of a collective's result; what begins an asynchronous one, but for all-reduce, lists its operands before it."""
+    """The arrays of a collective's result. A "-start", except all-reduce's, lists its operands before them."""
     if instruction.operation.endswith("-start") and not instruction.operation.startswith("all-reduce"):
         operands = len(instruction.operands)
         return instruction.result[operands : 2 * operands]
@@ -166,7 +174,7 @@ def _payload(instruction: Instruction) -> list[Array]:
 
 
 def _group_size(text: str) -> int:
-    """Chips that a collective is between, by its attributes; 0 = all of them."""
+    """Number of chips in a collective's group, from its attributes; 0 = all chips."""
     if listed := _LISTED_GROUPS.search(text):  # {{0,1},{2,3}}
         return max(len(group.split(",")) for group in listed[1].split("},{"))
     if counted := _COUNTED_GROUPS.search(text):  # [2,4]<=[8]: two groups of four
@@ -178,8 +186,11 @@ def _group_size(text: str) -> int:
 
 
 def _sent(kind: str, size: int, group: int) -> float:
-    """Bytes that a chip sends for a result of `size` bytes on it, when everything goes around in a ring of its group:
-    a chip's share of a sum `group` - 1 times; a sum twice, in shares and as a whole."""
+    """Bytes that a chip sends for a result of `size` bytes on it, if everything goes around in a ring of its group.
+
+    It sends one chip's share of the whole `group` - 1 times; for an all-reduce, twice as often: first to sum the
+    shares, then to gather them.
+    """
     if kind == "collective-permute":
         return size
     whole = size * group if kind == "reduce-scatter" else size

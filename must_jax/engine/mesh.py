@@ -1,4 +1,4 @@
-"""Devices: how many, how arrays lie on them, and where compiled programs are kept.
+"""Devices: how many, how arrays are laid out over them, and where compiled programs are kept.
 
 Two axes, "data" and "fsdp". Batches are split over both, so that under `jit` a mean over the batch is a mean over all
 devices (batch norm included) and their number does not change what is computed. Large arrays of the training state are
@@ -22,12 +22,12 @@ from must_jax.engine import distributed
 from must_jax.errors import UserError
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
-LEAST_SPLIT = 4096  # numbers: to gather smaller arrays takes longer than to keep copies of them
+LEAST_SPLIT = 4096  # elements: gathering smaller arrays takes longer than keeping copies of them
 COMPILATION_CACHE = "~/.cache/must_jax/jax"
 
 
 def setup_devices(count: int = 0, within_s: float = distributed.READY_WITHIN_S) -> None:
-    """Other processes, virtual CPU devices and the cache of compiled programs; call it before jax is used.
+    """Joins other processes, sets up virtual CPU devices and the cache of compiled programs; call it before using jax.
 
     Args:
       count: virtual devices on CPUs, over all processes; 0 = one per core that a process may use. Accelerators are not
@@ -35,7 +35,7 @@ def setup_devices(count: int = 0, within_s: float = distributed.READY_WITHIN_S) 
       within_s: how long to wait for the other processes.
 
     Raises:
-      UserError: as `distributed.join`.
+      UserError: see `distributed.join`.
     """
     processes = distributed.join(within_s)
     with contextlib.suppress(RuntimeError):  # jax is in use already: its devices stay as they are
@@ -44,7 +44,7 @@ def setup_devices(count: int = 0, within_s: float = distributed.READY_WITHIN_S) 
 
 
 def keep_programs() -> None:
-    """Compiled programs are kept on disk and found again: in JAX_COMPILATION_CACHE_DIR, or COMPILATION_CACHE."""
+    """Keeps compiled programs on disk for reuse: in JAX_COMPILATION_CACHE_DIR, or COMPILATION_CACHE."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path(COMPILATION_CACHE).expanduser())
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -57,7 +57,7 @@ def make_mesh(
 
     Args:
       count: 0 = as many as can share batches of all `batch_sizes` evenly.
-      fsdp: how many share one copy of the training state.
+      fsdp: number of devices that share one copy of the training state.
       devices: to choose from; None = all of this run, over all of its processes.
 
     Raises:
@@ -92,15 +92,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The leading axis over all devices."""
+    """Splits the leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA_AXIS, FSDP_AXIS)))
 
 
 def state_shardings(mesh: Mesh, tree: Any) -> Any:
-    """How each array of the training state lies: split over "fsdp" along its longest axis that can be, or copied.
+    """The layout of each array of the training state: split over "fsdp" along the longest axis that can be, or copied.
 
     Args:
-      tree: of anything with `shape`.
+      tree: its leaves are anything with a `shape`.
     """
     parts = mesh.shape[FSDP_AXIS]
 
@@ -123,7 +123,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def put_batch(mesh: Mesh, batch: Any) -> Any:
     """Host arrays with a leading batch axis -> device arrays split over the mesh.
 
-    In a run of several processes `batch` is the `local_rows` of the global one.
+    In a run of several processes, `batch` holds the `local_rows` of the global one.
     """
     if split(mesh).is_fully_addressable:
         return jax.device_put(batch, split(mesh))
@@ -143,7 +143,7 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def local_part(tree: Any) -> Any:
-    """Of arrays that `split` lays out, what this process holds: NumPy arrays, the inverse of `put_batch`."""
+    """What this process holds of arrays laid out by `split`, as NumPy arrays: the inverse of `put_batch`."""
 
     def fetch(array: jax.Array) -> np.ndarray:
         shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
@@ -155,10 +155,10 @@ def local_part(tree: Any) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays laid out as told, which share no memory with `tree` and so can be donated.
+    """Arrays laid out by `shardings`, which share no memory with `tree` and so can be donated.
 
-    By way of the host: from device to devices, jax reuses the source even with `may_alias=False`. In a run of several
-    processes all have the same `tree`.
+    Copies by way of the host: between devices, jax reuses the source even with `may_alias=False`. In a run of
+    several processes, all have the same `tree`.
     """
     tree = jax.device_get(tree)
     if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
@@ -172,12 +172,12 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """A copy of every array on every device, as `put`."""
+    """A copy of every array on every device; see `put`."""
     return put(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
 def everywhere(mesh: Mesh, tree: Any) -> Any:
-    """Device arrays of which every device has a copy, from parts."""
+    """Gathers arrays that are split over devices: a copy of each on every device."""
     if all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
         return tree
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)

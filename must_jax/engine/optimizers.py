@@ -1,6 +1,6 @@
 """Optimisers with a learning rate of one, and the schedules of learning rate and moving average.
 
-Both are arguments of the compiled step, so one program serves every schedule of a sweep.
+Their values are arguments of the compiled step, so one program serves every schedule of a sweep.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def decay_mask(params: Any) -> Any:
 
 
 def schedule(config: OptimizerConfig, steps: int, update: int) -> dict[str, np.ndarray]:
-    """What update number `update`, from 0, of a run of `steps` is handed: f32 scalars by name.
+    """The f32 scalars, by name, of update number `update`, from 0, of a run of `steps`.
 
-    They are computed when they are needed, as a run may have more updates than fit into memory.
+    They are computed when needed, since a run may have more updates than fit into memory.
     """
     t = np.asarray(update)
     return {"learning_rate": learning_rates(config, steps, t), "ema_decay": ema_decays(config, t)}
 
 
 def learning_rates(config: OptimizerConfig, steps: int, updates: np.ndarray) -> np.ndarray:
-    """f32 of these `updates`: linear warm-up from 0 to `learning_rate`, then cosine to 0 (after the last update)."""
+    """f32, for these `updates`: linear warm-up from 0 to `learning_rate`, then cosine to 0 (after the last update)."""
     warm = config.warmup_steps
     rising = updates / max(warm, 1)
     falling = (1 + np.cos(np.pi * (updates - warm) / (steps - warm))) / 2
@@ -50,9 +50,10 @@ def learning_rates(config: OptimizerConfig, steps: int, updates: np.ndarray) -> 
 
 
 def ema_decays(config: OptimizerConfig, updates: np.ndarray) -> np.ndarray:
-    """f32 of these `updates`: min(ema_decay, (1 + t) / (10 + t)), as `tf.train.ExponentialMovingAverage` has it.
+    """f32, for these `updates`: min(ema_decay, (1 + t) / (10 + t)), as in `tf.train.ExponentialMovingAverage`.
 
-    The constant decay alone would keep the random start in the average: 0.9998 is a third of it after 5,000 updates.
+    A constant decay alone would keep the random start in the average: at 0.9998, it still makes up a third after 5,000
+    updates.
     """
     return np.asarray(np.minimum(config.ema_decay, (1 + updates) / (10 + updates)), np.float32)
 

@@ -1,4 +1,4 @@
-"""Updates that were left out because their loss or gradient was not finite; the step itself decides, on the devices."""
+"""Updates that were skipped because their loss or gradient was not finite; the step itself decides, on the devices."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MOST, WINDOW = 5, 100  # updates
 
 
 class Diverged(UserError):
-    """Too many updates in a row of `WINDOW` were left out."""
+    """Too many of the last `WINDOW` updates were skipped."""
 
 
 class Skipped:
-    """Counts them; more than `most` among the last `WINDOW` end the training.
+    """Counts skipped updates; more than `most` among the last `WINDOW` end the training.
 
     Args:
-      tell: hears the number of each, counted from 0.
+      tell: called with the number of each, counted from 0.
     """
 
     def __init__(self, most: int = MOST, tell: Callable[[int], None] = lambda update: None) -> None:
@@ -29,10 +29,10 @@ class Skipped:
         self._recent: deque[int] = deque()
 
     def look(self, update: int, averages: Averages) -> None:
-        """At what update number `update` gave back, which has been computed.
+        """Looks at the averages that update number `update` returned, once they have been computed.
 
         Raises:
-          Diverged: it is one too many.
+          Diverged: too many updates were skipped.
         """
         if not jax.device_get(averages["skipped"].total):
             return

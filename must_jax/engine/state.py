@@ -20,7 +20,7 @@ Variables = dict[str, Any]  # {"params": tree, "stats": tree}
 
 
 def init_state(variables: Variables, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
-    """Step 0 from `variables`, laid out over the devices of the mesh (`state_shardings`)."""
+    """The state at step 0 from `variables`, laid out over the devices of the mesh (`state_shardings`)."""
     weights = {"params": variables["params"], "stats": variables["stats"]}
     shardings = state_shardings(mesh, weights)
     placed = put(weights, shardings)
@@ -30,7 +30,7 @@ def init_state(variables: Variables, optimizer: optax.GradientTransformation, me
 
 
 def trained_variables(state: State) -> Variables:
-    """What to evaluate and hand on: the moving average where there is one."""
+    """The variables to evaluate and pass on: the moving average if there is one."""
     return state["ema"] or {"params": state["params"], "stats": state["stats"]}
 
 

@@ -15,22 +15,22 @@ from must_jax.engine.mesh import replicated, split, state_shardings
 from must_jax.engine.state import State, Variables
 
 Batch = Mapping[str, Any]
-# (variables, batch, train) -> (outputs by task, new stats). What of the batch is the input is the forward's business:
+# (variables, batch, train) -> (outputs by task, new stats). The forward decides what part of the batch is its input:
 # images for a whole model, cached features for heads on a frozen backbone.
 Forward = Callable[[Variables, Batch, bool], tuple[Mapping[str, Any], Any]]
 SCHEDULE = ("learning_rate", "ema_decay")
-Schedule = Mapping[str, jax.Array]  # what an update is handed besides, f32: one value for each name of SCHEDULE
+Schedule = Mapping[str, jax.Array]  # further inputs of an update: one f32 for each name of SCHEDULE
 Averages = dict[str, Average]  # "loss" and "task/term" -> (sum, weight), divided after merging
 TrainStep = Callable[[State, Batch, Schedule], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
 
 
-HOST = frozenset({"labels", "mask", "index", "content_hw"})  # of an evaluation's batch: what predictions do not need
-STOP = "stop"  # of a batch: 1 in the rows of a process that was told to stop; of averages: whether any was
+HOST = frozenset({"labels", "mask", "index", "content_hw"})  # parts of an evaluation batch that predictions do not need
+STOP = "stop"  # in a batch: 1 in the rows of a process that was told to stop; in averages: whether any was
 
 
 class Task(Protocol):
-    """What the engine asks of a task; see `tasks/base.py`."""
+    """What the engine needs from a task; see `tasks/base.py`."""
 
     def loss(self, outputs: Any, labels: Any) -> Mapping[str, tuple[jax.Array, jax.Array]]: ...
 
@@ -49,7 +49,7 @@ def make_gradients(
     """`gradients(params, stats, batch) -> (gradients, new stats, averages)`, to be compiled; see `make_train_step`."""
 
     def parts_of(batch: Batch) -> Batch:
-        # Part i has every `accumulate`-th example from i on, so that each device works on its own part of each part.
+        # Part i has every `accumulate`-th example from i on, so that each device works on its own share of each part.
         return jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def sums(params: Any, stats: Any, batch: Batch) -> tuple[dict[str, Average], Any]:
@@ -72,7 +72,7 @@ def make_gradients(
             grads, (new_stats, averages) = grad(params, stats, batch, {})
             return grads, new_stats, averages
         parts = parts_of(batch)
-        # How many labels each term has over all parts; what else this computes is thrown away by the compiler.
+        # How many labels each term has over all parts; the compiler drops everything else that this computes.
         counts = jax.tree.map(lambda x: x.sum(0), jax.vmap(lambda part: sums(params, stats, part)[0])(parts))
 
         def of_part(part: Batch) -> tuple[Any, Any, Averages]:
@@ -98,17 +98,17 @@ def make_train_step(
     *,
     accumulate: int = 1,
 ) -> TrainStep:
-    """`step(state, batch, schedule) -> (state, averages)`; the state it is given is consumed.
+    """`step(state, batch, schedule) -> (state, averages)`; the given state is consumed.
 
     Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a
     label in the batch adds nothing. Compiled once for all initial parameters, seeds and schedules. The moving
-    average is kept where the state has one.
+    average is updated if the state has one.
 
     An update whose loss, gradient or batch statistics are not finite changes nothing; the average "skipped" says so.
 
     Args:
-      accumulate: parts that the batch is worked on in, one after the other, each with batch statistics of its own. The
-        terms are still means over the whole batch.
+      accumulate: number of parts to split the batch into, processed one after the other, each with its own batch
+        statistics. The terms are still means over the whole batch.
     """
 
     gradients = make_gradients(forward, tasks, weights, accumulate)
@@ -139,7 +139,7 @@ def make_train_step(
 
     return jax.jit(
         step,
-        in_shardings=(None, split(mesh), replicated(mesh)),  # the state's: as it comes
+        in_shardings=(None, split(mesh), replicated(mesh)),  # the state's: as given
         out_shardings=(None, replicated(mesh)),
         donate_argnums=0,
     )
@@ -151,7 +151,7 @@ def make_predict_step(
     """`predict(variables, batch) -> {task: predictions}`, in inference mode, split over the mesh like the batch.
 
     Args:
-      condense: whether only what pseudo labels need comes out.
+      condense: whether to return only what pseudo labels need.
     """
 
     def predict(variables: Variables, batch: Batch) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
-"""`sha256.json` of a checkpoint: the sha256 of the files of its items, so that a change of any bit is found and named.
+"""`sha256.json` of a checkpoint: the sha256 of its items' files, so that a change of any bit is found and reported.
 
-It is written among the others before they get their final name: a checkpoint has it, or was made before there was one.
+It is written before the checkpoint gets its final name: only checkpoints of earlier versions lack it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ FILE = "sha256.json"
 
 
 class Sums(pydantic.BaseModel):
-    """Attributes:
-    step: updates that are done.
-    files: path within the checkpoint -> sha256.
-    own: sha256 of the others.
+    """The contents of `sha256.json`.
+
+    Attributes:
+      step: number of updates done.
+      files: path within the checkpoint -> sha256.
+      own: sha256 of the other fields.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -40,20 +42,20 @@ class Sums(pydantic.BaseModel):
 
 
 def write(folder: Path, step: int) -> None:
-    """Of a checkpoint as it is now."""
+    """Writes the sums of a checkpoint as it is now."""
     files.write_json(folder / FILE, Sums.of(step, _sums(folder)).model_dump())
 
 
 def no_file(folder: Path) -> str:
-    """What in a checkpoint is neither file nor folder, in words, or "": libraries would wait for a pipe's writer."""
+    """Says what in a checkpoint is neither file nor folder; "" = nothing. Libraries would wait for a pipe's writer."""
     for place in folder.rglob("*"):
         if place != folder / FILE and not (place.is_dir() or place.is_file()):
-            return f"{place} is no file, but a pipe, a device or a dangling link"
+            return f"{place} is not a file, but a pipe, a device or a dangling link"
     return ""
 
 
 def changed(folder: Path, step: int) -> str | None:
-    """What of a checkpoint is not as it was written, in words; "" = nothing, None = that is not known."""
+    """Says what in a checkpoint is not as it was written; "" = nothing, None = that is not known."""
     path = folder / FILE
     if other := no_file(folder):
         return other
@@ -81,9 +83,9 @@ def changed(folder: Path, step: int) -> str | None:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """Of what is in its folders: the files beside them are written to when it gets its name, and hold no values.
+    """Path -> sha256 of the files in the checkpoint's folders; "" for what is neither file nor folder.
 
-    What is neither file nor folder has none.
+    Files beside these folders are still written to when the checkpoint gets its final name, and hold no values.
     """
     paths = sorted(path for path in folder.glob("*/**/*") if not path.is_dir())
     with ThreadPoolExecutor(cores()) as pool:

@@ -1,4 +1,4 @@
-"""TPUs that are not here, as jax devices for which programs can be compiled."""
+"""TPUs that are not attached, as jax devices that programs can be compiled for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from must_jax.errors import UserError, nearest
 
 EXAMPLES = "v5e:4x8, v4:2x2x4, v5p:4x4x4 or v6e:16x16"
 _ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # of a machine's metadata, which only a TPU machine has
+    "TPU_SKIP_MDS_QUERY": "1",  # for metadata that only a TPU machine has
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any; without these two the library complains that it finds no TPU
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no process owns a TPU, so several may compile at a time
@@ -33,7 +33,7 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
       topology: "v5e:4x8": chip and shape, as the TPU documentation names them.
 
     Raises:
-      UserError: no such chip or slice, or the TPU's compiler is not installed.
+      UserError: there is no such chip or slice, or the TPU compiler is not installed.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
@@ -67,7 +67,7 @@ def slice_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
 
 @contextlib.contextmanager
 def without_cache() -> Iterator[None]:
-    """Keeps jax's cache out of it: programs for devices that are not here can be written to it, but not read again."""
+    """Turns off jax's cache: programs for devices that are not attached can be written to it, but not read back."""
     before = jax.config.values["jax_enable_compilation_cache"]
     _use_cache(False)
     try:
@@ -78,7 +78,7 @@ def without_cache() -> Iterator[None]:
 
 def _use_cache(wanted: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", wanted)
-    compilation_cache.reset_cache()  # jax looks once a process whether there is one
+    compilation_cache.reset_cache()  # jax checks only once per process whether there is one
 
 
 def _reason(error: Exception) -> str:

@@ -15,11 +15,11 @@ from must_jax.progress import say
 
 @contextlib.contextmanager
 def traced(step: TrainStep, updates: range, start: int, folder: Path) -> Iterator[TrainStep]:
-    """Yields the step, whose calls number `updates` write a trace into `folder`.
+    """Yields a step that writes a trace of the calls numbered `updates` into `folder`.
 
     Args:
       updates: numbered from 1, as in metrics; an empty range costs nothing.
-      start: updates that are done.
+      start: number of updates already done.
     """
     if not updates:
         yield step

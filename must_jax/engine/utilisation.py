@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: what an update would take at the devices' peak, as a share of what it takes."""
+"""Model FLOPs utilisation: the time an update would take at the devices' peak, as a share of the time it takes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from must_jax.engine.step import TrainStep
 
 
 def measured(step: Any, clock: Clock, mesh: Mesh, dtype: Dtype, accumulate: int = 1) -> TrainStep:
-    """The jitted step; its first call tells the clock the operations of an update, if the devices' peak is known.
+    """The jitted step; its first call tells the clock what an update takes at the devices' peak, if that is known.
 
-    They are counted in the program as it was written, before it is compiled: that of all devices together, and without
-    what a compiler adds. It has to be lowered for the call anyway, so that counting costs nothing. The body of a loop
-    over `accumulate` parts of a batch is counted once there, and is nearly all. What `remat` computes again is written
-    in the program: with it, the share is that of operations that are done, not of those that are needed.
+    Operations are counted in the program before it is compiled: those of all devices together, and without what the
+    compiler adds. It has to be lowered for the call anyway, so counting costs nothing. The body of the loop over
+    `accumulate` parts of a batch is nearly all of it, but counted only once. What `remat` recomputes is part of the
+    program: with it, the share is that of the operations done, not of those needed.
     """
     peak = peak_flops(mesh.devices.flat[0].device_kind, dtype)
     if peak is None:

@@ -19,7 +19,7 @@ from must_jax.files import write_text, writing
 from must_jax.reading import read_json_lines
 
 METRICS_FILE = "metrics.jsonl"
-VALIDATION = "validation/"  # starts the names of what is measured after the last update
+VALIDATION = "validation/"  # prefix of the names of what is measured after the last update
 
 
 class _Row(pydantic.RootModel[dict[str, int | float | None]]):
@@ -33,7 +33,7 @@ class _Row(pydantic.RootModel[dict[str, int | float | None]]):
 class MetricWriter:
     """Appends to the metrics of a run that continues at update `start`.
 
-    What comes again is dropped: rows after `start`, and validation, which a run that continues has yet to end with.
+    Drops what will be written again: rows after `start`, and validation, since the run is still to end with it.
     """
 
     def __init__(self, workdir: Path, start: int = 0) -> None:
@@ -55,7 +55,7 @@ class MetricWriter:
         self._events.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One row: values after `step` updates. What is not finite is null in JSON."""
+        """Writes one row: values after `step` updates. What is not finite becomes null in JSON."""
         row = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
         with writing(Path(self._rows.name)):
             self._rows.write(json.dumps(row) + "\n")
@@ -65,7 +65,7 @@ class MetricWriter:
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a run so far, of which any may be without any name but "step"."""
+    """The rows of a run so far. Any name other than "step" may be missing from a row."""
     return [row.root for row in read_json_lines(workdir / METRICS_FILE, _Row)]
 
 

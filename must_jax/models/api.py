@@ -41,15 +41,15 @@ class Model:
     remat: frozenset[str] = frozenset()
 
     def shapes(self, image_size: int) -> Variables:
-        """Shapes and types of what `init` gives; takes no memory."""
+        """Shapes and types of what `init` returns; takes no memory."""
         _check_size(image_size, image_size)
         return jax.eval_shape(lambda: _init(self, jax.random.key(0), image_size))
 
     def init(self, rng: jax.Array, image_size: int, *, identity_blocks: bool = True) -> Variables:
-        """Fresh variables, NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
+        """Fresh variables as NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
 
-        Every module is initialised by its own initialisers, from a key that depends on `rng` and its name, not on the
-        heads beside it; the network itself is not run.
+        Every module is initialised by its own initialisers, from a key that depends on `rng` and its name, not on other
+        heads; the network itself is not run.
 
         Args:
           identity_blocks: of the backbone; see `ResNet`.
@@ -79,7 +79,7 @@ class Model:
         return stats
 
     def apply_heads(self, variables: Variables, features: Features, *, train: bool) -> tuple[Outputs, Variables]:
-        """Like `apply`, on what `features` returned; backbone and pyramid keep their statistics."""
+        """Like `apply`, but on what `features` returned; backbone and pyramid keep their statistics."""
         outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**variables["stats"], "heads": head_stats}
 
@@ -103,11 +103,11 @@ class Model:
 
 
 def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Collection[str] = ()) -> Model:
-    """The network of `config` with the given head of each task (see `models/heads.py` for what a head is).
+    """The network of `config` with the given head for each task (see `models/heads.py` for what a head is).
 
     Args:
-      remat: parts of `config.REMAT` whose activations the gradient computes again: every block of a stage, the pyramid,
-        every head. Neither variables nor results depend on it.
+      remat: parts, out of `config.REMAT`, whose activations are recomputed for the gradient: each block of a stage, the
+        pyramid, each head. Neither variables nor results depend on it.
     """
     momentum = config.batch_norm_momentum
     return Model(
@@ -123,7 +123,7 @@ def transfer(fresh: Variables, trained: Variables) -> Variables:
     """Backbone and pyramid of `trained` under the heads of `fresh`.
 
     Raises:
-      UserError: the two have other backbones or pyramids; names the parts that differ.
+      UserError: their backbones or pyramids differ; the message names the parts that do.
     """
     trunk = ("backbone", "fpn")
     shapes = [
@@ -141,7 +141,7 @@ def transfer(fresh: Variables, trained: Variables) -> Variables:
 
 def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
     def start(module: nn.Module, name: str, inputs: Any) -> tuple[Any, Variables]:
-        """Shapes of the outputs, and variables."""
+        """The shapes of the outputs, and the variables."""
         outputs = []
 
         def call(module: Any, inputs: Any) -> None:
@@ -152,7 +152,7 @@ def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
         return outputs[0], {"params": variables["params"], "stats": variables.get("stats", {})}
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), model.dtype)
-    # Without remat, inside of which initialisers would be traced.
+    # Without remat, which would trace the initialisers.
     stages, backbone = start(model.backbone.clone(remat=()), "backbone", images)
     pyramid, fpn = start(model.fpn, "fpn", stages)
     features = {"c5": stages["c5"], **pyramid, "fused": jax.eval_shape(partial(fuse, image_size=image_size), pyramid)}

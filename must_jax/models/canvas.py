@@ -1,4 +1,4 @@
-"""All levels of a pyramid in one map, so that layers whose weights the levels share are one operation, not five."""
+"""All levels of a pyramid in one map, so that layers with weights shared by all levels are one operation, not five."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from must_jax.models.layers import KEPT, kept
 
-SUMS = jax.lax.Precision.HIGHEST  # matrix products that are sums of statistics: as exact as a sum
+SUMS = jax.lax.Precision.HIGHEST  # for matrix products that sum up statistics: as exact as a sum
 
 
 class Canvas:
@@ -56,12 +56,12 @@ class Canvas:
         return jnp.concatenate(levels, axis=1).astype(jnp.float32)
 
     def level_of_cells(self) -> np.ndarray:
-        """i32[A]: the level's index of every cell, in the order of `cells`."""
+        """i32[A]: the index of each cell's level, in the order of `cells`."""
         return np.repeat(np.arange(len(self.sizes), dtype=np.int32), np.square(self.sizes))
 
 
 class CanvasGroupNorm(nn.Module):
-    """Group norm (Wu and He 2018) of every level by itself, in float32, then ReLU; empty cells become 0."""
+    """Group norm (Wu and He 2018) of each level separately, in float32, then ReLU; empty cells become 0."""
 
     canvas: Canvas
     group_size: int
@@ -81,7 +81,7 @@ class CanvasGroupNorm(nn.Module):
             groups = means.reshape(batch, -1, channels // self.group_size, self.group_size).mean(-1)
             return jnp.repeat(groups, self.group_size, axis=-1)
 
-        # What is as large as the map is computed again for the gradient: kept, in float32, it would be the largest part
+        # Arrays as large as the map are recomputed for the gradient: kept, in float32, they would be the largest part
         # of all that a training step keeps.
         @partial(jax.checkpoint, policy=KEPT)
         def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:

@@ -39,10 +39,10 @@ class FPN(nn.Module):
 def fuse(features: Mapping[str, jax.Array], image_size: int) -> jax.Array:
     """The sum of all levels, each resized bilinearly to stride 4: `[B, image_size / 4, image_size / 4, P]`.
 
-    No parameters (MuST section 3.1). A cell of a level lies where `heads.detector_points` says, so that all levels
-    agree on what is where, also those whose last cells reach beyond the image. Resizing is a product with a matrix over
-    columns and one over rows; the latter takes all levels stacked, so that it also does the summing and no level exists
-    on its own at full size.
+    No parameters (MuST section 3.1). The cells of a level lie where `heads.detector_points` says, so that all levels
+    are aligned, even those whose last cells reach beyond the image. Resizing is a matrix product over columns and one
+    over rows; the latter takes all levels stacked, so that it also sums them, and no level exists on its own at full
+    size.
     """
     size = image_size // FUSED_STRIDE
     levels = [features[level] for level in LEVELS]
@@ -56,12 +56,12 @@ def fuse(features: Mapping[str, jax.Array], image_size: int) -> jax.Array:
 
 
 def bilinear_matrix(source: int, target: int, factor: float) -> np.ndarray:
-    """f32[target, source] that enlarges a vector `factor` times: linearly, half-pixel centres, edge values repeated."""
+    """f32[target, source] to enlarge a vector `factor` times: linear, half-pixel centres, edge values repeated."""
     position = np.clip((np.arange(target) + 0.5) / factor - 0.5, 0, source - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(source))).astype(np.float32)
 
 
 def _double(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour upsampling by two; the level below is always twice as large, as 32 divides the image's size."""
+    """Nearest-neighbour upsampling by two; the level below is always twice as large: 32 divides the image size."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

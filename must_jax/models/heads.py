@@ -1,4 +1,4 @@
-"""Three head designs. Tasks of one design never share weights (MuST section 3.1).
+"""Three head designs. Tasks with the same design never share weights (MuST section 3.1).
 
 A head maps features to a dict of float32 outputs and computes in the features' dtype. Features:
 `{"c5": [B, h, w, C], "p3" ... "p7": [B, h, w, P], "fused": [B, H/4, W/4, P]}`.
@@ -54,11 +54,11 @@ class DetectorHead(nn.Module):
 
     {"class_logits": [B, A, classes], "box_ltrb": [B, A, 4], "centerness": [B, A] (a logit)}, where A counts the cells
     of all levels, fine to coarse, in the order of `detector_points`. `box_ltrb` are the distances from the cell's
-    centre to the left, top, right and bottom side, > 0, in units of the level's stride.
+    centre to the left, top, right and bottom sides, > 0, in units of the level's stride.
 
-    The towers' weights are shared by all levels, which therefore lie in one map. They use group norm, as FCOS does:
-    levels differ in their statistics, and with group norm they need neither statistics of their own nor communication
-    between devices.
+    All levels share the towers' weights, and therefore lie in one map. The towers use group norm, as FCOS does: levels
+    differ in their statistics, and with group norm they need neither separate statistics nor communication between
+    devices.
     """
 
     classes: int
@@ -89,7 +89,7 @@ class DetectorHead(nn.Module):
 
 
 def detector_points(image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the cells of P3..P7 look: centres f32[A, 2] (y, x) in input pixels, and strides f32[A] in pixels."""
+    """The cells of P3..P7: centres f32[A, 2] (y, x) in input pixels, and strides f32[A] in pixels."""
     centers, strides = [], []
     for stride in STRIDES:
         axis = (np.arange(math.ceil(image_size / stride), dtype=np.float32) + 0.5) * stride
@@ -100,7 +100,7 @@ def detector_points(image_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Tower(nn.Module):
-    """3x3 convolutions with group norm (8 channels a group, in float32) and ReLU, on all levels."""
+    """3x3 convolutions with group norm (8 channels per group, in float32) and ReLU, on all levels."""
 
     canvas: Canvas
     convs: int

@@ -1,4 +1,4 @@
-"""The layers that everything is built of. Activations are `[batch, rows, columns, channels]`."""
+"""The layers that everything is built from. Activations are `[batch, rows, columns, channels]`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 _BATCH_STATISTICS = "batch_statistics"
-# What rematerialisation keeps: these are small, and to compute them again all devices would have to talk again.
+# What rematerialisation keeps: these are small, and recomputing them would take communication between all devices.
 KEPT = jax.checkpoint_policies.save_only_these_names(_BATCH_STATISTICS)
 
 
 def kept(values: jax.Array) -> jax.Array:
-    """The same; marked as what rematerialisation keeps."""
+    """The same values, marked to be kept by rematerialisation."""
     return checkpoint_name(values, _BATCH_STATISTICS)
 
 
@@ -26,7 +26,7 @@ def normal(stddev: float | None = None) -> nn.initializers.Initializer:
     """N(0, stddev^2) for kernels; by default variance 2 / fan-out (He et al. 2015).
 
     Drawn by NumPy: the same on every accelerator, while XLA takes 0.3 s to compile a generator for each shape. Under a
-    tracer, where only shapes matter, jax draws.
+    tracer, where only shapes matter, jax draws them.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Any:
@@ -42,8 +42,8 @@ def normal(stddev: float | None = None) -> nn.initializers.Initializer:
 class Conv(nn.Module):
     """`[B, H, W, C] -> [B, H / stride, W / stride, channels]`, sizes rounded up, in the dtype of its input.
 
-    Padding is the same on both sides (not TensorFlow's "SAME"), as published weights expect. Without a bias by default,
-    since mostly a norm follows.
+    Padding is the same on both sides (not TensorFlow's "SAME"), as published weights expect. No bias by default, since
+    a norm usually follows.
     """
 
     channels: int
@@ -70,7 +70,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    # Maps smaller than the kernel, as one matrix product: XLA swaps the two there, which on a CPU is 20 times slower.
+    # Maps smaller than the kernel: one matrix product. XLA would swap map and kernel, 20 times slower on a CPU.
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corners = [(i, j) for i in range(size) for j in range(size)]
     shifted = [padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride] for i, j in corners]
@@ -78,7 +78,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all devices: under `jit` the means are of the global batch. Statistics are float32.
+    """Batch norm over all devices: under `jit` the means are over the global batch. Statistics are float32.
 
     Unlike `nn.BatchNorm` it is one multiply-add per element, and it passes strict dtype and rank promotion.
     """

@@ -25,9 +25,9 @@ class ResNet(nn.Module):
     Attributes:
       depth: key of `DEPTHS`.
       width: multiplies the channels (64 in the stem), rounded to multiples of 8.
-      remat: names "stage1" to "stage4" of those of whose blocks the gradient keeps the inputs alone.
-      identity_blocks: whether every block starts as its shortcut (Goyal et al. 2017), which is good to train from. Of a
-        network that is not trained, most parameters then do nothing.
+      remat: names ("stage1" to "stage4") of the stages whose blocks keep only their inputs for the gradient.
+      identity_blocks: whether every block starts as its shortcut (Goyal et al. 2017), a good start for training. In an
+        untrained network, most parameters then do nothing.
     """
 
     depth: str
@@ -63,9 +63,9 @@ class ResNet(nn.Module):
 
 
 class Stem(nn.Module):
-    """A 7x7 convolution with stride 2, computed as a 4x4 one on 2x2 pixels at a time (the same sums, of 12 channels).
+    """A 7x7 convolution with stride 2, computed as a 4x4 one on blocks of 2x2 pixels (the same sums, over 12 channels).
 
-    On a CPU the forward pass is 4 times faster, the gradient as fast; on a TPU it is the usual form.
+    On a CPU the forward pass is 4 times faster and the gradient as fast; on a TPU this is the usual form.
     """
 
     channels: int
@@ -83,7 +83,7 @@ class Stem(nn.Module):
 
 
 def _max_pool(x: jax.Array, axis: int) -> jax.Array:
-    """Windows of 3, stride 2, padded by one zero (x >= 0): `n -> n / 2`. By slices: XLA's own has a slow gradient."""
+    """Windows of 3, stride 2, padded by one zero (x >= 0): `n -> n / 2`. Uses slices: XLA's own has a slow gradient."""
     before = jax.lax.slice_in_dim(x, 1, -1, 2, axis)
     first, second = jax.lax.slice_in_dim(x, 0, None, 2, axis), jax.lax.slice_in_dim(x, 1, None, 2, axis)
     padding = [(0, 0, 0)] * x.ndim

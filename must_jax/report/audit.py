@@ -12,12 +12,12 @@ from must_jax.report import page, plots
 from must_jax.report.gallery import Picture, caption
 
 MOST_SAID = 3  # parts of a description
-MOST_CLASSES = 24  # that are listed; of more, half of it from either end
+MOST_CLASSES = 24  # classes that are listed; if there are more, half as many from either end
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`edges` has one entry more than `counts`; `logarithmic` is of the values."""
+    """`edges` has one entry more than `counts`; `logarithmic` applies to the values."""
 
     title: str
     edges: Sequence[float]
@@ -27,7 +27,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Class:
-    """Images in which a class occurs, and its labels: images, boxes or pixels."""
+    """A class: in how many images it occurs, and its number of labels (images, boxes or pixels)."""
 
     name: str
     images: int
@@ -54,7 +54,7 @@ class Column:
       facts: name -> figure, ready to read.
       counted: what the labels of a class are counted in.
       rank: what the pictures are ordered by.
-      most, least: the images at both ends of that.
+      most, least: the images at both ends of that order.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything shown. `duplicates` may be some of `duplicate_count`; `evaluation` says what was searched."""
+    """Everything shown. `duplicates` may be only some of `duplicate_count`; `evaluation` says what was searched."""
 
     images: str
     image_count: int

@@ -37,9 +37,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One image and, a column, its label: the picture and what `Task.describe` says. Pictures are `thumbnail`s.
+    """One image and its label in each column: the picture and what `Task.describe` says. Pictures are `thumbnail`s.
 
-    `image_hw` is that of the original; an image that cannot be read has none, and no labels.
+    `image_hw` is the size of the original; an image that cannot be read has none, and no labels.
     """
 
     name: str
@@ -71,7 +71,7 @@ def write(gallery: Gallery, path: Path) -> None:
 
 
 def caption(description: Mapping[str, Any]) -> list[str]:
-    """In a few short parts: {"cat": 0.9, "boxes": [{"class": "a", ...}]} -> ["cat 0.9", "1 boxes", "a ..."]."""
+    """A description in short parts: {"cat": 0.9, "boxes": [{"class": "a", ...}]} -> ["cat 0.9", "1 boxes", "a ..."]."""
     parts = []
     for name, value in description.items():
         if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
@@ -90,7 +90,7 @@ def opened(images: ImageSet, position: int) -> Picture:
     try:
         return decode_image(images.record(position)["image"])
     except (UserError, OSError) as error:
-        return getattr(error, "strerror", None) or str(error)  # without the path, which is beside it
+        return getattr(error, "strerror", None) or str(error)  # without the path, which is shown beside it
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The report: one HTML file without any outside reference, from values handed in."""
+"""The report: one HTML file without external references, from the given values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from must_jax.report import page, plots, scorecard
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the run; None where it does not apply or is not known yet."""
+    """One stage of the run; values that do not apply or are not known yet are None."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Check:
-    """A metric on held-out images and the least it had to reach."""
+    """A metric on held-out images and the minimum it had to reach."""
 
     stage: str
     metric: str
@@ -52,7 +52,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures u8 [H, W, 3] RGB: heading of a row -> one picture an image, all rows of the same images."""
+    """Pictures u8 [H, W, 3] RGB: heading of a row -> one picture per image; all rows show the same images."""
 
     title: str
     note: str

@@ -1,4 +1,4 @@
-"""What the report and the gallery share: one HTML file without any outside reference, from a template and values."""
+"""What the report and the gallery share: one HTML file without external references, from a template and values."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ INK = "#123456"  # stands for the page's text colour until the SVG is written
 PALETTE = ("#e4572e", "#2e86ab", "#3fa34d", "#8e6bbf", "#d99a2b", "#c2528b", "#3aa6a0")
 STYLE: Any = {
     "svg.fonttype": "none",  # real text: selectable and in the page's font
-    "text.parse_math": False,  # a name may hold a dollar
+    "text.parse_math": False,  # a name may contain a dollar sign
     "font.size": 9,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -34,12 +34,12 @@ STYLE: Any = {
 
 
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> str:
-    """Line plot of name -> (x, y), on a logarithmic y axis where all values allow it."""
+    """Line plot of name -> (x, y), on a logarithmic y axis if all values allow it."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.6), layout="constrained")
         axes = figure.subplots()
         for index, (name, (x, y)) in enumerate(series.items()):
-            # The first series is the one that counts: the total.
+            # The first series is the one that matters most: the total.
             axes.plot(x, y, label=name, color=PALETTE[index % len(PALETTE)], linewidth=1.8 if index == 0 else 1.0)
         if all(value > 0 for _, values in series.values() for value in values):
             axes.set_yscale("log")
@@ -54,7 +54,7 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title:
 
 
 def bars(values: Mapping[str, tuple[float, float]], highlight: Sequence[str], muted: Sequence[str], title: str) -> str:
-    """Horizontal bars of name -> (mean, standard deviation), values written beside them."""
+    """Horizontal bars of name -> (mean, standard deviation), with the values written beside them."""
     names = list(values)
     means = [values[name][0] for name in names]
     spreads = [values[name][1] for name in names]
@@ -78,7 +78,7 @@ def bars(values: Mapping[str, tuple[float, float]], highlight: Sequence[str], mu
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], title: str, logarithmic: bool = False) -> str:
-    """Bars between neighbouring edges; `logarithmic` is of the values, which may then be of either sign."""
+    """Bars between neighbouring edges; `logarithmic` applies to the values, which may then have either sign."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 1.9), layout="constrained")
         axes = figure.subplots()
@@ -110,7 +110,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], title: str, logarit
 
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
-    # The salt keeps ids of several figures in one page apart and the file the same on every run.
+    # The salt keeps the ids of several figures in one page distinct, and the file the same on every run.
     with matplotlib.rc_context({"svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The scorecard: one row a fine-tuned model, and what can honestly be said about many of them."""
+"""The scorecard: one row per fine-tuned model, and what can honestly be said about many of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Row:
     """One starting point on one downstream set with one seed.
 
     Attributes:
-      value: of the test split, higher is better; None: the training diverged.
-      steps, image_steps: of the transfer; image-steps are steps times batch size, 0 = not known, of earlier versions.
+      value: on the test split, higher is better; None: the training diverged.
+      steps, image_steps: of the transfer; image-steps are steps times batch size, 0 = not known (earlier versions).
     """
 
     init: str
@@ -53,7 +53,8 @@ class Cell:
 
     Attributes:
       by_seed: seed -> value; None: that training diverged.
-      mean, sd: and sample standard deviation, over the seeds that did not; None where no seed is left, or one alone.
+      mean: over the seeds that did not diverge; None if there are none.
+      sd: sample standard deviation over the same seeds; None if there are fewer than two.
     """
 
     by_seed: Mapping[int, float | None]
@@ -73,13 +74,13 @@ class Cell:
 
     @property
     def diverged(self) -> str:
-        """ "2 of 3 diverged", or nothing."""
+        """Such as "2 of 3 diverged"; "" if none did."""
         count = len(self.by_seed) - len(self.values)
         return f"{count} of {len(self.by_seed)} diverged" if count else ""
 
     @property
     def spread(self) -> str:
-        """What stands beside the mean."""
+        """What is written beside the mean."""
         return ", ".join(filter(None, ("1 seed" if self.sd is None else f"± {self.sd:.1f}", self.diverged)))
 
     def __str__(self) -> str:
@@ -90,11 +91,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gap:
-    """What one side is better than the other on one set, paired by seed: both sides of a pair see the same images.
+    """How much better one side is than the other on one set, paired by seed: both sides of a pair see the same images.
 
     Attributes:
-      mean: over the pairs of which neither side diverged.
-      margin: half of the 95 % interval of the mean, by Student's t; None = fewer than two pairs, or one that diverged.
+      mean: over the pairs in which neither side diverged.
+      margin: half of the 95 % interval of the mean, by Student's t; None = fewer than two pairs, or one diverged.
     """
 
     mean: float
@@ -107,7 +108,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Difference:
-    """`init` against the mean over others, by dataset. Only what is beyond noise is a win or a loss."""
+    """`init` against the mean over others, by dataset. Only a difference beyond noise is a win or a loss."""
 
     init: str
     against: str
@@ -127,7 +128,7 @@ class Difference:
 
     @property
     def score(self) -> str:
-        """ "5/6", and what the others are."""
+        """Such as "5/6", followed by what the others are."""
         others = [f"{count} {name}" for count, name in ((self.ties, "within noise"), (self.losses, "lost")) if count]
         return f"{self.wins}/{len(self.by_dataset)}" + (f" ({', '.join(others)})" if others else "")
 
@@ -157,19 +158,19 @@ class Table:
     image_steps: int
 
     def best(self, dataset: str) -> str:
-        """The init with the highest mean on `dataset`; "" where all diverged."""
+        """The init with the highest mean on `dataset`; "" if all diverged."""
         means = {init: cells[dataset].mean for init, cells in self.cells.items() if dataset in cells}
         known = {init: mean for init, mean in means.items() if mean is not None}
         return max(known, key=known.__getitem__, default="")
 
     @property
     def cost(self) -> str:
-        """What every transfer was trained with."""
+        """How long every transfer was trained."""
         return f"{self.steps:,} steps" + (f", {self.image_steps:,} image-steps" if self.image_steps else "")
 
 
 def tables(rows: Sequence[Row], starts: Mapping[str, Start]) -> list[Table]:
-    """One table a mode; random initialisation comes first, then inits of one task, then those of several."""
+    """One table per mode; random initialisation comes first, then inits of one task, then those of several."""
     return [
         _table(mode, [row for row in rows if row.mode == mode], starts) for mode in _unique(row.mode for row in rows)
     ]
@@ -178,7 +179,7 @@ def tables(rows: Sequence[Row], starts: Mapping[str, Start]) -> list[Table]:
 def differences(table: Table, starts: Mapping[str, Start]) -> list[Difference]:
     """Each multi-task init against random initialisation and against the mean over single-task inits.
 
-    The comparison of the paper's main table (section 5). Datasets that one side lacks are left out.
+    This is the comparison of the paper's main table (section 5). Datasets that one side lacks are left out.
     """
     scratch = [name for name in table.cells if name in starts and not starts[name].tasks]
     singles = [name for name in table.cells if name in starts and len(starts[name].tasks) == 1]
@@ -203,7 +204,7 @@ def read(folder: Path) -> list[Row]:
     """The rows of `scorecard.json`.
 
     Raises:
-      UserError: it is not there, or damaged.
+      UserError: it is missing or damaged.
     """
     return read_json(folder / JSON_FILE, list[Row], "remove the result.json beside it, and start the evaluation again")
 
@@ -232,7 +233,7 @@ def _difference(table: Table, init: str, against: str, others: Sequence[str]) ->
 
 
 def _gap(cell: Cell, others: Sequence[Cell]) -> Gap | None:
-    """None if no seed is left that all have a value of."""
+    """None if there is no seed for which all have a value."""
     paired, whole = [], True
     for seed, value in cell.by_seed.items():
         theirs = [other.by_seed.get(seed) for other in others]
@@ -247,7 +248,7 @@ def _gap(cell: Cell, others: Sequence[Cell]) -> Gap | None:
 
 
 def _margin(differences: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of their mean."""
+    """Half of the 95 % interval of their mean; None if there are fewer than two."""
     from scipy.special import stdtrit  # takes a while to load
 
     count = len(differences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille character, by row and column
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of a braille character, by row and column
 BRAILLE = 0x2800
 BLANK = f" {chr(BRAILLE)}"
 
@@ -13,12 +13,14 @@ BLANK = f" {chr(BRAILLE)}"
 def curve(
     steps: Sequence[float], values: Sequence[float], width: int, height: int, *, ascii: bool = False
 ) -> list[str]:
-    """Lines of `width` characters: the mean of the values that fall on each column of dots, joined; highest first.
+    """Draws a curve as lines of `width` characters, from top to bottom.
+
+    It connects the means of the values in each column of dots.
 
     Values that are not finite are left out.
 
     Args:
-      ascii: a character a dot, where braille's eight cannot be shown.
+      ascii: one character per dot, if braille, with eight dots per character, cannot be shown.
     """
     across, down = (1, 1) if ascii else (2, 4)
     columns, rows = width * across, height * down
@@ -52,7 +54,7 @@ def curve(
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
-    """The dots from one to the other."""
+    """The dots from `start` to `end`."""
     (x, y), (to_x, to_y) = start, end
     length = max(abs(to_x - x), abs(to_y - y))
     return [
@@ -62,7 +64,7 @@ def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]
 
 
 def beside(blocks: Sequence[Sequence[str]], across: int, gap: int) -> list[str]:
-    """Blocks of lines of one size, `across` of them beside each other."""
+    """Blocks of lines, all of one size, `across` of them side by side."""
     lines = []
     for start in range(0, len(blocks), across):
         row = blocks[start : start + across]

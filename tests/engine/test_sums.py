@@ -83,11 +83,11 @@ def test_one_bit_anywhere_is_found_named_and_nothing_is_lost(saved, state, read)
         (lambda two: ((two / sums.FILE).unlink(), os.mkfifo(two / sums.FILE)), f"/{sums.FILE} is damaged; "),
         (
             lambda two: ((two / "_CHECKPOINT_METADATA").unlink(), os.mkfifo(two / "_CHECKPOINT_METADATA")),
-            "/_CHECKPOINT_METADATA is no file, but a pipe, .*; the checkpoint of step 1 is whole",
+            "/_CHECKPOINT_METADATA is not a file, but a pipe, .*; the checkpoint of step 1 is whole",
         ),
         (
             lambda two: ((two / sums.FILE).unlink(), (two / "state/new").symlink_to("/dev/null")),
-            "/state/new is no file, but a pipe, a device or a dangling link; ",
+            "/state/new is not a file, but a pipe, a device or a dangling link; ",
         ),
         (lambda two: two.rename(two.with_name("3")), "/3 was written as step 2; the checkpoint of step 1 is whole"),
         (lambda two: (two.with_name("7")).mkdir(), r"/7 cannot be read as a checkpoint \(.*; the checkpoint of step 2"),
