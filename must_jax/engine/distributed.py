@@ -46,7 +46,7 @@ def join(within_s: float = READY_WITHIN_S) -> int:
       within_s: how long to wait for the others; after that, this process ends with an error message and exit code 1.
 
     Raises:
-      UserError: only some of the variables are set, or they contradict each other.
+      UserError: only some of the variables are set, they contradict each other, or the processes do not connect.
     """
     if not jax.distributed.is_initialized() and not xla_bridge.backends_are_initialized():
         stated = {name: os.environ.get(name, "") for name in (_ADDRESS, _COUNT, _ID)}

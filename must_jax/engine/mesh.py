@@ -56,7 +56,7 @@ def make_mesh(
     """The first `count` devices along the axes "data" and "fsdp". The only caller of `jax.make_mesh`.
 
     Args:
-      count: 0 = as many as can share batches of all `batch_sizes` evenly.
+      count: 0 = as many as can share batches of all `batch_sizes` evenly. Devices of several hosts are all used.
       fsdp: number of devices that share one copy of the training state.
       devices: to choose from; None = all of this run, over all of its processes.
 
