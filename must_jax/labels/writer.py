@@ -149,7 +149,7 @@ class ColumnWriter:
 
 
 def still_to_write(folder: Path, description: Manifest) -> list[int]:
-    """The shards that a `ColumnWriter` of this description would find missing; raises the same errors. Writes nothing."""
+    """The shards that a `ColumnWriter` of this description would find missing, with its errors. Writes nothing."""
     if not (folder / manifest.FILE).exists():
         return list(description.indices)
     beside = manifest.records_beside(folder)
