@@ -42,8 +42,8 @@ class IdPng(PngMaps):
     Attributes:
       classes: in the order of their indices.
       offset: the code of the first class; the others follow.
-      codes: instead of `offset`: the code of each class, in the order of the classes; or every class name -> its code or
-        codes.
+      codes: instead of `offset`: the code of each class, in the order of the classes; or every class name -> its code
+        or codes.
       ignore: codes of pixels without a label; by default 255, unless `codes` uses it, and 65535 with more than 255
         classes. Any other code is refused.
     """
