@@ -122,8 +122,10 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
     column = LabelColumn(folder)
     labelled = column.manifest.images
     if labelled.digest != images.digest:
-        other = f"different images ({labelled.name}) from those that {images.name} has now"
-        raise UserError(f"{folder} labels {other}; {column.manifest.anew}")
+        raise UserError(
+            f"{folder} labels different images ({labelled.name}) from those that {images.name} has now; "
+            f"{column.manifest.anew}"
+        )
     if labelled.length < len(images):
         raise UserError(
             f"{folder} labels {labelled.length} images of {labelled.name}, but {images.name} has {len(images)}; "

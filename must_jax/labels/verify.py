@@ -82,8 +82,10 @@ def changed_shards(columns: Iterable[Described]) -> list[str]:
 def other_images(folder: Path, column: Manifest, images: ImageSet) -> Iterator[str]:
     """The reasons why a column does not belong to these images in this order, one sentence each."""
     if images.digest != column.images.digest:
-        other = f"different images ({column.images.name}) from those that {images.name} has now"
-        yield f"{folder} labels {other}; {column.anew}"
+        yield (
+            f"{folder} labels different images ({column.images.name}) from those that {images.name} has now; "
+            f"{column.anew}"
+        )
     if len(images) > column.images.length:
         yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}; {column.anew}"
         return
