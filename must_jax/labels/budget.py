@@ -13,14 +13,14 @@ from must_jax.data import shards
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.manifest import Manifest
 
-_RECORD = 640  # field names and framing of one record, headers and tables of its pictures
-_SHARD = 3 * 2**16  # a file's own parts begin with a block of 64 KiB each
+_RECORD = 640  # bytes: field names and framing of one record, headers and tables of its pictures
+_SHARD = 3 * 2**16  # overhead of a file: each of its own parts starts a block of 64 KiB
 _BOX = 4 * 4 + 2 + 4  # corners, class and score as TFDS stores them
 _CELL = {"ids": 1, "scalar": 2, "vector": 2}
 
 
 def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_images: int) -> int:
-    """An upper estimate for all shards of a column: the codes of `encodings` before they are compressed."""
+    """An upper estimate for all shards of a column: the codes of `encodings` before compression."""
     return images * _bytes_per_image(kind, map_hw) + math.ceil(images / shard_images) * _SHARD
 
 
@@ -35,16 +35,16 @@ def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
 
 
 def stored_records(folder: Path, description: Manifest) -> list[bytes]:
-    """The records of a column with all shards written, whether or not it is finalised."""
+    """The records of a column whose shards are all written, whether or not it is finalised."""
     files = [folder / description.shard_file(index) for index in range(description.shard_count)]
     return [record for file in files for record in ArrayRecordReader(str(file)).read_all()]
 
 
 def column_bytes(sample: Sequence[bytes], images: int, shard_images: int, folder: Path) -> int:
-    """Of all shards of a column whose records are like those of a sample.
+    """The size of all shards of a column whose records are like those of a sample.
 
-    A file is cut into blocks of 64 KiB, which for small labels is more than they need themselves. So a shard of each
-    size is written, from the sample over and over, and weighed; `folder` holds it meanwhile.
+    A file is cut into blocks of 64 KiB, which is more than small labels need themselves. So a shard of each size is
+    written, by repeating the sample, and measured; `folder` holds it in the meantime.
     """
     whole, rest = divmod(images, shard_images)
     return sum(

@@ -28,10 +28,10 @@ class LabelColumn:
     Attributes:
       task, kind, classes: what the labels are.
       teacher: its record in the manifest; None for true labels.
-      min_confidence: what the labels are less sure of is left out; at first as the rule of the column says.
+      min_confidence: anything with a lower confidence is left out; initially the threshold of the column's rule.
 
     Raises:
-      UserError: no column there, one that is not complete, a damaged manifest, a missing or truncated shard.
+      UserError: the folder has no column, or an incomplete one, a damaged manifest, or a missing or truncated shard.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -54,11 +54,11 @@ class LabelColumn:
 
     @property
     def is_as_made(self) -> bool:
-        """Whether all of the column is read, by its own rule: then its manifest's summary is of what is read."""
+        """Whether the whole column is read, by its own rule: then its manifest's summary is of the labels as read."""
         return len(self) == self.manifest.images.length and self.min_confidence == self.manifest.min_confidence
 
     def at(self, positions: np.ndarray) -> LabelColumn:
-        """The same column for those of its images."""
+        """The same column, for the images at these positions only."""
         column = copy.copy(self)
         column._positions = self._positions[positions]
         return column
@@ -67,7 +67,7 @@ class LabelColumn:
         """The same column, read with another threshold (see `confidence.confident`).
 
         Raises:
-          UserError: the labels do not say how sure they are, or those under the rule's own threshold were not stored.
+          UserError: the labels have no confidence, or what is below the rule's own threshold was not stored.
         """
         given = f"min_confidence.{self.task} = {min_confidence:g}"
         if not is_known(self.kind):
@@ -87,10 +87,10 @@ class LabelColumn:
 
 
 def read_records(folder: Path, column: Manifest) -> encodings.Records:
-    """The records of a complete column, which TFDS would read in the same way.
+    """The records of a complete column, read in the same way as by TFDS.
 
     Raises:
-      UserError: what describes them for TFDS is damaged, or not what the manifest says.
+      UserError: their description for TFDS is damaged, or does not match the manifest.
     """
     again = f"delete {shards.INFO_FILE} and {shards.FEATURES_FILE} there, and rerun the {column.stage} stage"
     builder = open_dataset(folder, again)
@@ -103,26 +103,29 @@ def read_records(folder: Path, column: Manifest) -> encodings.Records:
         records = encodings.Records(builder, shards.SPLIT, list(features))
         if not _fit(records.stored, encodings.stored(tfds.features.FeaturesDict(features), list(features))):
             raise UserError(f"{folder / shards.FEATURES_FILE} does not describe {column.task} labels; {again}")
-    return records  # the shards themselves have their sizes and sums in the manifest
+    return records  # the sizes and checksums of the shards themselves are in the manifest
 
 
 def _fit(there: list[encodings.Stored], ours: list[encodings.Stored]) -> bool:
-    """Whether names agree, and shapes and types but for what is encoded, which has changed since."""
+    """Whether names agree and, except for encoded fields, whose features have changed since, shapes and types."""
     return [each.path for each in there] == [each.path for each in ours] and all(
         known.dtype.kind not in encodings.NUMBERS or known == each for each, known in zip(there, ours, strict=True)
     )
 
 
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
-    """A column to be read beside `images`, which may be only the first ones of those it labels (`take`).
+    """A column to be read with `images`, which may be only the first ones that it labels (`take`).
 
     Raises:
-      UserError: as `LabelColumn`, and a column of another image set, or of fewer images.
+      UserError: as `LabelColumn`, or the column is of another image set, or of fewer images.
     """
     column = LabelColumn(folder)
     labelled = column.manifest.images
     if labelled.digest != images.digest:
-        raise UserError(f"{folder} labels {labelled.name}, not {images.name} as it is now; {column.manifest.anew}")
+        raise UserError(
+            f"{folder} labels different images ({labelled.name}) from those that {images.name} has now; "
+            f"{column.manifest.anew}"
+        )
     if labelled.length < len(images):
         raise UserError(
             f"{folder} labels {labelled.length} images of {labelled.name}, but {images.name} has {len(images)}; "
@@ -132,16 +135,18 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
 
 
 def beside(images: ImageSet) -> list[Path]:
-    """The folders of true labels beside the dataset that the images are of; each is called like its task."""
+    """The folders of true labels stored with the dataset of the images; each is named after its task."""
     place = images.place
     return sorted(file.parent for file in (place.folder / COLUMNS).glob(f"*/{manifest.FILE}")) if place else []
 
 
 def open_beside(images: ImageSet, tasks: Collection[str]) -> list[LabelColumn]:
-    """The columns of `tasks` that `beside` finds, also for a part of the split that they label.
+    """The columns of `tasks` that `beside` finds; `images` may be a part of the split that they label.
+
+    Columns of another split are skipped.
 
     Raises:
-      UserError: as `open_column`; columns of another split are passed over.
+      UserError: as `open_column`.
     """
     folders = [folder for folder in beside(images) if folder.name in tasks]
     if not folders or images.place is None:

@@ -49,9 +49,9 @@ class Finding(pydantic.BaseModel):
 
 
 class Audited(pydantic.BaseModel):
-    """What an audit has found: of the column whose manifest has this checksum.
+    """The findings of an audit of the column whose manifest has this checksum.
 
-    `labels_read`: so many of its labels were looked at; 0 = an audit did not say so yet.
+    `labels_read`: how many of its labels the audit read; 0 = by an earlier version, which did not record it.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -63,13 +63,13 @@ class Audited(pydantic.BaseModel):
 
 
 class Score(NamedTuple):
-    """What labels, or who made them, are worth on images with true labels.
+    """The quality of labels, or of the teacher that made them, on images with true labels.
 
     Attributes:
       metric: the task's headline metric.
-      value: of it; None = it was not measured.
-      chance: what the best answer gets there that is the same for all images; None = it was not measured, as by earlier
-        versions, which took it for granted.
+      value: its value; None = it was not measured.
+      chance: its value for the best prediction that is the same for all images; None = it was not measured, as in
+        earlier versions.
     """
 
     metric: str
@@ -80,15 +80,15 @@ class Score(NamedTuple):
     def near_chance(self) -> float:
         """The value up to which nothing was learnt.
 
-        The margin over chance is five points; where chance is small its half, but at least one point; where it is large
-        half of what is missing to 100. Where chance is not known it counts as 0.
+        The margin over chance is five points; if chance is small, half of it, but at least one point; if it is large,
+        half of what is missing to 100. Unknown chance counts as 0.
         """
         chance = self.chance or 0.0
         return chance + min(max(1.0, min(5.0, chance / 2)), (100 - chance) / 2)
 
     @property
     def is_near_chance(self) -> bool:
-        return self.value is not None and not self.value > self.near_chance  # NaN is no more than chance
+        return self.value is not None and not self.value > self.near_chance  # NaN counts as chance
 
     def __str__(self) -> str:
         constant = "" if self.chance is None else f" (the best constant prediction gets {self.chance:.1f})"
@@ -101,13 +101,13 @@ def verdict(findings: Iterable[Finding]) -> Level:
 
 
 def known_from_manifest(column: Manifest, teacher: Score) -> Iterator[Finding]:
-    """What the sums that were made while labelling say, and the teacher's validation."""
+    """The findings from the sums made while labelling, and from the teacher's validation."""
     yield from known_from_summary(column, column.summary())
     yield from known_from_teacher(column, teacher)
 
 
 def known_from_teacher(column: Manifest, teacher: Score) -> Iterator[Finding]:
-    """What the validation of the column's teacher says. One without any is no better than one that failed it."""
+    """The findings from the validation of the column's teacher. One that was not validated counts as failed."""
     if not column.teacher:
         return
     if teacher.value is None:
@@ -119,10 +119,10 @@ def known_from_teacher(column: Manifest, teacher: Score) -> Iterator[Finding]:
 
 
 def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False) -> Iterator[Finding]:
-    """What the sums over labels say: those in the manifest, or others of the labels as they are read.
+    """The findings from sums over labels: those in the manifest, or sums of the labels as they are read.
 
     Args:
-      in_part: the sums are of a sample, which says nothing of classes that it does not have.
+      in_part: the sums are of a sample, which says nothing about classes that it lacks.
     """
     labelled = summary.images - summary.absent
     if summary.not_finite:
@@ -132,7 +132,7 @@ def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False
     elif summary.empty == labelled:
         yield Finding(level="failed", reason=f"all {labelled:,} labels are empty")
     else:
-        # Unlike maps and whole images, true boxes have a background to be told from.
+        # Unlike maps and whole images, true boxes have a background to be distinguished from.
         one_will_do = isinstance(column.label_kind, BoxesLabel) and column.teacher is None
         classes = _classes(column.classes, summary.images_with_class, one_will_do)
         yield from (finding for finding in classes if finding.level == "failed" or not in_part)
@@ -146,7 +146,7 @@ def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False
 
 
 def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Finding]:
-    """What only a pass over the labels tells, beside `known_from_manifest`."""
+    """The findings that need a pass over the labels, in addition to `known_from_manifest`."""
     if statistics.unreadable:
         yield Finding(level="failed", reason=f"{statistics.unreadable:,} labels cannot be read")
     if statistics.not_finite and not column.summary().not_finite:
@@ -168,13 +168,13 @@ def known_from_labels(column: Manifest, statistics: Statistics) -> Iterator[Find
 
 
 def known_from_truth(labels: Score) -> Iterator[Finding]:
-    """What the column's own labels are worth against true ones."""
+    """The findings from comparing the column's labels with true ones."""
     if labels.is_near_chance:
         yield Finding(level="failed", reason=f"against true labels {labels}")
 
 
 def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_read: int) -> Audited:
-    """The verdict, which is left beside the manifest, unless it has not failed and an audit of more labels has one."""
+    """Stores the verdict beside the manifest. Unless it is a failure, it does not replace that on more labels."""
     found = tuple(findings)
     audited = Audited(checksum=column.checksum, verdict=verdict(found), findings=found, labels_read=labels_read)
     before = None
@@ -189,7 +189,7 @@ def write(folder: Path, column: Manifest, findings: Iterable[Finding], labels_re
 
 
 def read(folder: Path, column: Manifest) -> Audited | None:
-    """The fullest audit's or that of a later one that failed; None without one, or if the column was made anew since.
+    """The stored audit: of the most labels, or a later one that failed; None if there is none of the present column.
 
     Raises:
       UserError: the file is damaged.
@@ -213,7 +213,7 @@ def _classes(classes: tuple[str, ...], images_with_class: list[int], one_will_do
 
 def _even_odds(confidence: float, classes: int) -> Iterator[Finding]:
     even = 1 / classes
-    if confidence < min(2 * even, (1 + even) / 2):  # half-way to certainty where classes are few
+    if confidence < min(2 * even, (1 + even) / 2):  # half-way to certainty if there are few classes
         reason = f"the mean top probability is {confidence:.2f}, hardly above even odds for {classes} classes"
         yield Finding(level="look", reason=reason)
 

@@ -1,7 +1,7 @@
 """`manifest.json` of a column: what its labels are, their provenance, and its files.
 
 While a column is being written, the record of each finished shard is a separate file beside it, so that several
-processes can write shards of one column without communicating. At the end, the manifest collects the records.
+processes can write shards of one column without communicating. At the end, the records are collected in the manifest.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from must_jax.labels.summary import Summary
 from must_jax.reading import read_json, validated
 
 FILE = "manifest.json"
-DATASET = "labels"  # every column as TFDS names it
-RECORD_SUFFIX = ".json"  # of a shard's record, while the column is made
+DATASET = "labels"  # the TFDS name of every column
+RECORD_SUFFIX = ".json"  # of a shard's record, while the column is being made
 SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
-_INVALID = "code 0"  # of maps of values
+_INVALID = "code 0"  # for maps of scalars or vectors
 
 
 class _Record(pydantic.BaseModel):
@@ -48,8 +48,8 @@ class TeacherRecord(_Record):
 
     Attributes:
       digest: sha256 of the parameters.
-      optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. Where
-        they are not known, as the optimizer in columns from before it was recorded: "" and None.
+      optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. "" or
+        None if unknown, such as the optimizer in columns made before it was recorded.
       image_size: height = width of its input in pixels.
       metrics: "task/metric" -> value on its own validation images.
       data_licence: of the data that it was trained on; "" = unknown.
@@ -70,10 +70,10 @@ class SourceRecord(_Record):
     """The origin of true labels.
 
     Attributes:
-      format: as `prepare` names it, e.g. "coco".
-      path: the file or folder, as it was given.
-      options: of the format; a map's unit and codes, classes.
-      digest: of the annotations; of PNG files that of their names and sizes.
+      format: its name in `prepare`, e.g. "coco".
+      path: the file or folder, as given.
+      options: of the format, e.g. a map's unit and codes, or classes.
+      digest: of the annotations; for PNG files, of their names and sizes.
       licence: of the data; "" = unknown.
     """
 
@@ -92,7 +92,7 @@ class AbsentRecord(_Record):
 
 
 class ShardRecord(_Record):
-    """One file. `names`: sha256 of its images' names, in order and each ended by a line feed."""
+    """One file. `names`: sha256 of its images' names, in order, each followed by a line feed."""
 
     file: str
     count: pydantic.NonNegativeInt
@@ -104,18 +104,20 @@ class ShardRecord(_Record):
 
 
 class Manifest(_Record):
-    """Everything but `created`, `shards`, `complete` and `checksum` is known before the first label.
+    """The manifest. All fields but `created`, `shards`, `complete` and `checksum` are known before the first label.
 
     Attributes:
       kind: the label kind as `encodings.kind_to_dict` writes it.
-      unit, invalid: of a map's values, and how a missing value is coded in the files.
-      map_stride: pixels of the teacher's input a cell of a map; 0 without maps.
+      unit: of a map's values.
+      invalid: how a missing value of a map is coded in the files.
+      map_stride: pixels of the teacher's input per cell of a map; 0 without maps.
       rule: the task's options, which say how predictions became labels.
-      min_confidence: of the rule; what is less sure is left out, or, where the confidence is kept, left to the reader.
+      min_confidence: the rule's threshold. Anything with a lower confidence is left out: when the labels are stored or,
+        if they are stored with their confidence, when they are read.
       preprocessing: how an image became the teacher's input.
-      teacher, source: who made the labels; one of the two.
-      shard_images: images a shard; only the last one has fewer.
-      created: when the column was begun; SOURCE_DATE_EPOCH, where that is set, makes it reproducible.
+      teacher, source: the origin of the labels; one of the two.
+      shard_images: images per shard; only the last one has fewer.
+      created: when the column was begun; setting SOURCE_DATE_EPOCH makes it reproducible.
       checksum: sha256 of all the other fields of a complete column.
     """
 
@@ -141,7 +143,7 @@ class Manifest(_Record):
 
     @pydantic.model_validator(mode="after")
     def fits_together(self) -> Manifest:
-        """What those who read it rely on; sizes first, as nothing may be counted up to a damaged one."""
+        """Checks what readers rely on; sizes first, since nothing may loop up to a damaged one."""
         if self.shard_count > shards.MOST_SHARDS:
             raise ValueError(f"there are {self.shard_count:,} shards, and at most {shards.MOST_SHARDS:,} can be named")
         if any(len(shard.summary.images_with_class) > max(1, len(self.classes)) for shard in self.shards):
@@ -151,14 +153,14 @@ class Manifest(_Record):
 
     @classmethod
     def describe(cls, kind: LabelKind, **values: Any) -> Manifest:
-        """A column that is yet to be made; the other fields come as `values`."""
+        """The manifest of a column that is yet to be made; `values` are the other fields."""
         if isinstance(kind, MapLabel):
             values |= {"unit": kind.unit, "invalid": str(kind.ignore_id) if kind.content == "ids" else _INVALID}
         return cls(kind=kind_to_dict(kind), **{"created": _now(), **values})
 
     @property
     def maker(self) -> str:
-        """The teacher's name, or the format that true labels came in."""
+        """The teacher's name, or the format of true labels."""
         return self.teacher.name if self.teacher else self.source.format if self.source else ""
 
     @property
@@ -183,16 +185,16 @@ class Manifest(_Record):
 
     @property
     def indices(self) -> range:
-        """Of all shards."""
+        """The indices of all shards."""
         return range(self.shard_count)
 
     def shard_range(self, index: int) -> range:
-        """Positions of the images of a shard."""
+        """The positions of a shard's images."""
         start = index * self.shard_images
         return range(start, min(start + self.shard_images, self.images.length))
 
     def shard_file(self, index: int) -> str:
-        """As TFDS names it."""
+        """The shard's file name, as TFDS expects it."""
         return shards.shard_file(DATASET, index, self.shard_count)
 
     def summary(self) -> Summary:
@@ -206,7 +208,7 @@ class Manifest(_Record):
         return [image for shard in self.shards for image in shard.absent]
 
     def written(self, folder: Path, beside: Mapping[str, ShardRecord] | None = None) -> dict[int, ShardRecord]:
-        """Shards that have a record and whose file is there, of the size that it says; `beside` as `records_beside`."""
+        """Shards with a record and a file of the recorded size. `beside`: the result of `records_beside`, if known."""
         records = {shard.file: shard for shard in self.shards} | dict(beside or records_beside(folder))
         known = ((index, records.get(self.shard_file(index))) for index in self.indices)
         return {index: record for index, record in known if record and _size(folder / record.file) == record.bytes}
@@ -225,7 +227,7 @@ class Manifest(_Record):
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a column is complete, and nothing of it is gone or, as far as sizes and the checksum tell, changed."""
+    """Whether a column is complete, with nothing missing or, as far as sizes and the checksum tell, changed."""
     column = read(folder)
     return (
         column.complete
@@ -236,7 +238,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def is_as_written(folder: Path) -> bool:
-    """Whether the manifest of a complete column still has its checksum, which is of all that the file says."""
+    """Whether the manifest of a complete column still matches its checksum, which covers all its other fields."""
     values = read_json(folder / FILE, dict[str, Any], _advice(folder))
     return values.get("checksum") == _checksum(values)
 
@@ -247,30 +249,30 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def records_beside(folder: Path) -> dict[str, ShardRecord]:
-    """File name -> record of the shards that are written and not gathered in the manifest yet.
+    """File name -> record of the shards that are written, but not yet collected in the manifest.
 
-    To know of all shards while others write, read these first and the manifest after them.
+    To find all shards while other processes write, read these first and the manifest afterwards.
     """
     records = {}
     for path in folder.glob(f"{SHARD_FILES}{RECORD_SUFFIX}"):
-        with contextlib.suppress(UserError):  # gathered meanwhile; damaged, and then the shard is made again
+        with contextlib.suppress(UserError):  # just collected; or damaged, then the shard is made again
             record = read_json(path, ShardRecord, "")
             records[record.file] = record
     return records
 
 
 def unfinished_files(folder: Path) -> list[Path]:
-    """What only a column in the making needs: records of shards, and temporary files of killed processes."""
+    """The files that only an unfinished column needs: records of shards, and temporary files of killed processes."""
     return [*folder.glob(f"{SHARD_FILES}{RECORD_SUFFIX}"), *folder.glob(f"{SHARD_FILES}*.tmp-*")]
 
 
 def _size(file: Path) -> int:
-    """In bytes; -1 = no such file."""
+    """The size in bytes; -1 = no such file."""
     return file.stat().st_size if file.is_file() else -1
 
 
 def _now() -> str:
-    """ISO 8601, whole seconds."""
+    """The current time, or SOURCE_DATE_EPOCH, in ISO 8601 with whole seconds."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     return (datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)).isoformat(timespec="seconds")
 

@@ -12,50 +12,50 @@ import numpy as np
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
 
 BINS = 20  # of a histogram over 0..1
-MOST_BOXES = 50  # in one image; more are counted as so many
+MOST_BOXES = 50  # in one image; an image with more counts as having this many
 SHOWN = 8  # images at each end of a ranking
-A_DECADE, _DECADES = 80, (-3, 4)  # bins of a scalar's histogram, on a logarithmic scale of either sign
-AWAY = 0.5  # z of a normal: what is seen faces its ray, which leaves the optical axis by less than 30 degrees mostly
+A_DECADE, _DECADES = 80, (-3, 4)  # bins per decade of a scalar's histogram and its range, logarithmic, for each sign
+AWAY = 0.5  # z of a normal: a visible surface faces its ray, which is mostly within 30 degrees of the optical axis
 _SAMPLED = 2**16  # values of a map that are put into the histogram, evenly spread
-FLAT = 1e-3  # a map that varies by no more than this share of its middle has one value only
+FLAT = 1e-3  # a map that varies by no more than this share of its median counts as constant
 
 _MAGNITUDES = np.logspace(*_DECADES, A_DECADE * (_DECADES[1] - _DECADES[0]) + 1)
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
-VALUE_EDGES = np.concatenate([-_MAGNITUDES[::-1], _MAGNITUDES])  # of the bins of `Statistics.values`
-_SIDE = len(_MAGNITUDES) - 1  # bins of either sign; one more, around 0, is between them
+VALUE_EDGES = np.concatenate([-_MAGNITUDES[::-1], _MAGNITUDES])  # edges of the bins of `Statistics.values`
+_SIDE = len(_MAGNITUDES) - 1  # bins of each sign; between them is one more, around 0
 _COARSE = np.array([*range(0, _SIDE, A_DECADE // 20), _SIDE, *range(_SIDE + 1, 2 * _SIDE + 2, A_DECADE // 20)])
 
 Ranked = list[tuple[float, int]]  # (value, position of the image)
 
 
 class Statistics:
-    """Of labels of one kind. Which attributes are filled depends on the kind.
+    """Statistics of labels of one kind. Which attributes are filled depends on the kind.
 
     Attributes:
-      images, absent, empty: as of `labels.summary.Summary`.
+      images, absent, empty: as in `labels.summary.Summary`.
       unreadable: images whose label could not be decoded.
       not_finite: values that are NaN or infinite.
       confidence: histogram over 0..1 of top probabilities, scores of boxes, or confidences of pixels.
       class_images: per class, images in which it is the top class, has a box or has a pixel.
       class_amount: per class, images, boxes or pixels.
-      boxes: images by their number of boxes.
-      ignored: boxes that are to be ignored; nothing else is said of them.
+      boxes: number of images by their number of boxes.
+      ignored: boxes that are to be ignored; they are counted nowhere else.
       reach_yx: the farthest that a box reaches, as shares of the image's height and width.
       box_side: histogram over 0..1 of boxes by the root of their share of the image.
-      pixels, known: of maps, and those of them that are labelled.
+      pixels, known: all pixels of maps, and those that are labelled.
       known_share: histogram over 0..1 of images by their share of labelled pixels.
       values: histogram of a scalar map's values, or of boxes by the root of their share of the image, between
-        VALUE_EDGES; what is outside counts at the ends.
-      low, high: smallest and largest of these.
-      total: sum of the values of a scalar map, or of the vectors of a map.
+        VALUE_EDGES; values outside are counted in the first and last bins.
+      low, high: the smallest and the largest of these values.
+      total: sum of a map's scalars or vectors.
       flat: maps with (nearly) one value everywhere.
       away: vectors that point forward, away from the camera, by more than AWAY.
       off_unit: vectors whose length is not 1.
-      most, least: the images at both ends of the ranking (see `rank`), the outermost first.
+      most, least: the images at both ends of the ranking (see `rank`), most extreme first.
     """
 
     def __init__(self, classes: int) -> None:
-        """Of no images yet, for labels with so many classes."""
+        """Starts without images, for labels with this many classes."""
         self.images = self.absent = self.empty = self.unreadable = self.not_finite = 0
         self.class_images, self.class_amount = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
         self.confidence, self.box_side, self.known_share = (np.zeros(BINS, np.int64) for _ in range(3))
@@ -68,18 +68,18 @@ class Statistics:
         self.least: Ranked = []
 
     def merge(self, other: Statistics) -> None:
-        """Adds the images of the other one."""
+        """Adds the statistics of other images."""
         for name, value in vars(other).items():
             setattr(self, name, _MERGE.get(name, operator.add)(getattr(self, name), value))
 
     def add(self, kind: LabelKind, position: int, label: Mapping[str, np.ndarray]) -> None:
-        """The label of the image at `position`."""
+        """Adds the label of the image at `position`."""
         self.images += 1
         if not label["present"]:
             self.absent += 1
             return
         broken = sum(int(np.count_nonzero(~np.isfinite(values))) for values in label.values())
-        if broken:  # and nothing else can be said of it
+        if broken:  # nothing else can be said about it
             self.not_finite += broken
             return
         match kind:
@@ -105,7 +105,7 @@ class Statistics:
             self.least = heapq.nsmallest(SHOWN, [*self.least, (value, position)])
 
     def rank_name(self, kind: LabelKind) -> str:
-        """What `rank` is, for labels like these."""
+        """What `rank` means for labels like these."""
         match kind:
             case VectorLabel():
                 return "top probability"
@@ -117,7 +117,7 @@ class Statistics:
                 return "variety of directions" if kind.content == "vector" else "range of values over their median"
 
     def quantile(self, share: float) -> float:
-        """Of `values`, to half a bin: 1.5 %; 0 where there are none."""
+        """The quantile of `values`, accurate to half a bin (1.5 %); 0 if there are none."""
         below = np.cumsum(self.values)
         if not below[-1]:
             return 0.0
@@ -125,14 +125,14 @@ class Statistics:
         return float(np.clip(VALUE_EDGES[index : index + 2].mean(), self.low, self.high))
 
     def histogram_of_values(self) -> tuple[list[float], list[int]]:
-        """Edges and counts of a scalar map's values, in coarser bins, without empty ones at the ends."""
+        """Edges and counts of `values` in coarser bins, without empty ones at the ends."""
         counts = np.add.reduceat(self.values, _COARSE[:-1])
         filled = np.flatnonzero(counts)
         first, last = (int(filled[0]), int(filled[-1])) if filled.size else (0, len(counts) - 1)
         return VALUE_EDGES[_COARSE[first : last + 2]].tolist(), counts[first : last + 1].tolist()
 
     def readable(self, kind: LabelKind, classes: Sequence[str]) -> dict[str, Any]:
-        """As JSON values, shares in percent; only what labels of this kind have."""
+        """The statistics as JSON values, shares in percent; only those that labels of this kind have."""
         labelled = max(self.images - self.absent - self.unreadable, 1)
         values: dict[str, Any] = {
             "images": self.images,
@@ -209,7 +209,7 @@ class Statistics:
 
 
 def rank(kind: LabelKind, label: Mapping[str, np.ndarray]) -> float | None:
-    """How sure a label is, or, of what does not say how sure it is, how much it tells; None where it is empty."""
+    """How sure a label is, or how varied or complete if it has no confidence; None if there is nothing to rank."""
     match kind:
         case VectorLabel():
             return float(label["probs"].max())
@@ -229,7 +229,7 @@ def rank(kind: LabelKind, label: Mapping[str, np.ndarray]) -> float | None:
 
 
 def _histogram(shares: Any) -> np.ndarray:
-    """Of values in 0..1, i64[BINS]."""
+    """i64[BINS], the histogram of values in 0..1."""
     index = np.clip((np.atleast_1d(shares) * BINS).astype(np.int64), 0, BINS - 1)
     return np.bincount(index.ravel(), minlength=BINS)
 

@@ -13,16 +13,16 @@ from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel, ob
 
 
 class Summary(pydantic.BaseModel):
-    """Sums over images; two summaries add up to that of both.
+    """Sums over images; the summaries of two sets add up to that of both.
 
     Attributes:
-      images: all, with the absent ones.
+      images: all images, including the absent ones.
       absent: images that could not be labelled (`present` = 0).
       empty: labelled images with nothing in them: no box, or no labelled pixel.
       images_with_class: per class, images in which it is the top class, has a box or has a pixel.
       confidence, confident: sum and number of confidences: top probabilities, or scores of boxes. Maps have none.
       covered: sum over images of the share of labelled pixels; maps only.
-      not_finite: values that are NaN or infinite; nothing else is said of the images that have them.
+      not_finite: values that are NaN or infinite; images that have any are counted in `images`, but nowhere else.
     """
 
     images: int = 0
@@ -43,7 +43,7 @@ class Summary(pydantic.BaseModel):
         return Summary(**sums, images_with_class=[a + b for a, b in zip(longer, padded, strict=True)])
 
     def told_classes(self, kind: LabelKind, classes: tuple[str, ...]) -> str:
-        """ "2 classes, images with each: cat 6, dog 6"; of many those with the most images, and how many have none."""
+        """ "2 classes, images with each: cat 6, dog 6"; of many, the most frequent, and how many have no images."""
         counts = self.images_with_class + [0] * (len(classes) - len(self.images_with_class))
         pairs = list(zip(classes, counts, strict=False))
         never = [name for name, count in pairs if not count]
@@ -80,7 +80,7 @@ class Summary(pydantic.BaseModel):
 
 
 _BY_CLASS = "images_with_class"
-_MOST_CLASSES = 20  # that are listed
+_MOST_CLASSES = 20  # listed at most
 
 
 def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
@@ -118,7 +118,7 @@ def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
 
 
 def _marked(classes: np.ndarray | list[int]) -> list[int]:
-    """[2, 0, 2] -> [1, 0, 1]."""
+    """Class indices to 0 or 1 per class: [2, 0, 2] -> [1, 0, 1]."""
     return np.minimum(np.bincount(np.asarray(classes, np.int64)), 1).tolist()
 
 

@@ -11,13 +11,13 @@ from must_jax.labels.statistics import MOST_BOXES, Statistics
 from must_jax.labels.summary import Summary
 from must_jax.progress import counted, rounded
 
-_MOST_CLASSES = 20  # that are listed
-_MANY_BOXES, _FAR = 20, 0.6  # of many boxes one reaches farther than this share of its image
-_TURNED = 0.1  # of the mean of normals, a component that says where they point
+_MOST_CLASSES = 20  # listed at most
+_MANY_BOXES, _FAR = 20, 0.6  # of this many boxes, at least one should reach farther than this share of its image
+_TURNED = 0.1  # minimum component of the mean normal that counts as a direction
 
 
 def told(kind: LabelKind, classes: tuple[str, ...], statistics: Statistics) -> str:
-    """What labels hold: classes with counts, boxes, values with their unit, directions with their meaning."""
+    """The contents of labels: classes with counts, boxes, values with their unit, directions with their meaning."""
     labelled = statistics.images - statistics.absent
     parts = []
     if classes:

@@ -1,4 +1,4 @@
-"""Writing a column of true labels, image by image, by name."""
+"""Writing a column of true labels, image by image, matched by name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from must_jax.progress import Progress
 
 _READ_TOGETHER = 64  # labels
 _ABSENT: Label = {"present": np.float32(0)}
-_PART = 16  # of these, in one thread
+_PART = 16  # labels per task of a thread
 
 
 class Photos:
     """The images of a set: their names, and their shapes in 12 bytes each. Every image is read once, here.
 
     Args:
-      shapes: whether to look at these, for which images have to be read where names need not.
+      shapes: whether to find the shapes as well, which requires reading the images; names may not.
     """
 
     def __init__(self, images: ImageSet, *, shapes: bool) -> None:
@@ -62,7 +62,7 @@ class Photos:
 
 
 def is_finished(folder: Path, images: ImageSet, source: SourceRecord) -> bool:
-    """Whether the column is there, whole, and made from these annotations for these images.
+    """Whether the column exists, is complete, and was made from these annotations for these images.
 
     Raises:
       UserError: there is a column of other annotations, options or images, finished or not.
@@ -89,7 +89,7 @@ def record_of(images: ImageSet) -> ImagesRecord:
 
 
 def check(description: Manifest, photos: Photos, annotations: Annotations) -> Statistics:
-    """Reads all labels: what they hold.
+    """Reads all labels. Returns their statistics.
 
     Raises:
       UserError: files, or all of them together, contradict what was declared.
@@ -124,13 +124,13 @@ def check(description: Manifest, photos: Photos, annotations: Annotations) -> St
 
 
 def write(folder: Path, description: Manifest, photos: Photos, annotations: Annotations) -> Manifest:
-    """Writes the shards that are missing, of labels that were checked; images without one are absent, with the reason.
+    """Writes the missing shards from checked labels. Images without a label become absent, with the reason.
 
     Returns:
       The manifest of the finished column.
 
     Raises:
-      UserError: another process is at work there.
+      UserError: another process is working there.
     """
 
     def encoded(index: int) -> Encoded | None:

@@ -24,17 +24,17 @@ _AGAIN = f"delete the file and {_RERUN}"
 _ANEW = f"delete the column's folder and {_RERUN}"
 
 
-Described = tuple[Path, Manifest]  # a column's folder and what it says there
+Described = tuple[Path, Manifest]  # a column's folder and its manifest
 
 
 def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lambda images: None) -> list[str]:
     """The problems with a column's files, one sentence each, naming the file; empty if there are none.
 
-    The manifest against its own checksum, each shard against size, sha256 and number of records, the TFDS files
-    against what they should say, and every label against its kind and class list.
+    Checks the manifest against its own checksum, each shard against its size, sha256 and number of records, the TFDS
+    files against what they should say, and every label against its kind and class list.
 
     Args:
-      advance: hears of every so many images that are through.
+      advance: called for each shard whose labels have been checked, with the number of its images.
     """
     if not column.complete:
         return [f"{folder} is not finished; {_RERUN}"]
@@ -72,7 +72,7 @@ def damage(folder: Path, column: Manifest, advance: Callable[[int], None] = lamb
 
 
 def changed_shards(columns: Iterable[Described]) -> list[str]:
-    """The shards whose bytes are not those of the manifest: the quick part of `damage`, for the start of a training."""
+    """The problems with shards that differ from the manifest: the quick part of `damage`, for the start of training."""
     shards = [(folder, shard) for folder, column in columns for shard in column.shards]
     with ThreadPoolExecutor(cores()) as pool:
         problems = pool.map(lambda each: _differs(*each), shards)
@@ -80,15 +80,18 @@ def changed_shards(columns: Iterable[Described]) -> list[str]:
 
 
 def other_images(folder: Path, column: Manifest, images: ImageSet) -> Iterator[str]:
-    """Where a column does not belong to these images in this order, one sentence each."""
+    """The reasons why a column does not belong to these images in this order, one sentence each."""
     if images.digest != column.images.digest:
-        yield f"{folder} labels {column.images.name} as it was, not {images.name} as it is now; {column.anew}"
+        yield (
+            f"{folder} labels different images ({column.images.name}) from those that {images.name} has now; "
+            f"{column.anew}"
+        )
     if len(images) > column.images.length:
         yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}; {column.anew}"
         return
     for index, shard in enumerate(column.shards):
         positions, names = column.shard_range(index), hashlib.sha256()
-        if positions.stop > len(images):  # only the first images are to be looked at
+        if positions.stop > len(images):  # only the first images are to be checked
             return
         for position in positions:
             names.update(f"{images.record(position)['name']}\n".encode(errors="surrogateescape"))
@@ -97,7 +100,7 @@ def other_images(folder: Path, column: Manifest, images: ImageSet) -> Iterator[s
 
 
 def disagreements(columns: Sequence[Described]) -> Iterator[str]:
-    """Where columns that are to be read together contradict each other: image sets, class lists, units."""
+    """The contradictions between columns that are to be read together: image sets, class lists, units."""
     for index, (folder, column) in enumerate(columns):
         for other_folder, other in columns[:index]:
             if column.images.digest != other.images.digest:
@@ -126,7 +129,7 @@ def _differs(folder: Path, shard: ShardRecord) -> str:
 
 
 def _unreadable(column: Manifest, records: encodings.Records, position: int) -> str:
-    """Why the label of an image is none, or ""."""
+    """Why the label of an image cannot be read, or ""."""
     try:
         encodings.decode(column.label_kind, records[position], len(column.classes))
     except Exception as error:

@@ -27,14 +27,14 @@ _FREE: dict[str, Any] = {  # what may change while a column is made
 
 
 class Encoded(NamedTuple):
-    """A label as it is stored, and what it adds to the summary."""
+    """A label as it is stored, and its contribution to the summary."""
 
     record: bytes
     summary: Summary
 
 
 class Shard:
-    """What goes into one shard, with its summary so far."""
+    """A shard being written, with its summary so far."""
 
     def __init__(self, kind: LabelKind, encode: Callable[[Label], Encoded], write: Callable[[bytes], None]) -> None:
         self._kind, self._encode, self._write = kind, encode, write
@@ -48,17 +48,17 @@ class Shard:
         return self._names.hexdigest()
 
     def add(self, name: str, label: Label) -> None:
-        """The label of the next image, which is called `name`. What cannot be written changes nothing."""
+        """Adds the label of the next image, which is called `name`. A label that cannot be written changes nothing."""
         self.add_encoded(name, self._encode(label))
 
     def add_encoded(self, name: str, label: Encoded) -> None:
-        """As `add`, of what `ColumnWriter.encode` made."""
+        """As `add`, for a label that `ColumnWriter.encode` has encoded."""
         self._write(label.record)
         self._names.update(f"{name}\n".encode(errors="surrogateescape"))
         self.summary = self.summary.add(label.summary)
 
     def skip(self, name: str, reason: str) -> None:
-        """The next image has no label."""
+        """Records that the next image has no label."""
         self.add(name, encodings.absent(self._kind, (1, 1)))
         self.absent.append(AbsentRecord(name=name, reason=reason))
 
@@ -67,10 +67,11 @@ class ColumnWriter:
     """Creates a column, or resumes one with the same description. Several processes may write one column.
 
     Attributes:
-      folder, manifest: as they are on disk.
+      folder: the column's folder.
+      manifest: as on disk.
 
     Raises:
-      UserError: the folder holds a column that is described otherwise, or a damaged manifest.
+      UserError: the folder holds a column with another description, or a damaged manifest.
     """
 
     def __init__(self, folder: Path, description: Manifest) -> None:
@@ -94,7 +95,7 @@ class ColumnWriter:
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Shard]:
-        """Takes the shard's labels in the images' order; commits after the last one.
+        """Takes the shard's labels in the order of the images; commits after the last one.
 
         Raises:
           ValueError: there were more or fewer labels than images.
@@ -140,15 +141,15 @@ class ColumnWriter:
         self.manifest = done
 
     def encode(self, label: Label) -> Encoded:
-        """What takes the time of adding a label; thread-safe."""
-        # Of the label as it will be read: a threshold may lie between a confidence and what is stored of it.
+        """The slow part of adding a label; thread-safe."""
+        # Summarises the label as it will be read: a threshold may lie between a confidence and its stored value.
         as_read = by_rule(self._kind, encodings.rounded(label), self.manifest.min_confidence)
         record = encodings.serialize(self._kind, encodings.encode(self._kind, label))
         return Encoded(record, summarize(self._kind, as_read))
 
 
 def still_to_write(folder: Path, description: Manifest) -> list[int]:
-    """The shards that a `ColumnWriter` of this description would find missing; errors as there. Writes nothing."""
+    """The shards that a `ColumnWriter` of this description would find missing, with its errors. Writes nothing."""
     if not (folder / manifest.FILE).exists():
         return list(description.indices)
     beside = manifest.records_beside(folder)
@@ -158,7 +159,7 @@ def still_to_write(folder: Path, description: Manifest) -> list[int]:
 
 
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
-    """File name -> text of what makes the folder of a complete column a TFDS dataset."""
+    """File name -> text, for the files that make the folder of a complete column a TFDS dataset."""
     features = tfds.features.FeaturesDict(encodings.features(column.label_kind))
     about = f"{column.task} labels by {column.maker}; see {manifest.FILE}"
     lengths, size = [shard.count for shard in column.shards], sum(shard.bytes for shard in column.shards)
@@ -167,7 +168,7 @@ def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
     ours, theirs = wanted.model_dump(exclude=_FREE), there.model_dump(exclude=_FREE)
-    theirs["kind"] = encodings.kind_to_dict(there.label_kind)  # a column from before may lack what is new in it
+    theirs["kind"] = encodings.kind_to_dict(there.label_kind)  # an older column may lack new fields
     differing = [name for name, value in ours.items() if theirs[name] != value]
     if differing:
         raise UserError(

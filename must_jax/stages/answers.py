@@ -19,7 +19,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.trained import Predictions, Trained
 
-AHEAD = 2  # batches by which one step of the work is ahead of the next
+AHEAD = 2  # batches by which one step of the work runs ahead of the next
 IN_FLIGHT = 2  # batches on the devices: one being computed, one being fetched
 
 
@@ -61,7 +61,7 @@ def blank(model: Trained, batch_size: int) -> np.ndarray:
 
 
 def told(error: Exception) -> str:
-    """In one line, for messages about a missing label."""
+    """The error in one line, for messages about a missing label."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 

@@ -43,7 +43,7 @@ class LabelledColumn:
 
 
 def state(workdir: Path) -> str:
-    """In one word."""
+    """The state of a run in one word."""
     if is_locked(workdir):
         return "running"
     if (workdir / RESULT_FILE).exists():
@@ -54,7 +54,7 @@ def state(workdir: Path) -> str:
 
 
 def brief(config: Mapping[str, Any], workdir: Path) -> Brief:
-    """Of any stage's config, as stored in the workdir, or of a stage of a pipeline."""
+    """The brief of any stage's run, from its config as stored in the workdir or in that of its pipeline."""
     make = _BRIEFS.get(config["stage"])
     return make(config, workdir) if make else Brief()
 

@@ -27,7 +27,7 @@ from must_jax.stages.labels import readable_bytes
 from must_jax.trained import Trained
 
 SAMPLE = 256  # images
-LEAST_S = 10.0  # minimum time to measure a rate; in less, pipelines still fill
+LEAST_S = 10.0  # minimum time to measure a rate; in less, pipelines are still filling
 MOST_PASSES = 64  # over the sample, to reach that time
 FORWARD_S = 1.0  # the same for a single teacher
 SPARE = 0.1  # of the memory, since never all of it is available
@@ -62,7 +62,7 @@ class Forecast:
     opening_seconds: float = 0.0
 
     def seconds(self, chips: int) -> float:
-        """Hours for the whole set on so many devices, each as fast as these; a shard belongs to one worker."""
+        """Seconds for the whole set on `chips` devices, each as fast as these; a shard belongs to one worker."""
         alone = self.images / self.images_per_second
         if chips < self.devices:
             return alone * self.devices / chips
@@ -165,9 +165,10 @@ def _timed(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> fl
 
 
 def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
-    """From a line through the memory that XLA reports for two batch sizes.
+    """An estimate from a line through the memory that XLA reports for two batch sizes.
 
-    The larger one is the current size, which is known to compile. Below one image per device there is none.
+    The larger one is the current size, which is known to compile. None if that is one image per device, since there is
+    no smaller size.
     """
     mesh = models[0].mesh
     free = _free_bytes(mesh.devices.flat[0], mesh.size)
@@ -190,7 +191,7 @@ def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
 
 
 def _free_bytes(device: jax.Device, devices: int) -> int | None:
-    """Of one device; for a CPU, its share of the machine's memory. None if it is not reported."""
+    """Free memory of one device; for a CPU, its share of the machine's. None if it is not reported."""
     told = device.memory_stats() or {}
     if "bytes_limit" in told:
         return told["bytes_limit"] - told.get("bytes_in_use", 0)
@@ -204,7 +205,7 @@ def _free_bytes(device: jax.Device, devices: int) -> int | None:
 def show(forecast: Forecast, chips: int, batch_size: int) -> None:
     """Prints a forecast; `chips` as in `LabelConfig`."""
     needed, largest = sum(forecast.column_bytes.values()), forecast.largest_batch
-    columns = _table("label column", "an image", "whole set")
+    columns = _table("label column", "per image", "whole set")
     for name, size in (*forecast.column_bytes.items(), ("all", needed)):
         columns.add_row(name, readable_bytes(size / forecast.images), readable_bytes(size))
     rates = _table(f"on {forecast.devices} devices, in batches of {batch_size}", "images/s")

@@ -175,7 +175,7 @@ _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[Renderabl
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = (), whole: int = 1) -> Table:
-    """Names, then figures; columns in `left` are text. The first `whole` columns are never shortened."""
+    """A table of names, then figures; columns in `left` are text. The first `whole` columns are never shortened."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, head in enumerate(heads):
         justify: Literal["left", "right"] = "right" if number and head not in left else "left"

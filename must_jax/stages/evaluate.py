@@ -89,7 +89,7 @@ def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
 
 
 def choose(validation: Mapping[float, float | None]) -> float:
-    """The best of learning rate -> validation value; the first of equals.
+    """The learning rate with the best validation value; the first of equals.
 
     A rate that diverged is not chosen; if all of them did, the lowest one is.
     """
@@ -180,7 +180,7 @@ def _rows(
         return values
 
     first, *others = transfer.seeds
-    splits = MEASURED if len(transfer.learning_rates) > 1 else ("test",)  # of one rate there is nothing to choose
+    splits = MEASURED if len(transfer.learning_rates) > 1 else ("test",)  # with one rate there is no choice
     tried = {rate: measured(first, rate, *splits) for rate in transfer.learning_rates}
     rate = choose({rate: values.get("validation") for rate, values in tried.items()})
     by_seed = {first: tried[rate]} | {seed: measured(seed, rate, "test") for seed in others}

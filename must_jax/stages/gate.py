@@ -63,7 +63,7 @@ def score_of_teacher(column: Manifest, task: Task) -> Score:
 
 
 def score(task: Task, metrics: Mapping[str, float]) -> Score:
-    """From metrics as returned by `engine.evaluate`."""
+    """The task's score from metrics as returned by `engine.evaluate`."""
     value, chance = (metrics.get(f"{task.name}/{name}") for name in (task.metric, CHANCE))
     return Score(task.metric, value, chance)
 
@@ -73,7 +73,7 @@ def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
     for total in sampling.sums(f"sampling {column.folder.name}", len(column), look, Summary.add, Summary()):
         in_part = total.images < len(column)
         findings = list(gate.known_from_summary(column.manifest, total, in_part))
-        # The few labels may lie elsewhere: a column only fails on all that is read of it.
+        # The few labels may lie elsewhere: a column only fails on everything that is read of it.
         if total.images - total.absent - total.empty >= sampling.LEAST and gate.verdict(findings) != "failed":
             break
     which = f"a sample of {total.images:,} of " if in_part else ""

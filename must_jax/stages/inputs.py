@@ -1,4 +1,4 @@
-"""From configs to what a training run reads: image sets with their label columns, tasks, loss weights."""
+"""Turns configs into what a training run reads: image sets with their label columns, tasks, loss weights."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
 
 
 def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
-    """The devices that a stage runs on; errors as `make_mesh`.
+    """The devices that a stage runs on; raises the same errors as `make_mesh`.
 
     Training uses those of all processes. Other stages divide their work among the processes, each on its own devices.
     """
@@ -339,7 +339,7 @@ def _named(config: StageConfig) -> Named:
 
 
 def _check_images(spec: str, data_dir: str) -> None:
-    """As `open_images`, but renders nothing and reads no photo."""
+    """Checks an image set as `open_images` does, but renders nothing and reads no photo."""
     dataset, _, rest = spec.partition(":")
     name = dataset.removeprefix("scenes/")
     if dataset == "folder":
@@ -371,7 +371,7 @@ def _check_chosen(config: TrainConfig, made: Collection[Path]) -> None:
 
 
 def names_of(label: str, made: Collection[Path] = ()) -> set[str]:
-    """Tasks and makers of the labels; for columns that do not exist yet, from their folder names."""
+    """The tasks and makers of the labels; for columns that do not exist yet, from their folder names."""
     if label == TRUTH:
         return {TRUTH}
     path = Path(label)

@@ -26,7 +26,7 @@ GALLERY = "gallery.html"
 
 
 def make(config: LabelConfig, workdir: Path) -> None:
-    """Writes the missing columns, or parts of them, then `gallery.html` and `result.json`; as `label.run`."""
+    """Writes the missing columns, or parts of them, then `gallery.html` and `result.json`; see `label.run`."""
     inputs.mesh_of(config)  # finds the other processes
     with distributed.linked():
         _make(config, workdir)

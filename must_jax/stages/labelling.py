@@ -51,7 +51,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Takes the place of a label: why there is none."""
+    """Takes the place of a label and says why there is none."""
 
     reason: str
 

@@ -15,19 +15,19 @@ _GIB = 2**30
 
 
 def check_batch(rows: int, image_size: int) -> None:
-    """The pixels of this process's part of a batch: the minimum that a stage holds at a time."""
+    """Checks the pixels of this process's part of a batch: the minimum that a stage holds at a time."""
     _check(f"{rows:,} images of {image_size} x {image_size}", rows * image_size**2 * 3, "batch_size or image_size")
 
 
 def check_model(model: Model, image_size: int) -> None:
-    """The parameters, which exist twice: drawn on the host, and on their way to the devices."""
+    """Checks the parameters, which exist twice: drawn on the host, and as copies on their way to the devices."""
     shapes = jax.tree.leaves(model.shapes(image_size))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes)
     _check("the parameters of this network", 2 * size, "the width or the channels of config.model")
 
 
 def check_features(what: str, model: Model, image_size: int, examples: int) -> None:
-    """What `Model.features` returns for so many examples, which frozen transfer keeps at a time."""
+    """Checks what `Model.features` returns for this many examples, which frozen transfer keeps at a time."""
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
     leaves = jax.tree.leaves(jax.eval_shape(model.features, model.shapes(image_size), image))
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

@@ -67,7 +67,7 @@ def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[
 
 
 def scorecards(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str, scorecard.Start]]:
-    """All scorecards that are finished, and what their starting points were trained with."""
+    """All finished scorecards, and what their starting points were trained with."""
     rows: list[scorecard.Row] = []
     starts: dict[str, scorecard.Start] = {}
     for entry in entries:

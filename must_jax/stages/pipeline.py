@@ -101,7 +101,7 @@ def ordered(config: PipelineConfig) -> list[str]:
 
 
 def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
-    """The stage's config inside this pipeline: its folder for "{workdir}", its data folder and devices."""
+    """The stage's config inside this pipeline: with its folder for "{workdir}", its data folder and its devices."""
 
     def fill(value: Any) -> Any:
         match value:
@@ -139,7 +139,7 @@ def times(workdir: Path) -> dict[str, float]:
 def _write_report(
     config: PipelineConfig, stages: Mapping[str, Any], workdir: Path
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Rows and starting points of the scorecards in it."""
+    """Writes the report. Returns the rows and starting points of the scorecards in it."""
     from must_jax.report import html
     from must_jax.stages import overview
 

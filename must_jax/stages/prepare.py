@@ -9,7 +9,7 @@ from must_jax.data.prepare import prepare
 
 
 def run(config: PrepareConfig, workdir: Path) -> None:
-    """Writes `data_dir/NAME`, and nothing to the workdir; errors as `prepare` and `truth.write`."""
+    """Writes `data_dir/NAME`, and nothing to the workdir; raises the same errors as `prepare` and `truth.write`."""
     if not config.labels:
         prepare(config)
         return

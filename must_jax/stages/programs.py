@@ -34,7 +34,7 @@ Classes = Mapping[str, int]  # task -> number of classes, if the user gives it
 
 
 def programs(config: TrainConfig | LabelConfig | EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
-    """Steps whose names begin with "train", "evaluate", "label" or "features".
+    """The steps, whose names begin with "train", "evaluate", "label" or "features".
 
     Raises:
       UserError: an unknown task or option, a batch that the devices cannot share evenly, a task whose classes are

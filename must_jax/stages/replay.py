@@ -1,4 +1,4 @@
-"""Replay: repeats one training update on this machine, to find out what in it is not finite. Read-only."""
+"""Replay: repeats one training update in this process, to find out which of its values are not finite. Read-only."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def described(
 
 
 def _finite_rows(x: jax.Array) -> jax.Array:
-    """bool[B]"""
+    """bool[B]: whether all values of each example are finite."""
     return jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
 
 
@@ -121,7 +121,7 @@ def _by_part(grads: Any) -> Mapping[str, list[np.ndarray]]:
 
 
 def _not_finite(batch: Batch, outputs: Any, row: int) -> list[str]:
-    """What in one example is not finite."""
+    """The labels and outputs of one example that are not finite."""
     labels = {
         f"label {jax.tree_util.keystr(path, simple=True, separator='/')}": np.isfinite(values[row]).all()
         for path, values in jax.tree_util.tree_leaves_with_path(batch["labels"])

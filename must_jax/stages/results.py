@@ -15,7 +15,7 @@ RUNS_FILES = "runs*.jsonl"  # of an evaluation; every process has its own
 
 
 class Result(pydantic.BaseModel):
-    """Fields that all of them have."""
+    """The fields that the results of all stages have."""
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
@@ -68,9 +68,9 @@ class Run(pydantic.BaseModel):
 
 
 class RunRecord(Run):
-    """Its measured values."""
+    """A run with its measured values."""
 
-    validation: float | None = None  # None: it diverged, or was not asked for
+    validation: float | None = None  # None: it diverged, or was not measured
     test: float | None
 
 
@@ -87,7 +87,7 @@ _Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, A
 
 
 def read(workdir: Path, kind: type[_Result]) -> _Result | None:
-    """None until the run is finished.
+    """The result of a run; None until it is finished.
 
     Raises:
       UserError: the file is damaged.

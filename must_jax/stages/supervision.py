@@ -1,4 +1,4 @@
-"""Reports what there is to learn from at the network's input size, before the first update, and refuses if nothing."""
+"""Reports what can be learnt at the network's input size, before the first update, and refuses if there is nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Seen:
     """Sums over images of the supervision for one task.
 
     Attributes:
-      left: of the labels as the network receives them.
+      left: summary of the labels as the network receives them.
       filled: images whose label is not empty, whatever its size.
       objects, small, over: boxes to learn; those too small at this size; those beyond the slots.
       inside: for the images in `filled`, the share of the network's input that they fill.

@@ -31,7 +31,7 @@ from must_jax.trained import Trained
 
 
 def load(config: LabelConfig) -> dict[str, Trained]:
-    """By name, which is that of the run's folder and part of its columns' names; with this run's pseudo-label options.
+    """Name -> teacher, with this run's pseudo-label options. Its folder's name becomes part of its columns' names.
 
     Raises:
       UserError: a teacher that is missing, unfinished or listed twice; teachers that are near chance or were not
@@ -103,7 +103,7 @@ def check_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet
 
 
 def begin_columns(workdir: Path, models: Mapping[str, Trained], images: ImageSet, config: LabelConfig) -> list[Teacher]:
-    """The teachers with their columns in `workdir`, created or resumed; errors as `ColumnWriter`."""
+    """The teachers with their columns in `workdir`, created or resumed; raises the same errors as `ColumnWriter`."""
     return [
         Teacher(model, [_column(workdir, name, model, task, images, config) for task in model.tasks.values()])
         for name, model in models.items()

@@ -47,9 +47,9 @@ class Training(NamedTuple):
     """Everything that a run needs, opened and checked; nothing is written yet.
 
     Attributes:
-      checked: the validation images, none or one.
+      checked: the validation source, if there is one.
       validated: the tasks that are labelled there.
-      variables: at the first step.
+      variables: their values at the first step.
     """
 
     sources: list[Source]
@@ -66,7 +66,7 @@ class Training(NamedTuple):
 def build(
     config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
 ) -> tuple[Model, optax.GradientTransformation, TrainStep]:
-    """The network, the optimizer and the jitted update of a training; holds no arrays, and nothing is compiled."""
+    """The network, the optimizer and the jitted update of a training run; holds no arrays and compiles nothing."""
     heads = {name: task.head(config.model) for name, task in tasks.items()}
     model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
     step = make_train_step(
@@ -81,7 +81,7 @@ def build(
 
 
 def run(config: TrainConfig, workdir: Path) -> None:
-    """Trains into `workdir`, or continues there, or says that it is finished.
+    """Trains into `workdir`, or resumes there, or says that the run is finished.
 
     Writes config.json, metrics.jsonl, event files, goodput.jsonl, checkpoints/, model.json (all that `trained.load`
     needs) and, last, result.json.
@@ -147,7 +147,7 @@ def batches_of(config: TrainConfig, training: Training, start: int, **options: A
 
 
 def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> None:
-    """A run that is asked to stop after it has started does so on leaving `whole`, at the latest."""
+    """A run that is asked to stop once it has started stops, at the latest, on leaving `whole`."""
     clock = Clock()
     # Check everything first, on every host.
     facts: dict[str, str] = {}
@@ -261,14 +261,14 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
 
 
 def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Tells the other processes, through the devices, when this one is to stop."""
+    """Adds to the batches whether this process is to stop, which the devices pass on to the other processes."""
     for batch in batches:
         told = np.full(len(batch["index"]), preemption.requested(), np.float32)
         yield {**batch, STOP: told} if mesh.is_multi_process else batch
 
 
 def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Callable[[int], None]:
-    """Records which update was skipped, and the images of its batch."""
+    """A function that records which update was skipped, and the images of its batch."""
     path = workdir / SKIPPED_FILE
     if distributed.is_first() and path.exists():  # a kill can leave a truncated line
         os.truncate(path, read_bytes(path, "move it away").rfind(b"\n") + 1)

@@ -99,11 +99,11 @@ class Transfer:
         self._init = functools.cache(self._fresh)
 
     def start(self, trained: Variables | None) -> Start:
-        """What to train on, starting from backbone and pyramid of `trained`; None = random ones."""
+        """A starting point with the backbone and pyramid of `trained`; None = random ones."""
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
     def measure(self, start: Start, seed: int, learning_rate: float, *splits: str) -> dict[str, float | None]:
-        """Trains once; split, of `MEASURED` -> the task's headline metric; None: training diverged."""
+        """Trains once. Returns each of these splits of `MEASURED` -> the headline metric; None: training diverged."""
         optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
         state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
         try:
@@ -177,8 +177,8 @@ class Transfer:
     def _random_trunk(self, seed: int) -> Variables:
         """A random trunk in which all blocks contribute and norms use statistics of the training images.
 
-        As initialised for training, a random trunk would effectively be its stem with shortcuts. Without statistics of
-        its own, activations would explode or vanish with depth.
+        As initialised for training, a random trunk would effectively be only its stem with shortcuts. Without
+        statistics of its own, activations would explode or vanish with depth.
         """
         fresh = _parts(self._fresh(seed, identity_blocks=False), TRUNK)
         placed, stats = put_replicated(self._mesh, fresh), []

@@ -23,10 +23,10 @@ SHARD_IMAGES = 1024
 
 
 def check(labels: Mapping[str, TruthConfig]) -> None:
-    """Checks `labels`, by task, before any image or annotation is read.
+    """Checks `labels`, task -> config, before any image or annotation is read.
 
     Raises:
-      UserError: an unknown task, format or option, a format with another kind of label than the task's, a missing file.
+      UserError: an unknown task, format or option, a format for another kind of label than the task's, a missing file.
     """
     for task, config in labels.items():
         _format(task, config)

@@ -27,10 +27,10 @@ _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this
 
 
 def check(workdir: Path, config: pydantic.BaseModel) -> None:
-    """Writes nothing.
+    """Checks that the folder does not belong to another config. Writes nothing.
 
     Raises:
-      UserError: the folder belongs to another config; names the first key that differs.
+      UserError: it does; names the first key that differs.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
@@ -110,7 +110,7 @@ def _is_free(key: str, config: Mapping[str, Any]) -> bool:
 
 
 def _home(workdir: Path) -> Path:
-    """The pipeline's folder, also for its stages; otherwise the run's own."""
+    """The pipeline's folder, for a pipeline and for its stages; otherwise the run's own."""
     return workdir.parent if (workdir.parent / CONFIG_FILE).exists() else workdir
 
 

@@ -41,7 +41,7 @@ def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Checks a task's options before any data is opened; errors as `build_task`."""
+    """Checks a task's options before any data is opened; raises the same errors as `build_task`."""
     _built(_checked(name, options), options)
 
 

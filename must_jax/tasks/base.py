@@ -30,13 +30,13 @@ class TaskMetrics(Protocol):
         """Counts one image, unless its label has `present` = 0. No batch axis.
 
         Args:
-          prediction: in the label's frame and, where these are maps, at its resolution; see `Task.in_frame_of`.
-          label: as stored, nothing left out.
+          prediction: in the label's frame and, for maps, at its resolution; see `Task.in_frame_of`.
+          label: the stored label, complete.
         """
         ...
 
     def merge(self, other: Any) -> None:
-        """Adds what another accumulator of the same task has seen, in another process for instance."""
+        """Adds what another accumulator of the same task has seen, for instance in another process."""
         ...
 
     def result(self) -> dict[str, float]:
@@ -44,7 +44,7 @@ class TaskMetrics(Protocol):
         ...
 
     def chance(self) -> float:
-        """The headline metric of the best prediction that ignores the image, on the truth seen so far; 0 if none.
+        """The headline metric of the best prediction that ignores the image, on the truth seen so far; 0 without any.
 
         A model that is hardly better (`labels/gate.py`) has not learnt the task, and must not label.
         """
@@ -56,8 +56,8 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     Attributes:
       classes: class names in the order of their indices; empty for tasks without classes.
-      weight: loss weight; None = by the paper's rule from the teacher's settings, 1 without a teacher.
-      max_boxes: box slots an image, for tasks that have boxes.
+      weight: loss weight; None = computed from the teacher's settings by the paper's rule, 1 without a teacher.
+      max_boxes: box slots per image, for tasks that have boxes.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -78,16 +78,16 @@ class Task(pydantic.BaseModel, abc.ABC):
     @property
     @abc.abstractmethod
     def label(self) -> LabelKind:
-        """What its labels look like, for the data pipeline and the label store."""
+        """The kind of its labels, for the data pipeline and the label store."""
 
     @property
     def answer(self) -> LabelKind:
-        """What its pseudo labels look like: as its labels, but for the number of slots."""
+        """The kind of its pseudo labels: that of its labels, except for the number of slots."""
         return self.label
 
     @property
     def min_confidence(self) -> float:
-        """What a pseudo label is less sure of than this, 0..1, its rule leaves out."""
+        """The confidence, 0..1, below which the rule leaves things out of a pseudo label."""
         return 0.0
 
     @abc.abstractmethod
@@ -103,11 +103,11 @@ class Task(pydantic.BaseModel, abc.ABC):
         """Outputs -> predictions in label form, static shapes, jit-able. `image_size`: the input's side in pixels."""
 
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """What of the predictions `pseudo_label` needs, jit-able: labelling fetches only that from the devices."""
+        """The part of the predictions that `pseudo_label` needs, jit-able: labelling fetches only this from devices."""
         return predictions
 
     def on_image(self, prediction: NumpyArrays, content: Content, hw: tuple[int, int]) -> NumpyArrays:
-        """One image's prediction over the whole input -> over the image alone, maps with `hw` rows and columns.
+        """One image's prediction for the whole input -> for the image alone, its maps with `hw` rows and columns.
 
         Args:
           content: the share of the input's rows and columns that the image takes up, from the top left.
@@ -126,10 +126,10 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
-        """The rule: one image's prediction, whole or condensed (no batch axis) -> its label (paper section 3)."""
+        """The rule: one image's prediction, full or condensed (no batch axis) -> its label (paper section 3)."""
 
     def as_prediction(self, label: NumpyArrays) -> NumpyArrays:
-        """A label in the form of predictions, so that `metrics` can hold it against another one."""
+        """A label in the form of a prediction, so that `metrics` can compare it with another label."""
         return label
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""Geometry of boxes (y0, x0, y1, x1) on the device, all with static shapes."""
+"""Geometry of boxes (y0, x0, y1, x1) on the device, all in static shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def giou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]: also falls with the empty space between apart boxes."""
+    """Generalised IoU (Rezatofighi et al. 2019), in (-1, 1]: also falls with the empty space between disjoint boxes."""
     overlap = _overlap(a, b)
     union = area(a) + area(b) - overlap
     hull = area(jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], -1))
@@ -30,21 +30,21 @@ def giou(a: jax.Array, b: jax.Array) -> jax.Array:
 def non_maximum_suppression(
     boxes: jax.Array, classes: jax.Array, scores: jax.Array, max_iou: float, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Greedy, class by class: (i32[count] boxes that stay, best first; their scores f32[count], 0 where none is left).
+    """Greedy, class by class: (i32[count] kept boxes, best first; their scores f32[count], 0 once none are left).
 
-    Each step takes the best box that is left and drops what that suppresses. So memory grows with the number of boxes
+    Each step takes the best remaining box and drops those that it suppresses. So memory grows with the number of boxes
     and not with its square, and no step is spent on boxes that are not wanted.
 
     Args:
       boxes: f32[k, 4]. classes: i32[k].
       scores: f32[k]; a box with 0 is never taken.
-      max_iou: a box goes when its IoU with a staying better box of its class is larger.
+      max_iou: a box is dropped if its IoU with a better, kept box of its class is larger.
     """
 
     def step(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         best = jnp.argmax(left).astype(jnp.int32)
         gone = (iou(boxes[best][None], boxes) > max_iou) & (classes == classes[best])
-        gone |= jnp.arange(len(boxes)) == best  # also where it has no area
+        gone |= jnp.arange(len(boxes)) == best  # even if it has no area
         return jnp.where(gone, 0.0, left), (best, left[best])
 
     return jax.lax.scan(step, scores, length=count)[1]
@@ -53,14 +53,14 @@ def non_maximum_suppression(
 def assign(
     boxes_px: jax.Array, valid: jax.Array, centers_px: jax.Array, strides: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Which cell learns which box: (bool[A] has one, i32[A] its slot).
+    """Which cell learns which box: (bool[A] whether it has one, i32[A] the box's slot).
 
     FCOS (Tian et al. 2019) with centre sampling: a box goes to the cells that lie inside it and within 1.5 strides of
-    its centre, and at least to the cell at its centre, since a thin box may contain no cell's centre. Of these the
-    cells learn it whose distance to its farthest side is 4 to 8 strides of their level, those of the finest level also
-    where it is less, of the coarsest where it is more. With strides of 8 to 128 these are FCOS's limits, 64 to 512
-    pixels. They do not scale with the image: what counts for a cell is how many cells a box is wide. So an image of 64
-    pixels leaves all of its boxes to P3, whose 64 cells tell them best apart. Of several boxes the smallest wins.
+    its centre, and at least to the cell at its centre, since a thin box may contain no cell's centre. Of these, only
+    cells whose distance to the box's farthest side is 4 to 8 strides of their level learn it; on the finest level also
+    those with less, on the coarsest also those with more. With strides of 8 to 128 these are FCOS's limits, 64 to 512
+    pixels. They do not scale with the image: what counts for a cell is how many cells wide a box is. So an image of 64
+    pixels leaves all of its boxes to P3, whose 64 cells distinguish them best. Of several boxes the smallest wins.
 
     Args:
       boxes_px: f32[N, 4]. valid: f32[N]. centers_px: f32[A, 2] (y, x). strides: f32[A].

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_LOG_BINS = 64  # of a depth, from d to 1.25 d
-_DIRECTION_BINS = 64  # of a unit vector's component, from 0 to 1: 0.9 degrees
-_CANDIDATES = 128  # directions, or boxes of a class, that are tried
+_LOG_BINS = 64  # bins between a depth d and 1.25 d
+_DIRECTION_BINS = 64  # bins of a unit vector's component between 0 and 1: 0.9 degrees each
+_CANDIDATES = 128  # number of directions, or of boxes of a class, that are tried
 
 
 class Depths:
@@ -31,7 +31,7 @@ class Depths:
         self._bins.update(other._bins)
 
     def best(self) -> float:
-        """Percent; 0 of nothing."""
+        """In percent; 0 if nothing was added."""
         bins, counts = _arrays(self._bins)
         total = np.concatenate([[0], counts.cumsum()])
         within = total[np.searchsorted(bins, bins + 2 * _LOG_BINS)] - total[:-1]
@@ -53,7 +53,7 @@ class Directions:
         self._bins.update(other._bins)
 
     def best(self, within_deg: float) -> float:
-        """Percent, to about a degree of the angle; 0 of nothing."""
+        """In percent, with the angle accurate to about a degree; 0 if nothing was added."""
         bins, counts = _arrays(self._bins)
         xyz = np.stack([bins // _SIDE**2, bins // _SIDE % _SIDE, bins % _SIDE], -1) - float(_DIRECTION_BINS)
         unit = xyz / np.maximum(np.linalg.norm(xyz, axis=-1, keepdims=True), 1.0)
@@ -63,20 +63,21 @@ class Directions:
 
 
 def most_frequent(counts: np.ndarray) -> float:
-    """Percent of the most frequent one of classes that occur so often; 0 of nothing."""
+    """The share of the most frequent class, in percent, from the counts of all classes; 0 if there are none."""
     return float(100 * counts.max(initial=0) / max(counts.sum(), 1))
 
 
 def same_boxes(boxes: np.ndarray, classes: Sequence[int], images: Sequence[int], image_count: int) -> float:
-    """AP50 in percent of the answer that every image has the same box of each class, the best one; 0 without boxes.
+    """AP50 in percent of predicting the same box of each class, the best one, on every image; 0 without boxes.
 
-    A box that meets `hits` of a class's `n` boxes, on as many of all images, has recall hits / n at a precision of
-    hits / images, and their product is about the average precision. It is large where all pictures show one object
-    in one place.
+    A box that hits `hits` of a class's `n` boxes, each on a different image, has recall hits / n at a precision of
+    hits / images, and their product is about the average precision. It is large if all pictures show one object in
+    one place.
 
     Args:
-      boxes: f[n, 4], (y0, x0, y1, x1) or (x0, y0, x1, y1), in any one unit; `classes`, `images`: of each box.
-      image_count: of all images, also those without a box.
+      boxes: f[n, 4], (y0, x0, y1, x1) or (x0, y0, x1, y1), all in the same unit.
+      classes, images: the class and the image of each box.
+      image_count: number of images, including those without a box.
     """
     of_class, of_image = np.asarray(classes), np.asarray(images)
     precisions = []
@@ -101,7 +102,7 @@ def _count(bins: Counter[int], values: np.ndarray) -> None:
 
 
 def _arrays(bins: Counter[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of bins, ascending, and their counts."""
+    """The bins' numbers, ascending, and their counts."""
     numbers = np.array(sorted(bins), np.int64)
     return numbers, np.array([bins[number] for number in numbers.tolist()], np.int64)
 

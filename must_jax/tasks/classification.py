@@ -26,7 +26,7 @@ class Classification(Task):
 
     Attributes:
       label_smoothing: share of each target that is spread evenly over all classes.
-      top_k: a pseudo label keeps so many probabilities and spreads the rest evenly; 0 = all of them.
+      top_k: a pseudo label keeps the k largest probabilities and spreads the rest evenly; 0 = keeps all.
     """
 
     name: ClassVar[str] = "classification"
@@ -74,7 +74,7 @@ class Classification(Task):
 
 
 class ClassificationMetrics:
-    """`top1`: percent of images whose most probable class is that of the truth."""
+    """`top1`: percent of images whose most probable class is the true one."""
 
     def __init__(self) -> None:
         self._means = Means("top1")

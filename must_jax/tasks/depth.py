@@ -21,7 +21,7 @@ from must_jax.tasks.measures import Means, masked_sum, resize_maps, valid_pixels
 
 TYPICAL_M = 3.0  # the depth that an output of 0 stands for, so that training starts near the truth
 NEAREST_M, FARTHEST_M = 0.01, 1000.0
-TRIM = 0.2  # share of largest residuals that the affine-invariant loss leaves out
+TRIM = 0.2  # share of the residuals, the largest ones, that the affine-invariant loss leaves out
 
 
 class Depth(Task):
@@ -81,18 +81,19 @@ class Depth(Task):
 
 
 class DepthMetrics:
-    """Over all valid pixels with a depth above 0, pooled over all images.
+    """Metrics over all valid pixels with a depth above 0, pooled over all images.
 
     `delta1`: percent with max(d / d*, d* / d) < 1.25. `abs_rel`: mean of |d - d*| / d*. `rmse`: root of the mean of
     (d - d*)^2, in the unit of the truth.
 
-    With `align` each prediction is first fitted to its truth by least squares (scale and shift), as relative depth is.
+    With `align`, which is for relative depth, each prediction is first fitted to its truth by least squares (scale and
+    shift).
     """
 
     def __init__(self, align: bool):
         self._align = align
         self._means = Means("delta1", "abs_rel", "squared")
-        self._depths, self._flat = Depths(), Means("delta1")  # of the truth; of constants that were fitted to it
+        self._depths, self._flat = Depths(), Means("delta1")  # of the truth; of constants fitted to it
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
         known = (label["valid"] > 0) & (label["depth"] > 0) & (label["present"] > 0)
@@ -157,7 +158,7 @@ def _affine_invariant(predicted: jax.Array, truth: jax.Array, mask: jax.Array) -
 
 
 def _normalise(map_: jax.Array, mask: jax.Array) -> jax.Array:
-    """Each image's valid pixels to median 0 and mean absolute deviation 1."""
+    """Shifts and scales each image's valid pixels to median 0 and mean absolute deviation 1."""
     size = jnp.sum(mask, (1, 2))
     ranked = jnp.sort(jnp.where(mask > 0, map_, -jnp.inf).reshape(len(map_), -1), -1)
     middle = jnp.take_along_axis(ranked, _last(ranked) - jnp.floor(size / 2).astype(jnp.int32)[:, None], -1)

@@ -23,7 +23,7 @@ from must_jax.tasks.chance import same_boxes
 from must_jax.tasks.measures import masked_sum
 from must_jax.tasks.voc import Voc07
 
-CANDIDATES = 1000  # of each level, the best-scoring (cell, class) pairs that enter non-maximum suppression
+CANDIDATES = 1000  # the best-scoring (cell, class) pairs of each level, which enter non-maximum suppression
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -35,9 +35,9 @@ class Detection(Task):
 
     Attributes:
       score_threshold: a pseudo label keeps boxes with at least this score.
-      max_detections: boxes that are predicted of an image; COCO's measures look at 100.
-      nms_iou: of two boxes of one class that overlap more, the better one stays.
-      min_score: boxes with less are never predicted; the average precision is over all others.
+      max_detections: the most boxes predicted per image; COCO's measures look at 100.
+      nms_iou: of two boxes of one class that overlap more than this, the better one is kept.
+      min_score: boxes with a lower score are never predicted; the average precision is over all others.
       focal_alpha, focal_gamma: of the focal loss; defaults as in the paper's code base (section 7.4).
     """
 
@@ -68,10 +68,10 @@ class Detection(Task):
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
-        """Sums over cells, all divided by the number of cells that have a box, with at least one counted an image.
+        """Sums over cells, all divided by the number of cells that have a box, counted as at least one per image.
 
-        That number adds up over the parts of a batch, and it is not 0 without any box.
-        A cell whose centre lies in a box to ignore, and that has no box, is not taught a class.
+        That number adds up over the parts of a batch, and is not 0 even if there are no boxes.
+        A cell that has no box, and whose centre lies in a box to ignore, is not taught a class.
         """
         image_size = _image_size(outputs["centerness"].shape[1])
         centers, strides = map(jnp.asarray, detector_points(image_size))
@@ -100,7 +100,7 @@ class Detection(Task):
         }
 
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
-        """The best `max_detections` boxes an image in label form, best first; `valid` is 0 in slots that stay empty."""
+        """The `max_detections` best boxes per image in label form, best first; `valid` is 0 in empty slots."""
         centers, strides = detector_points(image_size)
         boxes_px = _decode(outputs["box_ltrb"], jnp.asarray(centers), jnp.asarray(strides))
         boxes_yxyx = jnp.clip(boxes_px / image_size, 0, 1)
@@ -157,10 +157,10 @@ class Detection(Task):
 
 
 class DetectionMetrics:
-    """Average precision in percent: COCO's, `ap50` at IoU 0.5 and `ap` over 0.5 to 0.95; VOC's `ap50_voc07`.
+    """Average precision in percent: COCO's `ap50` at IoU 0.5 and `ap` over 0.5 to 0.95; VOC's `ap50_voc07`.
 
-    Means over classes that occur in the truth, 0 where none does. COCO takes a box to ignore for a crowd: detections of
-    its class that lie in it, by a share of their own area as large as the IoU asked for, count as nothing.
+    All are means over the classes that occur in the truth, 0 if none do. COCO treats a box to ignore as a crowd: a
+    detection of its class is not counted at all if the share of its own area inside the crowd reaches the required IoU.
     """
 
     def __init__(self, classes: int):
@@ -200,14 +200,14 @@ class DetectionMetrics:
     def chance(self) -> float:
         counted = [box for box in self._truth if not box["iscrowd"]]
         low, size = np.split(np.array([box["bbox"] for box in counted]).reshape(-1, 4), 2, axis=1)
-        boxes = np.concatenate([low, low + size], 1)  # x before y, which is all the same
+        boxes = np.concatenate([low, low + size], 1)  # x before y, which makes no difference here
         classes, images = ([box[key] for box in counted] for key in ("category_id", "image_id"))
         return same_boxes(boxes, classes, images, len(self._images))
 
 
 def _coco_boxes(label: NumpyArrays, image_id: int) -> list[dict[str, Any]]:
     real = label["valid"] > 0
-    # COCO's arithmetic has an absolute epsilon: thousandths of the image instead of fractions.
+    # COCO's arithmetic has an absolute epsilon, so these are thousandths of the image instead of fractions.
     y0, x0, y1, x1 = 1000.0 * label["boxes_yxyx"][real].T.astype(np.float64)
     rows = zip(label["classes"][real], label["scores"][real], x0, y0, x1 - x0, y1 - y0, strict=True)
     return [
@@ -223,7 +223,7 @@ def _coco_boxes(label: NumpyArrays, image_id: int) -> list[dict[str, Any]]:
 
 
 def _best(boxes_yxyx: jax.Array, scores: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One level of one image, f32[cells, 4], f32[cells, K] -> its candidates: boxes, i32 classes, scores."""
+    """One level of one image: boxes f32[cells, 4], scores f32[cells, K] -> candidates: boxes, i32 classes, scores."""
     best, pair = jax.lax.top_k(scores.reshape(-1), min(CANDIDATES, scores.size))
     cell, classes = jnp.divmod(pair.astype(jnp.int32), scores.shape[1])
     return boxes_yxyx[cell], classes, best
@@ -239,8 +239,8 @@ def _decode(ltrb: jax.Array, centers_px: jax.Array, strides: jax.Array) -> jax.A
 def _centerness(boxes_px: jax.Array, centers_px: jax.Array, strides: jax.Array) -> jax.Array:
     """f32[B, A] in 0..1: 1 in the middle of the box, 0 at its edge and outside.
 
-    sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom)), as in FCOS, of the box grown to at
-    least two cells a side: the best cell of a small box may lie on its edge, and would give it a score of 0.
+    sqrt(min(left, right) / max(left, right) * min(top, bottom) / max(top, bottom)), as in FCOS, of the box enlarged to
+    at least two cells per side: the best cell of a small box may lie on its edge, and would give it a score of 0.
     """
     low, high = boxes_px[..., :2], boxes_px[..., 2:]
     half = jnp.maximum((high - low) / 2, strides[None, :, None])
@@ -249,8 +249,8 @@ def _centerness(boxes_px: jax.Array, centers_px: jax.Array, strides: jax.Array) 
 
 
 def _image_size(cells: int) -> int:
-    """The side of the square input whose pyramid has so many cells.
+    """The side of the square input whose pyramid has this many cells.
 
-    Each 32x32 pixels have 16 + 4 + 1 + 1/4 + 1/16 = 341/16; what P6 and P7 round up is less than the next size adds.
+    Each 32x32 pixels have 16 + 4 + 1 + 1/4 + 1/16 = 341/16 cells; P6 and P7, rounded up, add fewer than the next size.
     """
     return 32 * math.isqrt(16 * cells // 341)

@@ -10,7 +10,7 @@ import numpy as np
 
 from must_jax.errors import printable
 
-SMALLEST_PX, LARGEST_PX = 256, 1024  # longer side of a picture
+SMALLEST_PX, LARGEST_PX = 256, 1024  # limits for the longer side of a picture
 INK, PAPER = (245, 245, 245), (28, 28, 32)
 UNKNOWN = (64, 64, 64)  # colour of pixels without a label
 
@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 
 
 def canvas(image: np.ndarray) -> np.ndarray:
-    """The photo at a size at which text is readable: small ones enlarged by whole pixels, large ones reduced."""
+    """The photo at a size at which text is readable: small ones enlarged by a whole factor, large ones reduced."""
     longer = max(image.shape[:2])
     if longer < SMALLEST_PX:
         return np.kron(image, np.ones((-(-SMALLEST_PX // longer),) * 2 + (1,), np.uint8))
@@ -48,7 +48,7 @@ def bars(picture: np.ndarray, values: Sequence[tuple[str, float]], rows: int) ->
 
 
 def rectangles(picture: np.ndarray, boxes_yxyx: np.ndarray, classes: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-    """Outlines of boxes (fractions 0..1), coloured by class, each with its caption inside its top left corner."""
+    """Draws outlines of boxes (fractions 0..1), coloured by class, each with its caption inside its top left corner."""
     size_yx = np.array(picture.shape[:2])
     colours = palette(int(classes.max()) + 1 if len(classes) else 0)
     thickness = max(1, round(max(size_yx) / 200))
@@ -64,7 +64,7 @@ def rectangles(picture: np.ndarray, boxes_yxyx: np.ndarray, classes: np.ndarray,
 
 
 def regions(picture: np.ndarray, ids: np.ndarray, classes: Sequence[str], most: int = 12) -> np.ndarray:
-    """Class colours over the photo, grey where the id is no class; below, a legend of at most the `most` largest."""
+    """Class colours over the photo, grey if the id is not a class; below, a legend of the `most` largest classes."""
     colours = np.array([*palette(len(classes)), UNKNOWN], np.uint8)
     ids = cv2.resize(ids.astype(np.uint16), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     index = np.minimum(ids, len(classes))
@@ -107,7 +107,7 @@ def heat(picture: np.ndarray, values: np.ndarray, valid: np.ndarray, unit: str) 
 def directions(picture: np.ndarray, normals: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Normals in the field's usual colours: red to the right, green up, blue towards the camera; grey where invalid.
 
-    (n + 1) / 2 of axes x right, y up, z backward, so y and z of the camera frame (down, forward) change sign.
+    (n + 1) / 2 with axes x right, y up, z backward, so y and z of the camera frame (down, forward) change sign.
     """
     rgb = np.rint(255 * (normals * np.array([1, -1, -1]) + 1) / 2)
     rgb = np.where(valid[..., None] > 0, rgb, UNKNOWN).astype(np.uint8)
@@ -137,13 +137,13 @@ def _text_size(text: str, picture: np.ndarray) -> tuple[int, int]:
 
 
 def _text(onto: np.ndarray, text: str, top_left_xy: tuple[int, int], picture: np.ndarray, colour: Colour = INK) -> None:
-    """One line with its box's top left corner there; `picture` sets the size."""
+    """One line whose box has its top left corner at `top_left_xy`; `picture` sets the size."""
     scale = _font_scale(picture)
     x, y = top_left_xy
     write(onto, text, (x, y + round(30 * scale)), scale, colour)
 
 
 def write(onto: np.ndarray, text: str, left_baseline_xy: tuple[int, int], scale: float, colour: Colour) -> None:
-    """One line of whatever characters: OpenCV would crash on some. `scale` 1 is letters of 22 px."""
+    """One line, whatever its characters (OpenCV would crash on some). With `scale` 1, letters are 22 px high."""
     text, font, thickness = printable(text), cv2.FONT_HERSHEY_SIMPLEX, max(1, round(scale))
     cv2.putText(onto, text, left_baseline_xy, font, scale, colour, thickness, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""What several tasks share between outputs and numbers: masked sums, resizing of dense maps, means on the host."""
+"""Helpers that several tasks share: masked sums, resizing of dense maps, means on the host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def resize_maps(maps: jax.Array, hw: tuple[int, ...]) -> jax.Array:
-    """f32[B, h, w, C] -> f32[B, *hw, C], bilinear with half-pixel centres; free when the size fits already."""
+    """f32[B, h, w, C] -> f32[B, *hw, C], bilinear with half-pixel centres; free if the size is right already."""
     if maps.shape[1:3] == hw:
         return maps
     return jax.image.resize(maps, (maps.shape[0], *hw, maps.shape[3]), "bilinear", antialias=False)
@@ -33,10 +33,10 @@ class Means:
     """Weighted means by name, added up in float64 on the host."""
 
     def __init__(self, *names: str):
-        self._sums = {name: np.zeros(2) for name in names}  # of values, and their number
+        self._sums = {name: np.zeros(2) for name in names}  # sum of the values, and their number
 
     def add(self, name: str, values: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Counts the values, where `mask` is above 0 if there is one."""
+        """Adds the values; with a `mask`, only those where it is above 0."""
         counted = values if mask is None else values[mask > 0]
         self._sums[name] += counted.sum(dtype=np.float64), counted.size
 
@@ -45,5 +45,5 @@ class Means:
             sums += other._sums[name]
 
     def result(self) -> dict[str, float]:
-        """0 where nothing was added."""
+        """Name -> mean; 0 if nothing was added."""
         return {name: float(total / count) if count else 0.0 for name, (total, count) in self._sums.items()}

@@ -62,8 +62,10 @@ class Normals(Task):
 
 
 class NormalsMetrics:
-    """Over all valid pixels, pooled over all images: `within_11_25`, `within_22_5` and `within_30`, percent whose error
-    is below so many degrees; `mean_angle_deg`, the mean error.
+    """Metrics over all valid pixels, pooled over all images.
+
+    `within_11_25`, `within_22_5`, `within_30`: percent whose error is below that many degrees. `mean_angle_deg`: the
+    mean error.
     """
 
     def __init__(self) -> None:
@@ -91,5 +93,5 @@ class NormalsMetrics:
 
 
 def _unit(vectors: jnp.ndarray) -> jnp.ndarray:
-    # The constant under the root keeps the gradient finite at the zero vector.
+    # The constant inside the root keeps the gradient finite at the zero vector.
     return vectors / jnp.sqrt(jnp.sum(vectors**2, -1, keepdims=True) + 1e-12)

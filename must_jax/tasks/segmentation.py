@@ -28,8 +28,8 @@ class Segmentation(Task):
 
     Attributes:
       confidence_threshold: pixels of a pseudo label whose largest probability is smaller become `label.ignore_id`.
-      keep_confidence: whether stored pseudo labels keep ids and probability of all pixels, so that the threshold is
-        applied when they are read and another one can be set without labelling again.
+      keep_confidence: whether stored pseudo labels keep the id and probability of every pixel, so that the threshold is
+        applied when they are read, and another one can be set without labelling again.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -63,13 +63,13 @@ class Segmentation(Task):
         return {"probs": jax.nn.softmax(outputs["maps"])}
 
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """{"ids": u8 or u16[B, h, w], "confidence": f32[B, h, w]}: no longer K numbers a cell."""
+        """{"ids": u8 or u16[B, h, w], "confidence": f32[B, h, w]}: instead of K numbers per cell."""
         probs = predictions["probs"]
         ids = probs.argmax(-1).astype(np.uint16 if self.label.wide else np.uint8)
         return {"ids": ids, "confidence": probs.max(-1)}
 
     def on_image(self, prediction: NumpyArrays, content: Content, hw: tuple[int, int]) -> NumpyArrays:
-        """{"ids": i32[*hw], "confidence": f32[*hw]}, of probabilities that are interpolated linearly."""
+        """{"ids": i32[*hw], "confidence": f32[*hw]}, from linearly interpolated probabilities."""
         ids, confidence = most_likely(prediction["probs"], content, hw)
         return {"ids": ids, "confidence": confidence}
 
@@ -102,7 +102,7 @@ class Segmentation(Task):
 
 
 class SegmentationMetrics:
-    """Over all labelled pixels, pooled over all images, in percent.
+    """Metrics over all labelled pixels, pooled over all images, in percent.
 
     `miou`: mean intersection over union, over the classes that the truth or a prediction has. `pixel_accuracy`: pixels
     whose class is right.
@@ -143,5 +143,5 @@ class SegmentationMetrics:
         }
 
     def chance(self) -> float:
-        """The most frequent class everywhere has its share of the pixels as IoU, all others have 0."""
+        """Predicting the most frequent class everywhere gives it its share of the pixels as IoU, and all others 0."""
         return most_frequent(self._truth) / max(int(np.count_nonzero(self._truth)), 1)

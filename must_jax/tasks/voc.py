@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 _MIN_IOU = 0.5
-_NOTHING, _DIFFICULT = -1, -2  # in the place of the number of the object that a detection belongs to
+_NOTHING, _DIFFICULT = -1, -2  # instead of the number of the object that a detection belongs to
 
 
 class Voc07:
@@ -15,16 +15,16 @@ class Voc07:
 
     Boxes are given by their edges: the devkit counts the same pixels when it adds 1 to differences of pixel numbers.
     A detection belongs to the box of its class that it overlaps most. The surest detection of an object is right, its
-    others are wrong, and those that belong to a box to ignore ("difficult") count as nothing.
+    others are wrong, and those that belong to a box to ignore ("difficult") are not counted.
     """
 
     def __init__(self, classes: int) -> None:
-        self._objects = np.zeros(classes, np.int64)  # of each class, without those to ignore
+        self._objects = np.zeros(classes, np.int64)  # number by class, without those to ignore
         self._boxes = 0
-        self._found: list[np.ndarray] = []  # f64[n, 3] an image: class, score, number of the object
+        self._found: list[np.ndarray] = []  # f64[n, 3] per image: class, score, number of the object
 
     def update(self, prediction: Mapping[str, np.ndarray], label: Mapping[str, np.ndarray]) -> None:
-        """One image's boxes, fractions of it: IoU is the same as of pixels, whatever the image's sides."""
+        """Adds one image's boxes, in fractions of it: IoU is the same as in pixels, whatever the image's sides."""
         found, real = prediction["valid"] > 0, label["valid"] > 0
         classes, truth, ignore = prediction["classes"][found], label["classes"][real], label["ignore"][real] > 0
         iou = _iou(prediction["boxes_yxyx"][found].astype(np.float64), label["boxes_yxyx"][real].astype(np.float64))
@@ -44,7 +44,7 @@ class Voc07:
         self._objects, self._boxes = self._objects + other._objects, self._boxes + other._boxes
 
     def result(self) -> float:
-        """0 without objects."""
+        """In percent; 0 without objects."""
         found = np.concatenate([np.zeros((0, 3)), *self._found])
         found = found[np.argsort(-found[:, 1], kind="stable")]
         occurring = np.flatnonzero(self._objects)
@@ -53,7 +53,12 @@ class Voc07:
 
 
 def _average_precision(objects: np.ndarray, count: int) -> float:
-    """Of one class: the objects of its detections, surest first, and how many objects there are."""
+    """AP of one class, 0..1.
+
+    Args:
+      objects: number of each detection's object, surest detection first.
+      count: how many objects there are.
+    """
     objects = objects[objects != _DIFFICULT]
     right = np.zeros(len(objects), bool)
     right[np.unique(objects, return_index=True)[1]] = True

@@ -124,7 +124,7 @@ def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
     ("images", "reason"),
     [
         (Images(11), "labels 10 images of photos, but photos has 11; set take=10, or label them in another --workdir"),
-        (Images(11, "other"), "not photos as it is now; label them in another --workdir"),
+        (Images(11, "other"), "from those that photos has now; label them in another --workdir"),
     ],
 )
 def test_another_image_set_is_refused(images: Images, reason: str, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_label_that_its_class_list_does_not_know(whole: Path, tmp_path: Path) 
 def test_other_images_are_named(whole: Path) -> None:
     column = manifest.read(whole)
     (problem,) = verify.other_images(whole, column, Named(digest="other"))
-    assert "labels photos as it was, not photos as it is now; label them in another --workdir" in problem
+    assert "different images (photos) from those that photos has now; label them in another --workdir" in problem
     (problem,) = verify.other_images(whole, column, Named(order=[0, 1, 2, 3, 5, 4, 6, 7, 8, 9]))
     assert f"{SHARDS[1]} labels other images, or in another order, than photos" in problem
 

@@ -66,7 +66,7 @@ def test_a_folder_that_has_changed_is_labelled_in_another_workdir(
     assert capsys.readouterr().err.splitlines()[-1] == f"{run} is finished; nothing to do"
 
     write_files(home / "photos", {"new.jpg": jpeg(seed=9)})
-    images, sentence = f"folder:{home / 'photos'}", "as it is now; label them in another --workdir"
+    images, sentence = f"folder:{home / 'photos'}", "has now; label them in another --workdir"
     with pytest.raises(
         UserError, match=f"^{images} has changed since {run} labelled it; choose another --workdir, or del"
     ):

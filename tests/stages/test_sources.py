@@ -137,7 +137,7 @@ def test_labels_reach_rows_without_a_path_by_file_and_row(home: Path, prepare: A
     truth = coco(["in.parquet/2", "in.parquet/0"])
     code, said = prepare("parquet:in.parquet", *boxes(home, truth))
     assert code == 0 and "images, and their labels, are called by file and row: 'in.parquet/0'; read it as" in said
-    assert "by whole paths: 0 of 2 labels match no image, 1 (e.g. 'in.parquet/1') of 3 images have no label" in said
+    assert "by full paths: 0 of 2 labels match no image, 1 (e.g. 'in.parquet/1') of 3 images have no label" in said
     code, said = prepare("parquet:in.parquet", CLASS_FOLDERS)
     assert code == 2 and "in.parquet/0 lies in 0 folders inside of in.parquet, so there is none at level -1" in said
 
@@ -148,7 +148,7 @@ def test_accents_of_photos_and_labels_need_not_be_stored_alike(on_disk: Any, in_
     write_files(home / "in", {unicodedata.normalize(on_disk, path): jpeg() for path in paths})
     truth = coco([unicodedata.normalize(in_labels, path) for path in paths])
     code, said = prepare("folder:in", *boxes(home, truth))
-    assert code == 0 and "matched by whole paths: 0 of 2 labels match no image, 0 of 2 images have no label" in said
+    assert code == 0 and "matched by full paths: 0 of 2 labels match no image, 0 of 2 images have no label" in said
     assert names() == sorted(unicodedata.normalize(on_disk, path) for path in paths)
 
 
@@ -177,4 +177,4 @@ def test_files_of_one_name_in_two_folders_are_told_apart_by_whole_paths_alone(ho
         code, said = prepare("folder:in", *boxes(home, coco(files)))
         assert code == 2 and "'0.jpg' may be the label of day/0.jpg or night/0.jpg; give labels and images" in said
     code, said = prepare("folder:in", *boxes(home, coco(["day/0.jpg", "night/0.jpg"])))
-    assert code == 0 and "matched by whole paths: 0 of 2 labels match no image" in said
+    assert code == 0 and "matched by full paths: 0 of 2 labels match no image" in said

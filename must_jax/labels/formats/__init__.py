@@ -25,7 +25,7 @@ def build_format(name: str, options: Mapping[str, Any]) -> Format:
     """The format `name` with its options from a config.
 
     Raises:
-      UserError: an unknown format or option (names the nearest), a missing option, a value out of range.
+      UserError: an unknown format or option (names the nearest one), a missing option, a value out of range.
     """
     if name not in FORMATS:
         raise UserError(f"there is no format '{name}'; {nearest(name, FORMATS)}")

@@ -23,7 +23,7 @@ PRESENT = np.float32(1)
 
 
 class Photo(NamedTuple):
-    """An image of the set. `shape` is None where it is not known, and then there is nothing to compare with."""
+    """An image of the set. If its `shape` is unknown (None), labels are not compared with it."""
 
     name: str
     shape: ImageShape | None
@@ -32,10 +32,12 @@ class Photo(NamedTuple):
 class Annotations(NamedTuple):
     """True labels of an image set, opened and checked as far as that is cheap.
 
-    label: the label of an image, or None where there is none, which is not the same as an empty one; thread-safe. It
-      raises UserError where a file contradicts what was declared.
-    review: to be called once all labels have been read, with what they hold: says what is strange about them together,
-      and raises UserError where that contradicts what was declared.
+    Attributes:
+      kind, classes: what the labels are.
+      label: returns the label of an image, or None if it has none (not the same as an empty one); thread-safe. Raises
+        UserError if a file contradicts what was declared.
+      review: to be called once all labels have been read, with their statistics. Prints what is strange about all of
+        them together, and raises UserError if that contradicts what was declared.
     """
 
     kind: LabelKind
@@ -48,8 +50,8 @@ class Format(pydantic.BaseModel, abc.ABC):
     """A format with its options: frozen and serialisable (`model_dump`) into a column's manifest.
 
     Attributes:
-      gives: what its labels look like, as `shape` says it.
-      holds: the labels: a "file" or a "folder"; "" = the images' names do.
+      gives: the kind of its labels, in the words of `shape`.
+      holds: what holds the labels: a "file" or a "folder"; "" = the images' names.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
@@ -65,44 +67,44 @@ class Format(pydantic.BaseModel, abc.ABC):
 
     @abc.abstractmethod
     def digest(self, path: Path, images: ImageSet) -> str:
-        """Changes with the annotations; much cheaper than to open them."""
+        """A digest that changes with the annotations; much cheaper than opening them."""
 
     @abc.abstractmethod
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
-        """The annotations for the images of these names.
+        """The annotations for the images with these names.
 
         Args:
           kind: of the task's labels. Its layout is kept; sizes and units are those of the annotations.
 
         Raises:
-          UserError: annotations that are damaged, contradict each other or what was declared, or fit no image.
+          UserError: annotations that are damaged, contradict each other or what was declared, or match no image.
         """
 
 
 class Placed(Format):
-    """A format of labels that lie somewhere in their image: of boxes, or of maps.
+    """A format of labels with a position in their image: boxes or maps.
 
     Attributes:
-      orientation: which way up the labels see a photo that Exif turns: "upright", as viewers show it, or "stored", as
-        its pixels lie in the file, which tools see that ignore Exif; then the labels are turned with the image.
+      orientation: which way up a photo that Exif turns was labelled: "upright", as viewers show it, or "stored", as its
+        pixels lie in the file and as tools that ignore Exif show it; then the labels are turned with the image.
     """
 
-    # A column's options are those that it was made with: this one is listed only where it differs, as it came later.
+    # A column's options are those that it was made with; this one was added later, so its default is not listed.
     orientation: Annotated[
         Literal["upright", "stored"], pydantic.Field(exclude_if=lambda orientation: orientation == "upright")
     ] = "upright"
 
     def placed(self, kind: LabelKind, label: Label, photo: Photo, hw: tuple[int, int], where: str) -> Label:
-        """The label as one of the upright image.
+        """The label as a label of the upright image.
 
-        Labels may be larger or smaller than their image, but must have its shape, up to the rounding of sides.
+        Labels may be larger or smaller than their image, but must have its aspect ratio, up to the rounding of sides.
 
         Args:
-          hw: height and width of what was labelled, as the labels see it.
+          hw: height and width of what was labelled, according to the labels.
           where: the labels' file, for the message.
 
         Raises:
-          UserError: that is another image, or it is not known how it is turned.
+          UserError: the labels are of another image, or it is unknown how the image is turned.
         """
         if photo.shape is None:
             if self.orientation == "stored":
@@ -126,17 +128,17 @@ def _has_aspect(hw: tuple[int, int], image_hw: tuple[int, int]) -> bool:
 
 
 def shape(kind: LabelKind) -> str:
-    """What a kind looks like, in words."""
+    """A kind of label, in words."""
     if isinstance(kind, MapLabel):
         return f"map of {kind.content}{'' if kind.content == 'ids' else 's'}"
     return type(kind).__name__.removesuffix("Label").lower()
 
 
 def known_classes(found: Sequence[str], declared: Sequence[str], where: Callable[[str], str]) -> tuple[str, ...]:
-    """The declared classes if there are any, else those found, in their order.
+    """The declared classes if there are any, otherwise those found; both keep their order.
 
     Args:
-      where: what has a class of that name, for the message.
+      where: returns what has a class of that name, for the message.
 
     Raises:
       UserError: a class that is not declared.

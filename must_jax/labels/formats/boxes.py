@@ -1,4 +1,4 @@
-"""What formats of boxes share: whether boxes are what was declared, and the labels of their images."""
+"""Shared by the formats of boxes: checks whether boxes are as declared, and makes the labels of their images."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from must_jax.labels.formats.base import PRESENT, Placed
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal
 from must_jax.progress import counted, say
 
-OUTSIDE_PX = 1.0  # rounding; more is a mistake
-MOST = 0.5  # of all boxes
-_FRACTION = 1.01  # the largest that a fraction of an image can be, whatever its rounding
-_STRAY = 0.05  # up to this share of all boxes, those in the first pixel may be what they seem
+OUTSIDE_PX = 1.0  # how far boxes may stick out because of rounding; more is a mistake
+MOST = 0.5  # share of all boxes that counts as most of them
+_FRACTION = 1.01  # largest possible fraction of an image, however it is rounded
+_STRAY = 0.05  # up to this share of all boxes may really lie in the first pixel
 
 
 def later(default: object) -> Any:
-    """The field of an option that came later: a column from before is one that was made with the default."""
+    """The field of an option that was added later: older columns count as made with the default."""
     return Field(exclude_if=lambda value: value == default)
 
 
 class Boxes(NamedTuple):
-    """The boxes of all images, a row a box.
+    """The boxes of all images, one per row.
 
-    boxes_px: f64[n, 4] y0, x0, y1, x1 in pixels from the top left corner of the image.
-    hw: i64[n, 2], of the image.
-    image: i64[n], the number of the image.
-    classes: i32[n].
-    ignore: bool[n], neither an object nor background.
+    Attributes:
+      boxes_px: f64[n, 4] y0, x0, y1, x1 in pixels from the top left corner of the image.
+      hw: i64[n, 2], height and width of the image.
+      image: i64[n], the number of the image.
+      classes: i32[n].
+      ignore: bool[n], neither an object nor background.
     """
 
     boxes_px: np.ndarray
@@ -45,18 +46,18 @@ class Boxes(NamedTuple):
 
 
 class BoxesFormat(Placed):
-    """Boxes without area, and further copies of the same box, are left out and counted.
+    """A format of boxes. Boxes without area, and further copies of the same box, are left out and counted.
 
     Attributes:
-      fractions: coordinates are fractions of the image's width and height, and not pixels.
-      clip: boxes that stick out of their image are clipped to it, and not refused.
+      fractions: coordinates are fractions of the image's width and height, not pixels.
+      clip: boxes that stick out of their image are clipped to it, not refused.
     """
 
     fractions: Annotated[bool, later(False)] = False
     clip: Annotated[bool, later(False)] = False
 
     def in_pixels(self, corners: np.ndarray, hw: np.ndarray, where: str) -> np.ndarray:
-        """Corners f64[n, 4] (y0, x0, y1, x1) as they are given, of images of these sizes -> in pixels.
+        """Corners f64[n, 4] (y0, x0, y1, x1) as given, in images of these sizes -> in pixels.
 
         Raises:
           UserError: fractions and pixels are mixed up.
@@ -64,11 +65,11 @@ class BoxesFormat(Placed):
         count, area = len(corners), np.prod(corners[:, 2:] - corners[:, :2], axis=1)
         in_first = np.all(corners <= _FRACTION, axis=1) & (area > 0)
         if self.fractions:
-            # Fractions whose numbers mean something else, two corners for instance, seem to reach up to 2.
+            # Fractions whose numbers mean something else, for instance two corners, seem to reach up to 2.
             if count and np.mean(np.any(corners > 2 * _FRACTION, axis=1)) > MOST:
                 beyond = int(np.count_nonzero(np.any(corners > _FRACTION, axis=1)))
                 raise UserError(
-                    f"{where}: {beyond} of {counted(count, 'box')} reach beyond 1, so they are no "
+                    f"{where}: {beyond} of {counted(count, 'box')} reach beyond 1, so they are not "
                     "fractions of their images; remove the option fractions"
                 )
             return corners * np.tile(hw, 2)
@@ -88,13 +89,13 @@ class BoxesFormat(Placed):
         return corners
 
     def labels(self, boxes: Boxes, images: int, where: str, complaint: Callable[[int], str]) -> list[Label]:
-        """The labels of so many images: all boxes that are there are valid and certain.
+        """The labels of this many images: all their boxes are valid and certain.
 
         Args:
-          complaint: what to say of a row whose box lies outside of its image.
+          complaint: returns what to say about a row whose box lies outside its image.
 
         Raises:
-          UserError: boxes lie more than a pixel outside, and are not to be clipped; or none of them is left.
+          UserError: boxes lie more than a pixel outside, and are not to be clipped; or no box is left.
         """
         ends = np.tile(boxes.hw, 2)
         has_area = np.all(boxes.boxes_px[:, 2:] > boxes.boxes_px[:, :2], axis=1)
@@ -127,7 +128,7 @@ class BoxesFormat(Placed):
 
 
 def kind_of(labels: Sequence[Label]) -> BoxesLabel:
-    """With at least one slot, also where nothing is; and a place for boxes to ignore where there are any."""
+    """The kind of these labels: at least one slot, even without boxes; boxes to ignore only if there are any."""
     most = max([1, *(len(label["classes"]) for label in labels)])
     return BoxesLabel(most, ignore=any(label["ignore"].any() for label in labels))
 
@@ -139,7 +140,7 @@ def _label(boxes_yxyx: np.ndarray, classes: np.ndarray, ignore: np.ndarray) -> L
 
 
 def _copies(boxes: Boxes) -> np.ndarray:
-    """bool[n]: whether a box is the same as one before, on the same image and of the same class."""
+    """bool[n]: whether a box equals an earlier one on the same image, of the same class."""
     keys = np.column_stack([boxes.image, boxes.classes, boxes.ignore, boxes.boxes_px])
     order = np.lexsort(keys.T)  # is stable
     copies = np.zeros(len(keys), bool)

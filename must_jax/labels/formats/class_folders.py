@@ -17,15 +17,15 @@ from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.spelling import composed
 from must_jax.progress import say
 
-_FEW = 20  # images; with more, a class has several
+_FEW = 20  # images; with more, a class should have several
 
 
 class ClassFolders(Format):
-    """ "train/cat/1.jpg" is a "cat". Names of classes are composed (NFC), however the disk has those of folders.
+    """ "train/cat/1.jpg" is a "cat". Class names are composed (NFC), however the disk stores the folders' names.
 
     Attributes:
       level: which folder of the path: -1 = the innermost, 0 = the outermost.
-      classes: in the order of their indices; () = those that there are, sorted.
+      classes: in the order of their indices; () = all that occur, sorted.
     """
 
     name: ClassVar[str] = "class_folders"
@@ -76,7 +76,7 @@ class ClassFolders(Format):
         return f"the class is the {which} (level {self.level}), {name} is a '{self._folder(name)}'"
 
     def _told_depths(self, depths: Mapping[int, str]) -> str:
-        """Where folders lie in folders, another level may be meant."""
+        """A hint, if images lie at different depths, that another level may be meant; otherwise ""."""
         if len(depths) == 1:
             return ""
         least, most = depths[min(depths)], depths[max(depths)]
@@ -87,7 +87,7 @@ class ClassFolders(Format):
 
 
 def _folders(name: str) -> list[str]:
-    """Those that an image lies in; of one whose name begins with its tar or Parquet file, inside of that."""
+    """The folders that an image lies in; for an image from a tar or Parquet file, those inside that file."""
     parts = name.split("/")[:-1]
     files = [at for at, part in enumerate(parts, start=1) if part.lower().endswith((".tar", ".parquet"))]
     return parts[max(files, default=0) :]

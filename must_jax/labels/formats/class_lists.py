@@ -1,4 +1,4 @@
-"""Lists of classes, as a config gives them: the names themselves, or a file that has them."""
+"""Lists of classes in a config: the names themselves, or a file that lists them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pydantic
 
 from must_jax.labels.formats.json_files import Category, load
 
-_SUFFIXES = (".txt", ".names", ".json")  # of a file, also where there is none of this name
+_SUFFIXES = (".txt", ".names", ".json")  # a value that ends with one names a file, whether or not it exists
 
 
 def _names(value: Any) -> Any:
@@ -33,7 +33,7 @@ def _names(value: Any) -> Any:
 
 
 def _of_text(data: bytes) -> list[str]:
-    """One class a line."""
+    """One class per line."""
     lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     if table := next((line for line in lines if "\t" in line), None):
         raise ValueError(f"it has the line {table!r}, so it is a table; write one class a line")
@@ -41,7 +41,7 @@ def _of_text(data: bytes) -> list[str]:
 
 
 def _of_json(content: Any) -> list[str]:
-    """A list of names; their indices and names, as in Hugging Face's id2label; or a file of COCO's, by category ids."""
+    """Class names from a list, from index -> name (Hugging Face's id2label), or from a COCO file, by category id."""
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         categories = pydantic.TypeAdapter(list[Category]).validate_python(content["categories"])
         content = [each.name for each in sorted(categories, key=attrgetter("id"))]

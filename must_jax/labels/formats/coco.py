@@ -28,7 +28,7 @@ _LARGE = 2**31 - 1
 _Coordinate = Annotated[FiniteFloat, Field(gt=-_LARGE, lt=_LARGE), Number]
 _Length = Annotated[FiniteFloat, Field(ge=0, lt=_LARGE), Number]
 _Side = Annotated[int, Field(gt=0, lt=_LARGE), Number]
-_READINGS: dict[str, tuple[str, np.ndarray]] = {  # of the four numbers of a box: in words, and from them y0, x0, y1, x1
+_READINGS: dict[str, tuple[str, np.ndarray]] = {  # meanings of a box's four numbers: in words; matrix to y0, x0, y1, x1
     "xywh": ("x, y, width, height", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0]], np.float64)),
     "xyxy": ("x0, y0, x1, y1", np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], np.float64)),
     "cxcywh": (
@@ -36,7 +36,7 @@ _READINGS: dict[str, tuple[str, np.ndarray]] = {  # of the four numbers of a box
         np.array([[0, 1, 0, -0.5], [1, 0, -0.5, 0], [0, 1, 0, 0.5], [1, 0, 0.5, 0]], np.float64),
     ),
 }
-_ENOUGH = 3  # boxes, to tell from their areas what they are
+_ENOUGH = 3  # boxes that suffice to tell what their numbers mean
 _SAME_AREA, _SAME_SHARE = 0.01, 0.9
 
 
@@ -50,7 +50,7 @@ class _Image:
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """`bbox`: see `Coco`. `area`, in square pixels, is that of the outline, or of the box where there is none."""
+    """`bbox`: see `Coco`. `area`, in square pixels, is that of the outline or, if there is none, of the box."""
 
     image_id: Id
     category_id: Integer
@@ -70,7 +70,7 @@ class Coco(BoxesFormat):
     """Boxes that mark a crowd are to be ignored.
 
     Attributes:
-      bbox: what the four numbers of a box are. "xywh", as COCO has it: x and y of the top left corner, width, height;
+      bbox: the meaning of a box's four numbers. "xywh", as in COCO: x and y of the top left corner, width, height;
         "xyxy": two corners; "cxcywh": the centre, width, height.
       classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
     """
@@ -102,7 +102,7 @@ class Coco(BoxesFormat):
         return Annotations(kind_of([*labels.values()]), classes, label)
 
     def _labels(self, parsed: _Instances, class_of: Callable[[int], int], path: Path) -> dict[Id, Label]:
-        """By image id, of all images that are listed."""
+        """Image id -> label, for all images that are listed."""
         images = by("id", parsed.images, path)
         numbers = {id_: number for number, id_ in enumerate(images)}
         given = parsed.annotations
@@ -135,10 +135,11 @@ class Coco(BoxesFormat):
         return dict(zip(images, labels, strict=True))
 
     def _boxes_px(self, boxes: np.ndarray, hw: np.ndarray, areas: Sequence[Any], where: str) -> np.ndarray:
-        """f64[n, 4] as they are in the file -> f64[n, 4] y0, x0, y1, x1 in pixels.
+        """Boxes f64[n, 4] as in the file -> f64[n, 4] y0, x0, y1, x1 in pixels.
 
         Raises:
-          UserError: most contradict what `bbox` and `fractions` say, and another meaning fits all of them.
+          UserError: most boxes do not fit their images as `bbox` and `fractions` say, but all do with another meaning;
+            or the given areas fit another meaning.
         """
         readings = {name: boxes @ matrix.T for name, (_, matrix) in _READINGS.items()}
         boxes_px = self.in_pixels(readings[self.bbox], hw, where)
@@ -168,7 +169,7 @@ class Coco(BoxesFormat):
 
 
 def _fits(boxes_px: np.ndarray, hw: np.ndarray) -> np.ndarray:
-    """bool[n]: whether a box lies in its image, but for rounding, and does not end before it begins."""
+    """bool[n]: whether a box lies in its image, up to rounding, and does not end before it begins."""
     inside = (boxes_px >= -OUTSIDE_PX) & (boxes_px <= np.tile(hw, 2) + OUTSIDE_PX)
     return np.all(inside, axis=1) & np.all(boxes_px[:, 2:] >= boxes_px[:, :2], axis=1)
 
@@ -180,7 +181,7 @@ def _areas(boxes_px: np.ndarray) -> np.ndarray:
 def category_classes(
     categories: Sequence[Category], declared: Sequence[str], path: Path
 ) -> tuple[Callable[[int], int], tuple[str, ...]]:
-    """From category ids to contiguous class ids, in the order of the former or as declared; and the classes' names.
+    """A function from category ids to contiguous class ids, in the order of the former or as declared; the class names.
 
     The function raises UserError for a category that is unknown or not declared: no label may have it.
     """

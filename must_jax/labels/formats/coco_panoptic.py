@@ -1,4 +1,4 @@
-"""COCO panoptic segmentation: a JSON file, and PNG files whose colours are the ids of segments."""
+"""COCO panoptic segmentation: a JSON file, and PNG files whose colours are segment ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from must_jax.labels.formats.names import digest_of_sizes, files_below, match
 from must_jax.labels.formats.png import SUFFIX, Header, check_headers, map_label, read_codes
 from must_jax.labels.formats.spelling import as_here
 
-_VOID = 0  # the id of no segment
+_VOID = 0  # the id of pixels without a segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ class _Panoptic:
 
 
 class CocoPanoptic(Placed):
-    """The classes of all segments, things and stuff, as one map of ids; pixels of no segment have no label.
+    """The classes of all segments, things and stuff, as one map of ids; pixels without a segment have no label.
 
     Attributes:
-      masks: folder of the PNG files; "" = the JSON's path without its suffix, as COCO has it.
+      masks: folder of the PNG files; "" = the JSON's path without its suffix, as in COCO.
       classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
-      max_side: longer maps are made smaller, by nearest neighbour; 0 = never.
+      max_side: larger maps are reduced to this longer side, by nearest neighbour; 0 = never.
     """
 
     name: ClassVar[str] = "coco_panoptic"
@@ -77,7 +77,7 @@ class CocoPanoptic(Placed):
         return hashlib.sha256(f"{files.sha256(path)} {digest_of_sizes(pngs, folder)}".encode()).hexdigest()
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
-        assert isinstance(kind, MapLabel)  # as `gives` says
+        assert isinstance(kind, MapLabel)  # according to `gives`
         parsed, folder = read_json(path, _Panoptic), self._masks_of(path)
         images = by("id", parsed.images, path)
         by("file_name", parsed.images, path)
@@ -122,7 +122,7 @@ class CocoPanoptic(Placed):
 
 
 def _classes_of_pixels(file: Path, segments: dict[int, int], path: Path) -> np.ndarray:
-    """i32[h, w] of a PNG with segment id = R + 256 G + 256^2 B."""
+    """i32[h, w], classes from a PNG with segment id = R + 256 G + 256^2 B."""
     codes = read_codes(file).astype(np.int32)
     found, which = np.unique(codes @ np.array([1, 256, 256**2], np.int32), return_inverse=True)
     if unknown := [id_ for id_ in found.tolist() if id_ not in segments]:

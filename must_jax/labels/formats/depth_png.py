@@ -18,10 +18,10 @@ from must_jax.progress import rounded, say
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 _OFTEN = {"mm": 0.001, "cm": 0.01, "1/256": 1 / 256, "1/5000": 1 / 5000, "m": 1.0}  # KITTI and TUM have the fractions
 _LIKELY_M = (0.2, 100.0)
-_FAR_M = 1000.0  # unless max_m says that there is more
+_FAR_M = 1000.0  # unless max_m is set
 _NEAR_M = 0.01
 _LARGEST = 65535
-_FULL_FROM = _LARGEST // 40  # a map that was stretched begins below
+_FULL_FROM = _LARGEST // 40  # the smallest code of a map that was stretched is below this
 _MOST_FILES = 0.9
 
 
@@ -33,7 +33,7 @@ def _metres_a_code(unit: Any) -> Any:
     except (ValueError, ZeroDivisionError, OverflowError):
         names = ", ".join(f"'{name}'" for name in list(_METRES)[:-1])
         raise ValueError(
-            f"Input should be {names} or 'm', or metres a code, such as 0.00390625 or 1/256, and not '{unit}'"
+            f"Input should be {names} or 'm', or metres per code, such as 0.00390625 or 1/256, and not '{unit}'"
         ) from None
 
 
@@ -51,15 +51,15 @@ class DepthPng(PngMaps):
     """Depth along the optical axis. A depth of 0 is never valid.
 
     Attributes:
-      unit: of a code: "mm", "cm", "m", or its metres (KITTI: 1/256).
+      unit: of a code: "mm", "cm", "m", or metres per code (KITTI: 1/256).
       invalid: the code, or the codes, of pixels without a depth.
-      max_m: the largest depth in metres that can be; a file with a larger one is refused. None = a kilometre.
+      max_m: the largest possible depth in metres; a file with a larger one is refused. None = a kilometre.
     """
 
     name: ClassVar[str] = "depth_png"
     gives: ClassVar[str] = "map of scalars"
     headers: ClassVar[tuple[Header, ...]] = (Header(16, "grey"),)
-    unlike: ClassVar[str] = " (8 bits a pixel, and colours, are mostly a picture of depths, and no depths)"
+    unlike: ClassVar[str] = " (files with 8 bits per pixel, or colours, are usually pictures of depths, not depths)"
     stored_unit: ClassVar[str] = "m"
 
     unit: Unit
@@ -84,7 +84,7 @@ class DepthPng(PngMaps):
         return codes.astype(np.float32) * np.float32(self._metres) * valid, valid
 
     def _likely(self, codes: np.ndarray) -> str:
-        """In which units these would be depths of rooms or roads, where those declared are none."""
+        """The units in which these would be depths of rooms or roads, if they are not in the declared unit; else ""."""
         low, middle, high = np.percentile(codes, (1, 50, 99)).tolist()
         if middle * self._metres <= _LIKELY_M[1]:
             return ""
@@ -102,7 +102,7 @@ class DepthPng(PngMaps):
             share = 100 * seen.amount["top alone"] / max(1, seen.amount["valid"])
             say(
                 f"{path}: {rounded(share, 2)} % of what is valid has code {_LARGEST}, and all others are below half of "
-                f"it, so it may be sky, or no depth; set the option invalid={_LARGEST} then"
+                f"it, so it may mean sky, or no depth; if so, set the option invalid={_LARGEST}"
             )
         if maps and seen.files["stretched"] > _MOST_FILES * maps:
             say(
@@ -114,7 +114,7 @@ class DepthPng(PngMaps):
 
 
 def _marks(codes: np.ndarray, valid: np.ndarray, farthest: int) -> dict[str, int]:
-    """What of a map is strange, in pixels."""
+    """What is strange about a map, as counts of pixels ("maps": 1 for the map itself)."""
     count = int(np.count_nonzero(valid))
     marks = {"maps": 1, "valid": count}
     if farthest == _LARGEST:

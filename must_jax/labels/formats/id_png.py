@@ -1,4 +1,4 @@
-"""Semantic segmentation as PNG files: a code a pixel."""
+"""Semantic segmentation as PNG files: one code per pixel."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Code = Annotated[int, Field(ge=0, le=WIDE_IGNORE_ID)]
 Codes = Annotated[tuple[Code, ...], Listed]
 
 _UNKNOWN = -1
-_MOST_CODES = 12  # that are listed
+_MOST_CODES = 12  # listed at most
 
 
 class _Colour(NamedTuple):
-    """Of a palette."""
+    """A colour of a palette."""
 
     red: int
     green: int
@@ -35,16 +35,17 @@ class _Colour(NamedTuple):
 
 
 class IdPng(PngMaps):
-    """Grey PNG of 8 or 16 bits, or of 1, or PNG with a palette, whose indices are the codes.
+    """Grey PNG with 1, 8 or 16 bits, or PNG with a palette, whose indices are the codes.
 
-    The colours of palettes mean nothing, but have to be those of the same codes in all files.
+    The colours of palettes have no meaning, but each must belong to the same code in all files.
 
     Attributes:
       classes: in the order of their indices.
       offset: the code of the first class; the others follow.
-      codes: instead of `offset` the code of each class, in their order; or class name -> its code or codes, of all.
-      ignore: codes of pixels without a label, of which those that `codes` has are none unless it is set. Any other code
-        is refused. By default 255, and of more than 255 classes 65535.
+      codes: instead of `offset`: the code of each class, in the order of the classes; or every class name -> its code
+        or codes.
+      ignore: codes of pixels without a label; by default 255, unless `codes` uses it, and 65535 with more than 255
+        classes. Any other code is refused.
     """
 
     name: ClassVar[str] = "id_png"
@@ -105,7 +106,7 @@ class IdPng(PngMaps):
         return ids, None
 
     def _as_coloured(self, indices: np.ndarray, palette: np.ndarray | None, file: Path, seen: Seen) -> np.ndarray:
-        """The codes of indices into a palette, where its colours say what they are."""
+        """The codes of the pixels. A subclass may derive them from the palette's colours instead of its indices."""
         return indices
 
     def review(self, path: Path, seen: Seen, statistics: Statistics) -> None:
@@ -127,11 +128,11 @@ class IdPng(PngMaps):
         share = 100 * seen.amount[ignored[0]] / pixels
         what = (
             f"{path}: {_quoted(never)} of {len(self.classes)} classes never occur{'s' * (len(never) == 1)}, but code "
-            f"{ignored[0]}, which is declared to be no label, is {rounded(share, 2)} % of the pixels, in "
+            f"{ignored[0]}, which is declared to mean no label, is {rounded(share, 2)} % of the pixels, in "
             f"{seen.files[ignored[0]]} of the masks"
         )
         if self.codes or not self._is_doubtful(never, ignored):
-            say(f"{what}; see that it is none of them")
+            say(f"{what}; check that it is not one of them")
             return
         there = [str(each[0]) for each in self._codes_of_classes()]
         looks = list(there)
@@ -139,16 +140,16 @@ class IdPng(PngMaps):
             looks[self.classes.index(name)] = str(code)
         raise UserError(
             f"{what}, so it looks like '{never[0]}'; set the option codes={','.join(looks)} (a code for each class), "
-            f"or codes={','.join(there)} if it is no label"
+            f"or codes={','.join(there)} if it means no label"
         )
 
     def _is_doubtful(self, never: Sequence[str], ignored: Sequence[int]) -> bool:
-        """Whether codes that are ignored are likely to be those of the classes that never occur."""
+        """Whether the ignored codes are likely to be those of the classes that never occur."""
         nothing_to_learn = len(self.classes) > 1 and len(never) >= len(self.classes) - 1
         return nothing_to_learn or (len(never) <= len(ignored) and "ignore" not in self.model_fields_set)
 
     def _advice(self, codes: Sequence[int]) -> str:
-        """What would declare all these codes."""
+        """How to declare all these codes."""
         count, free = len(self.classes), [code for code in codes if code not in self._ignored()]
         if free[0] == 0 and free[-1] == count and not self.codes and self.offset == 0:
             return (
@@ -187,7 +188,7 @@ class IdPng(PngMaps):
 
 
 def _check_palettes(path: Path, seen: Seen) -> None:
-    """Raises UserError where the same colour has different codes: an image program has put the palette in order."""
+    """Raises UserError if the same colour has different codes, because an image program has sorted the palette."""
     found: defaultdict[_Colour, list[int]] = defaultdict(list)
     for thing in seen.amount:
         if isinstance(thing, tuple):
@@ -197,8 +198,8 @@ def _check_palettes(path: Path, seen: Seen) -> None:
         if len(codes) > 1:
             one, other = (f"code {code} in {seen.first[colour, code]}" for code in sorted(codes)[:2])
             raise UserError(
-                f"{path}: the colour {tuple(colour)} is {one}, but {other}, so some program has sorted the palettes "
-                "anew and codes mean nothing; take the original files, or write the codes as 8-bit grey"
+                f"{path}: the colour {tuple(colour)} is {one}, but {other}, so some program has re-sorted the "
+                "palettes, and codes mean nothing; take the original files, or write the codes as 8-bit grey"
             )
 
 

@@ -1,4 +1,4 @@
-"""JSON files that others wrote, and what is needed of them."""
+"""Reads JSON files written by others: the parts that are needed."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Id = Annotated[int | str, Number, pydantic.AfterValidator(_same)]  # "7" is 7: t
 
 
 def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] = lambda item: item) -> Any:
-    """What a file holds.
+    """The contents of a file.
 
     Raises:
-      ValueError: it is no JSON, one that is nested too deeply to be read, or one whose objects have a key twice, of
-        which parsers take either.
+      ValueError: it is not JSON, is nested too deeply to be read, or has an object with the same key twice, of which
+        parsers take either.
     """
     twice = ""
 
@@ -63,10 +63,10 @@ def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] = lambda item:
 
 
 def read_json(path: Path, type_: type[T]) -> T:
-    """A file of COCO's as a dataclass that names what is needed of it.
+    """A COCO file as a dataclass that names the parts that are needed.
 
     Raises:
-      UserError: it is no JSON, or lacks something.
+      UserError: it is not JSON, or lacks something.
     """
 
     def without_outlines(item: dict[str, Any]) -> dict[str, Any]:  # most of a file, and not needed
@@ -87,10 +87,10 @@ def read_json(path: Path, type_: type[T]) -> T:
 
 
 def by(field: str, items: Sequence[T], where: Path | str) -> dict[Any, T]:
-    """The items by one of their fields.
+    """The items by the value of one of their fields.
 
     Raises:
-      UserError: two items have the same.
+      UserError: two items have the same value.
     """
     found: dict[Any, T] = {}
     for key, item in zip(map(attrgetter(field), items), items, strict=True):

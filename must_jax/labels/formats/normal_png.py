@@ -1,4 +1,4 @@
-"""Surface normals as RGB PNG files, 8 or 16 bits a component."""
+"""Surface normals as RGB PNG files, with 8 or 16 bits per component."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from must_jax.errors import UserError
 from must_jax.labels.formats.png import Header, PngMaps, Seen, lengths, read_codes
 
 _AXES = re.compile(r"([+-]?)([xyz])")
-_ZERO_LENGTH = 0.05  # the grey that stands for no vector, whatever its rounding
+_ZERO_LENGTH = 0.05  # largest length of the grey that stands for no vector, however it is rounded
 _LENGTH_ERROR, _FAR_SHARE = 0.2, 0.05
-_AWAY, _AWAY_SHARE = 0.5, 0.5  # a visible surface faces the camera; up to wide angles z stays below
+_AWAY, _AWAY_SHARE = 0.5, 0.5  # a visible surface faces the camera; even for wide angles, z stays below this
 
 
 def _parse(axes: str) -> tuple[list[int], np.ndarray]:
-    """Which of the file's components ours are, and by what sign.
+    """The index of the file's component for each of ours, and its sign.
 
     Raises:
-      ValueError: each is to be named once.
+      ValueError: x, y and z are not named once each.
     """
     parts = [match for part in axes.split(",") if (match := _AXES.fullmatch(part.strip()))]
     if sorted(part[2] for part in parts) != ["x", "y", "z"] or axes.count(",") != 2:
@@ -38,10 +38,10 @@ def _checked(axes: str) -> str:
 
 
 class NormalPng(PngMaps):
-    """Component = 2 * code / largest code - 1. Black, and the grey of the zero vector, are pixels without a normal.
+    """Component = 2 * code / largest code - 1. Black, and the grey of the zero vector, mean pixels without a normal.
 
-    A file is refused where more than 5 % of its vectors are more than 0.2 longer or shorter than 1, or where most point
-    away from the camera, since then it is no map of normals or has other axes.
+    A file is refused if more than 5 % of its vectors are more than 0.2 longer or shorter than 1, or if most point away
+    from the camera, since then it is not a map of normals, or it has other axes.
 
     Attributes:
       axes: our x (right), y (down) and z (forward, away from the camera) in terms of the file's red, green and blue,
@@ -70,7 +70,7 @@ class NormalPng(PngMaps):
         away = valid & (normals[..., 2] > _AWAY)
         if away.sum() > _AWAY_SHARE * valid.sum():
             raise UserError(
-                f"{file} has normals that point away from the camera with axes '{self.axes}', so they are others; "
+                f"{file} has normals that point away from the camera with axes '{self.axes}', so its axes differ; "
                 "correct axes ('x,-y,-z' for y up and z towards the camera), or remove the file"
             )
         return normals * valid[..., None], valid

@@ -1,4 +1,4 @@
-"""Maps as PNG files, one an image: which belongs to which, and whether they are what was declared."""
+"""Maps as PNG files, one per image: which file belongs to which image, and whether files are as declared."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from must_jax.labels.formats.names import digest_of_sizes, files_below, match, s
 from must_jax.labels.statistics import Statistics
 
 SUFFIX = ".png"
-MOST_SIDE = 16_383  # of a WebP
+MOST_SIDE = 16_383  # pixels, WebP's limit
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 
 
 class Header(NamedTuple):
-    """Of a PNG file: bits a channel, and what the channels are."""
+    """The header of a PNG file: bits per channel, and what the channels are."""
 
     bits: int
     colours: str
@@ -43,12 +43,12 @@ class Header(NamedTuple):
 
 
 class Seen:
-    """What the files of an import hold, counted from many threads.
+    """Counts the things in the files of an import, such as codes, from many threads.
 
     Attributes:
-      amount: of each thing, over all files: of a code, its pixels.
-      files: how many have it.
-      first: one of these.
+      amount: thing -> its amount over all files; for a code, its pixels.
+      files: thing -> how many files have it.
+      first: thing -> one of these files.
     """
 
     def __init__(self) -> None:
@@ -72,15 +72,15 @@ def _pair(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class PngMaps(Placed):
-    """A folder of PNG files that are called like their images.
+    """A folder of PNG files that are named like their images.
 
     Attributes:
-      replace: a text in an image's path (without its suffix), and by what to replace it to find its map:
-        ("_leftImg8bit", "_gtFine_labelTrainIds"); where the first is empty, the second is appended.
-      max_side: longer maps are made smaller: ids by nearest neighbour, values by the mean of the valid ones; 0 = never.
-        Metrics are taken at the size that is kept.
-      headers: what the files may be.
-      unlike: what files with other headers mostly are, for the message.
+      replace: a text in an image's path (without its suffix), and its replacement in the path of the map:
+        ("_leftImg8bit", "_gtFine_labelTrainIds"); if the first is empty, the second is appended.
+      max_side: larger maps are reduced to this longer side: ids by nearest neighbour, values by the mean of the valid
+        ones; 0 = never. Metrics are measured at the reduced size.
+      headers: the headers that files may have.
+      unlike: what files with other headers usually are, for the message.
       stored_unit: of the values in the column.
     """
 
@@ -98,23 +98,23 @@ class PngMaps(Placed):
 
     @abc.abstractmethod
     def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray | None]:
-        """A map at full size, 0 where it is not valid, and which of it is; None for ids.
+        """A map at full size, 0 where it is not valid, and its valid pixels; None for ids, which are not masked.
 
         Args:
-          seen: takes what `review` needs to know of the file.
+          seen: receives what `review` needs to know about the file.
 
         Raises:
-          UserError: what the file holds contradicts the options.
+          UserError: the contents of the file contradict the options.
         """
 
     def review(self, path: Path, seen: Seen, statistics: Statistics) -> None:
-        """As of `Annotations`."""
+        """As `Annotations.review`."""
 
     def digest(self, path: Path, images: ImageSet) -> str:
         return digest_of_sizes(files_below(path, SUFFIX).values(), path)
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
-        assert isinstance(kind, MapLabel)  # as `gives` says
+        assert isinstance(kind, MapLabel)  # according to `gives`
         pngs = files_below(path, SUFFIX)
         files = {name: pngs[key] for name, key in match(names, pngs, str(path), self._as_key).items()}
         check_headers(files.values(), self.headers, self.name, self.unlike)
@@ -137,10 +137,10 @@ class PngMaps(Placed):
 
 
 def map_label(kind: MapLabel, values: np.ndarray, valid: np.ndarray | None, max_side: int) -> Label:
-    """A map (see `PngMaps.values`) as a label, made smaller where its longer side has more than `max_side` pixels.
+    """A map (see `PngMaps.values`) as a label, reduced if its longer side has more than `max_side` pixels.
 
     Raises:
-      UserError: a map that is too large to be stored.
+      UserError: the map is too large to be stored.
     """
     height, width = values.shape[:2]
     scale = min(1.0, max_side / max(height, width)) if max_side else 1.0
@@ -157,7 +157,7 @@ def map_label(kind: MapLabel, values: np.ndarray, valid: np.ndarray | None, max_
         values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
         share = cv2.resize(valid, size, interpolation=cv2.INTER_AREA)
         values = values / np.maximum(share[..., None] if values.ndim == 3 else share, np.float32(1e-6))
-        valid = (share > 0).astype(np.float32)  # of measurements that are sparse all are kept
+        valid = (share > 0).astype(np.float32)  # keeps all of sparse measurements
     if values.ndim == 3:
         values = values / np.maximum(lengths(values), np.float32(1e-6))[..., None]
     return {kind.field: values, "valid": valid, "present": PRESENT}
@@ -172,7 +172,7 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
     """Reads the first bytes of all files, which is cheap enough to do before the first label is written.
 
     Raises:
-      UserError: a file that is no PNG, or one of another bit depth or number of channels.
+      UserError: a file that is not a PNG, or has another bit depth or other channels.
     """
     for file in files:
         with file.open("rb") as opened:
@@ -187,7 +187,7 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
 
 
 def _read(file: Path) -> bytes:
-    """The bytes of a PNG whose pixels are not too many to be decoded."""
+    """The bytes of a PNG that does not have too many pixels to be decoded."""
     data = file.read_bytes()
     try:
         check_pixels(pixels(data))
@@ -197,7 +197,7 @@ def _read(file: Path) -> bytes:
 
 
 def read_codes(file: Path) -> np.ndarray:
-    """u8 or u16[h, w] or [h, w, 3] (RGB) of a PNG without a palette.
+    """u8 or u16[h, w] or [h, w, 3] (RGB) from a PNG without a palette.
 
     Raises:
       UserError: it is damaged.

@@ -11,7 +11,7 @@ MOST_NAMED = 20  # with more, something is wrong with all of them
 
 
 def refusal(problems: Sequence[str], count: int = 0) -> UserError:
-    """The first of these sentences as an error; the others are said, up to MOST_NAMED. `count` is that of all."""
+    """The first problem as an error; prints the others, up to MOST_NAMED in all. `count`: how many there really are."""
     count = count or len(problems)
     for each in problems[1:MOST_NAMED]:
         say(f"refused as well: {each}")

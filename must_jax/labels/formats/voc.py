@@ -1,4 +1,4 @@
-"""PASCAL VOC (Everingham et al. 2010): boxes in one XML file an image, and masks as palette PNG."""
+"""PASCAL VOC (Everingham et al. 2010): boxes in one XML file per image, and masks as PNG files with a palette."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _ENDS = ("ymin", "xmin", "ymax", "xmax")
-_EDGES = {"from_1": (-1.0, 0.0), "from_0": (0.0, 1.0), "edges": (0.0, 0.0)}  # from first and last pixel to the box
+_EDGES = {"from_1": (-1.0, 0.0), "from_0": (0.0, 1.0), "edges": (0.0, 0.0)}  # from the first and last pixel to the box
 _ANOTHER_BASE_PX = 0.5
 _LARGE = 2**31 - 1  # pixels
-_NONE = -1
+_NONE = -1  # not a colour of VOC's
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "unspecified", "")
 
 
 class _Objects(NamedTuple):
-    """The boxes of one file: `corners` f64[n, 4] ymin, xmin, ymax, xmax as they are given; `difficult` bool[n]."""
+    """The boxes of one file: `corners` f64[n, 4] ymin, xmin, ymax, xmax as given; `difficult` bool[n]."""
 
     hw: tuple[int, int]
     names: list[str]
@@ -51,10 +51,10 @@ class Voc(BoxesFormat):
     """Boxes in XML.
 
     Attributes:
-      difficult: whether boxes that are marked as difficult count like others, or are to be ignored.
-      pixels: what xmin to ymax are. "from_1", as VOC has it: the first and the last pixel of a box, counted from 1;
+      difficult: whether boxes that are marked as difficult count like others; if not, they are to be ignored.
+      pixels: what xmin to ymax are. "from_1", as in VOC: the first and the last pixel of a box, counted from 1;
         "from_0": the same, counted from 0; "edges": where the box begins and ends, from 0 to the width or height.
-      classes: in the order of their indices; () = those that there are, sorted.
+      classes: in the order of their indices; () = all that occur, sorted.
     """
 
     name: ClassVar[str] = "voc"
@@ -88,7 +88,7 @@ class Voc(BoxesFormat):
         return Annotations(kind_of([*labels.values()]), classes, label)
 
     def _read(self, xmls: Mapping[str, Path], path: Path) -> dict[str, _Objects]:
-        """The files of these images, in their order."""
+        """The contents of these images' files, in the same order."""
         parsed: dict[str, _Objects] = {}
         problems: list[str] = []
         with Progress(f"reading {path}", len(xmls), "files") as progress:
@@ -136,7 +136,7 @@ class Voc(BoxesFormat):
         return self.labels(boxes, len(objects), str(path), complaint)
 
     def _check_base(self, corners: np.ndarray, hw: np.ndarray, file_of: Callable[[int], Path]) -> None:
-        """Raises UserError where boxes begin before the first or end after the last pixel, by one: it is another."""
+        """Raises UserError if boxes stick out of their image by about a pixel, since then `pixels` is wrong."""
         before, after = _EDGES[self.pixels]
         if self.pixels == "edges" or self.clip:
             return
@@ -182,7 +182,7 @@ class Voc(BoxesFormat):
 
 
 def colour_map() -> np.ndarray:
-    """u8[256, 3]: VOC's colours of all codes, from the development kit."""
+    """u8[256, 3]: VOC's colours for all codes, from the development kit."""
     codes = np.arange(256)
     bits = [sum(((codes >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
     return np.stack(bits, 1).astype(np.uint8)
@@ -191,7 +191,7 @@ def colour_map() -> np.ndarray:
 class VocMasks(IdPng):
     """`SegmentationClass/*.png`: 0 = background, 1 to 20 = the classes, 255 = the seam around objects.
 
-    Where a palette has VOC's colours in another order, as image programs leave it, the colours decide.
+    If a palette has VOC's colours in another order, as some image programs save it, the colours decide.
     """
 
     name: ClassVar[str] = "voc_masks"
@@ -213,7 +213,7 @@ class VocMasks(IdPng):
             index, code = next(iter(others.items()))
             raise UserError(
                 f"{file} has code {index} with VOC's colour of code {code}, and colours that VOC does not have, so its "
-                "palette is another; write the codes as 8-bit grey, or use id_png"
+                "palette is not VOC's; write the codes as 8-bit grey, or use id_png"
             )
         seen.add(file, {"coloured": 1})
         codes = np.zeros(256, np.uint8)

@@ -153,7 +153,7 @@ def test_palettes_with_the_colours_of_voc_in_another_order(
         np.testing.assert_array_equal(labels[i]["ids"], VOC)
     assert "2 masks have VOC's colours in another order, so their colours decide" in capsys.readouterr().err
 
-    message = "the colour .* is code .* so some program has sorted the palettes anew"
+    message = "the colour .* is code .* so some program has re-sorted the palettes"
     refused(message, images, "segmentation", "id_png", tmp_path / "masks", classes=("background", *VOC_CLASSES))
 
 

@@ -27,12 +27,12 @@ def test_a_stray_whole_path_does_not_hide_the_others(capsys: pytest.CaptureFixtu
     keys = [*(f"{i}.jpg" for i in numbers[:-1]), "x.jpg"]
     assert match(names, keys, "x") == dict(zip(names[:-1], keys[:-1], strict=True))
     assert capsys.readouterr().err == (
-        "x, matched by last parts of paths: 1 (e.g. 'x.jpg') of 101 labels match no image, "
+        "x, matched by file names: 1 (e.g. 'x.jpg') of 101 labels match no image, "
         "1 (e.g. 'train/101.jpg') of 101 images have no label\n"
     )
     assert match(names, names, "x") == {name: name for name in names}
     assert capsys.readouterr().err.startswith(
-        "x, matched by whole paths: 0 of 101 labels match no image, 0 of 101 images"
+        "x, matched by full paths: 0 of 101 labels match no image, 0 of 101 images"
     )
 
 
@@ -40,7 +40,7 @@ def test_whole_paths_of_some_folders_and_last_parts_of_others_are_refused():
     """train/010.jpg is not to get the label of test/010."""
     names = [f"{'train' if i < 50 else 'val'}/{i:03}.jpg" for i in range(60)]
     keys = [f"{'train' if i < 5 else 'test'}/{i:03}" for i in range(60)]
-    message = "x: whole paths fit 5 images, last parts of paths 60, but .*; give labels and images the same relative"
+    message = "x: full paths match 5 images, file names 60, but .*; give labels and images the same relative"
     with pytest.raises(UserError, match=message):
         match(names, keys, "x", stem)
     assert match(names, keys[:5], "x", stem) == dict(zip(names[:5], keys[:5], strict=True))
@@ -99,7 +99,7 @@ def test_names_without_suffix():
     "names, keys, message",
     [
         (["a/1", "b/1"], ["1"], "labels: '1' may be the label of a/1 or b/1; give labels and images the same relative"),
-        (["x/1", "1", "x/2", "x/3"], ["1", "2", "3"], "labels: whole paths fit 1 images, last parts of paths 2, but"),
+        (["x/1", "1", "x/2", "x/3"], ["1", "2", "3"], "labels: full paths match 1 images, file names 2, but"),
         (["1"], ["a/1", "b/1"], "labels: 'a/1' or 'b/1' may be the label of 1; "),
         (["1.jpg"], ["1.png"], "none of the 1 images: labels are called like '1.png', images like '1.jpg'"),
         (["1.jpg"], [], "labels are called like '', images"),
@@ -111,7 +111,7 @@ def test_what_is_not_clear_is_refused(names: list[str], keys: list[str], message
 
 
 def test_accents_match_however_they_are_stored():
-    """By whole paths and by last parts, and in both directions: macOS stores them as signs of their own."""
+    """By full paths and by file names, and in both directions: macOS stores accents as separate characters."""
     composed, split = (unicodedata.normalize(form, "größe/café.jpg") for form in ("NFC", "NFD"))
     assert composed != split
     for image, label in ((composed, split), (split, composed), (split, "x/" + composed), ("y/" + split, composed)):
@@ -139,5 +139,5 @@ def test_linked_folders_of_labels_are_looked_into(tmp_path: Path):
 
 def test_of_two_files_of_one_name_none_is_lost(tmp_path: Path):
     write_files(tmp_path, {"a.PNG": b"", "a.png": b"", "b.png": b""})
-    with pytest.raises(UserError, match=rf"^{tmp_path / 'a.PNG'} and a\.png are labels of one name; remove one"):
+    with pytest.raises(UserError, match=rf"^{tmp_path / 'a.PNG'} and a\.png are labels with the same name; remove"):
         files_below(tmp_path, ".png")
