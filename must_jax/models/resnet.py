@@ -25,7 +25,8 @@ class ResNet(nn.Module):
     Attributes:
       depth: key of `DEPTHS`.
       width: multiplies the channels (64 in the stem), rounded to multiples of 8.
-      remat: names ("stage1" to "stage4") of the stages whose blocks keep only inputs and batch statistics for the gradient.
+      remat: names ("stage1" to "stage4") of the stages whose blocks keep only inputs and batch statistics for the
+        gradient.
       identity_blocks: whether every block starts as its shortcut (Goyal et al. 2017), a good start for training. In an
         untrained network, most parameters then do nothing.
     """
