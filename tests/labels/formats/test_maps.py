@@ -228,7 +228,7 @@ def test_strange_depths_are_told(images: ImageSet, tmp_path: Path, capsys: pytes
 def test_depth_of_8_bits(images: ImageSet, tmp_path: Path):
     path = maps(tmp_path / "eight", (255 * PLANE_M / PLANE_M.max()).astype(np.uint8))
     refused(
-        r"is 8-bit grey, but .* \(8 bits a pixel, and colours, are mostly",
+        r"is 8-bit grey, but .* \(files with 8 bits per pixel, or colours, are usually",
         images,
         "depth",
         "depth_png",
