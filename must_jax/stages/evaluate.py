@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -145,7 +146,7 @@ def _measure(
                 number, transfer, downstream, _ = group[0]
                 # Compiled, and features computed, only once a run of it is missing.
                 program = functools.cache(functools.partial(Transfer, transfer, downstream, trunk, mesh))
-                data = "-".join(source.images.digest[:8] for source in downstream.sources.values())
+                data = _digest(downstream)
                 for _, _, _, init in group:
                     name = f"{number}/{transfer.mode}/{downstream.name} {data}/rules {RULES}/{init}"
                     rows += _rows(name, init, transfer, downstream, starts[init], program, runs, progress)
@@ -221,6 +222,12 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
         supervision.check_held_out(sources[split], {task.name: task}, evaluation.image_size, where)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
     return Downstream(name, task, model, evaluation.image_size, sources)
+
+
+def _digest(downstream: Downstream) -> str:
+    """Changes with the images and labels of any split."""
+    data = inputs.fingerprint(list(downstream.sources.values()))
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _described(start: Trained | None) -> dict[str, object]:

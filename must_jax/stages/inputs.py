@@ -250,7 +250,7 @@ def _loss_weight(teacher: TeacherRecord, batch_size: int, optimizer: OptimizerCo
 
 
 def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """Identifies the training data, for checkpoints: a resumed run must read the same data."""
+    """Identifies images and labels: a resumed run must read the same data."""
     data: dict[str, Any] = {}
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
         data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}

@@ -234,6 +234,22 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
         assert len(calls) == 2 * 3 + 2  # all of the teacher, none of scratch; once
 
 
+def test_other_labels_are_measured_anew(finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch):
+    original = inputs.fingerprint
+
+    def corrected(sources: Any) -> dict[str, Any]:
+        return original(sources) | {"train.2.labels.0": "depth by other labels"}
+
+    calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
+    (finished / "result.json").unlink()
+    evaluate.run(config, finished)
+    assert not calls
+    monkeypatch.setattr(inputs, "fingerprint", corrected)
+    (finished / "result.json").unlink()
+    evaluate.run(config, finished)
+    assert len(calls) == 2 * (2 * 3 + 1)
+
+
 def test_unreadable_images_of_a_small_split_end_the_run(
     config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
