@@ -31,6 +31,7 @@ _large = threading.Lock()  # larger images are checked one at a time; all at onc
 _UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where only Pillow looks for Exif
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some cameras pad their files
 _MOST_PADDING = 64
+_LOST = re.compile(r"Corrupt JPEG data|Premature end of JPEG file")  # what libjpeg-turbo says of lost data
 _JPEG_END = b"\xff\xd9"
 _BY_PILLOW = ("GIF", "AVIF", "PPM")
 _BY_OPENCV = (b"\x89PNG", b"RIFF", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # the last two: JPEG 2000
@@ -243,6 +244,8 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
             raise _of_unknown_range(str(page.dtype) if page.dtype is not None else f"{bits} bits")
         if any(at + size > len(data) for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise _unreadable("it is truncated")
+        if page.compression == tifffile.COMPRESSION.JPEG and bits == 8:
+            _check_jpegs(page, data)
         if kind == "YCBCR":
             return _by_pillow(headers.opened(data, ("TIFF",)))
         colours = {"MINISWHITE": 1, "MINISBLACK": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4}.get(kind)
@@ -254,7 +257,9 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
             pixels = np.moveaxis(pixels, 0, -1)
         pixels = pixels.reshape(page.imagelength, page.imagewidth, samples)
         if kind == "PALETTE":
-            return _upright((np.asarray(page.colormap) >> 8).astype(np.uint8).T[pixels[..., 0]], _orientation_of(page))
+            palette = np.asarray(page.colormap)
+            palette = palette >> 8 * bool(palette.max() > 255)  # some old writers store 8-bit values
+            return _upright(palette.astype(np.uint8).T[pixels[..., 0]], _orientation_of(page))
         values = _to_eight_bits(pixels, bits)
         if samples > colours and page.extrasamples[0] == 1:
             alpha = np.maximum(values[..., colours : colours + 1], 1).astype(np.uint16)
@@ -266,6 +271,30 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
             ink, black = 255 - values[..., :3].astype(np.uint16), 255 - values[..., 3:].astype(np.uint16)
             values = (ink * black // 255).astype(np.uint8)
         return _upright(np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))), _orientation_of(page))
+
+
+def _check_jpegs(page: Any, data: bytes) -> None:
+    """Decodes the strips or tiles of a JPEG-compressed page strictly: neither tifffile nor Pillow reports lost data.
+
+    Raises:
+      UserError: data of one is lost.
+    """
+    tables = page.jpegtables[:-2] if page.jpegtables else b""  # without the end-of-image marker
+    for at, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        segment = data[at : at + size]
+        try:
+            simplejpeg.decode_jpeg(
+                tables + segment[2:] if tables else segment,
+                "CMYK" if page.samplesperpixel == 4 else "RGB",
+                min_height=1,  # reduced as far as possible: all bytes are read all the same
+                min_width=1,
+                min_factor=8,
+                strict=True,
+            )
+        except ValueError as error:  # a kind of JPEG that libjpeg-turbo does not know is no lost data
+            padding = _PADDING.search(str(error))
+            if _LOST.search(str(error)) and not (padding and int(padding[1]) <= _MOST_PADDING):
+                raise _unreadable(error) from None
 
 
 def _to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:

@@ -224,4 +224,5 @@ def _not_finite(count: int) -> str:
 
 def _look(share: float, most: float, what: str) -> Iterator[Finding]:
     if share > most:
-        yield Finding(level="look", reason=f"{100 * share:.0f} % {what}")
+        percent = 100.0 if share == 1 else min(100 * share, 99.9)  # not "100 %" of what is not all
+        yield Finding(level="look", reason=f"{percent:.3g} % {what}")

@@ -59,6 +59,9 @@ def _make(config: LabelConfig, workdir: Path) -> None:
         return
     for column in columns:
         column.writer.finish()
+    if any(len(column.missing) < len(column.writer.manifest.indices) for column in columns):
+        # Shards of earlier runs or other workers may have been damaged since.
+        inputs.check_unchanged(LabelColumn(column.writer.folder) for column in columns)
     seconds = time.monotonic() - began
 
     written = {column.writer.folder.name: column.writer.manifest for column in columns}

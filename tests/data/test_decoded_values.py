@@ -115,6 +115,7 @@ EXACT: dict[str, tuple[bytes, np.ndarray]] = {
         tiff(GREY, photometric="palette", colormap=PALETTE.T.astype(np.uint16) * 257),
         PALETTE[GREY],
     ),
+    "tiff palette of 8 bits": (tiff(GREY, photometric="palette", colormap=PALETTE.T.astype(np.uint16)), PALETTE[GREY]),
     "tiff ink": (
         tiff(INK, photometric="separated"),
         ((255 - INK[..., :3].astype(int)) * (255 - INK[..., 3:].astype(int)) // 255).astype(np.uint8),
@@ -188,6 +189,30 @@ def test_a_jpeg_of_which_half_is_lost_is_unreadable(longest: int, capfd: pytest.
     for lost in (data[:middle] + b"\xff\xd9", data[:middle] + bytes(8192) + data[middle + 8192 :]):
         with pytest.raises(UserError, match=r"an image cannot be read: Corrupt JPEG data: .*; replace or remove it"):
             decode_reduced(lost, longest)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["strips", "tiles", "cmyk", "grey"])
+def test_lost_data_of_a_tiff_of_jpegs_is_noticed(kind: str, capfd: pytest.CaptureFixture[str]):
+    """Strips by libtiff, which share their tables; tiles by tifffile, YCbCr and each a whole JPEG."""
+    image = decode_image(noisy())
+    if kind == "tiles":
+        data = tiff(image, photometric="rgb", compression="jpeg", tile=(64, 64))
+    else:
+        mode = {"strips": "RGB", "cmyk": "CMYK", "grey": "L"}[kind]
+        data = encoded(image, "TIFF", mode, compression="jpeg", quality=90)
+    assert decode_image(data).shape == image.shape
+    page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+    assert (page.photometric.name, bool(page.jpegtables)) == {
+        "strips": ("RGB", True),
+        "tiles": ("YCBCR", False),
+        "cmyk": ("SEPARATED", True),
+        "grey": ("MINISBLACK", True),
+    }[kind]
+    at, size = page.dataoffsets[-1], page.databytecounts[-1]
+    lost = bytes(size - size // 3 - 2)
+    with pytest.raises(UserError, match=r"an image cannot be read: (Corrupt|Premature)"):
+        decode_image(data[: at + size // 3] + lost + data[at + size // 3 + len(lost) :])
     assert capfd.readouterr().err == ""
 
 

@@ -99,6 +99,7 @@ def statistics(**values: Any) -> Statistics:
         ("classification", {"unreadable": 2}, {"2 labels cannot be read": "failed"}),
         ("classification", {"not_finite": 2}, {"2 values are NaN or infinite": "failed"}),
         ("detection", {"class_amount": np.array([1, 0, 99])}, {"99 % of all labels are of class 'c'": "look"}),
+        ("detection", {"class_amount": np.array([1, 0, 9999])}, {"99.9 % of all labels are of class 'c'": "look"}),
         ("depth", {"flat": 8, "empty": 2, "known": 90}, {"every map is constant": "failed"}),
         ("depth", {"flat": 2, "known": 90}, {"20 % of the maps are constant": "look"}),
         ("normals", {"known": 100, "off_unit": 3}, {"3 % of the vectors do not have length 1": "look"}),

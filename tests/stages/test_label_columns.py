@@ -50,3 +50,28 @@ def test_columns_of_other_teachers_are_read_before_any_work_and_in_their_order(
     run("small")
     bad = [each["name"] for each in json.loads((tmp_path / "run/result.json").read_text())["bad"]]
     assert bad == ["small depth", *(f"everything {about['task']}" for about in finished.values())]
+
+
+def test_a_shard_of_an_earlier_run_that_was_damaged_is_named_and_made_again(tmp_path: Path) -> None:
+    """Its size is right, so only its bytes tell."""
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"photos/{i}.png"), np.full((40, 40, 3), 60 * i, np.uint8))
+    make_teacher(tmp_path / "small", ("depth",), 32, HEADLINES)
+
+    def run(worker: str = "0/1") -> None:
+        values = {"batch_size": 2, "shard_images": 1, "gallery_images": 4, "worker": worker}
+        images, teachers = f"folder:{tmp_path / 'photos'}", (str(tmp_path / "small"),)
+        label.run(LabelConfig(images=images, teachers=teachers, **values), tmp_path / "run")
+
+    run("0/2")
+    shard = next((tmp_path / "run/columns/small-depth").glob("*.array_record-*-of-?????"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{shard.name} has other bytes than were written .*; delete the file"):
+            run()
+    assert not (tmp_path / "run/result.json").exists()
+    shard.unlink()
+    run()
+    assert shard.read_bytes() == whole and (tmp_path / "run/result.json").exists()

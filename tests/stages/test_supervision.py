@@ -153,7 +153,7 @@ def test_truth_may_be_what_could_not_be_learnt(case: str, capsys: pytest.Capture
     name, labels, _ = NOTHING[case]
     task = task_of(name)
     supervision.check_held_out(source(task, labels), {name: task}, 64, "config.validation")
-    assert capsys.readouterr().out == ""
+    assert "learns" not in capsys.readouterr().err
 
 
 def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.CaptureFixture[str]):

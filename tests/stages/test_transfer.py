@@ -14,7 +14,7 @@ import pytest
 from must_jax.config import AugmentConfig, ModelConfig, SourceConfig, TransferConfig
 from must_jax.engine.mesh import make_mesh
 from must_jax.models.api import build_model
-from must_jax.stages import inputs
+from must_jax.stages import inputs, transfer
 from must_jax.stages.transfer import TRUNK, Downstream, Transfer, Trunk
 
 MODEL = ModelConfig(backbone="resnet18", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
@@ -91,3 +91,36 @@ def test_each_seed_has_images_of_its_own_also_from_a_trained_trunk(frozen: Trans
     assert not np.allclose(*map(np.sort, pools))  # whatever their order
     held_out = [trained.examples("test", seed) for seed in (0, 1)]
     assert held_out[0] is held_out[1]  # computed once
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_what_all_starting_points_share_is_made_once(
+    mode: str, frozen: Transfer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Initial parameters, augmented batches of a seed, and held-out images; and they are the same ones."""
+    config = frozen._config.model_copy(update={"mode": mode})
+    shared = Transfer(config, frozen._downstream, frozen._trunk, frozen._mesh)
+    trunk, made = frozen._random_trunk(5), []
+
+    def counted(name: str, function: Any) -> Any:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            made.append((name, options.get("start_step", 0)))
+            return function(*args, **options)
+
+        return wrapped
+
+    for name in ("train_batches", "eval_batches"):
+        monkeypatch.setattr(transfer, name, counted(name, getattr(transfer, name)))
+    monkeypatch.setattr(type(shared._downstream.model), "init", counted("init", type(shared._downstream.model).init))
+    seen = []
+    for _ in range(3):
+        start = shared.start(trunk)
+        batch, held_out = next(start.train(0)), list(start.examples("test", 0))
+        seen.append((start.variables(0)["params"]["heads"], batch, held_out))
+        if len(seen) == 1:
+            first = list(made)
+    assert {name for name, _ in first} == {"train_batches", "eval_batches", "init"}
+    again = made[len(first) :]  # a stream is asked for what comes after the batches that are kept, which is nothing
+    assert all(name == "eval_batches" and begin == len(seen[0][2]) for name, begin in again), again
+    for other in seen[1:]:
+        jax.tree.map(np.testing.assert_array_equal, seen[0], other)
