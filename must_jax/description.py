@@ -65,8 +65,8 @@ class Description(pydantic.BaseModel):
     Attributes:
       metrics: "task/metric" -> value on the validation images.
       digest: sha256 of the parameters.
-      stats_digest: sha256 of the statistics; "" in runs of earlier versions.
-      checksum: sha256 of all the other fields; "" in runs of earlier versions.
+      stats_digest: sha256 of the statistics.
+      checksum: sha256 of all the other fields.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -78,9 +78,9 @@ class Description(pydantic.BaseModel):
     settings: Settings
     metrics: dict[str, float]
     digest: str
-    stats_digest: str = ""
+    stats_digest: str
     training: TrainingRecord
-    checksum: str = ""
+    checksum: str
 
 
 def checksum(values: Mapping[str, Any]) -> str:
@@ -108,6 +108,6 @@ def read(workdir: str | Path) -> Description:
     if isinstance(version := values.get("schema_version"), int) and version != SCHEMA_VERSION:
         raise UserError(f"{file} was written by another version of must_jax; load it with that one")
     told = validated(file, values, Description, _ADVICE)
-    if told.checksum and told.checksum != checksum(values):
+    if told.checksum != checksum(values):
         raise UserError(f"{file} was changed after it was written; {_ADVICE}")
     return told

@@ -68,7 +68,7 @@ class Trained:
         size = f"{count_parameters(self.variables['params']):,} parameters, {self.image_size} px"
         return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
 
-    def predict(self, image: np.ndarray | bytes | str | Path) -> dict[str, Label]:
+    def predict(self, image: np.ndarray | bytes | bytearray | memoryview | str | Path) -> dict[str, Label]:
         """The model's predictions for one image, by task, as labels of the whole image.
 
         Args:
@@ -82,7 +82,7 @@ class Trained:
           `tasks[name].classes`.
 
         Raises:
-          UserError: the file does not exist or is not an image.
+          UserError: the file does not exist or is not an image, or the array has another type or shape.
         """
         pixels = _pixels(image)
         geometry = letterbox_geometry(pixels.shape[:2], self.image_size)
@@ -192,7 +192,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
 def _check_signed(workdir: Path, told: Description, variables: Variables) -> None:
     """Raises UserError unless these weights have the digests in model.json."""
     for part, signed in (("params", told.digest), ("stats", told.stats_digest)):
-        if signed and digest(variables[part]) != signed:  # earlier versions do not sign their statistics
+        if digest(variables[part]) != signed:
             folder = workdir / CHECKPOINTS
             raise UserError(
                 f"{folder} does not hold the weights that {workdir / MODEL_FILE} signs; "
@@ -226,12 +226,13 @@ def describe(
         digest=digest(variables["params"]),
         stats_digest=digest(variables["stats"]),
         training=TrainingRecord.model_validate(training),
+        checksum="",  # of the other values, hence the last
     )
     values = told.model_dump(mode="json") | {"training": dict(training)}
     write_json(workdir / MODEL_FILE, values | {"checksum": description.checksum(values)})
 
 
-def _check_array(array: np.ndarray, wanted: str, ndim: int) -> None:
+def _check_array(array: Any, wanted: str, ndim: int) -> None:
     """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with `ndim` axes."""
     advice = None
     if not isinstance(array, np.ndarray):
@@ -256,12 +257,12 @@ def _check_array(array: np.ndarray, wanted: str, ndim: int) -> None:
         raise UserError(f"{wanted}, but this array is {array.dtype}{list(array.shape)}; {advice}")
 
 
-def _pixels(image: np.ndarray | bytes | str | Path) -> np.ndarray:
-    if isinstance(image, np.ndarray):
+def _pixels(image: Any) -> np.ndarray:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image))
+    if not isinstance(image, str | Path):
         _check_array(image, "an image is u8[height, width, 3] RGB", 3)
         return image
-    if isinstance(image, bytes):
-        return decode_image(image)
     if not Path(image).is_file():
         raise UserError(f"there is no image {image}; check its path")
     return decode_image(Path(image).read_bytes())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from must_jax import trained
+from must_jax import description, trained
 from must_jax.config import ModelConfig, TrainConfig
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.models.api import build_model
@@ -23,6 +25,12 @@ HEADLINES = {
 }
 HEADLINES |= {f"{name.split('/')[0]}/chance": 20.0 for name in HEADLINES}
 SMALL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
+
+
+def redescribe(file: Path, **changes: Any) -> None:
+    """Changes fields of a model.json, which is then signed as if it had been written so."""
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(values | {"checksum": description.checksum(values)}))
 
 
 def make_teacher(folder: Path, tasks: tuple[str, ...], image_size: int, metrics: dict[str, float]) -> Path:

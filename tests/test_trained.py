@@ -7,6 +7,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import must_jax
 from must_jax import trained
@@ -202,6 +203,16 @@ def test_other_arrays_are_refused_with_the_conversion(run, array, advice):
     with pytest.raises(UserError) as error:
         must_jax.load(run).predict(array)
     assert advice in str(error.value) and str(list(array.shape)) in str(error.value)
+
+
+def test_bytes_of_any_type_are_decoded_and_other_objects_are_refused(run):
+    loaded, data = must_jax.load(run), cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
+    whole = loaded.predict(data)
+    for same in (bytearray(data), memoryview(data)):
+        jax.tree.map(np.testing.assert_array_equal, loaded.predict(same), whole)
+    for other, name in ((RGB.tolist(), "list"), (Image.fromarray(RGB), "Image"), (None, "NoneType")):
+        with pytest.raises(UserError, match=f"RGB, but this is a {name}; convert it with np.asarray"):
+            loaded.predict(other)
 
 
 def test_other_batches_are_refused(run):

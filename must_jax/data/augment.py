@@ -262,14 +262,22 @@ class _Samples(NamedTuple):
         return np.clip(pixels, below.min(1, keepdims=True), below.max(1, keepdims=True))
 
 
+def shown_cells(span: Span, cells: int) -> slice:
+    """Of an output axis with `cells` cells, those whose centre is in the image; one, if it is thinner than a cell."""
+    step = span.out / cells
+    begin = math.ceil(span.out_start / step - 0.5)
+    end = math.ceil((span.out_start + span.out_length) / step - 0.5)
+    if begin == end:
+        begin = min(int((span.out_start + span.out_length / 2) / step), cells - 1)
+        end = begin + 1
+    return slice(begin, end)
+
+
 @functools.lru_cache(64)  # the maps of one image mostly share their size, and evaluation mostly its geometry
 def _samples(span: Span, map_length: int, out_length: int) -> _Samples:
     step = span.out / out_length  # from one output pixel to the next, in input pixels
-    begin = math.ceil(span.out_start / step - 0.5)  # the first centre inside the image, and the first after it
-    end = math.ceil((span.out_start + span.out_length) / step - 0.5)
-    if begin == end:  # the image is thinner than a cell
-        begin = min(int((span.out_start + span.out_length / 2) / step), out_length - 1)
-        end = begin + 1
+    where = shown_cells(span, out_length)
+    begin, end = where.start, where.stop
     shown = span.out_start / step, (span.out_start + span.out_length) / step
 
     def source(cell: np.ndarray) -> np.ndarray:
@@ -292,7 +300,7 @@ def _samples(span: Span, map_length: int, out_length: int) -> _Samples:
     first, second = source(begin + np.array([0.5, 1.5]) / places).tolist()
     reach = math.ceil(pixels / 2 - 0.5)
     return _Samples(
-        where=slice(begin, end),
+        where=where,
         places=places,
         first=first - 0.5,
         step=second - first,

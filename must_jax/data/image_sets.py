@@ -9,7 +9,8 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -70,6 +71,9 @@ class TruthColumn:
         return self._truth.read(self._images.record(index)[self._truth.feature])
 
 
+Found = range | set[str]  # positions in a split, or names of files in a folder
+
+
 class Place(NamedTuple):
     """Which part of a TFDS dataset an image set is.
 
@@ -95,6 +99,7 @@ class ImageSet:
       labels: the truth stored with the images, by task.
       skipped: (path, reason) for each image of a folder that cannot be read; with `take`, for those met on the way.
       place: where the images are in a TFDS dataset; None for a folder, and for images of several splits.
+      found_at: folder, or dataset and split -> the set's images there, as names or positions.
     """
 
     def __init__(
@@ -106,9 +111,10 @@ class ImageSet:
         truth: Mapping[str, Truth] | None = None,
         skipped: Sequence[tuple[str, str]] = (),
         place: Place | None = None,
+        found_at: Callable[[], Mapping[str, list[Found]]] = dict,
         name_of: Callable[[int], str] | None = None,
     ) -> None:
-        self.name, self.digest, self.skipped, self.place = name, digest, list(skipped), place
+        self.name, self.digest, self.skipped, self.place, self.found_at = name, digest, list(skipped), place, found_at
         self.labels = {task: TruthColumn(self, task, each) for task, each in (truth or {}).items()}
         self._length = length
         self._read = functools.lru_cache(_CACHED_RECORDS)(read)
@@ -129,6 +135,25 @@ class ImageSet:
     def name_of(self, index: int) -> str:
         """The `name` in an image's record; for a photo in a folder, without reading it."""
         return self._name_of(index)
+
+
+def shared(some: ImageSet, others: ImageSet) -> int:
+    """How many images of `some` are also in `others`, as the same file or record. Copies of a file are not noticed."""
+    mine, theirs = some.found_at(), others.found_at()
+    return sum(_common(a, b) for place in mine.keys() & theirs.keys() for a in mine[place] for b in theirs[place])
+
+
+def _common(some: Found, others: Found) -> int:
+    if isinstance(some, range) and isinstance(others, range):
+        return len(range(max(some.start, others.start), min(some.stop, others.stop)))
+    return len({*some} & {*others})
+
+
+def check_splits(spec: str, split: str, known: Collection[str]) -> None:
+    """Raises UserError if a part of "train[:10]+validation" is of a split that does not exist."""
+    for part in split.split("+"):
+        if (name := part.partition("[")[0].strip()) not in known:
+            raise UserError(f"images='{spec}': there is no split '{name}'; {nearest(name, known)}")
 
 
 def evenly_spread(length: int, most: int) -> list[int]:
@@ -205,7 +230,15 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
     def read(index: int) -> dict[str, Any]:
         return {"image": (folder / readable[index]).read_bytes(), "name": name_of(index)}
 
-    return ImageSet(spec, len(readable), read, folders.digest(listing.images), skipped=skipped, name_of=name_of)
+    def found_at() -> Mapping[str, list[Found]]:
+        there: dict[str, set[str]] = {}
+        for name in readable:
+            inside, _, file = name.rpartition("/")
+            there.setdefault(inside, set()).add(file)
+        return {os.path.realpath(folder / inside): [files] for inside, files in there.items()}
+
+    digest = folders.digest(listing.images)
+    return ImageSet(spec, len(readable), read, digest, skipped=skipped, found_at=found_at, name_of=name_of)
 
 
 def _check(path: Path) -> tuple[Path, Values | str]:
@@ -238,8 +271,7 @@ def _open_tfds(spec: str, folder: Path, split: str, take: int) -> ImageSet:
 def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.DatasetBuilder) -> ImageSet:
     info = builder.info
     features = dict(info.features.items())
-    if split.partition("[")[0] not in info.splits:
-        raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, info.splits)}")
+    check_splits(spec, split, info.splits)
     if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(f"{folder} is stored as {info.file_format.value}; prepare it with --file_format=array_record")
     if not isinstance(features.get("image"), tfds.features.Image):
@@ -265,7 +297,17 @@ def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.D
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
     length = min(take or len(records), len(records))
     place = _place(spec, folder, info, split, length)
-    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth, place=place)
+
+    def found_at() -> Mapping[str, list[Found]]:
+        there: dict[str, list[Found]] = {}
+        left = length
+        for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits):
+            positions = range(info.splits[part.splitname].num_examples)[part.from_ : part.to][:left]
+            there.setdefault(f"{os.path.realpath(folder)}:{part.splitname}", []).append(positions)
+            left -= len(positions)
+        return there
+
+    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth, place=place, found_at=found_at)
 
 
 def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, length: int) -> Place | None:

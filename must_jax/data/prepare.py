@@ -171,10 +171,11 @@ def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
         {SOURCE: written.source},
     )
     parts = [
-        f"{sum(lengths)} images, {len(skipped)} skipped (listed in {SKIPPED_FILE}), other files: {raw.others}",
+        f"{sum(lengths)} images, {len(skipped)} unreadable, other files: {raw.others}",
         folders.told(raw.left_out),
         f"beside the images, not read: {', '.join(raw.unread)}" if raw.unread else "",
         raw.called,
+        f"{SKIPPED_FILE} lists those that are not in the set" if skipped or raw.left_out else "",
     ]
     return "; ".join(filter(None, parts))
 

@@ -186,7 +186,7 @@ def _handlers(state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:
 
 
 def _check_files(folder: Path, step: int, finished: bool = False) -> None:
-    """Raises UserError if the files are not as they were written, as far as that is known."""
+    """Raises UserError if the files are not as they were written."""
     if changed := sums.changed(folder / str(step), step):
         raise UserError(f"{changed}; {_advice(folder, step, finished)}")
 
@@ -214,7 +214,7 @@ def _readable(folder: Path, *, step: int | None = None, finished: bool = False) 
 
 def _advice(folder: Path, step: int, finished: bool = False) -> str:
     """What to do if the newest checkpoint is damaged. `finished`: training is finished, and the model to be loaded."""
-    whole = [other for other in _steps(folder) if other < step and sums.changed(folder / str(other), other) == ""]
+    whole = [other for other in _steps(folder) if other < step and not sums.changed(folder / str(other), other)]
     if not whole:
         return f"restore it from a copy, or remove {folder.parent} and train again"
     remove = f"{folder / str(step)}{f' and {folder.parent / files.MODEL_FILE}' if finished else ''}"

@@ -1,6 +1,6 @@
 """`sha256.json` of a checkpoint: the sha256 of its items' files, so that a change of any bit is found and reported.
 
-It is written before the checkpoint gets its final name: only checkpoints of earlier versions lack it.
+It is written before the checkpoint gets its final name, so a checkpoint without it is damaged.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def no_file(folder: Path) -> str:
     return ""
 
 
-def changed(folder: Path, step: int) -> str | None:
-    """Says what in a checkpoint is not as it was written; "" = nothing, None = that is not known."""
+def changed(folder: Path, step: int) -> str:
+    """Says what in a checkpoint is not as it was written; "" = nothing."""
     path = folder / FILE
     if other := no_file(folder):
         return other
     if not path.exists():
-        return None
+        return f"{path} is missing"
     try:
         written = read_json(path, Sums, "")
         if written != Sums.of(written.step, written.files):

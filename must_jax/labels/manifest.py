@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -95,8 +95,8 @@ class ShardRecord(_Record):
     """One file. `names`: sha256 of its images' names, in order, each followed by a line feed."""
 
     file: str
-    count: pydantic.NonNegativeInt
-    bytes: pydantic.NonNegativeInt
+    count: Annotated[int, pydantic.Field(ge=0, lt=2**31)]
+    bytes: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
     sha256: str
     names: str
     summary: Summary

@@ -44,8 +44,8 @@ def _boxes(statistics: Statistics, labelled: int) -> list[str]:
         low, middle, high = (100 * side for side in (statistics.low, statistics.quantile(0.5), statistics.high))
         down, across = 100 * statistics.reach_yx
         parts.append(
-            f"size from {rounded(low, 2)} over {rounded(middle, 2)} (median) to {rounded(high)} % of the image's, "
-            f"reaching to {across:.0f} % of the width and {down:.0f} % of the height"
+            f"size (root of the area) from {rounded(low, 2)} over about {rounded(middle, 2)} (median) to "
+            f"{rounded(high)} % of the image's, reaching to {across:.0f} % of the width and {down:.0f} % of the height"
         )
         if boxes >= _MANY_BOXES and statistics.reach_yx.max() < _FAR:
             parts.append("no box in the right or lower part of an image: are they in pixels of images of this size?")
@@ -63,8 +63,11 @@ def _map(kind: MapLabel, classes: Sequence[str], statistics: Statistics) -> list
         return [f"of the pixels {of_classes}", f"without label: {rounded(100 * (1 - known), 2)} %"]
     valid = f"valid: {100 * known:.3g} %"
     if kind.content == "scalar":
-        low, middle, high = map(rounded, (statistics.low, statistics.quantile(0.5), statistics.high))
-        return [f"{kind.field} from {low} over {middle} (median) to {high}{f' {kind.unit}' * bool(kind.unit)}", valid]
+        low, high, middle = rounded(statistics.low), rounded(statistics.high), rounded(statistics.quantile(0.5), 2)
+        return [
+            f"{kind.field} from {low} over about {middle} (median) to {high}{f' {kind.unit}' * bool(kind.unit)}",
+            valid,
+        ]
     mean = statistics.total / statistics.known
     words = [
         (positive if value > 0 else negative)

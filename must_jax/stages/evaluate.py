@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
+from must_jax.data.pipeline import Source
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.files import write_json, write_text
@@ -220,8 +221,25 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
     for split in MEASURED:
         where = f"config.downstream.{name}.{split}"
         supervision.check_held_out(sources[split], {task.name: task}, evaluation.image_size, where)
+    _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
     return Downstream(name, task, model, evaluation.image_size, sources)
+
+
+def _check_apart(where: str, sources: Mapping[str, Source]) -> None:
+    """Refuses test images that are trained on, and tells of other images that are in two splits."""
+    train, validation, test = (sources[split] for split in ("train", *MEASURED))
+    if same := supervision.overlap(test, train):
+        raise UserError(
+            f"{where}.test ({test.images.name}): {same} are in {where}.train ({train.images.name}), too; "
+            "test on other images than those trained on"
+        )
+    for split, others in (("train", train), ("test", test)):
+        if same := supervision.overlap(validation, others):
+            say(
+                f"look at {where}.validation ({validation.images.name}): {same} are in {where}.{split}, too, so the "
+                "learning rate is not chosen on images of its own"
+            )
 
 
 def _digest(downstream: Downstream) -> str:

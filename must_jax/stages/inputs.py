@@ -24,7 +24,7 @@ from must_jax.config import (
     TrainConfig,
 )
 from must_jax.data import scenes
-from must_jax.data.image_sets import Column, open_images
+from must_jax.data.image_sets import Column, check_splits, open_images
 from must_jax.data.pipeline import Batch, Source
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
@@ -349,8 +349,8 @@ def _check_images(spec: str, data_dir: str) -> None:
         open_images(spec, data_dir)
     elif name not in scenes.CONFIGS:
         raise UserError(f"'{dataset}' is not a config of scenes; {nearest(name, scenes.CONFIGS)}")
-    elif (split := rest.partition("[")[0]) not in (splits := scenes.CONFIGS[name].images):
-        raise UserError(f"images='{spec}': there is no split '{split}'; {nearest(split, splits)}")
+    else:
+        check_splits(spec, rest, scenes.CONFIGS[name].images)
 
 
 def _folders(label: str, tasks: Collection[str]) -> list[Path]:

@@ -6,9 +6,10 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from must_jax.data.augment import letterbox_geometry, place
+from must_jax.data.augment import letterbox_geometry, place, shown_cells
 from must_jax.data.decoding import decode_image, image_shape
 from must_jax.data.encodings import Label
+from must_jax.data.image_sets import shared
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, objects
 from must_jax.data.pipeline import TRAIN_MAP_STRIDE, Source, label_of
 from must_jax.errors import UserError
@@ -26,7 +27,7 @@ class Seen:
       left: summary of the labels as the network receives them.
       filled: images whose label is not empty, whatever its size.
       objects, small, over: boxes to learn; those too small at this size; those beyond the slots.
-      inside: for the images in `filled`, the share of the network's input that they fill.
+      inside: for the images in `filled`, the share of the network's cells that they fill.
     """
 
     left: Summary = field(default_factory=Summary)
@@ -96,6 +97,8 @@ def check(
 def check_held_out(source: Source, tasks: Mapping[str, Task], image_size: int, where: str) -> None:
     """Refuses truth that has nothing to measure predictions against: every score would be 0.
 
+    Says if there is only one class, which is measured perfectly by a model that always predicts it.
+
     Args:
       where: where the config names it.
 
@@ -107,6 +110,17 @@ def check_held_out(source: Source, tasks: Mapping[str, Task], image_size: int, w
         reason, remedy = _empty(seen)
         if reason:
             raise UserError(f"{where} ({source.images.name}): nothing to measure {name} against: {reason}; {remedy}")
+        if only := _only_class(seen, tasks[name], seen.left.images < len(source.images)):
+            say(
+                f"look at {where} ({source.images.name}): '{only}' is the only class of {name} there, so a model that "
+                "always predicts it gets a perfect score; add images of other classes"
+            )
+
+
+def overlap(some: Source, others: Source) -> str:
+    """ "20 of its 60 images", those of `some` that are in `others`, too; "" = none."""
+    count = shared(some.images, others.images)
+    return f"{count:,} of its {counted(len(some.images), 'image')}" if count else ""
 
 
 def _of_source(source: Source, kinds: Mapping[str, LabelKind], image_size: int) -> SeenByTask:
@@ -144,7 +158,8 @@ def _placed(
 ) -> SeenByTask:
     """Non-empty labels, at the network's size."""
     geometry, map_size = letterbox_geometry(image_hw, image_size), image_size // TRAIN_MAP_STRIDE
-    inside = geometry.y.out_length * geometry.x.out_length / image_size**2
+    rows, columns = (shown_cells(span, map_size) for span in (geometry.y, geometry.x))
+    inside = (rows.stop - rows.start) * (columns.stop - columns.start) / map_size**2
     seen = {}
     for name, label in labels.items():
         kind, boxes = kinds[name], {}
@@ -174,7 +189,7 @@ def _told(seen: Seen, task: Task) -> str:
             lost = f"{seen.small:,} smaller than a pixel, {seen.over:,} beyond max_boxes {slots}"
             parts = [f"{left:,} of {counted(seen.objects, 'box')} in {images} ({lost})"]
         case MapLabel():
-            valid = 100 * min(1.0, seen.left.covered / seen.inside) if seen.inside else 0.0
+            valid = 100 * seen.left.covered / seen.inside if seen.inside else 0.0
             parts = [f"{valid:.3g} % of the cells in {images}"]
         case _:
             parts = [images]
@@ -193,13 +208,16 @@ def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[st
         return f"no box is left at image_size {image_size}, {small}", "increase image_size"
     if not seen.teaching:
         return f"no labelled cell is left at image_size {image_size}", "increase image_size"
-    occurring = [name for name, count in zip(task.classes, seen.left.images_with_class, strict=False) if count]
-    if not boxes and len(occurring) == 1 and (len(task.classes) == 1 or not in_part):
-        return (
-            f"'{occurring[0]}' is the only class, and one class alone teaches nothing",
-            "add images of other classes",
-        )
+    if only := _only_class(seen, task, in_part):
+        return f"'{only}' is the only class, and one class alone teaches nothing", "add images of other classes"
     return "", ""
+
+
+def _only_class(seen: Seen, task: Task, in_part: bool) -> str:
+    """The only class of images or pixels; "" if there are more, or may be outside of the sample."""
+    occurring = [name for name, count in zip(task.classes, seen.left.images_with_class, strict=False) if count]
+    alone = not isinstance(task.label, BoxesLabel) and len(occurring) == 1
+    return occurring[0] if alone and (len(task.classes) == 1 or not in_part) else ""
 
 
 def _empty(seen: Seen) -> tuple[str, str]:

@@ -55,12 +55,17 @@ def load(config: LabelConfig) -> dict[str, Trained]:
 
 def _check_learnt(models: Iterable[Trained], accepted: Collection[str]) -> None:
     refused: dict[str, list[str]] = {}  # task -> what is wrong with its teachers
+    remedies: set[str] = set()
     for model, task in [(each, task) for each in models for task in each.tasks.values()]:
         score = gate.score(task, model.metrics)
         if score.value is None:
             wrong = f"{model.workdir} was not validated on {task.name}, so it is unknown whether it has learnt it"
+            remedy = "train with config.validation"
         elif score.is_near_chance:
             wrong = f"{model.workdir} has hardly learnt {task.name}: on its validation images {score}"
+            remedy = "train longer or on more images"
+            if score.chance == 100:
+                remedy = f"validate {task.name} on images of more than one class"
         else:
             if score.chance is None:
                 say(f"look at the gallery: the {score.metric} of {score.value:.1f} of {model.workdir} {NO_CHANCE}")
@@ -69,10 +74,11 @@ def _check_learnt(models: Iterable[Trained], accepted: Collection[str]) -> None:
             say(f"look at the gallery: {wrong} (accepted by config.accept_failed)")
         else:
             refused.setdefault(task.name, []).append(wrong)
+            remedies.add(remedy)
     if refused:
         raise UserError(
-            f"{'; '.join(itertools.chain(*refused.values()))}; train with a validation source, longer, or on more "
-            f"images, or label with them anyway with config.accept_failed={','.join(refused)}"
+            f"{'; '.join(itertools.chain(*refused.values()))}; {' and '.join(sorted(remedies))}, "
+            f"or label with them anyway with config.accept_failed={','.join(refused)}"
         )
 
 

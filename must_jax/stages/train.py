@@ -121,6 +121,12 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     supervision.check(sources, tasks, config.image_size, config.accept_failed)
     for source in checked:
         supervision.check_held_out(source, tasks, config.image_size, "config.validation")
+        for trained_on in sources:
+            if same := supervision.overlap(source, trained_on):
+                say(
+                    f"look at config.validation ({source.images.name}): {same} are in config.train "
+                    f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
+                )
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
     _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])

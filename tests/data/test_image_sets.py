@@ -17,7 +17,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import image_sets
 from must_jax.data.decoding import decode_image
-from must_jax.data.image_sets import _check, open_images
+from must_jax.data.image_sets import _check, open_images, shared
 from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -147,6 +147,24 @@ def test_slices(data_dir: Path):
     assert open_images("scenes/teacher_depth_tiny:train[:2]+validation", data_dir).place is None
 
 
+@pytest.mark.parametrize(
+    ("some", "others", "count"),
+    [
+        ("train[:10]", "train[8:12]", 2),
+        ("train[:10]", "train[10:12]", 0),
+        ("train", "validation", 0),
+        ("train[-3:]", "train", 3),
+        ("train[:2]+train[4:6]", "validation+train[1:5]", 2),
+        ("train", "train", None),
+    ],
+)
+def test_images_of_two_slices(data_dir: Path, some: str, others: str, count: int | None):
+    sets = [open_images(f"scenes/teacher_depth_tiny:{split}", data_dir) for split in (some, others)]
+    assert shared(*sets) == shared(*sets[::-1]) == (len(sets[0]) if count is None else count)
+    taken = open_images(f"scenes/teacher_depth_tiny:{some}", data_dir, take=1)
+    assert shared(taken, sets[0]) == 1
+
+
 class Pets(tfds.core.GeneratorBasedBuilder):
     """A dataset of someone else, with TFDS's usual names."""
 
@@ -218,6 +236,7 @@ def test_tfds_datasets_of_others(data_dir: Path):
         ("scenes:train", "VERSION"),
         ("scenes/teacher_depht_tiny:train", "did you mean 'teacher_depth_tiny'"),
         ("scenes/teacher_depth_tiny:trian", "did you mean 'train'"),
+        ("scenes/teacher_depth_tiny:train[:3]+vali", "no split .vali.; did you mean .validation."),
         ("scenes/teacher_depth_tiny:train[abc]", r"'train\[abc\]' selects no images"),
         ("scenes/teacher_depth_tiny:train[:99999]", "selects no images"),
         ("scenes/teacher_depth_tiny:train[3:3]", "selects no images"),

@@ -80,6 +80,7 @@ def test_one_bit_anywhere_is_found_named_and_nothing_is_lost(saved, state, read)
         (lambda two: (two / "state/new").write_text("x"), "/state/new does not belong there; "),
         (lambda two: (two / "meta/metadata").write_text(""), "/meta/metadata has other bytes"),
         (lambda two: (two / sums.FILE).write_text("{}"), f"/{sums.FILE} is damaged; "),
+        (lambda two: (two / sums.FILE).unlink(), f"/2/{sums.FILE} is missing; the checkpoint of step 1 is whole"),
         (lambda two: ((two / sums.FILE).unlink(), os.mkfifo(two / sums.FILE)), f"/{sums.FILE} is damaged; "),
         (
             lambda two: ((two / "_CHECKPOINT_METADATA").unlink(), os.mkfifo(two / "_CHECKPOINT_METADATA")),
@@ -90,7 +91,7 @@ def test_one_bit_anywhere_is_found_named_and_nothing_is_lost(saved, state, read)
             "/state/new is not a file, but a pipe, a device or a dangling link; ",
         ),
         (lambda two: two.rename(two.with_name("3")), "/3 was written as step 2; the checkpoint of step 1 is whole"),
-        (lambda two: (two.with_name("7")).mkdir(), r"/7 cannot be read as a checkpoint \(.*; the checkpoint of step 2"),
+        (lambda two: (two.with_name("7")).mkdir(), f"/7/{sums.FILE} is missing; the checkpoint of step 2 is"),
         (lambda two: (two / "_CHECKPOINT_METADATA").write_text("[1]"), r"/2 cannot be read as a checkpoint \("),
         (lambda two: (shutil.rmtree(two.parent), two.parent.write_text("")), " is not a folder; move it away"),
     ],
@@ -107,10 +108,3 @@ def test_where_no_other_is_whole_the_sentence_says_what_is_left_to_do(saved, sta
         (saved / str(step) / "meta/metadata").write_text("")
     with pytest.raises(UserError, match=f"restore it from a copy, or remove {re.escape(str(saved.parent))} and"):
         check_same(saved, {}, state)
-
-
-def test_checkpoints_from_before_there_were_sums_are_read(saved, state):
-    (saved / "2" / sums.FILE).unlink()
-    check_same(saved, {}, state)
-    with Checkpoints(saved, {}) as checkpoints:
-        assert checkpoints.restore(2, state)[1] == {"step": 2}

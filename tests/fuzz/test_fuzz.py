@@ -79,7 +79,7 @@ def attempt(command: Callable[[], int]) -> tuple[Any, str]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def is_right(name: str, how: str, code: Any, said: str, undisturbed: Any) -> bool:
+def is_right(name: str, how: str, newest: int, code: Any, said: str, undisturbed: Any) -> bool:
     """One sentence and exit code 2, or what was damaged is left out and named, or nothing has changed.
 
     A run without its newest checkpoint is like one that was killed before it had saved that, and goes on from there.
@@ -89,7 +89,6 @@ def is_right(name: str, how: str, code: Any, said: str, undisturbed: Any) -> boo
     if code == undisturbed:
         return name != "prepare_new" or world.images_are_told_of()
     if name == "resume" and how.startswith("remove_folder"):  # the state is the same in all checkpoints of this world
-        newest = max((int(path.name) for path in Path("runs/begun/checkpoints").glob("[0-9]*")), default=0)
         return isinstance(code, tuple) and code[:2] == (newest, undisturbed[1])
     return isinstance(code, tuple) and "skipped: " in said
 
@@ -105,8 +104,9 @@ def test_damaged_files(place: str, home: Callable[[], None]) -> None:
         home()
         name, files = rng.choice(world.READS[place]), world.files_in(place)
         how = mutations.mutate(rng, rng.choice(files), files)
+        newest = max((int(path.name) for path in Path("runs/begun/checkpoints").glob("[0-9]*")), default=0)
         code, said = attempt(world.COMMANDS[name])
-        if not is_right(name, how, code, said, undisturbed[name]):
+        if not is_right(name, how, newest, code, said, undisturbed[name]):
             wrong.append(f"{name}, {how}: {code} instead of {undisturbed[name]}, {said[-400:]}")
     assert not wrong, f"{len(wrong)} of {MUTATIONS[place]}:\n" + "\n\n".join(wrong)
 

@@ -42,8 +42,9 @@ def test_boxes():
         {"present": np.float32(0)},
     )
     assert said == (
-        "2 classes, images with each: cat 2, dog 0; 3 boxes, 1 per image, at most 2; 1 box to ignore; size from 10 "
-        "over 25 (median) to 28.3 % of the image's, reaching to 90 % of the width and 75 % of the height; "
+        "2 classes, images with each: cat 2, dog 0; 3 boxes, 1 per image, at most 2; 1 box to ignore; size (root of "
+        "the area) from 10 over about 25 (median) to 28.3 % of the image's, reaching to 90 % of the width and "
+        "75 % of the height; "
         "1 of 3 images empty"
     )
     assert line(BoxesLabel(1), ("cat",), boxes(), boxes()).endswith(
@@ -72,6 +73,6 @@ def test_vectors_and_ids():
 
 def test_maps():
     depth = {"depth": np.array([[1.0, 2, 4, 0]], np.float32), "valid": np.array([[1, 1, 1, 0]], np.float32)}
-    assert line(MapLabel("depth", "scalar", "m"), (), depth) == "depth from 1 over 2.02 (median) to 4 m; valid: 75 %"
+    assert line(MapLabel("depth", "scalar", "m"), (), depth) == "depth from 1 over about 2 (median) to 4 m; valid: 75 %"
     nothing = {"depth": np.zeros((1, 1), np.float32), "valid": np.zeros((1, 1), np.float32)}
     assert line(MapLabel("depth", "scalar", "m"), (), nothing) == "no pixel with a label; 1 of 1 image empty"

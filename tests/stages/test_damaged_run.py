@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from command_line import call
+from made_teacher import redescribe
 
 from must_jax import predict
 
@@ -155,12 +156,11 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_newest(home: Path, c
 def test_weights_that_are_not_signed_are_refused(home: Path, name: str, capsys: pytest.CaptureFixture[str]):
     file = home / "run/model.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps(values | {name: "0" * 64, "checksum": ""}))
+    redescribe(file, **{name: "0" * 64})
     assert ask(home) == 2 and "does not hold the weights that" in told(capsys)
-    file.write_text(
-        json.dumps({key: value for key, value in values.items() if key not in ("stats_digest", "checksum")})
-    )
-    assert ask(home) == 0  # of a version that signed neither the statistics nor the file
+    for missing in (name, "checksum"):
+        file.write_text(json.dumps({key: value for key, value in values.items() if key != missing}))
+        assert ask(home) == 2 and f"error: {file} is damaged at '{missing}'; restore it" in told(capsys)
 
 
 def test_a_model_whose_description_was_changed_is_refused(home: Path, capsys: pytest.CaptureFixture[str]):
@@ -174,9 +174,9 @@ def test_a_model_whose_description_was_changed_is_refused(home: Path, capsys: py
 
 def test_a_model_that_describes_another_network_is_refused(home: Path, capsys: pytest.CaptureFixture[str]):
     file = home / "run/model.json"
-    values = json.loads(file.read_text())
-    values["tasks"]["classification"]["classes"].pop()
-    file.write_text(json.dumps(values | {"checksum": ""}))
+    tasks = json.loads(file.read_text())["tasks"]
+    tasks["classification"]["classes"].pop()
+    redescribe(file, tasks=tasks)
     assert ask(home) == 2 and f"{file} describes a network other than the trained one: " in told(capsys)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_teacher import redescribe
 
 from must_jax.config import EvaluateConfig, TrainConfig
 from must_jax.engine.skipped import Diverged
@@ -222,8 +223,7 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
 ):
     """Although the run is finished."""
     teacher = Path(shutil.copytree(config.inits["teacher"], finished.parent / "teacher"))
-    model = json.loads((teacher / "model.json").read_text())
-    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another", "checksum": ""}))
+    redescribe(teacher / "model.json", digest="another")
     changed = config.model_copy(update={"inits": config.inits | {"teacher": str(teacher)}})
     (finished / "config.json").write_text(changed.model_dump_json())
     trained_anew = dataclasses.replace(evaluate.trained.load(config.inits["teacher"]), digest="another")
@@ -304,6 +304,29 @@ def test_mistakes_are_found_before_any_work(
         evaluate.run(EvaluateConfig(**values), tmp_path / "run")
     assert calls == []
     assert not (tmp_path / "run").exists()
+
+
+def test_a_split_within_another_is_told_and_never_tested_on(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fake(lambda seed, rate: {"validation": 1.0, "test": 1.0}, monkeypatch)
+    for split, other, sentence in (
+        ("test", "train[:5]", "error"),
+        ("validation", "train[:5]", "5 of its 5 images are in config.downstream.range.train, too, so the learning"),
+        ("validation", "test", "images are in config.downstream.range.test, too, so the learning rate is not chosen"),
+    ):
+        sets = config.model_dump()["downstream"]
+        sets["range"][split]["images"] = f"scenes/downstream_depth_tiny:{other}"
+        changed = EvaluateConfig(**config.model_dump() | {"downstream": sets})
+        if sentence == "error":
+            with pytest.raises(UserError, match=r"range\.test .*: 5 of its 5 images are in config.downstream.range.tr"):
+                evaluate.run(changed, tmp_path / "refused")
+            assert not (tmp_path / "refused").exists()
+        else:
+            evaluate.run(changed, tmp_path / other)
+            told = capsys.readouterr().err
+            assert f"look at config.downstream.range.validation (scenes/downstream_depth_tiny:{other}): " in told
+            assert sentence in told
 
 
 def test_validation_without_labels_is_found_before_any_work(config: EvaluateConfig, tmp_path: Path):

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from command_line import CONFIGS
-from made_teacher import HEADLINES, make_teacher
+from made_teacher import HEADLINES, make_teacher, redescribe
 from photos import bad_files, good_files, jpeg, write_files
 
 from must_jax import files, trained
@@ -397,8 +397,7 @@ def test_labels_of_a_teacher_that_was_trained_anew_are_no_longer_finished(
     teacher = Path(shutil.copytree(teachers[1], tmp_path / "small"))
     config, workdir = config_of(f"folder:{photos}", (str(teacher),), gallery_images=0), tmp_path / "run"
     label.run(config, workdir)
-    model = json.loads((teacher / "model.json").read_text())
-    (teacher / "model.json").write_text(json.dumps(model | {"digest": "another", "checksum": ""}))
+    redescribe(teacher / "model.json", digest="another")
     refused(rf"{workdir} was labelled by another small than the one now in {teacher}; choose", config, workdir)
     shutil.rmtree(teacher)  # no longer needed
     label.run(config, workdir)

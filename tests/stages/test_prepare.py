@@ -29,7 +29,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_photos_become_an_image_set(photos: Path, home: Path, capsys: pytest.CaptureFixture[str]):
     """Prepared, left alone, and read by name as every other stage does."""
     for said in (
-        "data/photos/1.0.0: 12 images, 5 skipped (listed in skipped.json), other files: 1; read it as photos:train",
+        "data/photos/1.0.0: 12 images, 5 unreadable, other files: 1; skipped.json lists those that are not in the "
+        "set; read it as photos:train",
         "data/photos/1.0.0 is finished; nothing to do, read it as photos:train",
     ):
         assert call(config("prepare"), f"--config.images=folder:{photos}") == 0
@@ -54,7 +55,8 @@ def test_what_is_not_read_of_tar_files_is_said_and_found_again(home: Path, capsy
     write_tar(home / "in/2.tar", [("c.jpg", jpeg(1)), ("c.json", b"{}")])
     assert call(config("prepare"), "--config.images=tar:in") == 0
     said = (
-        "2 images, 1 skipped (listed in skipped.json), other files: 2; beside the images, not read: .cls, .json; read"
+        "2 images, 1 unreadable, other files: 2; beside the images, not read: .cls, .json; "
+        "skipped.json lists those that are not in the set; read it as"
     )
     assert said in capsys.readouterr().err.splitlines()[-1]
     (skipped,) = json.loads(Path("data/photos/1.0.0/skipped.json").read_text())

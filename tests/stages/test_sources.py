@@ -55,8 +55,11 @@ def test_folders_of_editors_and_viewers_are_no_classes(home: Path, prepare: Any)
     write_files(home / "in", photos | left_out)
     code, said = prepare("folder:in", CLASS_FOLDERS)
     assert (code, names(), classes()) == (0, sorted(photos), ("cat", "dog"))
-    assert "12 images, 0 skipped (listed in skipped.json), other files: 0; skipped: 2 images, hidden, or in a" in said
-    assert "hidden or system folder (cat/.ipynb_checkpoints: 1, dog/@eaDir: 1); read it as photos:train" in said
+    assert "12 images, 0 unreadable, other files: 0; skipped: 2 images, hidden, or in a" in said
+    assert (
+        "hidden or system folder (cat/.ipynb_checkpoints: 1, dog/@eaDir: 1); skipped.json lists those that are not"
+        in said
+    )
     assert "the class is the innermost folder (level -1), cat/c0.jpg is a 'cat'\n" in said
     assert said.endswith("2 classes, images with each: cat 6, dog 6\n")
     listed = json.loads(Path("data/photos/1.0.0/skipped.json").read_text())

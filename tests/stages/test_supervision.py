@@ -11,7 +11,7 @@ import pytest
 from command_line import call, config
 from photos import encoded, picture, write_files
 
-from must_jax.data.image_sets import ImageSet
+from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Source
 from must_jax.errors import UserError
@@ -154,6 +154,30 @@ def test_truth_may_be_what_could_not_be_learnt(case: str, capsys: pytest.Capture
     task = task_of(name)
     supervision.check_held_out(source(task, labels), {name: task}, 64, "config.validation")
     assert "learns" not in capsys.readouterr().err
+
+
+def test_truth_of_one_class_is_told(capsys: pytest.CaptureFixture[str]):
+    task = task_of("classification")
+    supervision.check_held_out(source(task, [probs(1)] * 3), {task.name: task}, 64, "config.validation")
+    expected = "look at config.validation (photos): 'b' is the only class of classification there, so a model that"
+    assert expected in said(capsys)
+    supervision.check_held_out(source(task, [probs(1), probs(2)]), {task.name: task}, 64, "config.validation")
+    boxes_task = task_of("detection", ("a",))
+    supervision.check_held_out(source(boxes_task, [boxes(50)]), {"detection": boxes_task}, 64, "config.validation")
+    assert "only class" not in capsys.readouterr().err
+
+
+def test_images_that_are_in_two_sets_are_counted(tmp_path: Path):
+    write_files(tmp_path / "a", {f"{number}.jpg": JPEG for number in range(3)})
+    write_files(tmp_path / "a/b", {f"{number}.jpg": JPEG for number in range(2)})
+    write_files(tmp_path / "c", {"0.jpg": JPEG})
+    (tmp_path / "d").symlink_to("a/b")
+    whole, inside, other, link = (
+        Source(open_images(f"folder:{tmp_path / name}", ""), ()) for name in ("a", "a/b", "c", "d")
+    )
+    assert supervision.overlap(inside, whole) == "2 of its 2 images"
+    assert supervision.overlap(whole, link) == "2 of its 5 images"
+    assert supervision.overlap(whole, other) == ""
 
 
 def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.CaptureFixture[str]):

@@ -45,6 +45,21 @@ def test_all_refusals_come_at_once_and_can_be_overridden(tmp_path: Path, capsys:
         teachers.load(config(good, accept_failed="dept"))
 
 
+def test_the_advice_fits_what_is_wrong(tmp_path: Path) -> None:
+    for name, metrics, advice in (
+        ("weak", {"classification/top1": 30.0, "classification/chance": 30.0}, "train longer or on more images"),
+        ("unseen", {}, "train with config.validation"),
+        (
+            "alike",
+            {"classification/top1": 100.0, "classification/chance": 100.0},
+            "validate classification on images of more than one class",
+        ),
+    ):
+        folder = make_teacher(tmp_path / name, ("classification",), 32, metrics)
+        with pytest.raises(UserError, match=rf"; {advice}, or label with them anyway with config\.accept_failed="):
+            teachers.load(config(folder))
+
+
 def test_of_a_teacher_from_before_the_constant_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = make_teacher(tmp_path / "old", ("depth",), 32, {"depth/delta1": 47.3})
     assert list(teachers.load(config(old))) == ["old"]

@@ -248,7 +248,7 @@ def test_maps_called_otherwise_are_found_by_an_option_of_the_command(
             "background 4, object 4; of the pixels backg",
         ),
         ("segmentation", "id_png", 255, ("classes=CLASSES",), "so it looks like 'object'; set the option codes=0,255"),
-        ("depth", "depth_png", 512, ("unit=1/256",), "depth from 2 over 2 (median) to 2 m; valid: 25 %"),
+        ("depth", "depth_png", 512, ("unit=1/256",), "depth from 2 over about 2 (median) to 2 m; valid: 25 %"),
         ("depth", "depth_png", 65535, ("unit=mm", "invalid=0,65535"), "no pixel with a label"),
         ("depth", "depth_png", 512, ("unit=256",), "2 to 2 m with unit=1/256"),
     ],

@@ -171,7 +171,8 @@ def _list(number: int, file: str, path: Path) -> _Listed:
 
 
 def _name(name: str) -> str:
-    return folders.printable(name.removeprefix("./"))
+    """As the member is called once unpacked: `./x//2.jpg` and `/x/2.jpg` are x/2.jpg."""
+    return folders.printable("/".join(part for part in name.split("/") if part not in ("", ".")))
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -80,10 +80,16 @@ def read_json(path: Path, type_: type[T]) -> T:
         return pydantic.TypeAdapter(type_).validate_python(content)
     except pydantic.ValidationError as error:
         first = {each["loc"][:2]: each for each in reversed(error.errors(include_url=False, include_input=False))}
-        problems = [f"at '{'.'.join(map(str, each['loc']))}': {each['msg']}" for each in reversed(first.values())]
+        problems = [f"at '{'.'.join(map(str, each['loc']))}': {_told(each)}" for each in reversed(first.values())]
     except ValueError as error:
         problems = [str(error)]
     raise refusal([f"{unlike} {problem}; correct the file" for problem in problems])
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    if error["type"] == "missing" and error["loc"][-1] == "bbox":
+        return "it has no bbox, and boxes are not made from outlines; add the bbox of each"
+    return str(error["msg"])
 
 
 def by(field: str, items: Sequence[T], where: Path | str) -> dict[Any, T]:

@@ -73,6 +73,11 @@ def listed(id_: int, file_name: str) -> dict[str, Any]:
         ({"annotations": [annotation(bbox=[0, 0, -1, 5])]}, {}, ", at 'annotations.0.bbox.2': Input should be greater"),
         ({"annotations": [annotation(bbox=[0, 0, float("nan"), 5])]}, {}, ", at 'annotations.0.bbox.2': Input should"),
         ({"annotations": [{"image_id": 100}]}, {}, ", at 'annotations.0.category_id': Field required; "),
+        (
+            {"annotations": [{"image_id": 100, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}]},
+            {},
+            ", at 'annotations.0.bbox': it has no bbox, and boxes are not made from outlines; add the bbox of each; ",
+        ),
         ({"categories": [{"id": 3, "name": name} for name in "ab"]}, {}, " lists the id '3' twice; "),
         ({"categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]}, {}, " lists the name 'a' twice; "),
         ({"images": [listed(1, "a.png"), listed(1, "b.png")]}, {}, " lists the id '1' twice; "),
