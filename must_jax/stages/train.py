@@ -302,7 +302,10 @@ def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, flo
 def _check_measured(config: TrainConfig, measured: Collection[str]) -> None:
     for name in config.minimum:
         if name not in measured:
-            raise UserError(f"config.minimum names '{name}', which is not measured; {nearest(name, measured)}")
+            raise UserError(
+                f"config.minimum names '{name}', which is not measured; {nearest(name, measured)}; "
+                "correct it, or require nothing with --config.minimum={}"
+            )
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -91,6 +91,8 @@ def test_maps_are_counted_by_the_cells_that_are_supervised(capsys: pytest.Captur
     labels = [depth(np.broadcast_to(half, (120, 160))), depth(np.ones((120, 160))), depth(np.zeros((120, 160)))]
     supervision.check([source(task, labels)], {"depth": task}, 64)
     assert said(capsys) == "depth learns at image_size 64 from 75 % of the cells in 2 of 3 labelled images"
+    supervision.check([source(task, labels[1:2])], {"depth": task}, 36)  # 36 x 27 pixels are 9 x 6.75 cells
+    assert said(capsys) == "depth learns at image_size 36 from 100 % of the cells in 1 of 1 labelled image"
 
 
 def test_classes_of_maps_and_of_images_are_counted(capsys: pytest.CaptureFixture[str]):

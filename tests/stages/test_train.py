@@ -226,6 +226,17 @@ def test_mistakes_are_found_before_anything_is_written(config, tmp_path, changes
     assert not (tmp_path / "run").exists()
 
 
+def test_validation_on_what_is_trained_on_is_told(config, tmp_path, capsys):
+    changed = config(validation={"images": f"{SCENES}:validation+train[:5]"})
+    train.prepare(changed, inputs.mesh_of(changed))
+    said = f"look at config.validation ({SCENES}:validation+train[:5]): 5 of its "
+    assert said in (told := capsys.readouterr().err)
+    assert f" images are in config.train ({SCENES}:train), too, so its metrics do not tell how good" in told
+    apart = config()
+    train.prepare(apart, inputs.mesh_of(apart))
+    assert "too, so" not in capsys.readouterr().err
+
+
 class Column:
     def __init__(self, task="classification", classes=("a", "b"), teacher=None, unit=""):
         from must_jax.data.kinds import MapLabel, VectorLabel

@@ -123,7 +123,7 @@ def test_hard_links_are_what_they_link_to(tmp_path: Path):
         add("./.cache/0.jpg", b"zero")
         add("./a/0.jpg", link="./.cache/0.jpg")
         add("b/0.jpg", link="a/0.jpg")
-        add("./a/0.jpg", b"new")
+        add(".//a/./0.jpg", b"new")
         add("c/0.jpg", link="a/0.jpg")
         add("d/0.jpg", link="nowhere.jpg")
     raw = opened(tmp_path)
