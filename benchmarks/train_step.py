@@ -32,6 +32,7 @@ from must_jax.cores import cores
 from must_jax.models.resnet import DEPTHS
 
 CLASSES = 8
+BOXES = 20  # places for boxes in the labels of an image
 PRESETS = {  # model, image size, batch size
     "quickstart": (
         ModelConfig(backbone="resnet10", width=0.5, pyramid_channels=64, head_channels=32, head_convs=2),
@@ -181,23 +182,33 @@ def measure_tasks(names: tuple[str, ...]) -> Callable[[ModelConfig, int, int, in
     return measurement
 
 
-def measure_torch(config: ModelConfig, image_size: int, batch_size: int, steps: int) -> dict[str, float]:
+def measure_torch(
+    config: ModelConfig, image_size: int, batch_size: int, steps: int, compiled: bool = False
+) -> dict[str, float]:
+    """On a GPU if there is one, in mixed precision for bfloat16; `compiled` by torch.compile."""
     import torch
 
     torch.set_num_threads(cores())
-    model = torch_network(config).to(memory_format=torch.channels_last).train()
+    torch.backends.cudnn.benchmark = True  # XLA tries several kernels as well
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = torch_network(config).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    images = torch.from_numpy(make_images(batch_size, image_size)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(make_images(batch_size, image_size)).to(device).permute(0, 3, 1, 2)
+    network, mixed = torch.compile(model) if compiled else model, config.dtype == "bfloat16"
 
     def step() -> Any:
         optimizer.zero_grad()
-        loss = sum((output - 0.5).abs().mean() for output in model(images))
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            loss = sum((output - 0.5).abs().mean() for output in network(images))
         loss.backward()
         optimizer.step()
         return loss
 
+    start = time.perf_counter()
+    step().item()
+    compile_s = time.perf_counter() - start if compiled else 0.0
     speed = measure(step, lambda loss: loss.item(), batch_size, steps)
-    return {"images_per_second": speed, "compile_s": 0.0, "parameters": count(model.parameters())}
+    return {"images_per_second": speed, "compile_s": compile_s, "parameters": count(model.parameters())}
 
 
 def torch_network(config: ModelConfig) -> Any:
@@ -314,9 +325,9 @@ def make_images(batch_size: int, image_size: int) -> np.ndarray:
 def make_labels(batch_size: int, map_size: int) -> dict[str, dict[str, np.ndarray]]:
     """Random labels of all five tasks: two boxes an image, maps at stride 4."""
     rng, present, hw = np.random.default_rng(1), np.ones(batch_size, np.float32), (batch_size, map_size, map_size)
-    boxes, valid = np.zeros((batch_size, 20, 4), np.float32), np.zeros((batch_size, 20), np.float32)
+    boxes, valid = np.zeros((batch_size, BOXES, 4), np.float32), np.zeros((batch_size, BOXES), np.float32)
     boxes[:, :2], valid[:, :2] = [[0.1, 0.2, 0.5, 0.6], [0.5, 0.3, 0.8, 0.9]], 1
-    classes, ids = np.zeros((batch_size, 20), np.int32), rng.integers(0, CLASSES, hw, np.int32)
+    classes, ids = np.zeros((batch_size, BOXES), np.int32), rng.integers(0, CLASSES, hw, np.int32)
     normals = np.broadcast_to(np.float32([0, 0, -1]), (*hw, 3))
     known = np.ones(hw, np.float32)
     probs = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, batch_size)]

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+PLATFORMS = os.environ.get("MUST_JAX_TEST_PLATFORMS", "")  # jax's, of the processes alone: "cuda,cpu"; "" = the CPU
+DEVICES = 1 if PLATFORMS else 2
 STEPS, EVERY = 40, 4
 STUDENT = {  # small enough to begin within seconds
     "stage": "train",
-    "devices": 2,
+    "devices": DEVICES,
     "train": [{"images": "scenes/teacher_depth_tiny:train"}],
     "validation": {"images": "scenes/teacher_depth_tiny:validation"},
     "tasks": {"depth": {}},
@@ -51,6 +53,8 @@ class Process:
     ) -> None:
         self.log = log
         paths = {"PYTHONPATH": os.pathsep.join(sys.path), "SOURCE_DATE_EPOCH": "1767225600"}
+        if PLATFORMS:
+            paths["JAX_PLATFORMS"] = PLATFORMS
         with log.open("w") as output:
             self._popen = subprocess.Popen(
                 [sys.executable, *program, *arguments],

@@ -99,7 +99,7 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
     facts = Facts(
         chips=chips,
         images=step.images / chips,
-        memory=_memory(compiled, step.arguments),
+        memory=memory_of(compiled, step.arguments),
         flops=step.parts * compiled.cost_analysis()["flops"],
         memory_traffic=program.memory_traffic(),
         collectives=program.collectives(chips),
@@ -110,7 +110,7 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
     return facts, text
 
 
-def _memory(compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> dict[str, int]:
+def memory_of(compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> dict[str, int]:
     """Bytes by kind: first those of `_KINDS`, then the batch, then what exists only while the program runs."""
     found = dict.fromkeys([*_KINDS.values(), BATCH], 0)
     shardings = jax.tree.leaves(compiled.input_shardings[0], is_leaf=lambda sharding: sharding is None)

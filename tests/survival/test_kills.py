@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 
 from processes import EVERY, saved, saving, updates
 
-KILLS = 10
+KILLS = int(os.environ.get("MUST_JAX_TEST_KILLS", "10"))  # at least 5
 MOST_FILES = 30  # nearly all that a checkpoint has
 
 
@@ -36,7 +37,7 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(student, start, t
         assert not base or f"resumes after step {base} of 40" in process.output
         continued.add(base)
         assert (saved(workdir) or [0])[-1] >= base
-    assert len(continued) > 2  # some of the saves were through
+    assert len(continued) > KILLS // 4  # some of the saves were through
     assert 0 < saved(workdir)[-1] < 40
     start(student, f"--workdir={workdir}").finish()
     assert_same(workdir)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import Process, rows, saved, saving, updates, wait_until
+from processes import DEVICES, Process, rows, saved, saving, updates, wait_until
 
 Start = Callable[..., Process]
 LAST_LINE = r"preempted, stopped after update (\d+) of 40; the same command continues"
@@ -32,7 +32,7 @@ def test_one_process_at_any_moment_of_a_training(student, start, tmp_path, asser
     command = (student, f"--workdir={workdir}")
 
     compiling = start(*command)
-    compiling.wait_for_line("parameters on 2 devices")
+    compiling.wait_for_line(f"parameters on {DEVICES} devices")
     assert told_to_stop(compiling, workdir) == 1  # the update that was called
 
     training = start(*command)
