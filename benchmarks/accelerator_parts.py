@@ -114,6 +114,7 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     from must_jax.chips import peak_flops
     from must_jax.engine.ahead import memory_of
     from must_jax.engine.mesh import make_mesh, put_batch, setup_devices
+    from must_jax.engine.operations import operations
     from must_jax.engine.state import digest, init_state
     from must_jax.stages.programs import programs
     from must_jax.stages.train import build
@@ -138,9 +139,9 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
         )
         step, last = next(iter(programs(config, mesh, classes))), batch_size == run.batch_sizes[-1]
         began = time.perf_counter()
-        lowered = step.function.lower(*step.arguments)
+        traced = step.function.trace(*step.arguments)
         try:
-            compiled = lowered.compile()
+            compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             if last or "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -170,7 +171,7 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
         return averages
 
     rate = train_step.measure(update, jax.block_until_ready, batch_size, run.steps)
-    flops, peak = lowered.cost_analysis()["flops"], peak_flops(device.device_kind, run.model.dtype)
+    flops, peak = operations(traced.jaxpr.jaxpr), peak_flops(device.device_kind, run.model.dtype)
     return {
         "batch_size": batch_size,
         "image_size": run.image_size,

@@ -175,7 +175,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
     with distributed.together({}, config.ready_within_s):
         self_test.check_shared(workdir)
 
-    step = measured(training.step, clock, mesh, config.model.dtype, config.accumulate)
+    step = measured(training.step, clock, mesh, config.model.dtype)
     parameters = count_parameters(state["params"])
     say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(training.weights)}")
 

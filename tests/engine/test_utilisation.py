@@ -47,9 +47,9 @@ def test_a_batch_in_parts_counts_like_the_whole_one(chip: None, accumulate: int)
         parts = x.reshape(accumulate, -1, inner[0])
         return jax.lax.scan(lambda grads, part: (grads + jax.grad(loss)(w, part), None), jnp.zeros_like(w), parts)[0]
 
-    measured(jax.jit(update), clock, make_mesh(1), "float32", accumulate)(jnp.ones(inner), jnp.ones((batch, inner[0])))
+    measured(jax.jit(update), clock, make_mesh(1), "float32")(jnp.ones(inner), jnp.ones((batch, inner[0])))
     operations = 2 * batch * inner[0] * inner[1]  # a linear loss has no other product than that of the gradient
-    assert clock.least_update_s == pytest.approx(operations / (PEAK / 2), rel=0.15)
+    assert clock.least_update_s == operations / (PEAK / 2)
 
 
 @pytest.mark.parametrize(("again", "products"), [(False, 5), (True, 6)])
@@ -64,7 +64,7 @@ def test_what_is_computed_again_counts(chip: None, again: bool, products: int):
         return jnp.sum(jnp.sin(inner(w, x) @ w))
 
     measured(jax.jit(jax.grad(loss)), clock, make_mesh(1), "float32")(jnp.ones((side, side)), jnp.ones((side, side)))
-    assert clock.least_update_s == pytest.approx(products * 2 * side**3 / (PEAK / 2), rel=0.05)
+    assert clock.least_update_s == products * 2 * side**3 / (PEAK / 2)
 
 
 def test_it_is_counted_once_and_compiled_once(chip: None, monkeypatch: pytest.MonkeyPatch):
