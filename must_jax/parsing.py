@@ -115,6 +115,8 @@ def _sentence(error: ErrorDetails) -> str:
             return f"{path} is empty, but needs at least one entry"
         case "literal_error":
             return f"{path} is {error['input']!r}, but should be {context['expected']}"
+        case "dict_type" if error["input"] is None:
+            return f"{path} is None, but should be a dictionary; an empty one is --{path}={{}}"
         case "tuple_type":
             return (
                 f"{path} is {reprlib.repr(error['input'])}, but should be a list; set an entry with --{path}.0.KEY=..."

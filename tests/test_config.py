@@ -87,6 +87,11 @@ def test_a_config_cannot_be_changed():
         (train(), "tasks.depth=3", "config.tasks.depth is 3, but should be a valid dictionary"),
         (
             train(),
+            "minimum=None",
+            "config.minimum is None, but should be a dictionary; an empty one is --config.minimum={}",
+        ),
+        (
+            train(),
             "optimizer.warmup_steps=1000",
             "config: optimizer.warmup_steps 1000 must be below steps 1000; set config.o",
         ),
