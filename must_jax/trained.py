@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
 CHECKPOINTS = "checkpoints"
+_ARRAY_LIKE = ("__array__", "__array_interface__")
+_SHOWN = 300  # characters of a path
 
 Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading batch axis
 
@@ -135,15 +138,15 @@ class Trained:
         images_bytes = math.prod(images.shape) // self.mesh.size
         return images_bytes + used.output_size_in_bytes, used.temp_size_in_bytes
 
-    @cached_property
+    @functools.cached_property
     def _on_devices(self) -> Variables:
         return put_replicated(self.mesh, self.variables)
 
-    @cached_property
+    @functools.cached_property
     def _predict(self) -> PredictStep:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
 
-    @cached_property
+    @functools.cached_property
     def _condensed(self) -> jax.stages.Wrapped:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh, condense=True)
 
@@ -236,7 +239,9 @@ def _check_array(array: Any, wanted: str, ndim: int) -> None:
     """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with `ndim` axes."""
     advice = None
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{wanted}, but this is a {type(array).__name__}; convert it with np.asarray")
+        convertible = isinstance(array, list) or any(map(functools.partial(hasattr, array), _ARRAY_LIKE))
+        advice = "convert it with np.asarray" if convertible else "pass an array"
+        raise UserError(f"{wanted}, but this is a {type(array).__name__}; {advice}")
     if array.ndim == ndim and array.size and array.shape[-1] == 3:
         advice = "pass (array >> 8).astype(np.uint8)" if array.dtype == np.uint16 else None
         if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
@@ -247,7 +252,9 @@ def _check_array(array: Any, wanted: str, ndim: int) -> None:
         advice = "it is empty"
     elif array.ndim == ndim and array.shape[-1] == 4:
         advice = "drop its alpha channel with array[..., :3]"
-    elif array.ndim == ndim - 1 or array.shape[-1] == 1:
+    elif array.ndim == ndim and array.shape[-1] == 1:
+        advice = "for grey values pass np.repeat(array, 3, -1)"
+    elif array.ndim == ndim - 1:
         advice = "for grey values pass np.stack([array] * 3, -1)"
     elif array.ndim >= 3 and array.shape[-3] == 3:
         advice = "move its channels to the end with np.moveaxis(array, -3, -1)"
@@ -263,6 +270,6 @@ def _pixels(image: Any) -> np.ndarray:
     if not isinstance(image, str | Path):
         _check_array(image, "an image is u8[height, width, 3] RGB", 3)
         return image
-    if not Path(image).is_file():
-        raise UserError(f"there is no image {image}; check its path")
+    if not os.path.isfile(image):
+        raise UserError(f"there is no image {str(image)[:_SHOWN]}; check its path")
     return decode_image(Path(image).read_bytes())

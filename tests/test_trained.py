@@ -210,8 +210,16 @@ def test_bytes_of_any_type_are_decoded_and_other_objects_are_refused(run):
     whole = loaded.predict(data)
     for same in (bytearray(data), memoryview(data)):
         jax.tree.map(np.testing.assert_array_equal, loaded.predict(same), whole)
-    for other, name in ((RGB.tolist(), "list"), (Image.fromarray(RGB), "Image"), (None, "NoneType")):
-        with pytest.raises(UserError, match=f"RGB, but this is a {name}; convert it with np.asarray"):
+    for other, sentence in (
+        (RGB.tolist(), "RGB, but this is a list; convert it with np.asarray"),
+        (Image.fromarray(RGB), "RGB, but this is a Image; convert it with np.asarray"),
+        (None, "RGB, but this is a NoneType; pass an array"),
+        (np.asarray(None), "RGB, but this array is object.*; pass another array"),
+        (RGB[..., :1], r"for grey values pass np\.repeat\(array, 3, -1\)"),
+        ("a" * 5000, "there is no image a{300}; check its path"),
+        ("a\0b", "there is no image"),
+    ):
+        with pytest.raises(UserError, match=sentence):
             loaded.predict(other)
 
 

@@ -31,7 +31,6 @@ _large = threading.Lock()  # larger images are checked one at a time; all at onc
 _UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where only Pillow looks for Exif
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some cameras pad their files
 _MOST_PADDING = 64
-_LOST = re.compile(r"Corrupt JPEG data|Premature end of JPEG file")  # what libjpeg-turbo says of lost data
 _JPEG_END = b"\xff\xd9"
 _BY_PILLOW = ("GIF", "AVIF", "PPM")
 _BY_OPENCV = (b"\x89PNG", b"RIFF", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # the last two: JPEG 2000
@@ -244,8 +243,12 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
             raise _of_unknown_range(str(page.dtype) if page.dtype is not None else f"{bits} bits")
         if any(at + size > len(data) for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise _unreadable("it is truncated")
+        if not all(page.databytecounts):
+            raise _unreadable("parts of it were never written")
         if page.compression == tifffile.COMPRESSION.JPEG and bits == 8:
             _check_jpegs(page, data)
+        elif kind == "YCBCR" or page.compression == tifffile.COMPRESSION.OJPEG:  # libtiff does not report lost data
+            raise _unreadable(f"it stores {kind} by {tifffile.COMPRESSION(page.compression).name}; convert it to RGB")
         if kind == "YCBCR":
             return _by_pillow(headers.opened(data, ("TIFF",)))
         colours = {"MINISWHITE": 1, "MINISBLACK": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4}.get(kind)
@@ -277,23 +280,24 @@ def _check_jpegs(page: Any, data: bytes) -> None:
     """Decodes the strips or tiles of a JPEG-compressed page strictly: neither tifffile nor Pillow reports lost data.
 
     Raises:
-      UserError: data of one is lost.
+      UserError: data of one is lost, or may be.
     """
+    components = 1 if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else page.samplesperpixel
     tables = page.jpegtables[:-2] if page.jpegtables else b""  # without the end-of-image marker
     for at, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         segment = data[at : at + size]
         try:
             simplejpeg.decode_jpeg(
                 tables + segment[2:] if tables else segment,
-                "CMYK" if page.samplesperpixel == 4 else "RGB",
+                {1: "GRAY", 4: "CMYK"}.get(components, "RGB"),
                 min_height=1,  # reduced as far as possible: all bytes are read all the same
                 min_width=1,
                 min_factor=8,
                 strict=True,
             )
-        except ValueError as error:  # a kind of JPEG that libjpeg-turbo does not know is no lost data
+        except ValueError as error:
             padding = _PADDING.search(str(error))
-            if _LOST.search(str(error)) and not (padding and int(padding[1]) <= _MOST_PADDING):
+            if not padding or int(padding[1]) > _MOST_PADDING:
                 raise _unreadable(error) from None
 
 

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -71,7 +71,7 @@ class TruthColumn:
         return self._truth.read(self._images.record(index)[self._truth.feature])
 
 
-Found = range | set[str]  # positions in a split, or names of files in a folder
+Found = range | set[int]  # positions in a split, or numbers of files (inodes) on a disk
 
 
 class Place(NamedTuple):
@@ -99,7 +99,7 @@ class ImageSet:
       labels: the truth stored with the images, by task.
       skipped: (path, reason) for each image of a folder that cannot be read; with `take`, for those met on the way.
       place: where the images are in a TFDS dataset; None for a folder, and for images of several splits.
-      found_at: folder, or dataset and split -> the set's images there, as names or positions.
+      found_at: the set's images: disk -> numbers of files; dataset and split -> ranges of positions, none twice.
     """
 
     def __init__(
@@ -138,9 +138,19 @@ class ImageSet:
 
 
 def shared(some: ImageSet, others: ImageSet) -> int:
-    """How many images of `some` are also in `others`, as the same file or record. Copies of a file are not noticed."""
+    """How many images of `some` are also in `others`, as the same record or file, which may be linked to. Copies of
+    files are not noticed.
+    """
     mine, theirs = some.found_at(), others.found_at()
     return sum(_common(a, b) for place in mine.keys() & theirs.keys() for a in mine[place] for b in theirs[place])
+
+
+def _apart(ranges: Iterable[range]) -> Iterator[range]:
+    """The same positions, each once, in order."""
+    end = 0
+    for each in sorted(ranges, key=lambda each: each.start):
+        yield range(max(each.start, end), max(each.stop, end))
+        end = max(each.stop, end)
 
 
 def _common(some: Found, others: Found) -> int:
@@ -231,11 +241,11 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
         return {"image": (folder / readable[index]).read_bytes(), "name": name_of(index)}
 
     def found_at() -> Mapping[str, list[Found]]:
-        there: dict[str, set[str]] = {}
+        there: dict[int, set[int]] = {}
         for name in readable:
-            inside, _, file = name.rpartition("/")
-            there.setdefault(inside, set()).add(file)
-        return {os.path.realpath(folder / inside): [files] for inside, files in there.items()}
+            file = os.stat(f"{folder}/{name}")
+            there.setdefault(file.st_dev, set()).add(file.st_ino)
+        return {f"disk {disk}": [numbers] for disk, numbers in there.items()}
 
     digest = folders.digest(listing.images)
     return ImageSet(spec, len(readable), read, digest, skipped=skipped, found_at=found_at, name_of=name_of)
@@ -299,13 +309,13 @@ def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.D
     place = _place(spec, folder, info, split, length)
 
     def found_at() -> Mapping[str, list[Found]]:
-        there: dict[str, list[Found]] = {}
+        there: dict[str, list[range]] = {}
         left = length
         for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits):
             positions = range(info.splits[part.splitname].num_examples)[part.from_ : part.to][:left]
             there.setdefault(f"{os.path.realpath(folder)}:{part.splitname}", []).append(positions)
             left -= len(positions)
-        return there
+        return {place: list(_apart(ranges)) for place, ranges in there.items()}
 
     return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth, place=place, found_at=found_at)
 
@@ -321,11 +331,12 @@ def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, len
 
 
 def _count(info: tfds.core.DatasetInfo, split: str) -> int:
-    """Number of images in a split or slice; also 0 if that is malformed or goes beyond the end."""
+    """Number of images in a split or slices; 0 if one is empty or malformed, or goes beyond the end."""
     try:
-        return info.splits[split].num_examples
+        counts = [info.splits[part].num_examples for part in split.split("+")]
     except ValueError:
         return 0
+    return sum(counts) if min(counts) > 0 else 0  # TFDS counts from a later image to an earlier one as below 0
 
 
 def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:

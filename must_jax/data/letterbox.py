@@ -74,8 +74,12 @@ def cut_padding(kind: LabelKind, label: Label, content_hw: tuple[int, int], imag
     hw = max(1, round(height * content[0])), max(1, round(width * content[1]))
     if kind.content == "ids":
         return {name: nearest(map_, content, hw) if map_.ndim else map_ for name, map_ in label.items()}
-    cut = on_image(kind, label, content, hw)
-    return cut | {"valid": (cut["valid"] > _ALL_VALID).astype(np.float32)}
+    return whole_valid(on_image(kind, label, content, hw))
+
+
+def whole_valid(label: Label) -> Label:
+    """A label whose validity was interpolated: what is not wholly valid is not."""
+    return {**label, "valid": (label["valid"] > _ALL_VALID).astype(np.float32)}
 
 
 def resample(map_: np.ndarray, content: Content, hw: tuple[int, int]) -> np.ndarray:

@@ -213,8 +213,10 @@ def _readable(folder: Path, *, step: int | None = None, finished: bool = False) 
 
 
 def _advice(folder: Path, step: int, finished: bool = False) -> str:
-    """What to do if the newest checkpoint is damaged. `finished`: training is finished, and the model to be loaded."""
-    whole = [other for other in _steps(folder) if other < step and not sums.changed(folder / str(other), other)]
+    """What to do if a checkpoint is damaged. `finished`: training is finished, and the model to be loaded."""
+    whole = [other for other in _steps(folder) if other != step and not sums.changed(folder / str(other), other)]
+    if any(other > step for other in whole):
+        return f"the newer checkpoint of step {max(whole)} is whole: remove {folder / str(step)}"
     if not whole:
         return f"restore it from a copy, or remove {folder.parent} and train again"
     remove = f"{folder / str(step)}{f' and {folder.parent / files.MODEL_FILE}' if finished else ''}"

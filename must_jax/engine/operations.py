@@ -16,7 +16,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def operations(program: Jaxpr) -> int:
-    """Multiplications and additions of all matrix products and convolutions, which are nearly all that networks do.
+    """Multiplications and additions of dense products and convolutions, which are nearly all that networks do.
 
     Those of all devices together, and only what the results depend on. A loop over a known number of parts counts as
     often as it runs, any other loop once, and of several branches the longest counts. Of a convolution, products with

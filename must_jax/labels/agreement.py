@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from must_jax.data import letterbox
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import LabelKind, MapLabel
 
+_WHOLE = (1.0, 1.0)  # a label covers the image, without padding
 
-def only_where_labelled(kind: LabelKind, label: Label, truth: Label) -> Label:
-    """The truth without the pixels that the label ignores, since ignoring them was the rule's decision."""
+
+def compared(kind: LabelKind, label: Label, truth: Label) -> tuple[Label, Label]:
+    """The label at the resolution of the truth, and the truth without the pixels that the label leaves out.
+
+    Leaving them out was the rule's decision. Maps of ids are resampled by nearest neighbour, others linearly; pixels
+    whose value would be mixed with an invalid one are left out, too.
+    """
     if not isinstance(kind, MapLabel):
-        return truth
+        return label, truth
+    hw = truth[kind.field].shape[:2]
     if kind.content == "ids":
-        ids = truth[kind.field]
-        return truth | {kind.field: np.where(_at(ids.shape, label[kind.field] != kind.ignore_id), ids, kind.ignore_id)}
-    valid = truth["valid"]
-    return truth | {"valid": valid * _at(valid.shape, label["valid"] > 0)}
-
-
-def _at(hw: tuple[int, ...], known: np.ndarray) -> np.ndarray:
-    """bool[h, w] -> bool[*hw], by nearest neighbour."""
-    return cv2.resize(known.astype(np.uint8), hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        label = {name: letterbox.nearest(map_, _WHOLE, hw) if map_.ndim else map_ for name, map_ in label.items()}
+        known = label[kind.field] != kind.ignore_id
+        return label, truth | {kind.field: np.where(known, truth[kind.field], np.int32(kind.ignore_id))}
+    label = letterbox.whole_valid(letterbox.on_image(kind, label, _WHOLE, hw))
+    return label, truth | {"valid": truth["valid"] * label["valid"]}

@@ -20,7 +20,7 @@ from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_image
 from must_jax.engine.evaluate import CHANCE
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
-from must_jax.labels.agreement import only_where_labelled
+from must_jax.labels.agreement import compared
 from must_jax.labels.columns import LabelColumn, open_beside, open_column
 from must_jax.labels.gate import Audited, Finding, Score
 from must_jax.labels.statistics import Statistics
@@ -190,7 +190,7 @@ def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[i
         for pair in _pairs(column, truth, positions):
             if pair:
                 label, true = pair
-                true = only_where_labelled(column.kind, label, true)
+                label, true = compared(column.kind, label, true)
                 metrics.update(task.as_prediction(label), true)
                 scored += 1
             progress.advance()

@@ -12,11 +12,11 @@ from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
 from must_jax.files import write_json
-from must_jax.labels import manifest
+from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import counted, say
-from must_jax.stages import inputs, teachers
+from must_jax.stages import inputs, results, teachers
 from must_jax.stages.finished import finished_columns
 from must_jax.stages.labelling import label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, claim
@@ -47,21 +47,30 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
     begun = teachers.begin_columns(workdir, models, images, config)
+    columns = [column for teacher in begun for column in teacher.columns]
+    unfinished = {column.writer.folder.name for column in columns if column.missing}
+    if distributed.is_first() and unfinished & before.keys():  # shards were lost: no longer finished until the end
+        told = results.read(workdir, results.LabelResult).model_dump()  # type: ignore[union-attr]  # where `before` is from
+        told["columns"] = {name: about for name, about in told["columns"].items() if name not in unfinished}
+        write_json(workdir / RESULT_FILE, told)
     compile_seconds = warm_up(begun, config.batch_size)
     began = time.monotonic()
     labelled = label(images, begun, config.batch_size)
-    columns = [column for teacher in begun for column in teacher.columns]
     distributed.wait("labelled")
     if not distributed.is_first():
         return
     if missing := max(len(column.writer.missing()) for column in columns):
         say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
         return
+    # Shards of earlier runs or other workers may have been damaged since.
+    verify.check_unchanged(
+        (column.writer.folder, shard)
+        for column in columns
+        for index, shard in column.writer.written().items()
+        if index not in column.missing
+    )
     for column in columns:
         column.writer.finish()
-    if any(len(column.missing) < len(column.writer.manifest.indices) for column in columns):
-        # Shards of earlier runs or other workers may have been damaged since.
-        inputs.check_unchanged(LabelColumn(column.writer.folder) for column in columns)
     seconds = time.monotonic() - began
 
     written = {column.writer.folder.name: column.writer.manifest for column in columns}

@@ -155,6 +155,7 @@ def test_slices(data_dir: Path):
         ("train", "validation", 0),
         ("train[-3:]", "train", 3),
         ("train[:2]+train[4:6]", "validation+train[1:5]", 2),
+        ("train[:10]+train[:10]", "train[:2]+train[1:3]", 3),
         ("train", "train", None),
     ],
 )
@@ -240,6 +241,8 @@ def test_tfds_datasets_of_others(data_dir: Path):
         ("scenes/teacher_depth_tiny:train[abc]", r"'train\[abc\]' selects no images"),
         ("scenes/teacher_depth_tiny:train[:99999]", "selects no images"),
         ("scenes/teacher_depth_tiny:train[3:3]", "selects no images"),
+        ("scenes/teacher_depth_tiny:train[5:3]", "selects no images"),
+        ("scenes/teacher_depth_tiny:train[:10]+train[5:3]", "selects no images"),
     ],
 )
 def test_mistakes_get_one_sentence(data_dir: Path, spec: str, message: str):

@@ -103,6 +103,22 @@ def test_other_damage_is_a_sentence(saved, state, harm, sentence, read):
         check_same(saved, {}, state) if read == "resume" else restore_variables(saved)
 
 
+@pytest.mark.parametrize("read", ["resume", "load", "replay"])
+def test_an_older_one_that_is_damaged_can_be_removed(saved, state, read):
+    def call():
+        if read == "replay":
+            with Checkpoints(saved, {}, read_only=True) as checkpoints:
+                checkpoints.restore(checkpoints.steps()[0], state)
+        else:
+            check_same(saved, {}, state) if read == "resume" else restore_variables(saved)
+
+    (saved / "1/state/new").symlink_to("/nowhere")
+    with pytest.raises(UserError, match=rf"the newer checkpoint of step 2 is whole: remove {re.escape(str(saved))}/1$"):
+        call()
+    shutil.rmtree(saved / "1")
+    call()
+
+
 def test_where_no_other_is_whole_the_sentence_says_what_is_left_to_do(saved, state):
     for step in (1, 2):
         (saved / str(step) / "meta/metadata").write_text("")

@@ -12,6 +12,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from hand_made import Images, write_column
 
+from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
 
 SHARDS = [f"labels-train.array_record-{i:05d}-of-00003" for i in range(3)]
@@ -102,7 +103,7 @@ def test_a_whole_column_has_no_damage(whole: Path) -> None:
     assert verify.damage(whole, column, seen.append) == []
     assert sum(seen) == 10
     assert list(verify.other_images(whole, column, Named())) == []
-    assert verify.changed_shards([(whole, column)]) == []
+    verify.check_unchanged((whole, shard) for shard in column.shards)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -151,7 +152,8 @@ def test_columns_that_contradict_each_other_are_named(whole: Path, tmp_path: Pat
 @pytest.mark.parametrize("name", ["a flipped byte", "two shards exchanged"])
 def test_changed_bytes_are_found_before_a_training(name: str, whole: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "c"))
-    column = manifest.read(folder)
-    assert verify.changed_shards([(folder, column)]) == []
+    shards = [(folder, shard) for shard in manifest.read(folder).shards]
+    verify.check_unchanged(shards)
     DAMAGES[name][0](folder)
-    assert verify.changed_shards([(folder, column)])
+    with pytest.raises(UserError, match=r"has other bytes than were written.* \(damaged shards in all: [12]\)"):
+        verify.check_unchanged(shards)

@@ -50,6 +50,23 @@ def test_labels_like_the_truth_score_best(task: str, opened: Callable[[str], Ima
     assert result.audited.verdict == "passed" and result.statistics.images == len(EVERY)
 
 
+@pytest.mark.parametrize("task", ["segmentation", "depth", "normals"])
+def test_coarse_labels_are_compared_at_the_resolution_of_the_truth(
+    task: str, opened: Callable[[str], ImageSet], tmp_path: Path
+) -> None:
+    """As teachers make them: at a quarter of their input, whatever the size of the truth."""
+    images, field = opened(task), {"segmentation": "ids"}.get(task, task)
+
+    def coarse(index: int) -> dict[str, Any]:
+        label = images.labels[task][index]
+        assert label[field].shape[:2] == (64, 64)
+        return {name: value[2::5, 2::4] if value.ndim else value for name, value in label.items()}
+
+    result = audited(make_column(tmp_path, task, images, coarse, **like_truth(images, task)), images, task)
+    assert 80 < result.scores[TASKS[task].metric] < 100
+    assert result.audited.verdict == "passed"
+
+
 @pytest.mark.parametrize("task", ["classification", "detection", "normals"])
 def test_labels_of_other_images_fail(task: str, opened: Callable[[str], ImageSet], tmp_path: Path) -> None:
     images = opened(task)

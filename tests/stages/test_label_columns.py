@@ -74,4 +74,13 @@ def test_a_shard_of_an_earlier_run_that_was_damaged_is_named_and_made_again(tmp_
     assert not (tmp_path / "run/result.json").exists()
     shard.unlink()
     run()
-    assert shard.read_bytes() == whole and (tmp_path / "run/result.json").exists()
+    assert (tmp_path / "run/result.json").exists()
+    other = next(path for path in shard.parent.glob("*.array_record-*-of-?????") if path != shard)
+    other.unlink()  # so that the finished run has something to do
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{shard.name} has other bytes than were written .*; delete the file"):
+            run()
+    shard.unlink()
+    run()
+    assert other.exists() and shard.read_bytes() == whole and (tmp_path / "run/result.json").exists()

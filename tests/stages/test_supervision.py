@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +176,14 @@ def test_images_that_are_in_two_sets_are_counted(tmp_path: Path):
     write_files(tmp_path / "a/b", {f"{number}.jpg": JPEG for number in range(2)})
     write_files(tmp_path / "c", {"0.jpg": JPEG})
     (tmp_path / "d").symlink_to("a/b")
-    whole, inside, other, link = (
-        Source(open_images(f"folder:{tmp_path / name}", ""), ()) for name in ("a", "a/b", "c", "d")
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/x.jpg").symlink_to("../a/1.jpg")
+    os.link(tmp_path / "a/b/1.jpg", tmp_path / "e/y.jpg")
+    shutil.copy(tmp_path / "a/0.jpg", tmp_path / "e/z.jpg")
+    whole, inside, other, link, links = (
+        Source(open_images(f"folder:{tmp_path / name}", ""), ()) for name in ("a", "a/b", "c", "d", "e")
     )
+    assert supervision.overlap(links, whole) == "2 of its 3 images"
     assert supervision.overlap(inside, whole) == "2 of its 2 images"
     assert supervision.overlap(whole, link) == "2 of its 5 images"
     assert supervision.overlap(whole, other) == ""
