@@ -121,6 +121,11 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
     """
     column = LabelColumn(folder)
     labelled = column.manifest.images
+    if labelled.digest != images.digest and labelled.name != images.name:
+        raise UserError(
+            f"{folder} labels {labelled.name}, not {images.name}; read it with images='{labelled.name}' (take=N is its "
+            f"first N images), or {column.manifest.anew}"
+        )
     if labelled.digest != images.digest:
         raise UserError(
             f"{folder} labels different images ({labelled.name}) from those that {images.name} has now; "

@@ -71,7 +71,7 @@ class Summary(pydantic.BaseModel):
         if self.confident:
             shares["mean_confidence"] = self.confidence / self.confident
         if self.covered:
-            shares["labelled_pixels"] = 100 * self.covered / labelled
+            shares["labelled_pixels_per_image"] = 100 * self.covered / labelled  # a mean of the images' shares
         if classes:
             counts = self.images_with_class + [0] * (len(classes) - len(self.images_with_class))
             shares["images_with_class"] = dict(zip(classes, counts, strict=True))

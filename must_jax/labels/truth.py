@@ -106,7 +106,7 @@ def check(description: Manifest, photos: Photos, annotations: Annotations) -> St
                 statistics.add(annotations.kind, position, _ABSENT if label is None else label)
         return statistics, refused
 
-    total, refused = Statistics(len(description.classes)), []
+    total, refused, of = Statistics(len(description.classes)), [], ""
     what = f"checking {description.task} labels of {description.images.name}"
     with Progress(what, len(photos)) as progress, ThreadPoolExecutor(cores()) as pool:
         for together in _chunks(range(len(photos))):
@@ -115,11 +115,12 @@ def check(description: Manifest, photos: Photos, annotations: Annotations) -> St
                 total.merge(statistics)
                 refused += problems
             progress.advance(len(together))
-            if len(refused) > MOST_NAMED:
+            if len(refused) > MOST_NAMED and together.stop < len(photos):
+                of = f" of the first {together.stop:,}"
                 break
     annotations.review(total)
     if refused:
-        raise refusal(refused)
+        raise refusal(refused, of=of)
     return total
 
 

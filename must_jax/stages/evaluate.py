@@ -217,10 +217,10 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
                 f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
                 "use images that do, or another task"
             )
-    supervision.check([train], {task.name: task}, evaluation.image_size, where=f"config.downstream.{name}.train")
+    tasks, size = {task.name: task}, evaluation.image_size
+    learnt = supervision.check([train], tasks, size, where=f"config.downstream.{name}.train")
     for split in MEASURED:
-        where = f"config.downstream.{name}.{split}"
-        supervision.check_held_out(sources[split], {task.name: task}, evaluation.image_size, where)
+        supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
     return Downstream(name, task, model, evaluation.image_size, sources)

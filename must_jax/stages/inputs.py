@@ -52,7 +52,7 @@ class Named(NamedTuple):
 
     tasks: Iterable[tuple[str, Mapping[str, Any]]]
     sources: Sequence[SourceConfig]
-    runs: Sequence[str]
+    runs: Sequence[tuple[str, str]]  # key and folder
     batch_sizes: Sequence[int]
 
 
@@ -74,9 +74,9 @@ def check(config: StageConfig, made: Collection[Path] = ()) -> None:
     if isinstance(config, TrainConfig | EvaluateConfig):
         for size in named.batch_sizes:
             memory.check_batch(size // distributed.processes(), config.image_size)
-    for run in named.runs:
+    for key, run in named.runs:
         if Path(run) not in made and not Path(run).is_dir():
-            raise UserError(f"there is no run {run}; train it first, or correct the path")
+            raise UserError(f"config.{key}: there is no run {run}; train it first, or correct the path")
     for source in named.sources:
         for task in source.min_confidence:
             check_options(task, {})
@@ -320,10 +320,11 @@ def _named(config: StageConfig) -> Named:
     match config:
         case TrainConfig():
             sources = [*config.train, *filter(None, [config.validation])]
-            runs = [config.init] if config.init else []
+            runs = [("init", config.init)] if config.init else []
             return Named(config.tasks.items(), sources, runs, [config.batch_size // config.accumulate])
         case LabelConfig():  # pads its batches
-            return Named(config.tasks.items(), [SourceConfig(images=config.images)], config.teachers, [])
+            runs = [("teachers", teacher) for teacher in config.teachers]
+            return Named(config.tasks.items(), [SourceConfig(images=config.images)], runs, [])
         case AuditConfig():
             compared = [SourceConfig(images=name) for name in config.evaluation]
             return Named([], [SourceConfig(images=config.images, labels=config.columns), *compared], [], [])
@@ -332,7 +333,7 @@ def _named(config: StageConfig) -> Named:
             return Named(
                 [(each.task, each.options) for each in sets],
                 [source for each in sets for source in (each.train, each.validation, each.test)],
-                [run for run in config.inits.values() if run],
+                [(f"inits.{name}", run) for name, run in config.inits.items() if run],
                 [transfer.batch_size for transfer in config.transfers],
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -54,6 +55,8 @@ class Seen:
 
 SeenByTask = dict[str, Seen]
 
+_MOST_NAMED = 5  # classes
+
 
 def check(
     sources: Sequence[Source],
@@ -61,7 +64,7 @@ def check(
     image_size: int,
     accepted: Collection[str] = (),
     where: str = "",
-) -> None:
+) -> SeenByTask:
     """Prints for each task what there is to learn from; large sets are sampled (see `sampling`).
 
     Labels are processed as in training without augmentation: the whole image in `image_size` pixels.
@@ -69,6 +72,9 @@ def check(
     Args:
       accepted: tasks that are trained anyway.
       where: which of several sets of labels this is; "" = there is only one.
+
+    Returns:
+      What was seen of the tasks whose labels were all read.
 
     Raises:
       UserError: nothing to learn from.
@@ -92,15 +98,20 @@ def check(
             )
         accepted_as = f"; {reason} (accepted by config.accept_failed)" if reason else ""
         say(f"{prefix}{name} learns at image_size {image_size} from {_told(seen, task)}{sample}{accepted_as}")
+    return {name: seen for name, seen in total.items() if seen.left.images == images[name]}
 
 
-def check_held_out(source: Source, tasks: Mapping[str, Task], image_size: int, where: str) -> None:
+def check_held_out(
+    source: Source, tasks: Mapping[str, Task], image_size: int, where: str, learnt: SeenByTask | None = None
+) -> None:
     """Refuses truth that has nothing to measure predictions against: every score would be 0.
 
-    Says if there is only one class, which is measured perfectly by a model that always predicts it.
+    Says if there is only one class, which is measured perfectly by a model that always predicts it, and if there are
+    classes that do not occur in training.
 
     Args:
       where: where the config names it.
+      learnt: what `check` returned for the labels to learn from.
 
     Raises:
       UserError: no label of a task that the source has, or empty ones only.
@@ -115,6 +126,16 @@ def check_held_out(source: Source, tasks: Mapping[str, Task], image_size: int, w
                 f"look at {where} ({source.images.name}): '{only}' is the only class of {name} there, so a model that "
                 "always predicts it gets a perfect score; add images of other classes"
             )
+        if learnt and name in learnt and (unknown := _not_learnt(seen, learnt[name], tasks[name].classes)):
+            say(
+                f"look at {where} ({source.images.name}): no training image has {', '.join(unknown[:_MOST_NAMED])}"
+                f"{', ...' * (len(unknown) > _MOST_NAMED)}, so {name} cannot be right there"
+            )
+
+
+def _not_learnt(seen: Seen, learnt: Seen, classes: tuple[str, ...]) -> list[str]:
+    counts = itertools.zip_longest(classes, seen.left.images_with_class, learnt.left.images_with_class, fillvalue=0)
+    return [str(name) for name, here, there in counts if here and not there]
 
 
 def overlap(some: Source, others: Source) -> str:

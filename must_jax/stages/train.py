@@ -118,9 +118,9 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
-    supervision.check(sources, tasks, config.image_size, config.accept_failed)
+    learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
     for source in checked:
-        supervision.check_held_out(source, tasks, config.image_size, "config.validation")
+        supervision.check_held_out(source, tasks, config.image_size, "config.validation", learnt)
         for trained_on in sources:
             if same := supervision.overlap(source, trained_on):
                 say(

@@ -216,6 +216,44 @@ def test_lost_data_of_a_tiff_of_jpegs_is_noticed(kind: str, capfd: pytest.Captur
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("kind", ["grey and alpha", "planar CMYK"])
+def test_jpegs_of_other_kinds_in_a_tiff_are_not_trusted(kind: str, capfd: pytest.CaptureFixture[str]):
+    image = decode_image(noisy())
+    if kind == "grey and alpha":  # which libjpeg-turbo does not decode
+        data = tiff(image[..., :2], photometric="minisblack", compression="jpeg", extrasamples=[2])
+        with pytest.raises(UserError, match="an image cannot be read: "):
+            decode_image(data)
+        return
+    planes = np.moveaxis(np.concatenate([image, image[..., :1]], 2), 2, 0)
+    data = tiff(planes, photometric="separated", compression="jpeg", planarconfig="separate")
+    assert decode_image(data).shape == image.shape
+    page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+    at, size = page.dataoffsets[0], page.databytecounts[0]
+    with pytest.raises(UserError, match=r"an image cannot be read: (Corrupt|Premature)"):
+        decode_image(data[: at + size // 2] + bytes(size - size // 2) + data[at + size :])
+    assert capfd.readouterr().err == ""
+
+
+def test_ycbcr_without_jpeg_is_refused():
+    """libtiff, which decodes it, does not report lost data to Pillow."""
+    data = io.BytesIO()
+    PIL.Image.fromarray(decode_image(noisy())).convert("YCbCr").save(data, "TIFF", compression="tiff_lzw")
+    with pytest.raises(UserError, match="an image cannot be read: it stores YCBCR by LZW; convert it to RGB"):
+        decode_image(data.getvalue())
+
+
+@pytest.mark.parametrize("compression", ["lzw", "jpeg"])
+def test_strips_that_were_never_written_are_not_black(compression: str):
+    data = bytearray(tiff(decode_image(noisy()), photometric="rgb", compression=compression, rowsperstrip=16))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        tag = file.pages.first.tags["StripByteCounts"]
+        width = {3: 2, 4: 4, 16: 8}[tag.dtype]
+        end = tag.valueoffset + width * tag.count
+    data[end - width : end] = bytes(width)
+    with pytest.raises(UserError, match="an image cannot be read: parts of it were never written"):
+        decode_image(bytes(data))
+
+
 def test_a_jpeg_with_a_little_padding_is_whole(capfd: pytest.CaptureFixture[str]):
     data = noisy()
     padded = decode_image(data[:-2] + bytes(6) + data[-2:])

@@ -480,7 +480,7 @@ def test_a_kept_confidence_changes_nothing_but_what_can_be_read_later(
         np.testing.assert_array_equal(kept[i]["ids"], plain[i]["ids"])
         np.testing.assert_array_equal(bold.at_least(threshold)[i]["ids"], plain[i]["ids"])
         assert np.all(bold[i]["ids"] < 255)
-    assert 0 < told["labelled_pixels"] == told_kept["labelled_pixels"] < 100
+    assert 0 < told["labelled_pixels_per_image"] == told_kept["labelled_pixels_per_image"] < 100
 
 
 @pytest.mark.parametrize(("min_score", "boxes"), [(0.0, True), (1.0, False)])

@@ -171,6 +171,18 @@ def test_truth_of_one_class_is_told(capsys: pytest.CaptureFixture[str]):
     assert "only class" not in capsys.readouterr().err
 
 
+def test_classes_that_are_not_in_training_are_told(capsys: pytest.CaptureFixture[str]):
+    task = task_of("classification")
+    learnt = supervision.check([source(task, [probs(0), probs(1)])], {task.name: task}, 64)
+    held_out = source(task, [probs(1), probs(2)])
+    supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", learnt)
+    expected = "look at config.validation (photos): no training image has c, so classification cannot be right there"
+    assert said(capsys) == expected
+    everything = supervision.check([source(task, [probs(0), probs(1), probs(2)])], {task.name: task}, 64)
+    supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", everything)
+    assert "no training image" not in capsys.readouterr().err
+
+
 def test_images_that_are_in_two_sets_are_counted(tmp_path: Path):
     write_files(tmp_path / "a", {f"{number}.jpg": JPEG for number in range(3)})
     write_files(tmp_path / "a/b", {f"{number}.jpg": JPEG for number in range(2)})

@@ -116,8 +116,9 @@ class IdPng(PngMaps):
         if unknown := [code for code in codes if ids[code] == _UNKNOWN]:
             raise UserError(
                 f"{seen.first[unknown[0]]} has pixels of code {unknown[0]}, which is neither that of one of the "
-                f"{len(self.classes)} classes nor in ignore {self._ignored()}, as have {seen.files[unknown[0]]} of the "
-                f"masks in {path}, which hold the codes {_listed(codes)}; {self._advice(codes)}"
+                f"{len(self.classes)} classes nor in ignore {self._ignored()}, as have at least "
+                f"{seen.files[unknown[0]]} of the masks in {path}, which hold the codes {_listed(codes)}; "
+                f"{self._advice(codes)}"
             )
         amounts = [sum(seen.amount[code] for code in each) for each in self._codes_of_classes()]
         never = [name for name, amount in zip(self.classes, amounts, strict=True) if not amount]

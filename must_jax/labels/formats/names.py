@@ -48,7 +48,8 @@ def match(
     if not claims:
         raise UserError(
             f"{where} has a label for none of the {len(names)} images: labels are called like "
-            f"'{next(iter(spelt), '')}', images like '{names[0]}'; correct the path"
+            f"'{next(iter(spelt), '')}', images like '{names[0]}'; correct the path, or, for maps whose names have an "
+            "addition, set the option replace"
         )
     fits, _ = _fits(claims)
     whole_fits, _ = _fits({key: each for key, each in ways["full paths"].items() if key in each[1]})  # as written

@@ -10,9 +10,14 @@ from must_jax.progress import say
 MOST_NAMED = 20  # with more, something is wrong with all of them
 
 
-def refusal(problems: Sequence[str], count: int = 0) -> UserError:
-    """The first problem as an error; prints the others, up to MOST_NAMED in all. `count`: how many there really are."""
+def refusal(problems: Sequence[str], count: int = 0, of: str = "") -> UserError:
+    """The first problem as an error; prints the others, up to MOST_NAMED in all.
+
+    Args:
+      count: how many there really are.
+      of: " of the first 64", if not all labels were looked at.
+    """
     count = count or len(problems)
     for each in problems[1:MOST_NAMED]:
         say(f"refused as well: {each}")
-    return UserError(problems[0] + (f" (labels refused: {count})" if count > 1 else ""))
+    return UserError(problems[0] + (f" (labels refused: {count}{of})" if count > 1 else ""))

@@ -92,7 +92,11 @@ def test_a_class_that_never_occurs_beside_a_code_that_is_ignored(
             "hold the codes 0, 1, 2; if classes count from 1 and 0 is no label, set the",
         ),
         ((0, 85, 170, 255), {"classes": "a,b,c,d"}, "set the option codes=0,85,170,255$"),
-        ((7, 9, 7, 9), {"classes": "a,b"}, "p0.png has pixels of code 7, .* as have 3 of the masks .* codes=7,9$"),
+        (
+            (7, 9, 7, 9),
+            {"classes": "a,b"},
+            "p0.png has pixels of code 7, .* as have at least 3 of the .* codes=7,9$",
+        ),
         ((1, 2, 3, 4, 5, 6, 7, 8), {"classes": "a,b"}, "if the masks were scaled, or stored as JPEG once"),
         ((0, 1, 5, 6), {"classes": "a,b,c", "offset": 0}, "give each of them to a class by codes, or to ignore"),
     ],
