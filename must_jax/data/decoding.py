@@ -31,6 +31,7 @@ _large = threading.Lock()  # larger images are checked one at a time; all at onc
 _UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where only Pillow looks for Exif
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some cameras pad their files
 _MOST_PADDING = 64
+_JPEGS = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG, tifffile.COMPRESSION.JPEG_LOSSY)  # in TIFFs
 _JPEG_END = b"\xff\xd9"
 _BY_PILLOW = ("GIF", "AVIF", "PPM")
 _BY_OPENCV = (b"\x89PNG", b"RIFF", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # the last two: JPEG 2000
@@ -245,10 +246,12 @@ def _tiff(data: bytes, max_pixels: int) -> np.ndarray:
             raise _unreadable("it is truncated")
         if not all(page.databytecounts):
             raise _unreadable("parts of it were never written")
-        if page.compression == tifffile.COMPRESSION.JPEG and bits == 8:
+        if page.compression in _JPEGS and bits == 8:
             _check_jpegs(page, data)
-        elif kind == "YCBCR" or page.compression == tifffile.COMPRESSION.OJPEG:  # libtiff does not report lost data
-            raise _unreadable(f"it stores {kind} by {tifffile.COMPRESSION(page.compression).name}; convert it to RGB")
+        elif page.compression in (*_JPEGS, tifffile.COMPRESSION.OJPEG):  # whose decoders do not report lost data
+            raise _unreadable("it is compressed as old-style JPEG, or as JPEG of more than 8 bits")
+        elif kind == "YCBCR":  # likewise
+            raise _unreadable("its colours are YCbCr without being JPEG")
         if kind == "YCBCR":
             return _by_pillow(headers.opened(data, ("TIFF",)))
         colours = {"MINISWHITE": 1, "MINISBLACK": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4}.get(kind)

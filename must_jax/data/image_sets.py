@@ -5,6 +5,7 @@ A TFDS dataset on ArrayRecord and a folder of photos look the same from here on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -27,6 +28,7 @@ from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.errors import UserError, nearest
 from must_jax.progress import Progress, say
 
+_STATTED_TOGETHER, _STATTING = 1000, 16  # files at a time in each thread; threads, which wait for the network
 _CHECKED_TOGETHER = 64  # files of a folder at a time
 _CACHED_RECORDS = 64  # for all threads together: the image and labels of a record are read one after the other
 _AGAIN = "delete that folder and prepare it again, or bring it back from a copy"  # advice for a damaged dataset
@@ -114,7 +116,8 @@ class ImageSet:
         found_at: Callable[[], Mapping[str, list[Found]]] = dict,
         name_of: Callable[[int], str] | None = None,
     ) -> None:
-        self.name, self.digest, self.skipped, self.place, self.found_at = name, digest, list(skipped), place, found_at
+        self.name, self.digest, self.skipped, self.place = name, digest, list(skipped), place
+        self.found_at = functools.cache(found_at)
         self.labels = {task: TruthColumn(self, task, each) for task, each in (truth or {}).items()}
         self._length = length
         self._read = functools.lru_cache(_CACHED_RECORDS)(read)
@@ -141,6 +144,8 @@ def shared(some: ImageSet, others: ImageSet) -> int:
     """How many images of `some` are also in `others`, as the same record or file, which may be linked to. Copies of
     files are not noticed.
     """
+    if len({each.name.startswith("folder:") for each in (some, others)}) > 1:  # a file is no record
+        return 0
     mine, theirs = some.found_at(), others.found_at()
     return sum(_common(a, b) for place in mine.keys() & theirs.keys() for a in mine[place] for b in theirs[place])
 
@@ -156,13 +161,17 @@ def _apart(ranges: Iterable[range]) -> Iterator[range]:
 def _common(some: Found, others: Found) -> int:
     if isinstance(some, range) and isinstance(others, range):
         return len(range(max(some.start, others.start), min(some.stop, others.stop)))
-    return len({*some} & {*others})
+    return sum(position in others for position in some)
+
+
+def _parts(split: str) -> list[str]:
+    return [part.strip() for part in split.split("+")]
 
 
 def check_splits(spec: str, split: str, known: Collection[str]) -> None:
     """Raises UserError if a part of "train[:10]+validation" is of a split that does not exist."""
-    for part in split.split("+"):
-        if (name := part.partition("[")[0].strip()) not in known:
+    for part in _parts(split):
+        if (name := part.partition("[")[0]) not in known:
             raise UserError(f"images='{spec}': there is no split '{name}'; {nearest(name, known)}")
 
 
@@ -242,13 +251,24 @@ def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
 
     def found_at() -> Mapping[str, list[Found]]:
         there: dict[int, set[int]] = {}
-        for name in readable:
-            file = os.stat(f"{folder}/{name}")
-            there.setdefault(file.st_dev, set()).add(file.st_ino)
+        chunks = (readable[start : start + _STATTED_TOGETHER] for start in range(0, len(readable), _STATTED_TOGETHER))
+        with ThreadPoolExecutor(_STATTING) as pool:
+            for disk, number in itertools.chain.from_iterable(pool.map(functools.partial(_numbers, folder), chunks)):
+                there.setdefault(disk, set()).add(number)
         return {f"disk {disk}": [numbers] for disk, numbers in there.items()}
 
     digest = folders.digest(listing.images)
     return ImageSet(spec, len(readable), read, digest, skipped=skipped, found_at=found_at, name_of=name_of)
+
+
+def _numbers(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Disk and number of these files, without those that are gone."""
+    found = []
+    for name in names:
+        with contextlib.suppress(OSError):
+            file = os.stat(f"{folder}/{name}")
+            found.append((file.st_dev, file.st_ino))
+    return found
 
 
 def _check(path: Path) -> tuple[Path, Values | str]:
@@ -333,7 +353,7 @@ def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, len
 def _count(info: tfds.core.DatasetInfo, split: str) -> int:
     """Number of images in a split or slices; 0 if one is empty or malformed, or goes beyond the end."""
     try:
-        counts = [info.splits[part].num_examples for part in split.split("+")]
+        counts = [info.splits[part].num_examples for part in _parts(split)]
     except ValueError:
         return 0
     return sum(counts) if min(counts) > 0 else 0  # TFDS counts from a later image to an earlier one as below 0

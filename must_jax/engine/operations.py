@@ -1,7 +1,6 @@
 """Counts the floating-point operations of a program, on every platform alike.
 
-XLA counts those of a program that is not compiled only on CPUs, and in a compiled one for a GPU it does not see inside
-the convolutions of cuDNN.
+Before compilation, XLA counts them on CPUs only.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from jax.interpreters.partial_eval import dce_jaxpr
 def operations(program: Jaxpr) -> int:
     """Multiplications and additions of dense products and convolutions, which are nearly all that networks do.
 
-    Those of all devices together, and only what the results depend on. A loop over a known number of parts counts as
-    often as it runs, any other loop once, and of several branches the longest counts. Of a convolution, products with
-    padding or with zeros between the values of its input do not count.
+    Those of all devices together (inside a `shard_map`, of one), and only what the results depend on. A loop over a
+    known number of parts counts as often as it runs, any other loop once, and of several branches the longest counts.
+    Of a convolution, products with padding or with zeros between the values of its input do not count.
     """
     needed, _ = dce_jaxpr(program, [True] * len(program.outvars))
     return _count(needed)
@@ -39,8 +38,6 @@ def _count(program: Jaxpr) -> int:
                 total += equation.params["length"] * sum(inner)
             case "cond":
                 total += max(inner)
-            case "shard_map":
-                total += equation.params["mesh"].size * sum(inner)
             case _:
                 total += sum(inner)
     return total

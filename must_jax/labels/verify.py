@@ -18,7 +18,9 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import read_records
 from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
+from must_jax.progress import say
 
+_MOST_NAMED = 20  # damaged shards
 _RERUN = "rerun the stage that wrote it"
 _AGAIN = f"delete the file and {_RERUN}"
 _ANEW = f"delete the column's folder and {_RERUN}"
@@ -82,6 +84,8 @@ def check_unchanged(shards: Iterable[tuple[Path, ShardRecord]]) -> None:
         problems = pool.map(lambda each: _differs(*each), given)
         found = [f"{folder / shard.file} {why}" for (folder, shard), why in zip(given, problems, strict=True) if why]
     if found:
+        for other in found[1:_MOST_NAMED]:
+            say(f"damaged as well: {other}")
         raise UserError(f"{found[0]} (damaged shards in all: {len(found)})")
 
 

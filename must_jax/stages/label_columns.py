@@ -16,6 +16,7 @@ from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import counted, say
+from must_jax.reading import read_json
 from must_jax.stages import inputs, results, teachers
 from must_jax.stages.finished import finished_columns
 from must_jax.stages.labelling import label, warm_up
@@ -48,11 +49,8 @@ def _make(config: LabelConfig, workdir: Path) -> None:
 
     begun = teachers.begin_columns(workdir, models, images, config)
     columns = [column for teacher in begun for column in teacher.columns]
-    unfinished = {column.writer.folder.name for column in columns if column.missing}
-    if distributed.is_first() and unfinished & before.keys():  # shards were lost: no longer finished until the end
-        told = results.read(workdir, results.LabelResult).model_dump()  # type: ignore[union-attr]  # where `before` is from
-        told["columns"] = {name: about for name, about in told["columns"].items() if name not in unfinished}
-        write_json(workdir / RESULT_FILE, told)
+    if distributed.is_first():
+        _take_back(workdir, {column.writer.folder.name for column in columns if column.writer.missing()})
     compile_seconds = warm_up(begun, config.batch_size)
     began = time.monotonic()
     labelled = label(images, begun, config.batch_size)
@@ -62,6 +60,7 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     if missing := max(len(column.writer.missing()) for column in columns):
         say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
         return
+    seconds = time.monotonic() - began
     # Shards of earlier runs or other workers may have been damaged since.
     verify.check_unchanged(
         (column.writer.folder, shard)
@@ -71,7 +70,6 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     )
     for column in columns:
         column.writer.finish()
-    seconds = time.monotonic() - began
 
     written = {column.writer.folder.name: column.writer.manifest for column in columns}
     others = [column for name, column in finished.items() if name not in written]
@@ -93,6 +91,19 @@ def _make(config: LabelConfig, workdir: Path) -> None:
         f"{workdir}: {counted(len(images), 'image')} in {counted(len(columns), 'column')}, {len(absent):,} not labelled"
         f"{skipped}; see {workdir / GALLERY}"
     )
+
+
+def _take_back(workdir: Path, unfinished: set[str]) -> None:
+    """Removes columns that have lost shards since they were finished from the result; and that, if it has no others."""
+    file = workdir / RESULT_FILE
+    if not file.exists():
+        return
+    told = read_json(file, dict[str, Any], results.ADVICE)
+    left = {name: about for name, about in told["columns"].items() if name not in unfinished}
+    if not left:
+        file.unlink()
+    elif left != told["columns"]:
+        write_json(file, told | {"columns": left})
 
 
 def _told(column: Manifest) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class AuditResult(Result):
     columns: dict[str, Verdict]
 
 
+ADVICE = "remove it and start the run again, which rewrites this file from its results"
+
 _Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, AuditResult)
 
 
@@ -95,7 +97,7 @@ def read(workdir: Path, kind: type[_Result]) -> _Result | None:
     path = workdir / RESULT_FILE
     if not path.exists():
         return None
-    return read_json(path, kind, "remove it and start the run again, which rewrites this file from its results")
+    return read_json(path, kind, ADVICE)
 
 
 def finished(workdir: Path) -> bool:

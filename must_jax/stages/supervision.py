@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from must_jax.data.augment import letterbox_geometry, place, shown_cells
 from must_jax.data.decoding import decode_image, image_shape
@@ -29,6 +30,7 @@ class Seen:
       filled: images whose label is not empty, whatever its size.
       objects, small, over: boxes to learn; those too small at this size; those beyond the slots.
       inside: for the images in `filled`, the share of the network's cells that they fill.
+      whole: the labels of all images were looked at.
     """
 
     left: Summary = field(default_factory=Summary)
@@ -37,11 +39,12 @@ class Seen:
     small: int = 0
     over: int = 0
     inside: float = 0.0
+    whole: bool = True
 
     def add(self, other: Seen) -> Seen:
         numbers = ("filled", "objects", "small", "over", "inside")
         sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        return Seen(self.left.add(other.left), **sums)
+        return replace(self, left=self.left.add(other.left), **sums)
 
     @property
     def labelled(self) -> int:
@@ -56,6 +59,7 @@ class Seen:
 SeenByTask = dict[str, Seen]
 
 _MOST_NAMED = 5  # classes
+_EXPECTED = 10  # labels of a class that a sample should have, so that their absence is no chance
 
 
 def check(
@@ -74,7 +78,7 @@ def check(
       where: which of several sets of labels this is; "" = there is only one.
 
     Returns:
-      What was seen of the tasks whose labels were all read.
+      What there is to learn from.
 
     Raises:
       UserError: nothing to learn from.
@@ -86,10 +90,10 @@ def check(
         total = _add(total, _of_source(source, kinds, image_size))
         images |= {name: images[name] + len(source.images) for name in kinds}
     for name, task in tasks.items():
-        seen, in_part = total[name], total[name].left.images < images[name]
-        sample = f", in a sample of {seen.left.images:,} of {images[name]:,} images" if in_part else ""
+        total[name] = seen = replace(total[name], whole=total[name].left.images == images[name])
+        sample = f", in a sample of {seen.left.images:,} of {images[name]:,} images" if not seen.whole else ""
         prefix = f"{where}: " if where else ""
-        reason, remedy = _nothing(seen, task, image_size, in_part)
+        reason, remedy = _nothing(seen, task, image_size)
         if reason and name not in accepted:
             others = f", drop the task with --config.columns.drop={name}" if len(tasks) > 1 else ""
             override = "" if where else f", or train anyway with config.accept_failed={name}"
@@ -98,7 +102,7 @@ def check(
             )
         accepted_as = f"; {reason} (accepted by config.accept_failed)" if reason else ""
         say(f"{prefix}{name} learns at image_size {image_size} from {_told(seen, task)}{sample}{accepted_as}")
-    return {name: seen for name, seen in total.items() if seen.left.images == images[name]}
+    return total
 
 
 def check_held_out(
@@ -106,8 +110,8 @@ def check_held_out(
 ) -> None:
     """Refuses truth that has nothing to measure predictions against: every score would be 0.
 
-    Says if there is only one class, which is measured perfectly by a model that always predicts it, and if there are
-    classes that do not occur in training.
+    Says if there is only one class, which is measured perfectly by a model that always predicts it, and if classes do
+    not occur in training. Of large sets, both are judged by a sample.
 
     Args:
       where: where the config names it.
@@ -121,25 +125,31 @@ def check_held_out(
         reason, remedy = _empty(seen)
         if reason:
             raise UserError(f"{where} ({source.images.name}): nothing to measure {name} against: {reason}; {remedy}")
-        if only := _only_class(seen, tasks[name], seen.left.images < len(source.images)):
+        if only := _only_class(seen, tasks[name]):
+            sample = "" if seen.left.images == len(source.images) else f" in a sample of {seen.left.images:,} images"
             say(
-                f"look at {where} ({source.images.name}): '{only}' is the only class of {name} there, so a model that "
-                "always predicts it gets a perfect score; add images of other classes"
+                f"look at {where} ({source.images.name}): '{only}' is the only class of {name} there{sample}, so a "
+                "model that always predicts it gets a perfect score; add images of other classes"
             )
-        if learnt and name in learnt and (unknown := _not_learnt(seen, learnt[name], tasks[name].classes)):
+        if learnt and (unknown := _not_learnt(seen, learnt[name], tasks[name].classes)):
             say(
-                f"look at {where} ({source.images.name}): no training image has {', '.join(unknown[:_MOST_NAMED])}"
-                f"{', ...' * (len(unknown) > _MOST_NAMED)}, so {name} cannot be right there"
+                f"look at {where} ({source.images.name}): there are labels of {', '.join(unknown[:_MOST_NAMED])}"
+                f"{', ...' * (len(unknown) > _MOST_NAMED)}, but none among the {learnt[name].teaching:,} labels of "
+                f"{name} for training that were looked at"
             )
 
 
 def _not_learnt(seen: Seen, learnt: Seen, classes: tuple[str, ...]) -> list[str]:
-    counts = itertools.zip_longest(classes, seen.left.images_with_class, learnt.left.images_with_class, fillvalue=0)
-    return [str(name) for name, here, there in counts if here and not there]
+    """The classes that occur in `seen` and not in `learnt`; if that is a sample, only if it should have several."""
+    here, there = (each.left.images_with_class + [0] * len(classes) for each in (seen, learnt))
+    least = 1 if learnt.whole else math.ceil(_EXPECTED * max(seen.teaching, 1) / max(learnt.teaching, 1))
+    return [
+        name for name, held_out, known in zip(classes, here, there, strict=False) if held_out >= least and not known
+    ]
 
 
 def overlap(some: Source, others: Source) -> str:
-    """ "20 of its 60 images", those of `some` that are in `others`, too; "" = none."""
+    """How many images of `some` are also in `others`, as "20 of its 60 images"; "" = none."""
     count = shared(some.images, others.images)
     return f"{count:,} of its {counted(len(some.images), 'image')}" if count else ""
 
@@ -183,7 +193,8 @@ def _placed(
     inside = (rows.stop - rows.start) * (columns.stop - columns.start) / map_size**2
     seen = {}
     for name, label in labels.items():
-        kind, boxes = kinds[name], {}
+        kind = kinds[name]
+        boxes: dict[str, Any] = {}
         target = place(geometry, {name: label}, {name: kind}, map_size)[name]
         if isinstance(kind, BoxesLabel):
             slots = replace(kind, max_boxes=max(kind.max_boxes, len(label["valid"])))
@@ -219,7 +230,7 @@ def _told(seen: Seen, task: Task) -> str:
     return "; ".join(parts)
 
 
-def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[str, str]:
+def _nothing(seen: Seen, task: Task, image_size: int) -> tuple[str, str]:
     """Why nothing can be learnt, and what to do; ("", "") if something can."""
     boxes = isinstance(task.label, BoxesLabel)
     if not seen.filled:
@@ -229,16 +240,15 @@ def _nothing(seen: Seen, task: Task, image_size: int, in_part: bool) -> tuple[st
         return f"no box is left at image_size {image_size}, {small}", "increase image_size"
     if not seen.teaching:
         return f"no labelled cell is left at image_size {image_size}", "increase image_size"
-    if only := _only_class(seen, task, in_part):
+    if (only := _only_class(seen, task)) and (len(task.classes) == 1 or seen.whole):
         return f"'{only}' is the only class, and one class alone teaches nothing", "add images of other classes"
     return "", ""
 
 
-def _only_class(seen: Seen, task: Task, in_part: bool) -> str:
-    """The only class of images or pixels; "" if there are more, or may be outside of the sample."""
+def _only_class(seen: Seen, task: Task) -> str:
+    """The only class of the images or pixels that were looked at; "" if there are more, and for boxes."""
     occurring = [name for name, count in zip(task.classes, seen.left.images_with_class, strict=False) if count]
-    alone = not isinstance(task.label, BoxesLabel) and len(occurring) == 1
-    return occurring[0] if alone and (len(task.classes) == 1 or not in_part) else ""
+    return occurring[0] if len(occurring) == 1 and not isinstance(task.label, BoxesLabel) else ""
 
 
 def _empty(seen: Seen) -> tuple[str, str]:

@@ -234,11 +234,34 @@ def test_jpegs_of_other_kinds_in_a_tiff_are_not_trusted(kind: str, capfd: pytest
     assert capfd.readouterr().err == ""
 
 
+def test_jpegs_of_more_bits_in_a_tiff_are_refused():
+    grey = decode_image(noisy())[..., 0].astype(np.uint16) * 16
+    with pytest.raises(
+        UserError, match="an image cannot be read: it is compressed as old-style JPEG, or as JPEG of more"
+    ):
+        decode_image(tiff(grey, compression="jpeg", bitspersample=12))
+
+
+@pytest.mark.parametrize("code", [33007, 34892])
+def test_jpegs_by_other_codes_in_a_tiff_are_decoded_strictly(code: int):
+    """Alternative and lossy JPEG, as old scanners and DNG call them."""
+    grey = decode_image(noisy())[..., 0]
+    data = bytearray(tiff(grey, compression="jpeg"))
+    page = tifffile.TiffFile(io.BytesIO(bytes(data))).pages.first
+    at = page.tags["Compression"].valueoffset
+    data[at : at + 2] = code.to_bytes(2, "little")
+    assert decode_image(bytes(data)).shape == (*grey.shape, 3)
+    at, size = page.dataoffsets[0], page.databytecounts[0]
+    data[at + size // 2 : at + size] = bytes(size - size // 2)
+    with pytest.raises(UserError, match=r"an image cannot be read: (Corrupt|Premature)"):
+        decode_image(bytes(data))
+
+
 def test_ycbcr_without_jpeg_is_refused():
     """libtiff, which decodes it, does not report lost data to Pillow."""
     data = io.BytesIO()
     PIL.Image.fromarray(decode_image(noisy())).convert("YCbCr").save(data, "TIFF", compression="tiff_lzw")
-    with pytest.raises(UserError, match="an image cannot be read: it stores YCBCR by LZW; convert it to RGB"):
+    with pytest.raises(UserError, match="an image cannot be read: its colours are YCbCr without being JPEG"):
         decode_image(data.getvalue())
 
 

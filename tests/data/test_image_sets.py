@@ -154,7 +154,7 @@ def test_slices(data_dir: Path):
         ("train[:10]", "train[10:12]", 0),
         ("train", "validation", 0),
         ("train[-3:]", "train", 3),
-        ("train[:2]+train[4:6]", "validation+train[1:5]", 2),
+        ("train[:2]+train[4:6]", "validation + train[1:5]", 2),
         ("train[:10]+train[:10]", "train[:2]+train[1:3]", 3),
         ("train", "train", None),
     ],

@@ -176,11 +176,34 @@ def test_classes_that_are_not_in_training_are_told(capsys: pytest.CaptureFixture
     learnt = supervision.check([source(task, [probs(0), probs(1)])], {task.name: task}, 64)
     held_out = source(task, [probs(1), probs(2)])
     supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", learnt)
-    expected = "look at config.validation (photos): no training image has c, so classification cannot be right there"
-    assert said(capsys) == expected
+    assert said(capsys) == (
+        "look at config.validation (photos): there are labels of c, but none among the 2 labels of classification for "
+        "training that were looked at"
+    )
     everything = supervision.check([source(task, [probs(0), probs(1), probs(2)])], {task.name: task}, 64)
     supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", everything)
-    assert "no training image" not in capsys.readouterr().err
+    assert "none among" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("share", "told"), [(10, True), (500, False)])
+def test_a_class_that_a_sample_of_the_training_labels_lacks_is_told_unless_it_is_rare(
+    share: int, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """200 of 1,000 labels: of a class with every tenth image it should have 20, of one with every 500th none."""
+    monkeypatch.setattr("must_jax.stages.sampling.SAMPLED", 200)
+    task = task_of("classification")
+    learnt = supervision.check([source(task, [probs(i % 2) for i in range(1000)])], {task.name: task}, 64)
+    held_out = source(task, [probs(0 if i % share else 2) for i in range(1000)])
+    monkeypatch.setattr("must_jax.stages.sampling.SAMPLED", 1000)
+    supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", learnt)
+    assert ("there are labels of c, but none among the 200 labels" in capsys.readouterr().err) == told
+
+
+def test_one_class_in_a_sample_is_told_as_such(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("must_jax.stages.sampling.SAMPLED", 200)
+    task = task_of("classification")
+    supervision.check_held_out(source(task, [probs(1)] * 1000), {task.name: task}, 64, "config.validation")
+    assert "'b' is the only class of classification there in a sample of 200 images, so" in said(capsys)
 
 
 def test_images_that_are_in_two_sets_are_counted(tmp_path: Path):
