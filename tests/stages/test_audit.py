@@ -317,7 +317,10 @@ def test_images_that_are_gone_by_then_are_named_on_the_page(
     [
         ({"columns": ("nowhere",)}, "there is no label column nowhere"),
         ({"images": "scenes/teacher_depth_tiny:tran"}, "there is no split 'tran'; did you mean 'train'"),
-        ({"images": "scenes/unlabelled_tiny:train", "take": 48}, "has now; label them in another"),
+        (
+            {"images": "scenes/unlabelled_tiny:train", "take": 48},
+            "labels scenes/teacher_depth_tiny:train, not scenes/unlabelled_tiny:train; read it with images='scenes",
+        ),
         ({"evaluation": ("scenes/teacher_dept_tiny:train",)}, "'scenes/teacher_dept_tiny' is not a config of scenes"),
     ],
 )
