@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +138,15 @@ class Trained:
         images_bytes = math.prod(images.shape) // self.mesh.size
         return images_bytes + used.output_size_in_bytes, used.temp_size_in_bytes
 
-    @functools.cached_property
+    @cached_property
     def _on_devices(self) -> Variables:
         return put_replicated(self.mesh, self.variables)
 
-    @functools.cached_property
+    @cached_property
     def _predict(self) -> PredictStep:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
 
-    @functools.cached_property
+    @cached_property
     def _condensed(self) -> jax.stages.Wrapped:
         return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh, condense=True)
 
@@ -239,7 +239,7 @@ def _check_array(array: Any, wanted: str, ndim: int) -> None:
     """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with `ndim` axes."""
     advice = None
     if not isinstance(array, np.ndarray):
-        convertible = isinstance(array, list) or any(map(functools.partial(hasattr, array), _ARRAY_LIKE))
+        convertible = isinstance(array, list) or any(hasattr(array, name) for name in _ARRAY_LIKE)
         advice = "convert it with np.asarray" if convertible else "pass an array"
         raise UserError(f"{wanted}, but this is a {type(array).__name__}; {advice}")
     if array.ndim == ndim and array.size and array.shape[-1] == 3:

@@ -141,9 +141,7 @@ class ImageSet:
 
 
 def shared(some: ImageSet, others: ImageSet) -> int:
-    """How many images of `some` are also in `others`, as the same record or file, which may be linked to. Copies of
-    files are not noticed.
-    """
+    """How many images of `some` are also in `others`: the same record or file, which may be a link, but is no copy."""
     if len({each.name.startswith("folder:") for each in (some, others)}) > 1:  # a file is no record
         return 0
     mine, theirs = some.found_at(), others.found_at()

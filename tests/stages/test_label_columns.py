@@ -84,3 +84,16 @@ def test_a_shard_of_an_earlier_run_that_was_damaged_is_named_and_made_again(tmp_
     shard.unlink()
     run()
     assert other.exists() and shard.read_bytes() == whole and (tmp_path / "run/result.json").exists()
+
+
+def test_only_columns_that_lost_shards_are_taken_back(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    label_columns._take_back(tmp_path, {"a"})  # there is no result yet
+    told = {"images": 3, "columns": {"a": {"bytes": 1}, "b": {"bytes": 2}}}
+    result.write_text(json.dumps(told))
+    label_columns._take_back(tmp_path, set())
+    assert json.loads(result.read_text()) == told
+    label_columns._take_back(tmp_path, {"a"})
+    assert json.loads(result.read_text()) == {"images": 3, "columns": {"b": {"bytes": 2}}}
+    label_columns._take_back(tmp_path, {"b"})
+    assert not result.exists()
