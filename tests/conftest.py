@@ -113,6 +113,9 @@ class ToyMetrics:
     def result(self) -> dict[str, float]:
         return {"error": self._sum / self._count, "count": self._count}
 
+    def details(self) -> dict[str, Any]:
+        return {}
+
     def chance(self) -> float:
         return 0.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,7 +19,21 @@ from must_jax.errors import Preempted
 
 CHANCE = "chance"
 _READERS = 8  # threads, at most: the truth of a large photo takes hundreds of megabytes, and only one thread measures
+Details = Mapping[str, Any]  # of one task, as JSON values: see `tasks.base.TaskMetrics.details`
 Truth = Callable[[int], Mapping[str, Any]]  # index of an image -> the labels it has, by task, as stored
+
+
+class Evaluation(NamedTuple):
+    """What was measured; the same in all processes.
+
+    Attributes:
+      metrics: "task/metric" -> value. "task/chance" is the task's headline metric for the best constant prediction on
+        the same examples.
+      details: task -> what lies behind its metrics: by class, confusions, curves.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, Details]
 
 
 def evaluate(
@@ -30,17 +44,13 @@ def evaluate(
     tasks: Mapping[str, Task],
     image_size: int,
     mesh: Mesh,
-) -> dict[str, float]:
+) -> Evaluation:
     """Evaluates the predictions for all examples.
 
     Predictions are made for whole batches; the truth, which may be of any size, is read for a few images at a time.
 
     Args:
       batches: as from `pipeline.eval_batches`; if several processes evaluate together, this one's rows of each.
-
-    Returns:
-      "task/metric" -> value, the same in all processes. "task/chance" is the task's headline metric for the best
-      constant prediction on the same examples.
 
     Raises:
       Preempted: the run was told to stop.
@@ -67,8 +77,11 @@ def evaluate(
         for other in others:
             for name, metric in metrics.items():
                 metric.merge(other[name])
-    return {
-        f"{name}/{key}": value
-        for name, metric in metrics.items()
-        for key, value in {**metric.result(), CHANCE: metric.chance()}.items()
-    }
+    return Evaluation(
+        {
+            f"{name}/{key}": value
+            for name, metric in metrics.items()
+            for key, value in {**metric.result(), CHANCE: metric.chance()}.items()
+        },
+        {name: metric.details() for name, metric in metrics.items()},
+    )

@@ -41,6 +41,7 @@ from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
 
 PROFILE = "profile"
+VALIDATION_FILE = "validation.json"
 
 
 class Training(NamedTuple):
@@ -83,8 +84,8 @@ def build(
 def run(config: TrainConfig, workdir: Path) -> None:
     """Trains into `workdir`, or resumes there, or says that the run is finished.
 
-    Writes config.json, metrics.jsonl, event files, goodput.jsonl, checkpoints/, model.json (all that `trained.load`
-    needs) and, last, result.json.
+    Writes config.json, metrics.jsonl, event files, goodput.jsonl, checkpoints/, validation.json (the last validation,
+    with details), model.json (all that `trained.load` needs) and, last, result.json.
 
     Raises:
       UserError: anything in config or data that cannot work, before any work; a workdir of another config; a finished
@@ -224,6 +225,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
         clock.switch(EVALUATION)
         # Its metrics on the validation images, for the tasks that are labelled there.
         variables, metrics = everywhere(mesh, trained_variables(state)), {}
+        validation = {}
         for source in training.checked:
             unread = inputs.Unreadable(inputs.lengths([source]))
             examples = eval_batches(
@@ -238,9 +240,10 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
             predict = make_predict_step(
                 trained.image_forward(training.model), training.validated, config.image_size, mesh
             )
-            metrics = evaluate(
+            found = evaluate(
                 predict, variables, unread.guard(examples), truth, training.validated, config.image_size, mesh
             )
+            metrics, validation[source.images.name] = found.metrics, found._asdict()
             unread.shares()
             if writer:
                 writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
@@ -248,6 +251,7 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
         clock.switch(SAVE)
 
     if distributed.is_first():
+        write_json(workdir / VALIDATION_FILE, validation)
         trained.describe(
             workdir,
             config,

@@ -124,7 +124,7 @@ class Transfer:
         return {
             split: evaluate(
                 self.predict, variables, start.examples(split, seed), self._truth[split], self._tasks, size, self._mesh
-            )[metric]
+            ).metrics[metric]
             for split in splits
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypedDict, TypeVar
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,37 @@ Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; t
 NumpyArrays = Mapping[str, np.ndarray]
 AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)
 Sums = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight); the mean is taken after merging over devices
+
+
+class Table(TypedDict):
+    """Columns by class. A value is None where there is none, as the precision of a class that is never predicted."""
+
+    classes: list[str]
+    columns: dict[str, list[float | None] | list[int]]
+
+
+class Confusion(TypedDict):
+    """`counts[t][p]`: how much of true class t was predicted as class p; a last column, "none", where that happens."""
+
+    classes: list[str]
+    counts: list[list[int]]
+
+
+class Curve(TypedDict):
+    """Lines over one axis: name -> (x values, y values)."""
+
+    title: str
+    x: str
+    y: str
+    series: dict[str, tuple[list[float], list[float]]]
+
+
+class Details(TypedDict, total=False):
+    """JSON values in one form for all tasks, so that a report needs to know none of them; every part is optional."""
+
+    per_class: Table
+    confusion: Confusion
+    curves: list[Curve]
 
 
 class TaskMetrics(Protocol):
@@ -41,6 +72,10 @@ class TaskMetrics(Protocol):
 
     def result(self) -> dict[str, float]:
         """Metric name -> value; shares and scores are in percent (0..100)."""
+        ...
+
+    def details(self) -> Details:
+        """What lies behind the result."""
         ...
 
     def chance(self) -> float:

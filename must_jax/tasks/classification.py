@@ -16,7 +16,7 @@ from must_jax.config.base import MAX_COUNT
 from must_jax.data.kinds import VectorLabel
 from must_jax.models.heads import PooledLinearHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.measures import Means, masked_sum
 
@@ -92,6 +92,9 @@ class ClassificationMetrics:
 
     def result(self) -> dict[str, float]:
         return self._means.result()
+
+    def details(self) -> Details:
+        return {}
 
     def chance(self) -> float:
         return most_frequent(np.array([*self._classes.values()]))

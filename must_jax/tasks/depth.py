@@ -15,7 +15,7 @@ from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import Depths
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, valid_pixels
 
@@ -117,6 +117,9 @@ class DepthMetrics:
     def result(self) -> dict[str, float]:
         means = self._means.result()
         return means | {"rmse": math.sqrt(means.pop("squared"))}
+
+    def details(self) -> Details:
+        return {}
 
     def chance(self) -> float:
         return self._flat.result()["delta1"] if self._align else self._depths.best()

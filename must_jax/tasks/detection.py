@@ -18,7 +18,7 @@ from must_jax.config.base import MaxBoxes
 from must_jax.data.kinds import BoxesLabel
 from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.tasks import boxes, drawing
-from must_jax.tasks.base import Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import same_boxes
 from must_jax.tasks.measures import masked_sum
 from must_jax.tasks.voc import Voc07
@@ -196,6 +196,9 @@ class DetectionMetrics:
             evaluation.run()
             ap, ap50 = (float(100 * each) for each in evaluation.stats[:2])
         return {"ap50": ap50, "ap": ap, "ap50_voc07": self._voc07.result()}
+
+    def details(self) -> Details:
+        return {}
 
     def chance(self) -> float:
         counted = [box for box in self._truth if not box["iscrowd"]]

@@ -13,7 +13,7 @@ from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import Directions
 from must_jax.tasks.measures import Means, masked_sum, resize_maps, valid_pixels
 
@@ -87,6 +87,9 @@ class NormalsMetrics:
 
     def result(self) -> dict[str, float]:
         return self._means.result()
+
+    def details(self) -> Details:
+        return {}
 
     def chance(self) -> float:
         return self._directions.best(11.25)

@@ -18,7 +18,7 @@ from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.measures import masked_sum, resize_maps
 
@@ -141,6 +141,9 @@ class SegmentationMetrics:
             "miou": float(100 * np.mean(self._hits[:-1][occurs] / union[occurs])),
             "pixel_accuracy": float(100 * self._hits.sum() / self._truth.sum()),
         }
+
+    def details(self) -> Details:
+        return {}
 
     def chance(self) -> float:
         """Predicting the most frequent class everywhere gives it its share of the pixels as IoU, and all others 0."""

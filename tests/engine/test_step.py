@@ -165,7 +165,7 @@ def test_every_example_counts_once_in_a_metric(toy, devices):
         {**batch, "index": 8 * k + np.arange(8), "mask": np.ones(8), "content_hw": np.full((8, 2), 64)}
         for k, batch in enumerate(batches)
     ]
-    metrics = evaluate(predict, put_replicated(mesh, variables), examples, truth, toy.tasks, 64, mesh)
+    metrics = evaluate(predict, put_replicated(mesh, variables), examples, truth, toy.tasks, 64, mesh).metrics
     outputs = [toy.forward(variables, batch, False)[0]["toy"]["y"] for batch in batches]
     errors = [np.abs(y - label["y"]).sum(-1) * label["present"] for y, label in zip(outputs, labels, strict=True)]
     count = sum(label["present"].sum() for label in labels)

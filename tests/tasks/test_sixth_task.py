@@ -66,6 +66,9 @@ class BrightnessMetrics:
     def result(self) -> dict[str, float]:
         return self._means.result()
 
+    def details(self) -> dict[str, Any]:
+        return {}
+
     def chance(self) -> float:
         return 20.0
 
