@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
+import functools
 from collections.abc import Sequence
 
 import cv2
@@ -13,6 +13,21 @@ from must_jax.errors import printable
 SMALLEST_PX, LARGEST_PX = 256, 1024  # limits for the longer side of a picture
 INK, PAPER = (245, 245, 245), (28, 28, 32)
 UNKNOWN = (64, 64, 64)  # colour of pixels without a label
+_FIRST = (228, 87, 46)  # colour of the first class
+_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+)
+_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+)
 
 Colour = tuple[int, int, int]
 
@@ -28,12 +43,30 @@ def canvas(image: np.ndarray) -> np.ndarray:
     return image.copy()
 
 
+@functools.cache
 def palette(count: int) -> list[Colour]:
-    """Distinct colours: hues a golden angle apart, in five alternating tones."""
-    # Five tones: hues that come close again after 8, 13, 21 ... steps then differ in tone.
-    tones = ((0.75, 1.0), (0.9, 0.7), (0.4, 1.0), (0.9, 0.45), (0.4, 0.7))  # saturation, value
-    colours = [colorsys.hsv_to_rgb(i * 0.61803399 % 1, *tones[i % len(tones)]) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours]
+    """Colours that can be told apart; a longer palette begins with a shorter one, so that class i keeps its colour.
+
+    Each is the one furthest from all before it, and from `UNKNOWN`, in OKLab: 0.14 apart for 24 classes, 0.06 for 150.
+    """
+    levels = np.arange(0, 256, 15)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    lightness, *axes = oklab(colours).T
+    colours = colours[(np.abs(lightness - 0.64) < 0.25) & (np.hypot(*axes) > 0.05)]  # neither dark, white, nor grey
+    places = oklab(colours)
+    chosen = [int(np.square(places - oklab(np.array(_FIRST))).sum(-1).argmin())]
+    nearest = np.square(places - oklab(np.array(UNKNOWN))).sum(-1)
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, np.square(places - places[chosen[-1]]).sum(-1))
+        chosen.append(int(nearest.argmax()))
+    return [(r, g, b) for r, g, b in colours[chosen[:count]].tolist()]
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB [..., 3] in 0..255 -> OKLab f64[..., 3], in which distances are those that are seen (Ottosson, 2020)."""
+    share = rgb / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.cbrt(linear @ _TO_CONES) @ _TO_OKLAB
 
 
 def bars(picture: np.ndarray, values: Sequence[tuple[str, float]], rows: int) -> np.ndarray:

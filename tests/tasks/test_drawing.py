@@ -23,11 +23,23 @@ def test_small_photos_are_enlarged_by_whole_pixels():
     np.testing.assert_array_equal(drawing.canvas(image)[3::4, 3::4], image)
 
 
-def test_colours_of_a_palette_are_apart_and_do_not_depend_on_its_length():
-    colours = np.array(drawing.palette(24))
-    distance = np.abs(colours[:, None] - colours[None]).sum(-1) + 1000 * np.eye(24)
-    assert distance.min() > 25
-    assert drawing.palette(5) == drawing.palette(24)[:5]
+@pytest.mark.parametrize(("count", "apart"), [(8, 0.25), (24, 0.14), (150, 0.06)])
+def test_colours_of_classes_can_be_told_apart_and_from_pixels_without_a_label(count: int, apart: float):
+    """Distances in OKLab, where black and white are 1 apart, and 0.02 can just be seen."""
+    colours = drawing.oklab(np.array([*drawing.palette(count), drawing.UNKNOWN]))
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + np.eye(len(colours))
+    assert distance.min() > apart
+
+
+def test_a_class_keeps_its_colour_if_others_are_added():
+    assert drawing.palette(0) == []
+    assert drawing.palette(5) == drawing.palette(150)[:5]
+
+
+def test_oklab_is_that_of_its_author():
+    """White, and red, from Ottosson (2020)."""
+    known = drawing.oklab(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 0]]))
+    np.testing.assert_allclose(known, [[1, 0, 0], [0.6280, 0.2249, 0.1258], [0, 0, 0]], atol=1e-4)
 
 
 def test_drawing_leaves_the_photo_as_it_was():
