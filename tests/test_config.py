@@ -21,7 +21,9 @@ from must_jax.config import (
     digest,
 )
 from must_jax.errors import UserError
+from must_jax.labels.formats import FORMATS
 from must_jax.parsing import override, parse
+from must_jax.tasks import TASKS
 
 SOURCE = {"images": "scenes/teacher_depth:train"}
 
@@ -293,3 +295,11 @@ def test_compile_takes_the_config_of_another_stage():
         assert isinstance(parsed, CompileConfig)
         assert parsed.of == parse(values)
         assert parsed.compile.programs == ("train", "label")
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, base.Config)]
+    models: list[type[pydantic.BaseModel]] = [*kinds, *TASKS.values(), *FORMATS.values()]
+    fields = {f"{m.__name__}.{name}": field for m in models for name, field in m.model_fields.items() if name != "stage"}
+    assert len(fields) > 150
+    assert [name for name, field in fields.items() if not field.description] == []

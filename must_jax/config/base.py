@@ -98,7 +98,13 @@ class Config(pydantic.BaseModel):
     free: ClassVar[frozenset[str]] = frozenset({"data_dir", "devices"})
     is_run: ClassVar[bool] = True  # whether it produces what is in its workdir, rather than just inspect something
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        frozen=True,
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
     @pydantic.model_validator(mode="before")
     @classmethod

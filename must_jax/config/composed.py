@@ -17,16 +17,18 @@ InPipeline = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
 
 class PipelineConfig(Config):
-    """Stages in sequence, each in a folder of its name under the workdir, then a report.
-
-    "{workdir}" in a value of a stage stands for the pipeline's own folder, `data_dir` and `devices` are passed on.
-    """
+    """Stages in sequence, each in a folder of its name under the workdir, then a report."""
 
     stage: Literal["pipeline"] = "pipeline"
     title: str = "must_jax"
+    """Of the report."""
     data_dir: str = "data"
+    """Folder of the image sets that are read by name; passed on to all stages."""
     devices: Count = 0
+    """Passed on to all stages; 0 = as many as can share the batches."""
     stages: Annotated[dict[str, Annotated[InPipeline, Field(discriminator="stage")]], Field(min_length=1)]
+    """A name -> the config of a stage, which runs in the folder of that name. `{workdir}` in a value stands for the
+    pipeline's own folder."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,16 +59,14 @@ PROGRAMS = ("train", "evaluate", "label", "features")  # that the stage `compile
 
 
 class TargetConfig(Config):
-    """What `compile` compiles for.
-
-    topology: chip and slice as the TPU documentation names them: "v5e:4x8", "v4:2x2x4", "v5p:4x4x4", "v6e:16x16".
-    programs: which of the stage's programs; () = all. "train", "evaluate", "label" and, for the scorecard, "features".
-    classes: task -> number of classes, where neither data nor a teacher tells it.
-    """
+    """What `compile` compiles for."""
 
     topology: str
+    """Chip and slice as the TPU documentation names them: v5e:4x8, v4:2x2x4, v5p:4x4x4, v6e:16x16."""
     programs: Names = ()
+    """Which of the stage's programs: train, evaluate, label and, for the scorecard, features; none = all."""
     classes: dict[str, PositiveCount] = {}
+    """Task -> number of classes, where neither data nor a teacher tells it."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -83,7 +83,9 @@ class CompileConfig(Config):
 
     stage: Literal["compile"] = "compile"
     compile: TargetConfig
+    """What to compile for."""
     of: TrainConfig | LabelConfig | EvaluateConfig
+    """The other stage's config."""
 
 
 class ReplayConfig(Config):
@@ -93,4 +95,6 @@ class ReplayConfig(Config):
 
     stage: Literal["replay"] = "replay"
     replay: Count
+    """Number of the update, from 0."""
     of: TrainConfig
+    """The training's config."""

@@ -14,40 +14,40 @@ MAX_PIXELS = 200_000_000  # of an image, wherever one is read
 
 
 class TruthConfig(Config):
-    """True labels in one of the formats of `labels/formats`, to be imported as a column of one task.
-
-    path: the file or folder that holds them; "" where the images' names do.
-    options: the format's own: a unit, a class list.
-    licence: of the labels; "" = unknown.
-    """
+    """True labels in one of the formats of `labels/formats`, to be imported as a column of one task."""
 
     format: str
+    """One of the formats listed below."""
     path: str = ""
+    """The file or folder that holds the labels; none where the images' names do."""
     options: dict[str, Any] = {}
+    """The format's own: a unit, a class list."""
     licence: str = ""
+    """Of the labels; none = unknown."""
 
 
 class PrepareConfig(Config):
-    """Imports images as an image set, `data_dir/NAME`, which other stages read as "NAME:train".
-
-    images: "folder:PATH", "tar:FILES", "parquet:FILES" or "tfds:NAME/CONFIG:SPLIT"; FILES are a file, a folder or a
-      pattern with *.
-    image_column: of Parquet files; "" = the only one that holds bytes.
-    image_suffix: for folders and tar files: the endings of images ("jpg", "rgb.png"), or "*" for all. () = all pictures
-      of a folder; of pictures in a tar file that share a name, the one with a plain suffix (".jpg" beside ".seg.png").
-    max_pixels: of an image that is imported; at most as many as are read anywhere.
-    labels: by task, the labels that people have given these images; more can be added later.
-    """
+    """Imports images as an image set, `data_dir/NAME`, which other stages read as "NAME:train"."""
 
     stage: Literal["prepare"] = "prepare"
     data_dir: str = "data"
+    """Folder of the image sets that are read by name."""
     name: str
+    """Of the image set: other stages read it as `NAME:train`."""
     images: str
+    """`folder:PATH`, `tar:FILES`, `parquet:FILES` or `tfds:NAME/CONFIG:SPLIT`; FILES are a file, a folder or a pattern
+    with *."""
     image_column: str = ""
+    """Of Parquet files; none = the only one that holds bytes."""
     image_suffix: Names = ()
+    """For folders and tar files: the endings of images (jpg, rgb.png), or * for all. None = all pictures of a folder;
+    of pictures in a tar file that share a name, the one with a plain suffix (.jpg beside .seg.png)."""
     shard_images: ShardImages = 1024
+    """Images of a file."""
     max_pixels: Annotated[PositiveCount, Field(le=MAX_PIXELS)] = MAX_PIXELS
+    """Of an image that is imported; at most as many as are read anywhere."""
     labels: dict[str, TruthConfig] = {}
+    """Task -> the labels that people have given these images; more can be added later."""
 
     @pydantic.field_validator("name")
     @classmethod
@@ -87,18 +87,31 @@ class LabelConfig(Config):
 
     stage: Literal["label"] = "label"
     data_dir: str = "data"
+    """Folder of the image sets that are read by name."""
     devices: Count = 0
+    """Devices to use; 0 = as many as can share the batches. On a CPU, virtual ones, at most one per core."""
     images: str
+    """The image set to label, as in `train.0.images`."""
     take: Count = 0
+    """Only the first n images; 0 = all."""
     teachers: Annotated[Names, Field(min_length=1)]
-    tasks: dict[str, dict[str, Any]] = {}  # overrides of the teachers' pseudo-label options, by task
-    accept_failed: Names = ()  # tasks that teachers label although they are near chance, or were not validated
+    """Folders of finished runs; each labels for all of its tasks."""
+    tasks: dict[str, dict[str, Any]] = {}
+    """Task -> options of its pseudo labels, instead of the teachers' own."""
+    accept_failed: Names = ()
+    """Tasks that teachers label although they are near chance, or were not validated."""
     batch_size: BatchSize = 64
+    """Images of a batch, over all devices."""
     shard_images: ShardImages = 1024
+    """Labels of a file."""
     gallery_images: Annotated[int, Field(ge=0, le=10_000), Number] = 32
-    worker: str = "0/1"  # number of this process, from 0, and how many there are
-    dry_run: bool = False  # label a sample, print what the whole set costs, and write nothing
-    chips: Count = 0  # devices to forecast the hours for; 0 = those in use here
+    """Images in gallery.html."""
+    worker: str = "0/1"
+    """Number of this process, from 0, and how many there are; each takes every n-th shard."""
+    dry_run: bool = False
+    """Labels a sample, prints what the whole set costs, and writes nothing."""
+    chips: Count = 0
+    """With `dry_run`: devices to forecast the hours for; 0 = those in use here."""
 
     @property
     def worker_of(self) -> tuple[int, int]:
@@ -119,38 +132,39 @@ class LabelConfig(Config):
 
 
 class LabelsConfig(Config):
-    """Inspects label columns: `describe` describes them, `verify` checks every file and label.
-
-    columns: folders of columns, or of label runs, whose columns are all meant.
-    images: the image set that they should belong to, as in `SourceConfig`, with `take`; "" = do not compare.
-    """
+    """Inspects label columns: `describe` describes them, `verify` checks every file and label."""
 
     is_run: ClassVar[bool] = False
 
     stage: Literal["labels"] = "labels"
     action: Literal["describe", "verify"] = "describe"
+    """`describe` columns, or `verify` every file and label."""
     data_dir: str = "data"
+    """Folder of the image sets that are read by name."""
     columns: Annotated[Names, Field(min_length=1)]
+    """Folders of columns, or of label runs, whose columns are all meant."""
     images: str = ""
+    """The image set that the columns should belong to; none = do not compare."""
     take: Count = 0
+    """As the columns were made with; 0 = all."""
 
 
 class AuditConfig(Config):
-    """The gate between labelling and training: statistics of an image set's label columns, and a verdict on each.
-
-    images: the image set that the columns label, as in `SourceConfig`, with `take`. True labels that are stored with
-      it, or come as columns, are what the others are scored against.
-    columns: folders of columns, or of label runs, whose columns are all meant.
-    evaluation: image sets that `images` should share nothing with; near-duplicates are looked for.
-    duplicate_distance: most bits, of 256, in which the perceptual hashes of near-duplicates may differ.
-    sample: images, spread over the set, whose labels are read; 0 = all.
-    """
+    """The gate between labelling and training: statistics of an image set's label columns, and a verdict on each."""
 
     stage: Literal["audit"] = "audit"
     data_dir: str = "data"
+    """Folder of the image sets that are read by name."""
     images: str
+    """The image set that the columns label. True labels that are stored with it, or come as columns, are what the
+    others are scored against."""
     take: Count = 0
+    """As the columns were made with; 0 = all."""
     columns: Annotated[Names, Field(min_length=1)]
+    """Folders of columns, or of label runs, whose columns are all meant."""
     evaluation: Names = ()
+    """Image sets that `images` should share nothing with; near-duplicates are looked for."""
     duplicate_distance: Annotated[int, Field(ge=0, lt=128), Number] = 48
+    """Most bits, of 256, in which the perceptual hashes of near-duplicates may differ."""
     sample: Count = 0
+    """Images, spread over the set, whose labels are read; 0 = all."""

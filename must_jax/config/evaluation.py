@@ -27,24 +27,36 @@ class DownstreamConfig(Config):
     """One held-out task of the scorecard. The learning rate is chosen on validation, the value is from test."""
 
     task: str
+    """What is to be learnt."""
     train: SourceConfig
+    """The few labelled images that new heads are trained on."""
     validation: SourceConfig
+    """Chooses the learning rate."""
     test: SourceConfig
+    """What the scorecard reports."""
     options: dict[str, Any] = {}
+    """The task's own options."""
 
 
 class TransferConfig(Config):
     """One way to measure a representation: heads alone on frozen features, or everything fine-tuned."""
 
     mode: Literal["frozen", "finetune"]
-    inits: Names = ()  # names in `EvaluateConfig.inits`; () = all of them
+    """`frozen`: new heads alone, on fixed features; `finetune`: all parameters."""
+    inits: Names = ()
+    """Names in the evaluation's `inits`; none = all of them."""
     steps: PositiveCount
+    """Updates of each training."""
     batch_size: BatchSize = 32
-    # Each is tried with the first seed; the best one is used for all seeds.
+    """Images of an update."""
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1, max_length=1000), Listed]
+    """Each is tried with the first seed; the best one on validation is used for all seeds."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), Listed] = (0, 1, 2)
+    """One training for each; the scorecard has their mean and spread."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and schedule; its learning rate is one of `learning_rates`."""
     augment: AugmentConfig = AugmentConfig()
+    """Random geometry of training images."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -58,15 +70,21 @@ class EvaluateConfig(Config):
 
     stage: Literal["evaluate"] = "evaluate"
     data_dir: str = "data"
+    """Folder of the image sets that are read by name."""
     devices: Count = 0
-    inits: Annotated[
-        dict[str, str], Field(min_length=1)
-    ]  # name -> folder of a finished run; "" = random initialisation
-    downstream: Annotated[dict[str, DownstreamConfig], Field(min_length=1)]  # name of the set -> what it is
+    """Devices to use; 0 = as many as can share the batches. On a CPU, virtual ones, at most one per core."""
+    inits: Annotated[dict[str, str], Field(min_length=1)]
+    """Starting points: a name -> the folder of a finished run; none = random initialisation."""
+    downstream: Annotated[dict[str, DownstreamConfig], Field(min_length=1)]
+    """The held-out sets: a name -> its task and its images."""
     transfers: Annotated[tuple[TransferConfig, ...], Field(min_length=1, max_length=1000)]
-    model: ModelConfig = ModelConfig()  # all starting points must have it
+    """Ways to measure a representation: heads alone, or everything fine-tuned."""
+    model: ModelConfig = ModelConfig()
+    """The network that all starting points have."""
     image_size: ImageSize = 64
+    """Height and width of the network's input in pixels, a multiple of 32; images are fitted into it, aspect kept."""
     max_boxes: MaxBoxes = 100
+    """Boxes of an image that are trained on."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -13,45 +13,58 @@ REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a n
 
 
 class ModelConfig(Config):
-    """Architecture of backbone, pyramid and heads. Depth and width name the ResNet; channels are per pyramid level."""
+    """Architecture of backbone, pyramid and heads."""
 
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    """The ResNet; its number is its depth."""
     width: Width = 1.0
+    """Factor on all channels of the backbone."""
     pyramid_channels: Channels = 256
+    """Channels of each level of the feature pyramid."""
     head_channels: Channels = 256
+    """Channels of the convolutions of each head."""
     head_convs: Annotated[int, Field(ge=0, le=100), Number] = 3
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    """Convolutions of each head, before its last layer."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters are always float32."""
     batch_norm_momentum: Annotated[float, Field(gt=0, lt=1), Number] = 0.9
+    """Share of the running statistics that an update keeps."""
 
 
 class OptimizerConfig(Config):
     """Linear warm-up from 0, then cosine decay to 0 at the last step."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer: SGD with momentum, or AdamW."""
     learning_rate: Rate = 0.1
+    """At the end of the warm-up, the highest of the schedule."""
     warmup_steps: Count = 0
+    """Updates in which the learning rate rises from 0; fewer than `steps`."""
     momentum: Decay = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=1e6), Number] = 4e-5  # on kernels only, never on norms and biases
-    clip_norm: Annotated[float, Field(ge=0, le=1e30), Number] = 0.0  # global gradient norm; 0 = off
-    # Of parameters and statistics; 0 = off. It warms up: update t, from 0, has min(ema_decay, (1 + t) / (10 + t)).
+    """Of SGD; for AdamW, the decay of the first moment."""
+    weight_decay: Annotated[float, Field(ge=0, le=1e6), Number] = 4e-5
+    """On kernels only, never on norms and biases."""
+    clip_norm: Annotated[float, Field(ge=0, le=1e30), Number] = 0.0
+    """Largest norm of the whole gradient; 0 = off."""
     ema_decay: Decay = 0.0
+    """Of the moving average of parameters and statistics that the finished model has; 0 = off. It warms up: update t,
+    from 0, has min(ema_decay, (1 + t) / (10 + t))."""
 
 
 class SourceConfig(Config):
-    """One image set and the labels to read with it.
-
-    images: "NAME/CONFIG:SPLIT" of a TFDS dataset ("scenes/teacher_depth:train"), or "folder:PATH".
-    labels: where labels come from: "truth" (stored with the images), the folder of a column, or that of a label run,
-      for all of its columns. Where an image has several of one task, a true one wins, and among others the first.
-    take: only the first n images; 0 = all.
-    min_confidence: by task; labels of columns below it are dropped: boxes, pixels (of columns made with
-      keep_confidence) and distributions, by their largest probability.
-    """
+    """One image set and the labels to read with it."""
 
     images: str
+    """An image set: `NAME:SPLIT` of one that was prepared, `NAME/CONFIG:SPLIT` of a TFDS dataset, `folder:PATH`. A
+    split can be a part (`train[:80%]`) or a sum (`train+validation`)."""
     labels: Names = ("truth",)
+    """Where labels come from: `truth` (stored with the images), the folder of a column, or that of a label run, for all
+    of its columns. If an image has several of one task, a true one wins, among others the first."""
     take: Count = 0
+    """Only the first n images; 0 = all."""
     min_confidence: dict[str, Share] = {}
+    """By task: labels of columns below it are dropped: boxes, pixels (of columns made with keep_confidence) and
+    distributions, by their largest probability."""
 
 
 def too_much_warmup(warmup_steps: int, steps: int) -> str:
@@ -62,16 +75,17 @@ def too_much_warmup(warmup_steps: int, steps: int) -> str:
 
 
 class AugmentConfig(Config):
-    """Random geometry of training examples. Scale is relative to the image fitted into the square input.
-
-    scale_sampling: between scale_min and scale_max, "uniform" in the scale itself, as in the paper's code base, or
-      "log_uniform": halving and doubling are equally likely.
-    """
+    """Random geometry of training examples."""
 
     flip: bool = True
+    """Mirrors half of the images."""
     scale_min: Scale = 1.0
+    """Smallest scale, relative to the image fitted into the square input."""
     scale_max: Scale = 1.0
+    """Largest scale; above 1, a part of the image is cut out."""
     scale_sampling: Literal["uniform", "log_uniform"] = "uniform"
+    """Between the two: `uniform` in the scale itself, as in the paper's code base, or `log_uniform`: halving and
+    doubling are equally likely."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -81,11 +95,10 @@ class AugmentConfig(Config):
 
 
 class ColumnsConfig(Config):
-    """Which of the training labels are read, by task or by source: a teacher's name, or "truth".
-
-    drop: tasks or teachers to remove. A task that then has no labels is not trained.
-    keep: all others are removed; () = keep all. If it names tasks, other tasks without labels are not trained.
-    """
+    """Which of the training labels are read, by task or by source: a teacher's name, or "truth"."""
 
     drop: Names = ()
+    """Tasks or teachers whose labels are not read. A task that then has no labels is not trained."""
     keep: Names = ()
+    """Labels of all other tasks or teachers are not read; none = keep all. If it names tasks, other tasks without
+    labels are not trained."""

@@ -34,11 +34,7 @@ from must_jax.errors import nearest
 
 
 class TrainConfig(Config):
-    """Teachers, student and fine-tuning: one model on the labels of one or more image sets.
-
-    remat: parts of the network ("stage1" to "stage4", "fpn", "heads") whose activations are recomputed for the
-      gradient instead of being stored: less memory, more operations, the same numbers.
-    """
+    """Teachers, student and fine-tuning: one model on the labels of one or more image sets."""
 
     free: ClassVar[frozenset[str]] = Config.free | {
         *("log_every", "checkpoint_every", "minimum", "accept_failed", "profile"),
@@ -47,31 +43,56 @@ class TrainConfig(Config):
 
     stage: Literal["train"] = "train"
     seed: Seed = 0
+    """Of initial parameters, the order of images and their augmentation."""
     data_dir: str = "data"
-    devices: Count = 0  # 0 = as many as can share the batches; on a CPU, virtual ones, at most one per core
+    """Folder of the image sets that are read by name."""
+    devices: Count = 0
+    """Devices to use; 0 = as many as can share the batches. On a CPU, virtual ones, at most one per core."""
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1, max_length=MAX_LISTED)]
+    """What is trained on: a list of image sets with their labels."""
     validation: SourceConfig | None = None
+    """What the finished model is measured on; none = not at all, and then it cannot label."""
     columns: ColumnsConfig = ColumnsConfig()
-    fsdp: PositiveCount = 1  # devices that share one copy of the training state
-    ready_within_s: Seconds = 600.0  # after the first host is ready; then the missing one is named
-    # Task name -> that task's own options and its loss weight.
+    """Which of the labels are read, by task or by source: a teacher's name, or `truth`."""
+    fsdp: PositiveCount = 1
+    """Devices that share one copy of the training state."""
+    ready_within_s: Seconds = 600.0
+    """Seconds to wait for other hosts after the first one is ready; then the missing one is named."""
     tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Task -> its own options and its loss weight."""
     image_size: ImageSize = 64
+    """Height and width of the network's input in pixels, a multiple of 32; images are fitted into it, aspect kept."""
     max_boxes: MaxBoxes = 100
+    """Boxes of an image that are trained on."""
     augment: AugmentConfig = AugmentConfig()
+    """Random geometry of training images."""
     model: ModelConfig = ModelConfig()
+    """The network."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and schedule."""
     batch_size: BatchSize = 32
-    accumulate: PositiveCount = 1  # parts of a batch that are processed in sequence, to save memory
+    """Images of an update, over all devices."""
+    accumulate: PositiveCount = 1
+    """Parts of a batch that are processed in sequence, to save memory."""
     remat: Names = ()
+    """Parts of the network (stage1 to stage4, fpn, heads) whose activations are recomputed for the gradient instead of
+    being stored: less memory, more operations, the same numbers."""
     steps: PositiveCount = 1000
-    max_skipped: Count = 5  # how many of 100 updates may be skipped because they are not finite
+    """Updates."""
+    max_skipped: Count = 5
+    """How many of 100 updates may be skipped because they are not finite."""
     log_every: PositiveCount = 50
+    """Updates between two lines of metrics."""
     checkpoint_every: PositiveCount = 500
-    init: str = ""  # a finished run whose backbone and pyramid to start from; "" = random
-    minimum: dict[str, Float] = {}  # "task/metric" on validation that the finished model must reach
-    accept_failed: Names = ()  # tasks whose label columns are trained on even if they failed (labels/gate.py)
-    profile: str = ""  # updates to trace, as in 100:110; "" = none
+    """Updates between two checkpoints."""
+    init: str = ""
+    """A finished run whose backbone and pyramid to start from; none = random."""
+    minimum: dict[str, Float] = {}
+    """TASK/METRIC -> the least value on validation that the finished model must reach."""
+    accept_failed: Names = ()
+    """Tasks whose label columns are trained on even if they failed the gate."""
+    profile: str = ""
+    """Updates to trace, FIRST:LAST; none = no trace."""
 
     @property
     def profiled(self) -> range:

@@ -87,23 +87,20 @@ class TaskMetrics(Protocol):
 
 
 class Task(pydantic.BaseModel, abc.ABC):
-    """A task with its options: frozen, comparable, serialisable (`model_dump`) into a model's description.
+    """A task with its options: frozen, comparable, serialisable (`model_dump`) into a model's description."""
 
-    Attributes:
-      classes: class names in the order of their indices; empty for tasks without classes.
-      weight: loss weight; None = computed from the teacher's settings by the paper's rule, 1 without a teacher.
-      max_boxes: box slots per image, for tasks that have boxes.
-    """
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: ClassVar[str]  # key in the registry, in configs, batches, outputs and columns
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
     has_classes: ClassVar[bool] = False
 
     classes: tuple[str, ...] = ()
+    """Class names in the order of their indices; empty for tasks without classes."""
     weight: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """Of the loss; none = computed from the teacher's settings by the paper's rule, 1 without a teacher."""
     max_boxes: MaxBoxes = 100
+    """Box slots per image, for tasks that have boxes."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -22,19 +22,16 @@ from must_jax.tasks.measures import Means, masked_sum
 
 
 class Classification(Task):
-    """Softmax cross-entropy against soft vectors; pseudo labels are soft, since soft beat hard (paper section 3).
-
-    Attributes:
-      label_smoothing: share of each target that is spread evenly over all classes.
-      top_k: a pseudo label keeps the k largest probabilities and spreads the rest evenly; 0 = keeps all.
-    """
+    """Softmax cross-entropy against soft vectors; pseudo labels are soft, since soft beat hard (paper section 3)."""
 
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top1"
     has_classes: ClassVar[bool] = True
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each target that is spread evenly over all classes."""
     top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
+    """A pseudo label keeps the k largest probabilities and spreads the rest evenly; 0 = keeps all."""
 
     @property
     def label(self) -> VectorLabel:

@@ -25,18 +25,15 @@ TRIM = 0.2  # share of the residuals, the largest ones, that the affine-invarian
 
 
 class Depth(Task):
-    """Metric or relative depth; pseudo labels are the raw map (paper section 3).
-
-    Attributes:
-      kind: "metric_m": metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. "relative": known up
-        to scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one
-        (paper facts 7.3: both maps normalised by median and mean deviation, trimmed L1, half a gradient term).
-    """
+    """Metric or relative depth; pseudo labels are the raw map (paper section 3)."""
 
     name: ClassVar[str] = "depth"
     metric: ClassVar[str] = "delta1"
 
     kind: Literal["metric_m", "relative"] = "metric_m"
+    """`metric_m`: metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. `relative`: known up to
+    scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one (paper
+    facts 7.3: both maps normalised by median and mean deviation, trimmed L1, half a gradient term)."""
 
     @property
     def label(self) -> MapLabel:

@@ -32,13 +32,6 @@ class Detection(Task):
     """Focal loss on classes, GIoU on boxes, cross-entropy on centerness. Pseudo labels are hard (paper section 3).
 
     The score of a box is the geometric mean of class probability and centerness.
-
-    Attributes:
-      score_threshold: a pseudo label keeps boxes with at least this score.
-      max_detections: the most boxes predicted per image; COCO's measures look at 100.
-      nms_iou: of two boxes of one class that overlap more than this, the better one is kept.
-      min_score: boxes with a lower score are never predicted; the average precision is over all others.
-      focal_alpha, focal_gamma: of the focal loss; defaults as in the paper's code base (section 7.4).
     """
 
     name: ClassVar[str] = "detection"
@@ -46,11 +39,17 @@ class Detection(Task):
     has_classes: ClassVar[bool] = True
 
     score_threshold: _Share = 0.5
+    """A pseudo label keeps boxes with at least this score."""
     max_detections: MaxBoxes = 100
+    """The most boxes predicted per image; COCO's measures look at 100."""
     nms_iou: _Share = 0.5
+    """Of two boxes of one class that overlap more than this, the better one is kept."""
     min_score: _Share = 0.05
+    """Boxes with a lower score are never predicted; the average precision is over all others."""
     focal_alpha: _Share = 0.25
+    """Of the focal loss; the default as in the paper's code base (section 7.4)."""
     focal_gamma: Annotated[float, Field(ge=0, le=100)] = 1.5
+    """Of the focal loss; the default as in the paper's code base (section 7.4)."""
 
     @property
     def label(self) -> BoxesLabel:

@@ -24,21 +24,19 @@ from must_jax.tasks.measures import masked_sum, resize_maps
 
 
 class Segmentation(Task):
-    """Softmax cross-entropy per pixel; pseudo labels are hard and ignore unsure pixels (paper section 3).
-
-    Attributes:
-      confidence_threshold: pixels of a pseudo label whose largest probability is smaller become `label.ignore_id`.
-      keep_confidence: whether stored pseudo labels keep the id and probability of every pixel, so that the threshold is
-        applied when they are read, and another one can be set without labelling again.
-    """
+    """Softmax cross-entropy per pixel; pseudo labels are hard and ignore unsure pixels (paper section 3)."""
 
     name: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "miou"
     has_classes: ClassVar[bool] = True
 
     classes: Annotated[tuple[str, ...], Field(max_length=WIDE_IGNORE_ID)] = ()
+    """Class names in the order of their indices."""
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Pixels of a pseudo label whose largest probability is smaller are left unlabelled."""
     keep_confidence: bool = False
+    """Stored pseudo labels keep the id and probability of every pixel, so that the threshold is applied when they are
+    read, and another one can be set without labelling again."""
 
     @property
     def label(self) -> MapLabel:

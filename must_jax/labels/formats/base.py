@@ -54,7 +54,9 @@ class Format(pydantic.BaseModel, abc.ABC):
       holds: what holds the labels: a "file" or a "folder"; "" = the images' names.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, use_attribute_docstrings=True
+    )
 
     name: ClassVar[str]
     gives: ClassVar[str]
@@ -82,17 +84,14 @@ class Format(pydantic.BaseModel, abc.ABC):
 
 
 class Placed(Format):
-    """A format of labels with a position in their image: boxes or maps.
-
-    Attributes:
-      orientation: which way up a photo that Exif turns was labelled: "upright", as viewers show it, or "stored", as its
-        pixels lie in the file and as tools that ignore Exif show it; then the labels are turned with the image.
-    """
+    """A format of labels with a position in their image: boxes or maps."""
 
     # A column's options are those that it was made with; this one was added later, so its default is not listed.
     orientation: Annotated[
         Literal["upright", "stored"], pydantic.Field(exclude_if=lambda orientation: orientation == "upright")
     ] = "upright"
+    """Which way up a photo that Exif turns was labelled: `upright`, as viewers show it, or `stored`, as its pixels lie
+    in the file and as tools that ignore Exif show it; then the labels are turned with the image."""
 
     def placed(self, kind: LabelKind, label: Label, photo: Photo, hw: tuple[int, int], where: str) -> Label:
         """The label as a label of the upright image.

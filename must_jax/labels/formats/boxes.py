@@ -46,15 +46,12 @@ class Boxes(NamedTuple):
 
 
 class BoxesFormat(Placed):
-    """A format of boxes. Boxes without area, and further copies of the same box, are left out and counted.
-
-    Attributes:
-      fractions: coordinates are fractions of the image's width and height, not pixels.
-      clip: boxes that stick out of their image are clipped to it, not refused.
-    """
+    """A format of boxes. Boxes without area, and further copies of the same box, are left out and counted."""
 
     fractions: Annotated[bool, later(False)] = False
+    """Coordinates are fractions of the image's width and height, not pixels."""
     clip: Annotated[bool, later(False)] = False
+    """Boxes that stick out of their image are clipped to it, not refused."""
 
     def in_pixels(self, corners: np.ndarray, hw: np.ndarray, where: str) -> np.ndarray:
         """Corners f64[n, 4] (y0, x0, y1, x1) as given, in images of these sizes -> in pixels.

@@ -21,19 +21,16 @@ _FEW = 20  # images; with more, a class should have several
 
 
 class ClassFolders(Format):
-    """ "train/cat/1.jpg" is a "cat". Class names are composed (NFC), however the disk stores the folders' names.
-
-    Attributes:
-      level: which folder of the path: -1 = the innermost, 0 = the outermost.
-      classes: in the order of their indices; () = all that occur, sorted.
-    """
+    """ "train/cat/1.jpg" is a "cat". Class names are composed (NFC), however the disk stores the folders' names."""
 
     name: ClassVar[str] = "class_folders"
     gives: ClassVar[str] = "vector"
     holds: ClassVar[str] = ""
 
     level: int = -1
+    """Which folder of the path: -1 = the innermost, 0 = the outermost."""
     classes: Classes = ()
+    """In the order of their indices; none = all that occur, sorted."""
 
     def digest(self, path: Path, images: ImageSet) -> str:
         return images.digest

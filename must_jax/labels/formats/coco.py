@@ -67,20 +67,17 @@ class _Instances:
 
 
 class Coco(BoxesFormat):
-    """Boxes that mark a crowd are to be ignored.
-
-    Attributes:
-      bbox: the meaning of a box's four numbers. "xywh", as in COCO: x and y of the top left corner, width, height;
-        "xyxy": two corners; "cxcywh": the centre, width, height.
-      classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
-    """
+    """Boxes that mark a crowd are to be ignored."""
 
     name: ClassVar[str] = "coco"
     gives: ClassVar[str] = "boxes"
     holds: ClassVar[str] = "file"
 
     bbox: Annotated[Literal["xywh", "xyxy", "cxcywh"], later("xywh")] = "xywh"
+    """The meaning of a box's four numbers: `xywh`, as in COCO: x and y of the top left corner, width, height; `xyxy`:
+    two corners; `cxcywh`: the centre, width, height."""
     classes: Classes = ()
+    """Names of categories in the order of their indices; none = all categories, in the order of their ids."""
 
     def digest(self, path: Path, images: ImageSet) -> str:
         return files.sha256(path)

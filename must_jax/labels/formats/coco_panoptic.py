@@ -55,21 +55,18 @@ class _Panoptic:
 
 
 class CocoPanoptic(Placed):
-    """The classes of all segments, things and stuff, as one map of ids; pixels without a segment have no label.
-
-    Attributes:
-      masks: folder of the PNG files; "" = the JSON's path without its suffix, as in COCO.
-      classes: names of categories in the order of their indices; () = all categories, in the order of their ids.
-      max_side: larger maps are reduced to this longer side, by nearest neighbour; 0 = never.
-    """
+    """The classes of all segments, things and stuff, as one map of ids; pixels without a segment have no label."""
 
     name: ClassVar[str] = "coco_panoptic"
     gives: ClassVar[str] = "map of ids"
     holds: ClassVar[str] = "file"
 
     masks: str = ""
+    """Folder of the PNG files; none = the JSON's path without its suffix, as in COCO."""
     classes: Classes = ()
+    """Names of categories in the order of their indices; none = all categories, in the order of their ids."""
     max_side: NonNegativeInt = 0
+    """Larger maps are reduced to this longer side, by nearest neighbour; 0 = never."""
 
     def digest(self, path: Path, images: ImageSet) -> str:
         folder = self._masks_of(path)

@@ -48,13 +48,7 @@ Code = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class DepthPng(PngMaps):
-    """Depth along the optical axis. A depth of 0 is never valid.
-
-    Attributes:
-      unit: of a code: "mm", "cm", "m", or metres per code (KITTI: 1/256).
-      invalid: the code, or the codes, of pixels without a depth.
-      max_m: the largest possible depth in metres; a file with a larger one is refused. None = a kilometre.
-    """
+    """Depth along the optical axis. A depth of 0 is never valid."""
 
     name: ClassVar[str] = "depth_png"
     gives: ClassVar[str] = "map of scalars"
@@ -63,8 +57,11 @@ class DepthPng(PngMaps):
     stored_unit: ClassVar[str] = "m"
 
     unit: Unit
+    """Of a code: mm, cm, m, or metres per code (KITTI: 1/256)."""
     invalid: Code | Annotated[tuple[Code, ...], Listed] = 0
+    """The code, or the codes, of pixels without a depth."""
     max_m: PositiveFloat | None = None
+    """The largest possible depth in metres; a file with a larger one is refused. None = a kilometre."""
 
     @property
     def _metres(self) -> float:

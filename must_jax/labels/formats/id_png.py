@@ -38,14 +38,6 @@ class IdPng(PngMaps):
     """Grey PNG with 1, 8 or 16 bits, or PNG with a palette, whose indices are the codes.
 
     The colours of palettes have no meaning, but each must belong to the same code in all files.
-
-    Attributes:
-      classes: in the order of their indices.
-      offset: the code of the first class; the others follow.
-      codes: instead of `offset`: the code of each class, in the order of the classes; or every class name -> its code
-        or codes.
-      ignore: codes of pixels without a label; by default 255, unless `codes` uses it, and 65535 with more than 255
-        classes. Any other code is refused.
     """
 
     name: ClassVar[str] = "id_png"
@@ -59,9 +51,15 @@ class IdPng(PngMaps):
     unlike: ClassVar[str] = " (where colours stand for classes, write the classes' codes as 8-bit grey)"
 
     classes: Annotated[Classes, Field(min_length=1, max_length=WIDE_IGNORE_ID)]
+    """In the order of their indices."""
     offset: Code = 0
+    """The code of the first class; the others follow."""
     codes: Mapping[str, Codes] | Codes = pydantic.Field(default_factory=dict)
+    """Instead of `offset`: the code of each class, in the order of the classes; or every class name -> its code or
+    codes."""
     ignore: Codes = (IGNORE_ID,)
+    """Codes of pixels without a label; by default 255, unless `codes` uses it, and 65535 with more than 255 classes.
+    Any other code is refused."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -42,10 +42,6 @@ class NormalPng(PngMaps):
 
     A file is refused if more than 5 % of its vectors are more than 0.2 longer or shorter than 1, or if most point away
     from the camera, since then it is not a map of normals, or it has other axes.
-
-    Attributes:
-      axes: our x (right), y (down) and z (forward, away from the camera) in terms of the file's red, green and blue,
-        which are called x, y, z: "x,-y,-z" for files with y up and z towards the camera (OpenGL, bluish pictures).
     """
 
     name: ClassVar[str] = "normal_png"
@@ -53,6 +49,8 @@ class NormalPng(PngMaps):
     headers: ClassVar[tuple[Header, ...]] = (Header(8, "RGB"), Header(16, "RGB"))
 
     axes: Annotated[str, AfterValidator(_checked)]
+    """Our x (right), y (down) and z (forward, away from the camera) in terms of the file's red, green and blue, which
+    are called x, y, z: x,-y,-z for files with y up and z towards the camera (OpenGL, bluish pictures)."""
 
     def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         codes, (order, signs) = read_codes(file), _parse(self.axes)

@@ -75,10 +75,6 @@ class PngMaps(Placed):
     """A folder of PNG files that are named like their images.
 
     Attributes:
-      replace: a text in an image's path (without its suffix), and its replacement in the path of the map:
-        ("_leftImg8bit", "_gtFine_labelTrainIds"); if the first is empty, the second is appended.
-      max_side: larger maps are reduced to this longer side: ids by nearest neighbour, values by the mean of the valid
-        ones; 0 = never. Metrics are measured at the reduced size.
       headers: the headers that files may have.
       unlike: what files with other headers usually are, for the message.
       stored_unit: of the values in the column.
@@ -90,7 +86,11 @@ class PngMaps(Placed):
     stored_unit: ClassVar[str] = ""
 
     replace: Annotated[Names, AfterValidator(_pair)] = ("", "")
+    """A text in an image's path (without its suffix), and its replacement in the path of the map:
+    _leftImg8bit,_gtFine_labelTrainIds; if the first is empty, the second is appended."""
     max_side: NonNegativeInt = 0
+    """Larger maps are reduced to this longer side: ids by nearest neighbour, values by the mean of the valid ones; 0 =
+    never. Metrics are measured at the reduced size."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

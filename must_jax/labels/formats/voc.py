@@ -48,22 +48,19 @@ class _Objects(NamedTuple):
 
 
 class Voc(BoxesFormat):
-    """Boxes in XML.
-
-    Attributes:
-      difficult: whether boxes that are marked as difficult count like others; if not, they are to be ignored.
-      pixels: what xmin to ymax are. "from_1", as in VOC: the first and the last pixel of a box, counted from 1;
-        "from_0": the same, counted from 0; "edges": where the box begins and ends, from 0 to the width or height.
-      classes: in the order of their indices; () = all that occur, sorted.
-    """
+    """Boxes in XML."""
 
     name: ClassVar[str] = "voc"
     gives: ClassVar[str] = "boxes"
     holds: ClassVar[str] = "folder"
 
     difficult: bool = False
+    """Boxes that are marked as difficult count like others; if not, they are to be ignored."""
     pixels: Annotated[Literal["from_1", "from_0", "edges"], later("from_1")] = "from_1"
+    """What xmin to ymax are. `from_1`, as in VOC: the first and the last pixel of a box, counted from 1; `from_0`: the
+    same, counted from 0; `edges`: where the box begins and ends, from 0 to the width or height."""
     classes: Classes = VOC_CLASSES
+    """In the order of their indices; none = all that occur, sorted."""
 
     def digest(self, path: Path, images: ImageSet) -> str:
         sums = hashlib.sha256()
@@ -197,6 +194,7 @@ class VocMasks(IdPng):
     name: ClassVar[str] = "voc_masks"
 
     classes: Classes = ("background", *VOC_CLASSES)
+    """In the order of their indices."""
 
     def _as_coloured(self, indices: np.ndarray, palette: np.ndarray | None, file: Path, seen: Seen) -> np.ndarray:
         if palette is None:
