@@ -300,6 +300,6 @@ def test_compile_takes_the_config_of_another_stage():
 def test_every_key_says_what_it_is_for() -> None:
     kinds = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, base.Config)]
     models: list[type[pydantic.BaseModel]] = [*kinds, *TASKS.values(), *FORMATS.values()]
-    fields = {f"{m.__name__}.{name}": field for m in models for name, field in m.model_fields.items() if name != "stage"}
+    fields = {f"{m.__name__}.{key}": field for m in models for key, field in m.model_fields.items() if key != "stage"}
     assert len(fields) > 150
     assert [name for name, field in fields.items() if not field.description] == []
