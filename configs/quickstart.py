@@ -51,7 +51,7 @@ def teacher(task: str) -> ConfigDict:
         {
             **_training(steps=1000),
             "train": ({"images": f"scenes/teacher_{task}:train"},),
-            "validation": {"images": f"scenes/teacher_{task}:validation"},
+            "validation": ({"images": f"scenes/teacher_{task}:validation"},),
             "tasks": {task: {}},
             "minimum": MINIMUM[task],
         }

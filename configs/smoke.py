@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             stage.update(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
             stage.optimizer.warmup_steps = 1
             stage.minimum = ConfigDict()
-            stage.validation = None
+            stage.validation = ()
     # Otherwise the gate would refuse teachers that have not learnt and were not validated, and their labels.
     config.stages.label.accept_failed = config.stages.student.accept_failed = quickstart.TASKS
     config.stages.label.update(batch_size=16, shard_images=16, gallery_images=4)

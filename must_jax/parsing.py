@@ -22,30 +22,50 @@ def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
     """The values with one of them changed: override(values, "optimizer.momentum", "0.8"), or "train.0.take" for lists.
 
     The text is read as a Python literal, and stays a string if it is not one. `parse` checks whether the key exists and
-    the type fits, so that keys which the config file leaves at their defaults can be set, too.
+    the type fits, so that keys which the config file leaves at their defaults can be set, too. The index after a list's
+    last appends an entry.
 
     Raises:
-      UserError: the path leads through a value that has no keys.
+      UserError: the path leads through a value that has no keys, or to a list without an index.
     """
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply for a literal
         value = text
+    keys = path.split(".")
     try:
-        return _changed(values, path.split("."), value)
-    except (TypeError, ValueError, IndexError):
+        return _changed(values, keys, value)
+    except _NoIndex as error:
+        upto = len(keys) - error.left
+        there = ".".join([*keys[:upto], "0", *keys[upto:]])
+        raise UserError(
+            f"--config.{path}: config.{'.'.join(keys[:upto])} is a list; name an entry, as in --config.{there}"
+        ) from None
+    except (TypeError, IndexError):
         raise UserError(f"--config.{path} leads through a value or past the end of a list; shorten this path") from None
+
+
+class _NoIndex(Exception):
+    """A list is asked for a key; `left` keys of the path are left."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
 
 
 def _changed(node: Any, keys: list[str], value: Any) -> Any:
     if not keys:
         return value
     key, *rest = keys
+    if node is None:  # not set so far
+        node = [] if key.isdecimal() else {}
     if isinstance(node, list | tuple):
-        if not key.isdecimal():
-            raise ValueError(key)
-        return [*node[: int(key)], _changed(node[int(key)], rest, value), *node[int(key) + 1 :]]
-    return {**node, key: _changed(node.get(key, {}), rest, value)}
+        if not key.removeprefix("-").isdecimal():
+            raise _NoIndex(len(keys))
+        if not 0 <= (index := int(key)) <= len(node):
+            raise IndexError
+        entry = node[index] if index < len(node) else None
+        return [*node[:index], _changed(entry, rest, value), *node[index + 1 :]]
+    return {**node, key: _changed(node.get(key), rest, value)}
 
 
 def parse(values: Mapping[str, Any]) -> AnyConfig:

@@ -29,7 +29,7 @@ SOURCE = {"images": "scenes/teacher_depth:train"}
 
 
 def train(**values: Any) -> dict[str, Any]:
-    return {"stage": "train", "train": (SOURCE,), "validation": SOURCE, "tasks": {"depth": {}}, **values}
+    return {"stage": "train", "train": (SOURCE,), "validation": (SOURCE,), "tasks": {"depth": {}}, **values}
 
 
 def label(**values: Any) -> dict[str, Any]:
@@ -103,9 +103,36 @@ def test_a_config_cannot_be_changed():
             "minimum.deph/delta1=50",
             "config: minimum names 'deph/delta1', which is not a metric of a task here; did you ",
         ),
-        (train(), "validation=None,", "config.validation is (None,), but should be a valid dictionary"),
+        (train(), "validation=None,", "config.validation.0 is None, but should be a valid dictionary"),
+        (
+            train(),
+            "validation.images=x",
+            "--config.validation.images: config.validation is a list; name an entry, as in --",
+        ),
+        (train(), "validation.0.name=a b", "config: validation.0.name 'a b' may have letters, digits"),
+        (train(), "validation.0.tasks=dept", "config: validation.0.tasks names 'dept', which is not a task here; did "),
+        (
+            train(),
+            "best=deph/delta1",
+            "config: best names 'deph/delta1', which is not a metric of a task here; did you ",
+        ),
+        (
+            train(validation=()),
+            "best=depth/delta1",
+            "config: best needs images to be measured on; set config.validation",
+        ),
+        (train(), "patience=3", "config: patience needs a metric to watch; set config.best"),
+        (
+            train(),
+            "init_parts=backbone,head",
+            "config: init_parts names 'head', which is not a part of a network; did ",
+        ),
         (train(), "stage=trian", "config.stage is trian, which is not a stage; did you mean 'train'?"),
-        (train(validation=None), "minimum.depth/delta1=50", "config: minimum needs a validation source"),
+        (
+            train(validation=None),
+            "minimum.depth/delta1=50",
+            "config: minimum needs images to be measured on; set config",
+        ),
         ({"stage": "label", "images": "folder:x"}, "take=1", "config.teachers is missing; set it in the config file"),
         (evaluate(), "inits={}", "config.inits is empty, but needs at least one entry"),
         (evaluate(), "transfers.0.inits=a,b", "config: a transfer starts from 'b', which is not in inits"),
@@ -147,7 +174,7 @@ def test_a_mistake_is_answered_with_a_sentence(values: dict[str, Any], text: str
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("path", ["train.1.take", "train.first.take", "steps.x"])
+@pytest.mark.parametrize("path", ["train.2.take", "steps.x"])
 def test_an_override_through_nothing_is_answered(path: str):
     with pytest.raises(UserError, match=f"--config.{path} leads through"):
         changed(train(steps=10), f"{path}=1")
@@ -166,7 +193,12 @@ def test_an_override_through_nothing_is_answered(path: str):
         ("train.0.min_confidence.detection=0.7", lambda c: c.train[0].min_confidence == {"detection": 0.7}),
         ("init=007", lambda c: c.init == "007"),
         ("init=7", lambda c: c.init == "7"),
-        ("validation=None", lambda c: c.validation is None),
+        ("validation=None", lambda c: c.validation == ()),
+        ("validation=()", lambda c: c.validation == ()),
+        ("validation.0.images=x:val", lambda c: [each.images for each in c.validation] == ["x:val"]),
+        ("validation.1.images=x:val", lambda c: [each.images for each in c.validation] == [SOURCE["images"], "x:val"]),
+        ("validation={'images': 'x:val'}", lambda c: [each.images for each in c.validation] == ["x:val"]),
+        ("validation.0.tasks=depth", lambda c: c.validation[0].tasks == ("depth",)),
         ("tasks.detection.score_threshold=0.3", lambda c: c.tasks["detection"] == {"score_threshold": 0.3}),
         ("minimum.depth/delta1=50", lambda c: c.minimum == {"depth/delta1": 50.0}),
         ("columns.drop=depth", lambda c: (c.columns.drop, c.columns.keep) == (("depth",), ())),
@@ -175,6 +207,12 @@ def test_an_override_through_nothing_is_answered(path: str):
 )
 def test_an_override_reaches_every_key_of_the_schema(text: str, read: Any):
     assert read(changed(train(), text))
+
+
+def test_an_override_adds_a_list_that_the_config_file_does_not_have():
+    values = {key: value for key, value in train().items() if key != "validation"}
+    config = changed(values, "validation.0.images=street:val", "validation.1.images=rooms:val", "validation.1.name=in")
+    assert [(each.images, each.name) for each in config.validation] == [("street:val", ""), ("rooms:val", "in")]
 
 
 def test_an_override_leaves_values_alone_that_are_the_same_object():
@@ -195,7 +233,7 @@ def test_digest_changes_with_any_value_and_only_then():
     assert len(digest(one)) == 16
 
 
-@pytest.mark.parametrize("path", ["train.-1.take", "train.1.take"])
+@pytest.mark.parametrize("path", ["train.-1.take", "train.2.take"])
 def test_an_override_past_a_list(path: str) -> None:
     with pytest.raises(UserError, match="past the end of a list"):
         override({"train": [{"images": "scenes/a:train"}]}, path, "5")

@@ -95,7 +95,7 @@ def test_teacher(task: str, capsys: pytest.CaptureFixture[str]):
     images = f"scenes/teacher_{task}_tiny"
     workdir = run(
         f"teacher_{task}",
-        *(f"--config.train.0.images={images}:train", f"--config.validation.images={images}:validation", *TWO_STEPS),
+        *(f"--config.train.0.images={images}:train", f"--config.validation.0.images={images}:validation", *TWO_STEPS),
     )
     told = result(workdir)
     (minimum,) = read_config(CONFIGS / f"teacher_{task}.py")["minimum"]

@@ -144,7 +144,7 @@ def test_data_with_two_class_lists(command: Command):
         f"--config={CONFIGS}/teacher_segmentation.py",
         "--config.train=({'images': 'scenes/downstream_segmentation_tiny:train'},"
         "{'images': 'scenes/downstream_materials_tiny:train'})",
-        "--config.validation.images=scenes/downstream_segmentation_tiny:validation",
+        "--config.validation.0.images=scenes/downstream_segmentation_tiny:validation",
         "--workdir=runs/never",
     )
     assert code == 2

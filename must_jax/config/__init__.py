@@ -24,7 +24,15 @@ from must_jax.config.composed import (
 )
 from must_jax.config.data import AuditConfig, LabelConfig, LabelsConfig, PrepareConfig, TruthConfig
 from must_jax.config.evaluation import DownstreamConfig, EvaluateConfig, TransferConfig
-from must_jax.config.parts import REMAT, AugmentConfig, ColumnsConfig, ModelConfig, OptimizerConfig, SourceConfig
+from must_jax.config.parts import (
+    REMAT,
+    AugmentConfig,
+    ColumnsConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SourceConfig,
+    ValidationConfig,
+)
 from must_jax.config.training import TrainConfig
 
 __all__ = [
@@ -56,6 +64,7 @@ __all__ = [
     "TrainConfig",
     "TransferConfig",
     "TruthConfig",
+    "ValidationConfig",
     "digest",
 ]
 

@@ -67,6 +67,15 @@ class SourceConfig(Config):
     distributions, by their largest probability."""
 
 
+class ValidationConfig(SourceConfig):
+    """A labelled image set that the model is measured on."""
+
+    tasks: Names = ()
+    """Which of the tasks that are labelled there are measured; none = all."""
+    name: str = ""
+    """Needed if a task is measured on another source before: the metrics are then TASK/METRIC@NAME."""
+
+
 def too_much_warmup(warmup_steps: int, steps: int) -> str:
     return (
         f"optimizer.warmup_steps {warmup_steps} must be below steps {steps}; "

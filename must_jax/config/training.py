@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from must_jax.config.base import (
+    HERE,
     MAX_LISTED,
     BatchSize,
     Config,
@@ -28,9 +30,19 @@ from must_jax.config.parts import (
     ModelConfig,
     OptimizerConfig,
     SourceConfig,
+    ValidationConfig,
     too_much_warmup,
 )
 from must_jax.errors import nearest
+
+PARTS = ("backbone", "fpn", "heads")  # of a network, that `init_parts` may name
+
+
+def _sources(value: Any) -> Any:
+    """A single source, as configs of earlier versions have it, is a list of one, and None is an empty list."""
+    if isinstance(value, Mapping):
+        return (value,)
+    return () if value is None or value == "" else value
 
 
 class TrainConfig(Config):
@@ -38,6 +50,7 @@ class TrainConfig(Config):
 
     free: ClassVar[frozenset[str]] = Config.free | {
         *("log_every", "checkpoint_every", "minimum", "accept_failed", "profile"),
+        *("validation", "validate_every", "patience"),  # with `best`, checkpoints are bound to them (stages/train.py)
         *("fsdp", "max_skipped", "ready_within_s", "remat"),
     }
 
@@ -50,8 +63,18 @@ class TrainConfig(Config):
     """Devices to use; 0 = as many as can share the batches. On a CPU, virtual ones, at most one per core."""
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1, max_length=MAX_LISTED)]
     """What is trained on: a list of image sets with their labels."""
-    validation: SourceConfig | None = None
-    """What the finished model is measured on; none = not at all, and then it cannot label."""
+    validation: Annotated[
+        tuple[ValidationConfig, ...], Field(max_length=MAX_LISTED), pydantic.BeforeValidator(_sources)
+    ] = ()
+    """What the model is measured on: a list of labelled image sets. Without one for its tasks, it cannot label."""
+    validate_every: Count = 0
+    """Updates between two validations, each with a checkpoint; there is one after the last update anyway; 0 = only
+    that."""
+    best: str = ""
+    """TASK/METRIC: of all models that were validated, the one with the highest value is kept, the first of equals;
+    none = that of the last update."""
+    patience: Count = 0
+    """Training ends after so many validations in a row without a better value of `best`; 0 = never."""
     columns: ColumnsConfig = ColumnsConfig()
     """Which of the labels are read, by task or by source: a teacher's name, or `truth`."""
     fsdp: PositiveCount = 1
@@ -86,7 +109,10 @@ class TrainConfig(Config):
     checkpoint_every: PositiveCount = 500
     """Updates between two checkpoints."""
     init: str = ""
-    """A finished run whose backbone and pyramid to start from; none = random."""
+    """A finished run to start from; none = random."""
+    init_parts: Names = ("backbone", "fpn")
+    """What is taken from it: backbone, fpn (the pyramid), heads. Of the heads, those of tasks that have the same name,
+    classes and shape here; others are new."""
     minimum: dict[str, Float] = {}
     """TASK/METRIC -> the least value on validation that the finished model must reach."""
     accept_failed: Names = ()
@@ -110,14 +136,7 @@ class TrainConfig(Config):
             raise ValueError(
                 f"profile {self.profile} is not a range of updates; write FIRST:LAST, both from 1 to steps {self.steps}"
             )
-        if self.minimum and self.validation is None:
-            raise ValueError("minimum needs a validation source to be measured on; add 'validation'")
-        for key in self.minimum:
-            if key.split("/")[0] not in self.tasks:
-                raise ValueError(
-                    f"minimum names '{key}', which is not a metric of a task here; "
-                    f"{nearest(key.split('/')[0], self.tasks)}"
-                )
+        self._check_validation()
         for task in self.accept_failed:
             if task not in self.tasks:
                 raise ValueError(f"accept_failed names '{task}', which is not a task here; {nearest(task, self.tasks)}")
@@ -125,3 +144,27 @@ class TrainConfig(Config):
             if part not in REMAT:
                 raise ValueError(f"remat names '{part}', which is not a part of the network; {nearest(part, REMAT)}")
         return self
+
+    def _check_validation(self) -> None:
+        for key, metrics in {"minimum": self.minimum, "best": [self.best] * bool(self.best)}.items():
+            if metrics and not self.validation:
+                raise ValueError(f"{key} needs images to be measured on; set {HERE}.validation.0.images")
+            for metric in metrics:
+                if (task := metric.split("/")[0]) not in self.tasks:
+                    raise ValueError(
+                        f"{key} names '{metric}', which is not a metric of a task here; {nearest(task, self.tasks)}"
+                    )
+        for number, source in enumerate(self.validation):
+            if re.search(r"[^\w.-]", source.name):
+                raise ValueError(f"validation.{number}.name '{source.name}' may have letters, digits, '.', '_' and '-'")
+            for task in source.tasks:
+                if task not in self.tasks:
+                    raise ValueError(
+                        f"validation.{number}.tasks names '{task}', which is not a task here; "
+                        f"{nearest(task, self.tasks)}"
+                    )
+        if self.patience and not self.best:
+            raise ValueError(f"patience needs a metric to watch; set {HERE}.best, for example to 'depth/delta1'")
+        for part in self.init_parts:
+            if part not in PARTS:
+                raise ValueError(f"init_parts names '{part}', which is not a part of a network; {nearest(part, PARTS)}")

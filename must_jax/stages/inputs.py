@@ -319,7 +319,7 @@ class Unreadable:
 def _named(config: StageConfig) -> Named:
     match config:
         case TrainConfig():
-            sources = [*config.train, *filter(None, [config.validation])]
+            sources = [*config.train, *config.validation]
             runs = [("init", config.init)] if config.init else []
             return Named(config.tasks.items(), sources, runs, [config.batch_size // config.accumulate])
         case LabelConfig():  # pads its batches

@@ -158,8 +158,7 @@ def _galleries(training: list[Entry]) -> list[Gallery]:
 def _truth(config: TrainConfig, task: str) -> tuple[str, Source] | None:
     """Images with ground truth, held-out ones if there are any, and a sentence that describes them."""
     choices: list[tuple[str, SourceConfig]] = [("Training images", source) for source in config.train]
-    if config.validation:
-        choices.insert(0, ("Held-out images", config.validation))
+    choices[:0] = [("Held-out images", source) for source in config.validation]
     for what, chosen in choices:
         if TRUTH in chosen.labels:
             source = open_source(SourceConfig(images=chosen.images, take=chosen.take), config.data_dir, [task])

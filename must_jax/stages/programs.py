@@ -63,7 +63,12 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     )
     inputs = {name: array for name, array in _batch(tasks, config).items() if name not in HOST}
     forward = trained.image_forward(model)
-    labelled = _names_in([config.validation] if config.validation else [], tasks, config.data_dir)
+    labelled = {
+        name
+        for source in config.validation
+        for name in _names_in([source], tasks, config.data_dir)
+        if not source.tasks or name in source.tasks
+    }
     measured = {name: task for name, task in tasks.items() if name in labelled} or tasks
     predict = make_predict_step(forward, measured, config.image_size, mesh)
     yield Step("evaluate", predict, (variables, inputs), config.batch_size)

@@ -16,18 +16,17 @@ from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source, TruthReader, eval_batches, examples_of, train_batches
+from must_jax.data.pipeline import Source, examples_of, train_batches
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space
 from must_jax.engine.clock import DATA, EVALUATION, INIT, RESTORE, SAVE, Clock
-from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import Variables, count_parameters, init_state, trained_variables
-from must_jax.engine.step import STOP, Batch, TrainStep, make_predict_step, make_train_step
+from must_jax.engine.step import STOP, Batch, TrainStep, make_train_step
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
 from must_jax.engine.writer import VALIDATION, MetricWriter
@@ -36,27 +35,25 @@ from must_jax.files import write_json
 from must_jax.models.api import Model, build_model, transfer
 from must_jax.progress import Progress, say
 from must_jax.reading import read_bytes
-from must_jax.stages import gate, inputs, memory, self_test, supervision
+from must_jax.stages import gate, inputs, memory, self_test, supervision, validation
+from must_jax.stages.validation import HeldOut, Validation
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
 
 PROFILE = "profile"
-VALIDATION_FILE = "validation.json"
 
 
 class Training(NamedTuple):
     """Everything that a run needs, opened and checked; nothing is written yet.
 
     Attributes:
-      checked: the validation source, if there is one.
-      validated: the tasks that are labelled there.
+      held_out: the sources of the validation.
       variables: their values at the first step.
     """
 
     sources: list[Source]
-    checked: list[Source]
+    held_out: list[HeldOut]
     tasks: dict[str, Task]
-    validated: dict[str, Task]
     weights: dict[str, float]
     model: Model
     optimizer: optax.GradientTransformation
@@ -115,28 +112,28 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     start_from = trained.load(config.init) if config.init else None
     sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
     sources, options = inputs.choose(config.columns, sources, config.tasks)
-    checked = [inputs.open_source(config.validation, config.data_dir, options)] if config.validation else []
+    held_out = validation.opened(config, options)
+    checked = [held.source for held in held_out]
     inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
     learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
-    for source in checked:
-        supervision.check_held_out(source, tasks, config.image_size, "config.validation", learnt)
+    for held in held_out:
+        supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)
         for trained_on in sources:
-            if same := supervision.overlap(source, trained_on):
+            if same := supervision.overlap(held.source, trained_on):
                 say(
-                    f"look at config.validation ({source.images.name}): {same} are in config.train "
+                    f"look at {held.where} ({held.source.images.name}): {same} are in config.train "
                     f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
                 )
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
-    validated = {column.task: tasks[column.task] for source in checked for column in source.columns}
-    _check_measured(config, [f"{name}/{key}" for name, task in validated.items() for key in task.metrics().result()])
+    _check_measured(config, validation.names_of(held_out, tasks))
     model, optimizer, step = build(config, tasks, weights, mesh)
     memory.check_model(model, config.image_size)
     variables = model.init(jax.random.key(config.seed), config.image_size)
     if start_from:
         variables = transfer(variables, start_from.variables)
-    return Training(sources, checked, tasks, validated, weights, model, optimizer, step, variables)
+    return Training(sources, held_out, tasks, weights, model, optimizer, step, variables)
 
 
 def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
@@ -223,35 +220,18 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
             )
 
         clock.switch(EVALUATION)
-        # Its metrics on the validation images, for the tasks that are labelled there.
-        variables, metrics = everywhere(mesh, trained_variables(state)), {}
-        validation = {}
-        for source in training.checked:
-            unread = inputs.Unreadable(inputs.lengths([source]))
-            examples = eval_batches(
-                source,
-                {},
-                image_size=config.image_size,
-                batch_size=config.batch_size,
-                rows=rows,
-                on_bad=unread.add,
-            )
-            truth = TruthReader(source, training.validated, unread.add)
-            predict = make_predict_step(
-                trained.image_forward(training.model), training.validated, config.image_size, mesh
-            )
-            found = evaluate(
-                predict, variables, unread.guard(examples), truth, training.validated, config.image_size, mesh
-            )
-            metrics, validation[source.images.name] = found.metrics, found._asdict()
-            unread.shares()
-            if writer:
-                writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
-            unreadable.found |= unread.found
+        held_out = Validation(
+            training.held_out, training.tasks, training.model, config.image_size, config.batch_size, rows, mesh
+        )
+        variables = everywhere(mesh, trained_variables(state))
+        metrics, found = held_out.measure(variables)
+        if writer and metrics:
+            writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
+        unreadable.found |= held_out.unreadable
         clock.switch(SAVE)
 
     if distributed.is_first():
-        write_json(workdir / VALIDATION_FILE, validation)
+        write_json(workdir / validation.FILE, found)
         trained.describe(
             workdir,
             config,

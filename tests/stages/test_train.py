@@ -17,7 +17,7 @@ from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
 from must_jax.labels.manifest import TeacherRecord
 from must_jax.parsing import parse
-from must_jax.stages import inputs, train
+from must_jax.stages import inputs, train, validation
 from must_jax.stages.train import run
 from must_jax.stages.workdir import check
 
@@ -93,7 +93,6 @@ def test_a_finished_run_returns_at_once(finished, config, capsys, monkeypatch):
     [
         ({"seed": 1}, "config.seed is 0 there and 1 here"),
         ({"optimizer": OPTIMIZER | {"learning_rate": 0.5}}, r"config.optimizer.learning_rate is 0.02 there and 0.5"),
-        ({"validation": None}, "config.validation is 'not set' there and None here"),
     ],
 )
 def test_the_workdir_of_another_config_is_refused(finished, config, changes, key):
@@ -229,7 +228,7 @@ def test_mistakes_are_found_before_anything_is_written(config, tmp_path, changes
 def test_validation_on_what_is_trained_on_is_told(config, tmp_path, capsys):
     changed = config(validation={"images": f"{SCENES}:validation+train[:5]"})
     train.prepare(changed, inputs.mesh_of(changed))
-    said = f"look at config.validation ({SCENES}:validation+train[:5]): 5 of its "
+    said = f"look at config.validation.0 ({SCENES}:validation+train[:5]): 5 of its "
     assert said in (told := capsys.readouterr().err)
     assert f" images are in config.train ({SCENES}:train), too, so its metrics do not tell how good" in told
     apart = config()
@@ -361,14 +360,14 @@ def test_too_little_disk_is_found_before_anything_is_written(config, tmp_path, m
 
 def test_unreadable_validation_images_end_the_run_by_their_own_number(config, tmp_path, monkeypatch):
     """Two of sixteen are too many; of a larger number of training images they would not be."""
-    original = train.eval_batches
+    original = validation.eval_batches
 
     def half_gone(*args, on_bad, **options):
         for name in ("a", "b"):
             on_bad(name, "cut off")
         return original(*args, on_bad=on_bad, **options)
 
-    monkeypatch.setattr(train, "eval_batches", half_gone)
+    monkeypatch.setattr(validation, "eval_batches", half_gone)
     monkeypatch.setattr(inputs, "MAX_UNREADABLE", 0.1)  # 4 of 48, 1 of 16
     with pytest.raises(UserError, match="2 images cannot be read"):
         run(config(steps=3), tmp_path / "run")

@@ -1,0 +1,174 @@
+"""The validation of a training run: what is measured on which images, and the measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from must_jax import trained
+from must_jax.config import TrainConfig, ValidationConfig
+from must_jax.data.pipeline import Source, TruthReader, eval_batches
+from must_jax.engine.evaluate import evaluate
+from must_jax.engine.state import Variables
+from must_jax.engine.step import PredictStep, make_predict_step
+from must_jax.errors import UserError
+from must_jax.models.api import Model
+from must_jax.stages import inputs
+from must_jax.tasks.base import Task
+
+FILE = "validation.json"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A source of the validation, opened.
+
+    Attributes:
+      where: its place in the config.
+      label: its name, or that of its images.
+      ends: the tasks that it measures -> the end of their metrics' names: "" if it is the first source that measures
+        the task, "@name" otherwise.
+    """
+
+    where: str
+    label: str
+    source: Source
+    ends: dict[str, str]
+
+
+def opened(config: TrainConfig, tasks: Mapping[str, Any]) -> list[HeldOut]:
+    """The sources, each with the labels of the tasks that it is to measure.
+
+    Args:
+      tasks: those that are trained.
+
+    Raises:
+      UserError: as `inputs.open_source`; a task that is not labelled there; two sources of a task without a name.
+    """
+    sources = [
+        _opened(each, f"config.validation.{number}", config.data_dir, tasks)
+        for number, each in enumerate(config.validation)
+    ]
+    return named(config.validation, sources)
+
+
+def named(configs: Sequence[ValidationConfig], sources: Sequence[Source]) -> list[HeldOut]:
+    """Names what each source measures.
+
+    Raises:
+      UserError: a task that is measured on a second source, which has no name or that of another.
+    """
+    held_out: list[HeldOut] = []
+    first: dict[str, HeldOut] = {}
+    for number, (config, source) in enumerate(zip(configs, sources, strict=True)):
+        where = f"config.validation.{number}"
+        held = HeldOut(where, config.name or source.images.name, source, {})
+        for task in dict.fromkeys(column.task for column in source.columns):
+            before = first.setdefault(task, held)
+            held.ends[task] = "" if before is held else f"@{config.name}"
+            if before is held:
+                continue
+            if not config.name:
+                raise UserError(
+                    f"{task} is measured on {before.where} ({before.source.images.name}) and on {where} "
+                    f"({source.images.name}); name the second one, for example --{where}.name=other, whose metrics are "
+                    f"then {task}/...@other, or leave the task out with --{where}.tasks"
+                )
+            if any(held.ends[task] == other.ends.get(task) for other in held_out):
+                raise UserError(
+                    f"two sources that {task} is measured on are called '{config.name}'; change {where}.name"
+                )
+        held_out.append(held)
+    return held_out
+
+
+@dataclass
+class Validation:
+    """Measures variables on all sources. What it needs is read and compiled once, for any number of validations.
+
+    Args:
+      tasks: those that are trained.
+      rows: of each batch, those of this process.
+    """
+
+    held_out: Sequence[HeldOut]
+    tasks: Mapping[str, Task]
+    model: Model
+    image_size: int
+    batch_size: int
+    rows: np.ndarray
+    mesh: Mesh
+    unreadable: dict[str, str] = field(default_factory=dict)  # found so far, by all processes
+
+    def __post_init__(self) -> None:
+        forward = trained.image_forward(self.model)
+        self._predict: dict[tuple[str, ...], PredictStep] = {}
+        self._readers = []
+        for held in self.held_out:
+            measured = {name: self.tasks[name] for name in held.ends}
+            if (names := tuple(measured)) not in self._predict:
+                self._predict[names] = make_predict_step(forward, measured, self.image_size, self.mesh)
+            unread = inputs.Unreadable(inputs.lengths([held.source]))
+            self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
+
+    def measure(self, variables: Variables) -> tuple[dict[str, float], dict[str, Any]]:
+        """Measures variables that all devices hold.
+
+        Returns:
+          "task/metric" -> value, the same in all processes; and by source its metrics and the details of its tasks.
+
+        Raises:
+          UserError: too many images cannot be read.
+          Preempted: the run was told to stop.
+        """
+        metrics: dict[str, float] = {}
+        found: dict[str, Any] = {}
+        for held, (unread, truth) in zip(self.held_out, self._readers, strict=True):
+            measured = {name: self.tasks[name] for name in held.ends}
+            examples = eval_batches(
+                held.source,
+                {},
+                image_size=self.image_size,
+                batch_size=self.batch_size,
+                rows=self.rows,
+                on_bad=unread.add,
+            )
+            predict = self._predict[tuple(measured)]
+            told = evaluate(predict, variables, unread.guard(examples), truth, measured, self.image_size, self.mesh)
+            unread.shares()
+            self.unreadable |= unread.found
+            values = {f"{name}{held.ends[name.split('/')[0]]}": value for name, value in told.metrics.items()}
+            before = found.get(held.label, {"metrics": {}, "details": {}})
+            found[held.label] = {
+                "metrics": before["metrics"] | values,
+                "details": before["details"] | told.details,
+            }
+            metrics |= values
+        return metrics, found
+
+
+def names_of(held_out: Sequence[HeldOut], tasks: Mapping[str, Task]) -> list[str]:
+    """The names of the metrics that will be measured."""
+    return [
+        f"{name}/{metric}{end}"
+        for held in held_out
+        for name, end in held.ends.items()
+        for metric in tasks[name].metrics().result()
+    ]
+
+
+def _opened(config: ValidationConfig, where: str, data_dir: str, tasks: Mapping[str, Any]) -> Source:
+    wanted = [name for name in tasks if not config.tasks or name in config.tasks]
+    source = inputs.open_source(config, data_dir, wanted)
+    labelled = {column.task for column in source.columns}
+    for task in config.tasks:
+        if task in wanted and task not in labelled:
+            raise UserError(
+                f"{where}.tasks names '{task}', but {source.images.name} has no labels of it; labelled are: "
+                f"{', '.join(sorted(labelled)) or 'none'}; add the labels to {where}.labels, or remove the task"
+            )
+    return source
