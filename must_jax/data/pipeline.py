@@ -31,6 +31,7 @@ from must_jax.data.decoding import decode_reduced
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
+from must_jax.data.order import Order
 from must_jax.errors import UserError
 
 Batch = dict[str, Any]
@@ -78,8 +79,8 @@ def train_batches(
     _check(sources, kinds)
     order, augment_seed = _order(sources, seed), _seeds(seed)[1]
 
-    def example(position: int, rng: np.random.Generator) -> Example:
-        which, index = order(position)
+    def example(position: int, which: int, index: int) -> Example:
+        rng = np.random.Generator(np.random.Philox(key=[augment_seed, position]))
         scale = sample_scale(rng, augment)  # first: what is shown small need not be decoded at full size
         return _example(
             sources[which],
@@ -92,15 +93,18 @@ def train_batches(
             on_bad,
         )
 
-    endless = grain.MapDataset.range(sys.maxsize).random_map(example, seed=augment_seed)
-    return _iterate(_batches(endless, batch_size, rows)[start_step:], threads)
+    def batch(step: int) -> Batch:
+        positions = _positions(step, batch_size, rows)
+        chosen = (column.tolist() for column in (positions, *order(positions)))
+        return _stack([example(*each) for each in zip(*chosen, strict=True)])
+
+    return _iterate(batch, range(start_step, sys.maxsize), threads)
 
 
 def examples_of(sources: Sequence[Source], *, batch_size: int, seed: int, step: int) -> list[str]:
     """The examples in batch `step` of `train_batches`, each as "image set[position]"."""
-    order = _order(sources, seed)
-    chosen = [order(position) for position in range(step * batch_size, (step + 1) * batch_size)]
-    return [f"{sources[which].images.name}[{index}]" for which, index in chosen]
+    chosen = _order(sources, seed)(_positions(step, batch_size, None))
+    return [f"{sources[which].images.name}[{index}]" for which, index in zip(*chosen, strict=True)]
 
 
 def eval_batches(
@@ -142,8 +146,10 @@ def eval_batches(
         )
         return made | {"content_hw": content_hw}
 
-    padded = batch_size * math.ceil(count / batch_size)
-    return _iterate(_batches(grain.MapDataset.range(padded).map(example), batch_size, rows)[start_step:], threads)
+    def batch(step: int) -> Batch:
+        return _stack([example(index) for index in _positions(step, batch_size, rows).tolist()])
+
+    return _iterate(batch, range(start_step, math.ceil(count / batch_size)), threads)
 
 
 class TruthReader:
@@ -186,32 +192,13 @@ def _seeds(seed: int) -> list[int]:
     return np.random.SeedSequence(seed).generate_state(2).tolist()
 
 
-def _order(sources: Sequence[Source], seed: int) -> Callable[[int], tuple[int, int]]:
-    """Position in the endless stream of examples -> which source, and which of its images."""
-    starts = np.cumsum([0, *(len(source.images) for source in sources)])
-    order_seed = _seeds(seed)[0]
-
-    @functools.lru_cache(2)  # grain's own shuffle takes longer than decoding where there are few images
-    def permutation(epoch: int) -> np.ndarray:
-        return np.random.default_rng([order_seed, epoch]).permutation(starts[-1])
-
-    def chosen(position: int) -> tuple[int, int]:
-        epoch, place = divmod(position, int(starts[-1]))
-        image = permutation(epoch)[place]
-        which = int(np.searchsorted(starts, image, side="right")) - 1
-        return which, int(image - starts[which])
-
-    return chosen
+def _order(sources: Sequence[Source], seed: int) -> Order:
+    return Order([len(source.images) for source in sources], _seeds(seed)[0])
 
 
-def _batches(examples: grain.MapDataset, batch_size: int, rows: np.ndarray | None) -> grain.MapDataset:
-    """The examples in `rows` of every whole batch of `batch_size`."""
-    taken = range(batch_size) if rows is None else rows.tolist()
-
-    def batch(k: int) -> Batch:
-        return _stack([examples[k * batch_size + row] for row in taken])
-
-    return grain.MapDataset.range(len(examples) // batch_size).map(batch)
+def _positions(step: int, batch_size: int, rows: np.ndarray | None) -> np.ndarray:
+    """i64[n]: positions in the stream of examples of these rows of a batch."""
+    return step * batch_size + (np.arange(batch_size) if rows is None else rows)
 
 
 def batch_like(kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int) -> Batch:
@@ -268,8 +255,9 @@ def _stack(examples: Sequence[Any]) -> Any:
     return np.stack(examples)
 
 
-def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[Batch]:
+def _iterate(batch: Callable[[int], Batch], steps: range, threads: int) -> Iterator[Batch]:
     threads = threads or cores()
+    batches = grain.MapDataset.range(steps.start, steps.stop).map(batch)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
