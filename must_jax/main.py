@@ -2,34 +2,39 @@
 
     python -m must_jax.main --config=configs/student.py [--workdir=runs/student] [--config.optimizer.learning_rate=0.1]
 
-Any value of a config can be overridden by its path; a list of names is written --config.teachers=runs/a,runs/b.
+Any value of a config can be overridden by its path. With --help, the keys of its stage are listed, with their values;
+`parsing.override` says how lists, mappings and empty values are written.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import runpy
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from must_jax import cli, preemption
 from must_jax.config import LabelConfig
 from must_jax.errors import Preempted, UserError, nearest
 from must_jax.files import check_folder, make_folder, write_text
-from must_jax.parsing import override, parse
+from must_jax.parsing import VALUES, abouts, override, parse
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PREEMPTED_FILE
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file; override any value with --config.KEY.KEY=VALUE.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<name of the config file>.")
+_HELP = ("--help", "-h", "--helpfull", "--helpshort")
 _OVERRIDE = "--config."
+HELP_WIDTH = 80  # characters
 HEARD_WITHIN_S = 1.0  # for the other processes to learn why this one ends
 
 
@@ -43,7 +48,6 @@ def parse_flags(argv: Sequence[str]) -> list[tuple[str, str]]:
     for argument in overrides:
         if "=" not in argument:
             raise UserError(f"{argument} has no value; write {argument}=VALUE")
-    app.define_help_flags()
     try:
         rest = flags.FLAGS([argument for argument in argv if not argument.startswith(_OVERRIDE)])[1:]
     except flags.Error as error:
@@ -73,15 +77,59 @@ def read_config(path: Path) -> dict[str, Any]:
         sys.path.pop(0)
 
 
+def usage() -> str:
+    """What `--help` prints without a config."""
+    files = {str(file): first_line(file) for file in sorted(Path("configs").glob("*.py"))}
+    parts = [
+        "python -m must_jax.main --config=FILE [--workdir=FOLDER] [--config.KEY=VALUE]...",
+        "--config=FILE         config file; with --help, its stage's keys are listed\n"
+        "--workdir=FOLDER      folder of the run; by default runs/<name of the file>\n"
+        "--config.KEY=VALUE    overrides any value of the config",
+        f"VALUE\n{textwrap.indent(VALUES, '  ').rstrip()}",
+        f"Stages (--config.stage)\n{_listed(abouts())}",
+        f"Configs here\n{_listed(files)}" if files else "There is no folder configs here.",
+        "All keys of all stages: docs/config.md",
+    ]
+    return "\n\n".join(parts)
+
+
+def first_line(file: Path) -> str:
+    """The first line of a Python file's docstring."""
+    try:
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    except (OSError, ValueError, SyntaxError):
+        text = ""
+    return text.split("\n")[0]
+
+
+def _listed(abouts: Mapping[str, str]) -> str:
+    column = max(map(len, abouts)) + 4
+    lines = [
+        textwrap.wrap(about, HELP_WIDTH, initial_indent=f"  {name:<{column - 2}}", subsequent_indent=" " * column)
+        or [f"  {name}"]
+        for name, about in abouts.items()
+    ]
+    return "\n".join(line for each in lines for line in each)
+
+
 def run(argv: Sequence[str]) -> None:
     """Runs the stage that the command line describes. Errors in it are reported before jax is loaded."""
-    overrides = parse_flags(argv)
+    asks = any(argument in _HELP for argument in argv[1:])
+    overrides = parse_flags([argument for argument in argv if argument not in _HELP])
     if not _CONFIG.value:
-        raise UserError("--config=FILE is missing; configs/quickstart.py is the one to start with")
+        if asks:
+            print(usage())
+            return
+        raise UserError("--config=FILE is missing; configs/quickstart.py is the one to start with, --help lists more")
     file = Path(_CONFIG.value)
     values = read_config(file)
     for path, text in overrides:
         values = override(values, path, text)
+    if asks:
+        from must_jax import keys  # loads jax
+
+        print(f"{first_line(file)}\n\n{keys.text(values)}")
+        return
     config = parse(values)
     workdir = Path(_WORKDIR.value or f"runs/{file.stem}")
     check_folder(workdir, f"--workdir={workdir}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -18,23 +19,28 @@ _IN_PIPELINE = ("train", "label", "audit", "evaluate")
 _Parsed = TypeVar("_Parsed", bound=pydantic.BaseModel)
 
 
+VALUES = """\
+none               empties any key: text, lists, mappings, optional values
+a,b or [a, b]      a list; KEY.0=... sets its first entry, and the number
+                   after the last one adds an entry
+{"a": 1, "b": 2}   a mapping, which replaces the whole mapping; KEY.a=1 sets
+                   one of its entries
+true, 3, 0.1, abc  anything else, as in JSON or Python, or plain text
+"""
+
+
 def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
     """The values with one of them changed: override(values, "optimizer.momentum", "0.8"), or "train.0.take" for lists.
 
-    The text is read as a Python literal, and stays a string if it is not one. `parse` checks whether the key exists and
-    the type fits, so that keys which the config file leaves at their defaults can be set, too. The index after a list's
-    last appends an entry.
+    `VALUES` says how values are written, whatever the key. `parse` checks whether the key exists and the type fits, so
+    that keys which the config file leaves at their defaults can be set, too.
 
     Raises:
       UserError: the path leads through a value that has no keys, or to a list without an index.
     """
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply for a literal
-        value = text
     keys = path.split(".")
     try:
-        return _changed(values, keys, value)
+        return _changed(values, keys, _read(text))
     except _NoIndex as error:
         upto = len(keys) - error.left
         there = ".".join([*keys[:upto], "0", *keys[upto:]])
@@ -50,6 +56,21 @@ class _NoIndex(Exception):
 
     def __init__(self, left: int) -> None:
         self.left = left
+
+
+def _read(text: str) -> Any:
+    if text.strip() == "none":
+        return None
+    for literal in (_of_json, ast.literal_eval):
+        try:
+            return literal(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply for a literal
+            continue
+    return text
+
+
+def _of_json(text: str) -> Any:
+    return json.loads(text, parse_constant=float)  # NaN is not JSON; as a float it is refused by name
 
 
 def _changed(node: Any, keys: list[str], value: Any) -> Any:
@@ -78,9 +99,7 @@ def parse(values: Mapping[str, Any]) -> AnyConfig:
     if stage in _OF_ANOTHER:
         return _OF_ANOTHER[stage](values)
     if stage not in STAGE_CONFIGS:
-        raise UserError(
-            f"config.stage is {stage}, which is not a stage; {nearest(stage, (*STAGE_CONFIGS, *_OF_ANOTHER))}"
-        )
+        raise _unknown_stage(stage)
     return _validated(STAGE_CONFIGS[stage], values)
 
 
@@ -106,6 +125,36 @@ def _parse_replay(values: Mapping[str, Any]) -> ReplayConfig:
 _OF_ANOTHER: dict[str, Callable[[Mapping[str, Any]], AnyConfig]] = {"compile": _parse_compile, "replay": _parse_replay}
 
 
+def schema(values: Mapping[str, Any]) -> list[tuple[str, type[pydantic.BaseModel]]]:
+    """What `parse` reads these values as: the prefixes of keys, and the configs that these lead to.
+
+    Raises:
+      UserError: an unknown stage.
+    """
+    stage = str(values.get("stage"))
+    if stage in _OF_ANOTHER:
+        own: dict[str, tuple[str, type[pydantic.BaseModel]]] = {
+            "compile": ("compile.", TargetConfig),
+            "replay": ("", ReplayConfig),
+        }
+        of = next((of for key, of in _COMPILED.items() if key in values), "train")
+        return [own[stage], ("", STAGE_CONFIGS[of])]
+    if stage not in STAGE_CONFIGS:
+        raise _unknown_stage(stage)
+    return [("", STAGE_CONFIGS[stage])]
+
+
+def abouts() -> dict[str, str]:
+    """Stage -> the first line of its config's docstring."""
+    kinds = {**STAGE_CONFIGS, "compile": CompileConfig, "replay": ReplayConfig}
+    return {name: (kind.__doc__ or "").strip().split("\n")[0] for name, kind in kinds.items()}
+
+
+def _unknown_stage(stage: str) -> UserError:
+    known = nearest(stage, (*STAGE_CONFIGS, *_OF_ANOTHER))
+    return UserError(f"config.stage is {stage}, which is not a stage; {known}")
+
+
 def _validated(kind: type[_Parsed], values: Any, *path: str) -> _Parsed:
     try:
         return kind.model_validate(values)
@@ -122,6 +171,7 @@ def _sentence(error: ErrorDetails) -> str:
         location = location[:2] + location[3:]
     path = ".".join(["config", *map(str, location)])
     context, message = error.get("ctx", {}), error["msg"]
+    given = "none" if error["input"] is None else reprlib.repr(error["input"])
     match error["type"]:
         case "unknown_key":
             return f"{path}.{context['key']} is unknown; {context['hint']}"
@@ -134,18 +184,16 @@ def _sentence(error: ErrorDetails) -> str:
         case "too_short":
             return f"{path} is empty, but needs at least one entry"
         case "literal_error":
-            return f"{path} is {error['input']!r}, but should be {context['expected']}"
-        case "dict_type" if error["input"] is None:
-            return f"{path} is None, but should be a dictionary; an empty one is --{path}={{}}"
+            return f"{path} is {given}, but should be {context['expected']}"
+        case "dict_type" | "mapping_type" | "model_type" | "model_attributes_type":
+            return f'{path} is {given}, but should be a mapping: {{"name": value, ...}}, or --{path}.KEY=VALUE'
         case "tuple_type":
-            return (
-                f"{path} is {reprlib.repr(error['input'])}, but should be a list; set an entry with --{path}.0.KEY=..."
-            )
+            return f"{path} is {given}, but should be a list: a,b or [a, b]; --{path}.0=... sets an entry"
         case "int_parsing_size":
-            return f"{path} is {reprlib.repr(error['input'])}, but should be a valid integer, and not that large"
+            return f"{path} is {given}, but should be a valid integer, and not that large"
         case "union_tag_invalid" | "union_tag_not_found":
             stage = str(context.get("tag"))
             return f"{path}.stage is {stage}, which is not a stage of a pipeline; {nearest(stage, _IN_PIPELINE)}"
         case _:
             expected = message.split(",")[0].replace("Input should", "but should", 1)
-            return f"{path} is {reprlib.repr(error['input'])}, {expected}"
+            return f"{path} is {given}, {expected}"

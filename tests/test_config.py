@@ -21,9 +21,9 @@ from must_jax.config import (
     digest,
 )
 from must_jax.errors import UserError
-from must_jax.labels.formats import FORMATS
+from must_jax.labels.formats import FORMATS, build_format
 from must_jax.parsing import override, parse
-from must_jax.tasks import TASKS
+from must_jax.tasks import TASKS, build_task
 
 SOURCE = {"images": "scenes/teacher_depth:train"}
 
@@ -77,7 +77,7 @@ def test_a_config_cannot_be_changed():
         (train(), "optimiser.name=adamw", "config.optimiser is unknown; did you mean 'optimizer'?"),
         (train(), "batch_size=many", "config.batch_size is 'many', but should be a valid integer"),
         (train(), "batch_size=0", "config.batch_size is 0, but should be greater than 0"),
-        (train(), "model.width=None", "config.model.width is None, but should be a valid number"),
+        (train(), "model.width=None", "config.model.width is none, but should be a valid number"),
         (train(), "optimizer.name=sdg", "config.optimizer.name is 'sdg', but should be 'sgd' or 'adamw'"),
         (train(), "image_size=50", "config.image_size is 50, but should be a multiple of 32"),
         (
@@ -86,12 +86,11 @@ def test_a_config_cannot_be_changed():
             "config.train.0.min_confidence.detection is 70, but should be",
         ),
         (train(), "train=()", "config.train is empty, but needs at least one entry"),
-        (train(), "tasks.depth=3", "config.tasks.depth is 3, but should be a valid dictionary"),
-        (
-            train(),
-            "minimum=None",
-            "config.minimum is None, but should be a dictionary; an empty one is --config.minimum={}",
-        ),
+        (train(), "tasks.depth=3", "config.tasks.depth is 3, but should be a mapping"),
+        (train(), "minimum=50", "config.minimum is 50, but should be a mapping"),
+        (train(), "images=none", "config.images is unknown"),
+        (train(), "train.0.images=none", "config.train.0.images is none, but should be a valid string"),
+        (train(), "train=none", "config.train is empty, but needs at least one entry"),
         (
             train(),
             "optimizer.warmup_steps=1000",
@@ -103,7 +102,7 @@ def test_a_config_cannot_be_changed():
             "minimum.deph/delta1=50",
             "config: minimum names 'deph/delta1', which is not a metric of a task here; did you ",
         ),
-        (train(), "validation=None,", "config.validation.0 is None, but should be a valid dictionary"),
+        (train(), "validation=None,", "config.validation.0 is none, but should be a mapping"),
         (
             train(),
             "validation.images=x",
@@ -138,7 +137,7 @@ def test_a_config_cannot_be_changed():
         (evaluate(), "transfers.0.inits=a,b", "config: a transfer starts from 'b', which is not in inits"),
         (evaluate(), "transfers.0.learning_rates=fast", "config.transfers.0.learning_rates.0 is 'fast', but should be"),
         (train(), "columns.dorp=depth", "config.columns.dorp is unknown; did you mean 'drop'?"),
-        (train(), "columns=depth", "config.columns is 'depth', but should be a valid dictionary"),
+        (train(), "columns=depth", "config.columns is 'depth', but should be a mapping"),
         (
             label(),
             "worker=1/0",
@@ -213,6 +212,50 @@ def test_an_override_adds_a_list_that_the_config_file_does_not_have():
     values = {key: value for key, value in train().items() if key != "validation"}
     config = changed(values, "validation.0.images=street:val", "validation.1.images=rooms:val", "validation.1.name=in")
     assert [(each.images, each.name) for each in config.validation] == [("street:val", ""), ("rooms:val", "in")]
+
+
+EMPTY = ("none", "None", "null", "", "()", "[]", "{}", '""')
+
+
+@pytest.mark.parametrize("text", EMPTY)
+def test_none_empties_any_key_that_can_be_empty(text: str):
+    """In every spelling: texts, lists, mappings, optional values, and models, which then have their defaults."""
+    full = train(init="a", columns={"drop": ["depth"]}, minimum={"depth/delta1": 1}, augment={"flip": False})
+    keys = ("init", "columns.drop", "minimum", "train.0.labels", "augment")
+    read = changed(full, *(f"{key}={text}" for key in keys))
+    assert (read.init, read.columns.drop, read.minimum, read.train[0].labels) == ("", (), {}, ())
+    assert read.augment.flip
+    task = build_task("depth", (), {"weight": literal(text)})
+    assert task.weight is None
+    assert build_format("coco", {"classes": literal(text)}).classes == ()
+
+
+def literal(text: str) -> Any:
+    """As `override` reads it."""
+    return override({}, "key", text)["key"]
+
+
+@pytest.mark.parametrize("text", ["a,b", "a, b", "[a, b]", "(a,b)", '["a", "b"]', "('a', 'b')"])
+def test_lists_in_every_spelling(text: str):
+    assert changed(label(), f"teachers={text}").teachers == ("a", "b")
+    assert build_format("coco", {"classes": literal(text)}).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("text", ['{"a": "", "b": "runs/b"}', "{'a': None, 'b': 'runs/b'}"])
+def test_a_mapping_replaces_all_of_it_and_a_path_one_entry(text: str):
+    assert changed(evaluate(), f"inits={text}").inits == {"a": "", "b": "runs/b"}
+    assert changed(evaluate(), "inits.b=runs/b").inits == {"a": "", "b": "runs/b"}
+    json = '{"format": "coco", "path": "x", "options": {"clip": true, "classes": null}}'
+    prepare = {"stage": "prepare", "name": "photos", "images": "folder:x"}
+    assert changed(prepare, f"labels.detection={json}").labels["detection"].options == {"clip": True, "classes": None}
+
+
+def test_one_more_entry_of_a_list():
+    config = changed(train(), "train.1.images=folder:x", "train.1.take=3")
+    assert [(source.images, source.take) for source in config.train] == [(SOURCE["images"], 0), ("folder:x", 3)]
+    without = train()
+    del without["train"]
+    assert changed(without, "train.0.images=folder:x").train[0].images == "folder:x"
 
 
 def test_an_override_leaves_values_alone_that_are_the_same_object():
@@ -306,7 +349,7 @@ def test_all_choices_are_named() -> None:
 
 
 def test_how_to_set_an_entry_of_a_list() -> None:
-    with pytest.raises(UserError, match=r"should be a list; set an entry with --config\.train\.0\.KEY="):
+    with pytest.raises(UserError, match=r"should be a list: a,b or \[a, b\]; --config\.train\.0="):
         parse(train(train={"images": "scenes/teacher_depth:train"}))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import pydantic
 from pydantic import Field
@@ -15,10 +16,11 @@ from must_jax.errors import nearest
 HERE = "<path>"  # in a message: the path of the config that it is about
 
 
-def _listed(value: Any) -> Any:
-    """A tuple on the command line: comma-separated, --config.teachers=runs/a,runs/b, a single value, or empty."""
+def listed(value: Any) -> Any:
+    """A list on the command line: a,b or [a, b], or a single value."""
     if isinstance(value, str):
-        return value.split(",") if value else ()
+        inner = value[1:-1] if value[:1] + value[-1:] in ("[]", "()") else value
+        return [part.strip() for part in inner.split(",")] if inner.strip() else ()
     return (value,) if isinstance(value, int | float) else value
 
 
@@ -32,7 +34,7 @@ MAX_COUNT = 10**9  # counts have 32 bits, on the devices as well
 MAX_LISTED = 10_000
 MAX_TEXT = 4096  # characters; more than a path can have
 MAX_IMAGE_SIZE = 2**14
-Listed = pydantic.BeforeValidator(_listed)
+Listed = pydantic.BeforeValidator(listed)
 Names = Annotated[tuple[str, ...], Field(max_length=MAX_LISTED), Listed]
 # Numbers. Each has limits: a value beyond them is a typing error, better reported than tried. True is not a number.
 Number = pydantic.BeforeValidator(_number)
@@ -81,8 +83,47 @@ def _check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
         raise PydanticCustomError("not_plain", "not plain", {"what": ".".join(path) + " " + what})
 
 
-def refuse_true(model: type[pydantic.BaseModel], values: Any) -> Any:
-    """For models of options: True and False are not numbers, unless a boolean is expected."""
+@dataclass(frozen=True)
+class OptionsOf:
+    """Marks a mapping of options that another model describes: of each task, or of each format of true labels."""
+
+    what: Literal["task", "format"]
+
+
+def _nothing(field: pydantic.fields.FieldInfo) -> Any:
+    """What `none` means for a key: an empty text, list or mapping, or no value; None where it cannot be empty."""
+    default = field.get_default(call_default_factory=True)
+    if default is None or (isinstance(default, str | tuple | Mapping) and not default):
+        return default
+    kinds = [get_origin(kind) or kind for kind in (field.annotation, *get_args(field.annotation))]
+    if tuple in kinds:
+        return ()
+    has_keys = any(isinstance(kind, type) and issubclass(kind, Mapping | pydantic.BaseModel) for kind in kinds[:1])
+    return {} if has_keys else None
+
+
+def as_written(model: type[pydantic.BaseModel], values: Any) -> Any:
+    """The values of a model as people write them -> as its fields are: see `parsing.override`.
+
+    `none`, and every spelling of an empty value, empties a key of any type.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    changed = {}
+    for name, value in values.items():
+        if (field := model.model_fields.get(name)) is None:
+            continue
+        if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
+            changed[name] = _nothing(field)
+        elif isinstance(value, Mapping) and get_origin(field.annotation) is dict:
+            empty = {str: ""}.get(get_args(field.annotation)[1])
+            changed[name] = {key: empty if entry is None else entry for key, entry in value.items()}
+    return {**values, **changed}
+
+
+def read_options(model: type[pydantic.BaseModel], values: Any) -> Any:
+    """`as_written`, for models of options: True and False are not numbers, unless a boolean is expected."""
+    values = as_written(model, values)
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, bool) and (field := model.model_fields.get(name)):
             try:
@@ -116,4 +157,4 @@ class Config(pydantic.BaseModel):
                 raise PydanticCustomError(
                     "unknown_key", "unknown", {"key": key, "hint": nearest(str(key), cls.model_fields)}
                 )
-        return values
+        return as_written(cls, values)

@@ -77,7 +77,7 @@ class TargetConfig(Config):
 
 
 class CompileConfig(Config):
-    """The programs of another stage, `of`, compiled for TPUs that need not be attached."""
+    """Compiles the programs of another stage, whose keys stand beside `compile`, for TPUs that need not be attached."""
 
     is_run: ClassVar[bool] = False
 
@@ -89,7 +89,7 @@ class CompileConfig(Config):
 
 
 class ReplayConfig(Config):
-    """Repeats update number `replay`, from 0, of the training `of`."""
+    """Repeats one update of a training, whose keys stand beside `replay`."""
 
     is_run: ClassVar[bool] = False
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import Field
 
-from must_jax.config.base import BatchSize, Config, Count, Names, Number, PositiveCount, ShardImages
+from must_jax.config.base import BatchSize, Config, Count, Names, Number, OptionsOf, PositiveCount, ShardImages
 
 MAX_PIXELS = 200_000_000  # of an image, wherever one is read
 
@@ -20,7 +20,7 @@ class TruthConfig(Config):
     """One of the formats listed below."""
     path: str = ""
     """The file or folder that holds the labels; none where the images' names do."""
-    options: dict[str, Any] = {}
+    options: Annotated[dict[str, Any], OptionsOf("format")] = {}
     """The format's own: a unit, a class list."""
     licence: str = ""
     """Of the labels; none = unknown."""
@@ -96,7 +96,7 @@ class LabelConfig(Config):
     """Only the first n images; 0 = all."""
     teachers: Annotated[Names, Field(min_length=1)]
     """Folders of finished runs; each labels for all of its tasks."""
-    tasks: dict[str, dict[str, Any]] = {}
+    tasks: Annotated[dict[str, dict[str, Any]], OptionsOf("task")] = {}
     """Task -> options of its pseudo labels, instead of the teachers' own."""
     accept_failed: Names = ()
     """Tasks that teachers label although they are near chance, or were not validated."""

@@ -15,6 +15,7 @@ from must_jax.config.base import (
     Listed,
     MaxBoxes,
     Names,
+    OptionsOf,
     PositiveCount,
     Rate,
     Seed,
@@ -34,7 +35,7 @@ class DownstreamConfig(Config):
     """Chooses the learning rate."""
     test: SourceConfig
     """What the scorecard reports."""
-    options: dict[str, Any] = {}
+    options: Annotated[dict[str, Any], OptionsOf("task")] = {}
     """The task's own options."""
 
 

@@ -19,6 +19,7 @@ from must_jax.config.base import (
     ImageSize,
     MaxBoxes,
     Names,
+    OptionsOf,
     PositiveCount,
     Seconds,
     Seed,
@@ -39,10 +40,8 @@ PARTS = ("backbone", "fpn", "heads")  # of a network, that `init_parts` may name
 
 
 def _sources(value: Any) -> Any:
-    """A single source, as configs of earlier versions have it, is a list of one, and None is an empty list."""
-    if isinstance(value, Mapping):
-        return (value,)
-    return () if value is None or value == "" else value
+    """A single source, as configs of earlier versions have it, is a list of one."""
+    return (value,) if isinstance(value, Mapping) else value
 
 
 class TrainConfig(Config):
@@ -81,7 +80,7 @@ class TrainConfig(Config):
     """Devices that share one copy of the training state."""
     ready_within_s: Seconds = 600.0
     """Seconds to wait for other hosts after the first one is ready; then the missing one is named."""
-    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1), OptionsOf("task")]
     """Task -> its own options and its loss weight."""
     image_size: ImageSize = 64
     """Height and width of the network's input in pixels, a multiple of 32; images are fitted into it, aspect kept."""

@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from must_jax.config import ModelConfig
-from must_jax.config.base import MaxBoxes, refuse_true
+from must_jax.config.base import MaxBoxes, read_options
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.data.letterbox import Content, on_image
 
@@ -104,8 +104,8 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _refuse_true(cls, values: Any) -> Any:
-        return refuse_true(cls, values)
+    def _read_options(cls, values: Any) -> Any:
+        return read_options(cls, values)
 
     @property
     @abc.abstractmethod

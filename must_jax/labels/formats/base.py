@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import pydantic
 
-from must_jax.config.base import refuse_true
+from must_jax.config.base import read_options
 from must_jax.data.decoding import ImageShape
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
@@ -64,8 +64,8 @@ class Format(pydantic.BaseModel, abc.ABC):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _refuse_true(cls, values: Any) -> Any:
-        return refuse_true(cls, values)
+    def _read_options(cls, values: Any) -> Any:
+        return read_options(cls, values)
 
     @abc.abstractmethod
     def digest(self, path: Path, images: ImageSet) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pydantic
 
+from must_jax.config.base import listed
 from must_jax.labels.formats.json_files import Category, load
 
 _SUFFIXES = (".txt", ".names", ".json")  # a value that ends with one names a file, whether or not it exists
@@ -29,7 +30,7 @@ def _names(value: Any) -> Any:
             raise ValueError(f"{value} is not a list of classes: {error}") from None
     if value.lower().endswith(_SUFFIXES):
         raise ValueError(f"there is no file {value} with the names of classes")
-    return [name.strip() for name in value.split(",")] if value else ()
+    return listed(value)
 
 
 def _of_text(data: bytes) -> list[str]:
