@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -16,12 +18,14 @@ from jax.sharding import Mesh
 
 from must_jax import description
 from must_jax.config import ModelConfig, TrainConfig
+from must_jax.cores import ahead, cores
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.confidence import by_rule
 from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
-from must_jax.data.letterbox import content_of
+from must_jax.data.kinds import without_empty_slots
+from must_jax.data.letterbox import Content, content_of
 from must_jax.description import REMEDY, Description, Settings, TaskRecord, TrainingRecord
 from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
@@ -38,6 +42,24 @@ _ARRAY_LIKE = ("__array__", "__array_interface__")
 _SHOWN = 300  # characters of a path
 
 Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading batch axis
+Image = np.ndarray | bytes | bytearray | memoryview | str | Path
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Predicted(NamedTuple):
+    """One image's predictions, as `Trained.predict` returns them. `image_hw`: its height and width in pixels."""
+
+    image_hw: tuple[int, int]
+    labels: dict[str, Label]
+
+
+class _Fitted(NamedTuple):
+    """An image in the top left corner of the network's input, u8[S, S, 3], of which it takes up the share `content`."""
+
+    image_hw: tuple[int, int]
+    content: Content
+    input: np.ndarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +93,7 @@ class Trained:
         size = f"{count_parameters(self.variables['params']):,} parameters, {self.image_size} px"
         return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
 
-    def predict(self, image: np.ndarray | bytes | bytearray | memoryview | str | Path) -> dict[str, Label]:
+    def predict(self, image: Image) -> dict[str, Label]:
         """The model's predictions for one image, by task, as labels of the whole image.
 
         Args:
@@ -79,23 +101,92 @@ class Trained:
 
         Returns:
           {task: label} by each task's rule for pseudo labels: {"probs": f32[K]}; {"boxes_yxyx": f32[n, 4] in fractions
-          of the image, "classes", "scores", "valid", "ignore" (0)}; maps of the image's size: {"ids": i32[H, W]} with
-          255 where unsure (and "confidence": f32[H, W] where the task keeps it), {"depth" | "normals": f32[H, W(, 3)],
-          "valid": f32[H, W]}. Of detection's rows, only those with `valid` 1 count; class names are
-          `tasks[name].classes`.
+          of the image, "classes": i32[n], "scores": f32[n]} of the n boxes found; maps of the image's size:
+          {"ids": i32[H, W]} with 255 where unsure (and "confidence": f32[H, W] where the task keeps it),
+          {"depth" | "normals": f32[H, W(, 3)], "valid": f32[H, W]}. Class names are `tasks[name].classes`.
 
         Raises:
           UserError: the file does not exist or is not an image, or the array has another type or shape.
         """
-        pixels = _pixels(image)
-        geometry = letterbox_geometry(pixels.shape[:2], self.image_size)
-        fitted, _ = place(geometry, pixels, {}, {}, self.image_size)
+        fitted = self._fitted(_pixels(image))
+        return self._labels(fitted, self.predict_batch(fitted.input[None]), 0)
+
+    def predict_many(self, images: Iterable[Image], batch_size: int = 16) -> Iterator[dict[str, Label]]:
+        """What `predict` returns for each image, in their order. Reading, predicting and the rest happen side by side.
+
+        `images` can be a generator: only about four batches of them are taken ahead of the results.
+        """
+
+        def labels(_: Image, predicted: Predicted | Exception) -> dict[str, Label]:
+            if isinstance(predicted, Exception):
+                raise predicted
+            return predicted.labels
+
+        return self.each(images, _pixels, labels, batch_size)
+
+    def each(
+        self,
+        items: Iterable[_Item],
+        read: Callable[[_Item], np.ndarray],
+        use: Callable[[_Item, Predicted | Exception], _Result],
+        batch_size: int,
+    ) -> Iterator[_Result]:
+        """The results of `use` for each item and its predictions, in the order of the items.
+
+        Args:
+          read: gives an item's pixels, u8[H, W, 3]. If it raises UserError or OSError, `use` gets that error instead.
+          use: called, like `read`, from several threads at a time.
+          batch_size: images that the devices work on at a time, rounded up to what they can share evenly.
+        """
+        rows = 0  # of the largest batch yet: all others are filled up to it, as every new size has to be compiled
+
+        def fit(item: _Item) -> _Fitted | Exception:
+            try:
+                return self._fitted(read(item))
+            except (UserError, OSError) as error:
+                return error
+
+        def begin(batch: list[tuple[_Item, _Fitted | Exception]]) -> Callable[[], list[Callable[[], _Result]]]:
+            nonlocal rows
+            rows = max(rows, len(batch) + -len(batch) % self.mesh.size)
+            inputs = np.zeros((rows, self.image_size, self.image_size, 3), np.uint8)
+            for row, (_, fitted) in enumerate(batch):
+                if isinstance(fitted, _Fitted):
+                    inputs[row] = fitted.input
+            begun = self._predict(self._on_devices, put_batch(self.mesh, {"image": inputs}))
+            jax.tree.map(lambda x: x.copy_to_host_async(), begun)
+            return lambda: finish(batch, jax.device_get(begun))
+
+        def finish(
+            batch: list[tuple[_Item, _Fitted | Exception]], predictions: Predictions
+        ) -> list[Callable[[], _Result]]:
+            def result(row: int, item: _Item, fitted: _Fitted | Exception) -> _Result:
+                if isinstance(fitted, Exception):
+                    return use(item, fitted)
+                return use(item, Predicted(fitted.image_hw, self._labels(fitted, predictions, row)))
+
+            return [partial(result, row, *each) for row, each in enumerate(batch)]
+
+        pool = ThreadPoolExecutor(cores())
+        try:
+            fitted = ahead(items, lambda item: partial(_pair, item, pool.submit(fit, item)), 2 * batch_size)
+            answers = itertools.chain.from_iterable(ahead(_batches(fitted, batch_size), begin, 1))
+            yield from ahead(answers, lambda answer: pool.submit(answer).result, 2 * cores())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _fitted(self, pixels: np.ndarray) -> _Fitted:
+        image_hw = pixels.shape[0], pixels.shape[1]
+        geometry = letterbox_geometry(image_hw, self.image_size)
         content = content_of((geometry.y.out_length, geometry.x.out_length), self.image_size)
-        predictions, labels = self.predict_batch(fitted[None]), {}
+        return _Fitted(image_hw, content, place(geometry, pixels, {}, {}, self.image_size)[0])
+
+    def _labels(self, fitted: _Fitted, predictions: Predictions, row: int) -> dict[str, Label]:
+        labels = {}
         for name, task in self.tasks.items():
-            prediction = {key: value[0] for key, value in predictions[name].items()}
-            label = task.pseudo_label(task.on_image(prediction, content, pixels.shape[:2]))
-            labels[name] = by_rule(task.label, label, task.min_confidence)
+            prediction = {key: value[row] for key, value in predictions[name].items()}
+            label = task.pseudo_label(task.on_image(prediction, fitted.content, fitted.image_hw))
+            labels[name] = without_empty_slots(task.label, by_rule(task.label, label, task.min_confidence))
         return labels
 
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -273,3 +364,12 @@ def _pixels(image: Any) -> np.ndarray:
     if not os.path.isfile(image):
         raise UserError(f"there is no image {str(image)[:_SHOWN]}; check its path")
     return decode_image(Path(image).read_bytes())
+
+
+def _pair(item: _Item, result: Future[_Result]) -> tuple[_Item, _Result]:
+    return item, result.result()
+
+
+def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch

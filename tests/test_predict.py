@@ -16,7 +16,15 @@ import skimage
 from command_line import call, config
 from PIL import Image
 
+import must_jax
 from must_jax import predict
+from must_jax.data.encodings import Label
+from must_jax.data.kinds import MapLabel
+from must_jax.labels.formats.base import Photo
+from must_jax.labels.formats.depth_png import DepthPng
+from must_jax.labels.formats.id_png import IdPng
+from must_jax.labels.formats.normal_png import NormalPng
+from must_jax.labels.formats.png import PngMaps
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -113,14 +121,92 @@ def test_titled_pictures_of_different_sizes_fit_on_a_sheet():
     assert (sheet == 9).all(-1).sum() == 50 * 10
 
 
+def test_a_folder_keeps_its_structure_and_names_what_it_skips(model: Path, tmp_path: Path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "photos/predictions"
+    rng = np.random.default_rng(0)
+    for name in ("a/1.png", "b/1.png", "b/1.bmp", "2.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(photos / name)
+    (photos / "b/text.jpg").write_text("no image")
+    command = (f"--model={model}", f"--out={out}", "--batch_size=2", photos)
+    assert look(*command) == 0
+    made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert made == {f"{n}.{e}" for n in ("a/1", "b/1.png", "b/1.bmp", "2") for e in ("png", "json")} | {"skipped.jsonl"}
+    said = capsys.readouterr().err
+    assert f"skipped {photos}/b/text.jpg: " in said and "1 photo of 5" in said
+    assert json.loads((out / "skipped.jsonl").read_text())["photo"] == f"{photos}/b/text.jpg"
+    for name in ("a/1", "b/1.png"):
+        photo = Path(json.loads((out / f"{name}.json").read_text())["photo"])
+        alone = tmp_path / "alone" / photo.parent.name
+        assert look(f"--model={model}", f"--out={alone}", photo) == 0
+        assert (alone / "1.png").read_bytes() == (out / f"{name}.png").read_bytes()
+
+    # Again: only what is missing or out of date, without taking results for photos.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    (out / "a/1.png").unlink()
+    Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(photos / "2.png")
+    (photos / "b/text.jpg").unlink()
+    assert look(*command) == 0
+    assert {path.stem for path, time in before.items() if path.stat().st_mtime_ns != time} == {"1", "2"}
+    assert (out / "a/1.png").exists() and not (out / "skipped.jsonl").exists()
+    assert "2 of 4 photos are done already" in capsys.readouterr().err
+
+
+def test_no_readable_photo_is_an_error(model: Path, tmp_path: Path, capsys):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert look(f"--model={model}", f"--out={tmp_path}/out", tmp_path / "text.jpg") == 2
+    assert f"{tmp_path}/text.jpg: an image cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["png", "npy"])
+def test_maps_come_back_as_they_were_predicted(model: Path, tmp_path: Path, suffix: str):
+    photo = PHOTOS / "coffee.png"
+    assert look(f"--model={model}", f"--out={tmp_path}", f"--maps={suffix}", photo) == 0
+    loaded = must_jax.load(model)
+    labels, told = loaded.predict(photo), json.loads((tmp_path / "coffee.json").read_text())
+    assert set(told["maps"]) == {"segmentation", "depth", "normals"}
+    if suffix == "npy":
+        found = {task: np.load(tmp_path / about["file"]) for task, about in told["maps"].items()}
+        assert {task: str(map_.dtype) for task, map_ in found.items()} == {
+            "segmentation": "uint8",
+            "depth": "float32",
+            "normals": "float32",
+        }
+        np.testing.assert_array_equal(found["segmentation"], labels["segmentation"]["ids"])
+        np.testing.assert_array_equal(found["depth"], labels["depth"]["depth"])
+        np.testing.assert_array_equal(found["normals"], labels["normals"]["normals"])
+        return
+    classes = loaded.tasks["segmentation"].classes
+    unit, axes = told["maps"]["depth"]["unit"], told["maps"]["normals"]["axes"]
+    read = {  # as an import reads a folder of them
+        "segmentation": read_map(IdPng(classes=classes), tmp_path / "maps/segmentation", "coffee.png"),
+        "depth": read_map(DepthPng(unit=unit), tmp_path / "maps/depth", "coffee.png"),
+        "normals": read_map(NormalPng(axes=axes), tmp_path / "maps/normals", "coffee.png"),
+    }
+    np.testing.assert_array_equal(read["segmentation"]["ids"], labels["segmentation"]["ids"])
+    np.testing.assert_allclose(read["depth"]["depth"], labels["depth"]["depth"], atol=0.0005 + 1e-6)
+    np.testing.assert_allclose(read["normals"]["normals"], labels["normals"]["normals"], atol=1e-4)
+    assert read["depth"]["valid"].all() and read["normals"]["valid"].all()
+
+
+def read_map(form: PngMaps, folder: Path, name: str) -> Label:
+    kinds = {"ids": MapLabel("ids", "ids"), "scalars": MapLabel("depth", "scalar", "m")}
+    kind = kinds.get(form.gives.split()[-1], MapLabel("normals", "vector"))
+    label = form.open(folder, [name], kind).label(Photo(name, None))
+    assert label is not None
+    return label
+
+
 @pytest.mark.parametrize(
     ("photos", "sentence"),
     [
         (["missing.jpg"], "there is no photo missing.jpg; check its path"),
-        (["good.png", "text.jpg"], "text.jpg: an image cannot be read"),
-        (["good.png", "other/good.png"], "two photos would both become out/good.png"),
+        (["good.png", "other/good.png"], "two photos would both become out/good.json"),
         (["out/good.png"], "the result would overwrite out/good.png; choose another folder with --out"),
         (["good.png"], "nothing"),  # the model
+        (["empty"], "empty has no images"),
+        (["--out=other", "other"], "results would lie among the photos of other"),
+        (["--batch_size=0", "good.png"], "--batch_size is 0"),
     ],
 )
 def test_a_mistake_is_answered_before_any_work(
@@ -131,10 +217,10 @@ def test_a_mistake_is_answered_before_any_work(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
     for folder in (".", "other", "out"):
         Path(folder).mkdir(exist_ok=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"{folder}/good.png")
-    Path("text.jpg").write_text("no image")
     before = sorted(Path().rglob("*"))
     assert look("--model=runs/nothing", "--out=out", *photos) == 2
     said = capsys.readouterr().err

@@ -138,6 +138,36 @@ def test_array_bytes_and_path_are_the_same_image(model, photo, tmp_path, leaves)
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+def test_many_images_come_back_in_order_as_one_by_one(run, photo, leaves):
+    model = trained.load(run, mesh=make_mesh(2))
+    photos = [np.roll(photo, 9 * shift, 1)[: 64 - 7 * shift] for shift in range(7)]
+    taken = []
+    found = model.predict_many((taken.append(i) or each for i, each in enumerate(photos * 9)), batch_size=3)
+    first = next(found)
+    assert len(taken) < len(photos * 9) - 1  # a few batches ahead, not all
+    for image, labels in zip(photos, [first, *found], strict=False):
+        for name, value in leaves(model.predict(image)).items():
+            np.testing.assert_allclose(leaves(labels)[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    found = model.predict_many([photo, b"no image", photo])
+    next(found)
+    with pytest.raises(UserError, match="an image cannot be read"):
+        next(found)
+
+
+def test_boxes_are_only_those_that_were_found(model, photo):
+    whole = model.predict(photo)["detection"]
+    assert set(whole) >= {"boxes_yxyx", "classes", "scores"}
+    scores = np.sort(np.unique(whole["scores"]))
+    task = build_task("detection", CLASSES, {"min_score": 0.0, "score_threshold": float(scores[len(scores) // 2])})
+    found = dataclasses.replace(model, tasks={"detection": task}).predict(photo)["detection"]
+    assert 0 < len(found["scores"]) < len(whole["scores"]) and found["scores"].min() >= task.score_threshold
+    assert len(found["boxes_yxyx"]) == len(found["classes"]) == len(found["scores"])
+    empty = dataclasses.replace(model, tasks={"detection": build_task("detection", CLASSES, {"score_threshold": 1.0})})
+    label = empty.predict(photo)["detection"]
+    assert label["boxes_yxyx"].shape == (0, 4)
+    assert empty.tasks["detection"].describe(label) == {"boxes": []}
+
+
 def test_a_batch_of_any_size_on_any_mesh(run, model, photo, leaves):
     images = np.stack([np.roll(cv2.resize(photo, (SIZE, SIZE)), shift, 0) for shift in range(3)])
     one, two = model.predict_batch(images), trained.load(run, mesh=make_mesh(2)).predict_batch(images)

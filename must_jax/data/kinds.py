@@ -72,3 +72,11 @@ LabelKind = VectorLabel | BoxesLabel | MapLabel
 def objects(boxes: Mapping[str, np.ndarray]) -> np.ndarray:
     """bool[N]: which slots of a boxes label hold an object, not padding or a box to ignore."""
     return (boxes["valid"] > 0) & (boxes["ignore"] == 0)
+
+
+def without_empty_slots(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The label as it is, but boxes without the rows that only fill slots."""
+    if not isinstance(kind, BoxesLabel):
+        return dict(label)
+    real = label["valid"] > 0
+    return {name: values[real] if np.ndim(values) else values for name, values in label.items()}

@@ -32,8 +32,12 @@ _PNG_START = b"\x89PNG"
 
 
 def png(values: np.ndarray, *, smooth: bool, wide: bool = False) -> bytes:
-    """[h, w] in 0..255 -> an 8-bit PNG; if `wide`, in 0..65535 -> a 16-bit PNG. `smooth` chooses the compression."""
-    codes: np.ndarray[Any, np.dtype[Any]] = np.ascontiguousarray(values, np.uint16 if wide else np.uint8)
+    """[h, w], or [h, w, 3] RGB, in 0..255 -> an 8-bit PNG; if `wide`, in 0..65535 -> a 16-bit PNG.
+
+    `smooth` chooses the compression.
+    """
+    planes = values[..., ::-1] if values.ndim == 3 else values  # cv2 takes BGR
+    codes: np.ndarray[Any, np.dtype[Any]] = np.ascontiguousarray(planes, np.uint16 if wide else np.uint8)
     ok, data = cv2.imencode(".png", codes, _SMOOTH if smooth else _REPEATING)
     if not ok:
         raise ValueError(f"OpenCV cannot encode an array of shape {values.shape} as PNG")
