@@ -20,6 +20,7 @@ from must_jax.config.composed import (
     InPipeline,
     PipelineConfig,
     ReplayConfig,
+    ReportConfig,
     TargetConfig,
 )
 from must_jax.config.data import AuditConfig, LabelConfig, LabelsConfig, PrepareConfig, TruthConfig
@@ -59,6 +60,7 @@ __all__ = [
     "PipelineConfig",
     "PrepareConfig",
     "ReplayConfig",
+    "ReportConfig",
     "SourceConfig",
     "TargetConfig",
     "TrainConfig",
@@ -68,7 +70,8 @@ __all__ = [
     "digest",
 ]
 
-AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | DescribeConfig | CompileConfig | ReplayConfig
+AboutRuns = DescribeConfig | ReportConfig
+AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -78,6 +81,7 @@ STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "evaluate": EvaluateConfig,
     "pipeline": PipelineConfig,
     "describe": DescribeConfig,
+    "report": ReportConfig,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import Field
 
-from must_jax.config.base import Config, Count, Names, PositiveCount
+from must_jax.config.base import Config, Count, Names, Number, PositiveCount
 from must_jax.config.data import AuditConfig, LabelConfig
 from must_jax.config.evaluation import EvaluateConfig
 from must_jax.config.training import TrainConfig
@@ -40,19 +40,36 @@ class PipelineConfig(Config):
         return self
 
 
-class DescribeConfig(Config):
-    """Describes the contents of a workdir. All other keys belong to the run, and are not read."""
+class _AboutRuns(Config):
+    """Looks at what runs have left. All other keys belong to the run, and are not read."""
 
     model_config = pydantic.ConfigDict(extra="ignore")
 
     is_run: ClassVar[bool] = False
 
-    stage: Literal["describe"] = "describe"
-
     @pydantic.model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, values: Any) -> Any:
         return values
+
+
+class DescribeConfig(_AboutRuns):
+    """Describes the contents of a workdir. All other keys belong to the run, and are not read."""
+
+    stage: Literal["describe"] = "describe"
+
+
+class ReportConfig(_AboutRuns):
+    """Writes one page about runs, `report/index.html` in the workdir. All other keys belong to the run, and are not
+    read."""
+
+    stage: Literal["report"] = "report"
+    runs: Names = ()
+    """Workdirs to report on, of any stages, finished or not; none = that of the command."""
+    data_dir: str = ""
+    """Folder of the image sets now; empty = where the runs found them."""
+    ranked_images: Annotated[int, Field(ge=0, le=10_000), Number] = 100
+    """Images of a task, drawn at random, of which the worst and the best are shown; 0 = no model is run."""
 
 
 PROGRAMS = ("train", "evaluate", "label", "features")  # that the stage `compile` knows

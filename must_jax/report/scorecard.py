@@ -80,13 +80,15 @@ class Cell:
 
     @property
     def spread(self) -> str:
-        """What is written beside the mean."""
-        return ", ".join(filter(None, ("1 seed" if self.sd is None else f"± {self.sd:.1f}", self.diverged)))
+        """What is written beside the mean; nothing for a single seed, which has no spread."""
+        return ", ".join(filter(None, ("" if self.sd is None else f"± {self.sd:.1f}", self.diverged)))
 
     def __str__(self) -> str:
         if self.mean is None:
             return self.diverged
-        return f"{self.mean:.1f} {self.spread}" if self.sd is not None else f"{self.mean:.1f} ({self.spread})"
+        if self.sd is None and self.diverged:
+            return f"{self.mean:.1f} ({self.diverged})"
+        return f"{self.mean:.1f} {self.spread}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ RULE = (
 )
 
 
+ONE_SEED = "one seed has no spread, so that none of the differences can be told from noise"
+
+
 @dataclass(frozen=True)
 class Table:
     """All rows of one mode: `cells[init][dataset]`.
@@ -162,6 +167,10 @@ class Table:
         means = {init: cells[dataset].mean for init, cells in self.cells.items() if dataset in cells}
         known = {init: mean for init, mean in means.items() if mean is not None}
         return max(known, key=known.__getitem__, default="")
+
+    @property
+    def has_one_seed(self) -> bool:
+        return all(len(cell.by_seed) == 1 for cells in self.cells.values() for cell in cells.values())
 
     @property
     def cost(self) -> str:
@@ -186,6 +195,11 @@ def differences(table: Table, starts: Mapping[str, Start]) -> list[Difference]:
     several = [name for name in table.cells if name in starts and len(starts[name].tasks) > 1]
     groups = {"/".join(scratch): scratch, "the mean over single teachers": singles}
     return [_difference(table, name, against, group) for name in several for against, group in groups.items() if group]
+
+
+def told(table: Table, starts: Mapping[str, Start]) -> list[str]:
+    """What can be said about a table, a line each."""
+    return [ONE_SEED] if table.has_one_seed else [str(each) for each in differences(table, starts)]
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:

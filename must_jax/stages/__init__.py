@@ -22,5 +22,6 @@ def _stage(name: str) -> Stage:
     return run
 
 
-_NAMES = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline", "describe", "compile", "replay")
+_RUN = ("prepare", "train", "label", "labels", "audit", "evaluate", "pipeline")
+_NAMES = (*_RUN, "describe", "report", "compile", "replay")
 STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

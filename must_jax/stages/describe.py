@@ -141,8 +141,9 @@ def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterat
             for init, cells in card.cells.items()
         ]
         yield ""
-        yield _table((f"{card.mode}, {card.cost}", *card.datasets), rows)
-        yield from (f"{card.mode}: {difference}" for difference in scorecard.differences(card, starts))
+        heads = [f"{dataset}\n{metric}" for dataset, (_, metric) in card.datasets.items()]
+        yield _table((f"{card.mode}\n{card.cost}", *heads), rows)
+        yield from (f"{card.mode}: {line}" for line in scorecard.told(card, starts))
 
 
 def _audit(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:

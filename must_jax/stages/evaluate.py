@@ -24,9 +24,9 @@ from must_jax.progress import Progress, say
 from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
-from must_jax.stages import inputs, memory, results, supervision
+from must_jax.stages import inputs, memory, overview, results, supervision
 from must_jax.stages.transfer import MEASURED, Downstream, Transfer, Trunk
-from must_jax.stages.workdir import RESULT_FILE, check, claim
+from must_jax.stages.workdir import REPORT, RESULT_FILE, check, claim
 from must_jax.trained import Trained
 
 RUNS_FILE = "runs.jsonl"
@@ -76,7 +76,8 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
             "starts": {name: _described(start) for name, start in starts.items()},
         }
         write_json(workdir / RESULT_FILE, result)
-        say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}")
+        overview.write(workdir.resolve().name, [overview.Entry(workdir.resolve().name, config, workdir)], workdir)
+        say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}, see {workdir / REPORT}")
     distributed.wait("written")
 
 

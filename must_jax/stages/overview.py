@@ -1,10 +1,11 @@
-"""The progress of a pipeline, read from the folders of its stages, as the contents of a report."""
+"""What finished and unfinished runs have left in their workdirs, as the contents of a report."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -12,57 +13,69 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import must_jax
-from must_jax import description, trained
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PipelineConfig, SourceConfig, TrainConfig, digest
-from must_jax.data.decoding import decode_image
-from must_jax.data.image_sets import evenly_spread
-from must_jax.data.pipeline import Source
-from must_jax.engine.mesh import setup_devices
+from must_jax import description
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.data.shards import COLUMNS
+from must_jax.engine import goodput
+from must_jax.engine.clock import SPANS
+from must_jax.engine.writer import VALIDATION, read_rows
 from must_jax.files import MODEL_FILE
-from must_jax.report import scorecard
-from must_jax.report.gallery import thumbnail
-from must_jax.report.html import Check, Curve, Gallery, Report, Stage
-from must_jax.stages import results
+from must_jax.labels import gate, manifest
+from must_jax.reading import read_json
+from must_jax.report import html, scorecard
+from must_jax.report.html import Check, Column, Curve, Data, Detail, Report, Stage
+from must_jax.stages import pictures, results, validation
+from must_jax.stages.briefs import state
 from must_jax.stages.curves import losses
-from must_jax.stages.inputs import TRUTH, open_source
-from must_jax.trained import Trained
-
-PICTURES = 6  # images in a gallery
+from must_jax.stages.gate import score_of_teacher
+from must_jax.stages.workdir import CONFIG_FILE, REPORT, RESULT_FILE
+from must_jax.tasks import TASKS, build_task
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage: its workdir, and its result if it is finished."""
+    """One run: its workdir, and how long it took, if that is known."""
 
     name: str
-    config: Any  # TrainConfig | LabelConfig | EvaluateConfig
+    config: Any  # of its stage
     workdir: Path
-    seconds: float | None
+    seconds: float | None = None
 
 
-def collect(config: PipelineConfig, stages: Mapping[str, Any], seconds: Mapping[str, float], workdir: Path) -> Report:
-    """The report of everything that is finished.
+def write(title: str, entries: Sequence[Entry], workdir: Path, ranked_images: int = 0) -> Report:
+    """Writes `report/index.html` into the workdir: everything about these runs, as far as they are."""
+    contents = collect(title, entries, ranked_images)
+    html.write(contents, workdir / REPORT)
+    return contents
+
+
+def collect(title: str, entries: Sequence[Entry], ranked_images: int) -> Report:
+    """The report of these runs.
 
     Args:
-      stages: with paths resolved, each in the folder of its name under `workdir`.
-      seconds: by stage, over all restarts.
+      ranked_images: on how many images of a task the worst and the best are looked for; 0 = no model is run.
     """
-    setup_devices(config.devices)
-    entries = [Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
     training = [entry for entry in entries if isinstance(entry.config, TrainConfig)]
     rows, starts = scorecards(entries)
+    shown = pictures.collect(entries, ranked_images)
     return Report(
-        title=config.title,
-        facts=_facts(config, workdir),
+        title=title,
+        facts=_facts(),
         stages=[_stage(entry) for entry in entries],
-        curves=[curve for entry in training if (curve := _curve(entry))],
+        data=list(itertools.chain.from_iterable(map(_data, entries))),
+        curves=[curve for entry in training if (curve := _losses(entry))],
+        validations=list(itertools.chain.from_iterable(map(_validations, training))),
         checks=list(itertools.chain.from_iterable(map(_checks, training))),
-        galleries=_galleries(training),
+        details=list(itertools.chain.from_iterable(map(_details, training))),
+        columns=_columns(entries),
+        galleries=shown.galleries,
+        extremes=shown.extremes,
+        missing=shown.missing,
         rows=rows,
         starts=starts,
+        times={entry.name: spent for entry in training if (spent := _spent(entry))},
     )
 
 
@@ -77,44 +90,93 @@ def scorecards(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str,
     return rows, starts
 
 
-def _facts(config: PipelineConfig, workdir: Path) -> dict[str, str]:
+def _facts() -> dict[str, str]:
     devices = jax.devices()
     versions = [f"must_jax {must_jax.__version__}", *(f"{name} {version(name)}" for name in ("jax", "flax"))]
     return {
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
         "devices": f"{len(devices)} {devices[0].device_kind} devices, {os.cpu_count()} cores",
         "versions": ", ".join(versions),
-        "config": f"{digest(config)} (config.json in {workdir})",
     }
 
 
 def _stage(entry: Entry) -> Stage:
     known: dict[str, Any] = {}
     tasks: list[str] = []
+    seconds = entry.seconds
     if isinstance(entry.config, TrainConfig):
         told = results.read(entry.workdir, results.TrainResult)
         names = ("steps", "images_per_second", "data_wait_share", "parameters")
         known = {name: getattr(told, name, None) for name in names}
         weighted = told.loss_weights if told else None
         tasks = list(entry.config.tasks if weighted is None else weighted)  # without those that config.columns removes
+        seconds = seconds if told is None or seconds is not None else told.seconds
     elif isinstance(entry.config, LabelConfig) and (labelled := results.read(entry.workdir, results.LabelResult)):
         tasks = [column.task for column in labelled.columns.values()]
     elif isinstance(entry.config, AuditConfig) and (audited := results.read(entry.workdir, results.AuditResult)):
         tasks = [column.task for column in audited.columns.values()]
+    if seconds is None and (result := results.read(entry.workdir, results.Result)):
+        seconds = result.seconds
     return Stage(
         name=entry.name,
         kind=entry.config.stage,
         finished=results.finished(entry.workdir),
         tasks=tasks,
-        seconds=entry.seconds,
+        seconds=seconds,
         batch_size=getattr(entry.config, "batch_size", None),
+        state=state(entry.workdir),
+        when=_when(entry.workdir),
         **known,
     )
 
 
-def _curve(entry: Entry) -> Curve | None:
+def _when(workdir: Path) -> str:
+    """When the run was last at work: by its own log, else by its newest file."""
+    lines = goodput.read(workdir)
+    files = (workdir / name for name in (RESULT_FILE, CONFIG_FILE))
+    last = lines[-1].time if lines else next((file.stat().st_mtime for file in files if file.exists()), None)
+    return "" if last is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
+
+
+def _data(entry: Entry) -> Iterator[Data]:
+    match entry.config:
+        case TrainConfig(train=train):
+            named = [("training", source) for source in train]
+            named += [("validation", source) for source in entry.config.validation]
+        case EvaluateConfig(downstream=downstream):
+            splits = ("train", "validation", "test")
+            named = [
+                (f"{name}, {split}", getattr(each, split)) for name, each in downstream.items() for split in splits
+            ]
+        case LabelConfig(images=images, take=take, teachers=teachers):
+            named = [("to label", SourceConfig(images=images, labels=teachers, take=take))]
+        case AuditConfig(images=images, take=take, columns=columns):
+            named = [("to audit", SourceConfig(images=images, labels=columns, take=take))]
+        case _:
+            return
+    for role, source in named:
+        yield Data(entry.name, role, source.images, source.labels, source.take)
+
+
+def _losses(entry: Entry) -> Curve | None:
     series = losses(entry.workdir, entry.config.tasks)
     return Curve(entry.name, series) if series else None
+
+
+def _validations(entry: Entry) -> Iterator[Curve]:
+    """Of each task, the headline metric on every validation set, and that of chance, if measured more than once."""
+    rows = [row for row in read_rows(entry.workdir) if any(name.startswith(VALIDATION) for name in row)]
+    for task in entry.config.tasks:
+        series: dict[str, tuple[list[int], list[float]]] = {}
+        for row in rows:
+            for name, value in row.items():
+                metric, _, images = name.partition("@")
+                if metric == f"{VALIDATION}{task}/{TASKS[task].metric}" and value is not None:
+                    steps, values = series.setdefault(images or TASKS[task].metric, ([], []))
+                    steps.append(row["step"])
+                    values.append(value)
+        if max((len(steps) for steps, _ in series.values()), default=0) > 1:
+            yield Curve(f"{entry.name}: {task}", series, TASKS[task].metric)
 
 
 def _checks(entry: Entry) -> Iterator[Check]:
@@ -123,53 +185,50 @@ def _checks(entry: Entry) -> Iterator[Check]:
         yield Check(entry.name, name, value, entry.config.minimum.get(name))
 
 
-def _galleries(training: list[Entry]) -> list[Gallery]:
-    """A gallery per task: ground truth beside each model's prediction. Multi-task models come first, with all tasks."""
-    models = {entry.name: trained.load(entry.workdir) for entry in training if results.finished(entry.workdir)}
-    truths: dict[str, tuple[str, Source]] = {}
-    for entry in training:
-        for task in entry.config.tasks:
-            if task not in truths and (found := _truth(entry.config, task)):
-                truths[task] = found
-
-    shown, galleries = [], []
-    for task, (note, source) in truths.items():
-        able = {name: model for name, model in models.items() if task in model.tasks}
-        if able:
-            positions = evenly_spread(len(source.images), PICTURES)
-            images = [decode_image(source.images.record(i)["image"]) for i in positions]
-            shown.append(images)
-            draw = next(iter(able.values())).tasks[task].draw
-            labels = (source.columns[0][i] for i in positions)
-            rows = {"image": images, "ground truth": [draw(*pair) for pair in zip(images, labels, strict=True)]}
-            rows |= {name: [_drawn(model, image)[task] for image in images] for name, model in able.items()}
-            galleries.append(Gallery(task, note, _thumbnails(rows)))
-
-    # One image from each set in turn.
-    mixed = [image for images in itertools.zip_longest(*shown) for image in images if image is not None][:PICTURES]
-    for name, model in reversed(models.items()):
-        if len(model.tasks) > 1 and mixed:
-            drawn = [_drawn(model, image) for image in mixed]
-            rows = {"image": mixed} | {task: [pictures[task] for pictures in drawn] for task in model.tasks}
-            galleries.insert(0, Gallery(f"{name}, all tasks at once", "One pass of one network.", _thumbnails(rows)))
-    return galleries
+def _details(entry: Entry) -> Iterator[Detail]:
+    path = entry.workdir / validation.FILE
+    told = read_json(path, dict[str, results.Validated], "remove it, only details are lost") if path.exists() else {}
+    for images, found in told.items():
+        for task, details in found.details.items():
+            if details != type(details)():
+                yield Detail(entry.name, task, images, details)
 
 
-def _truth(config: TrainConfig, task: str) -> tuple[str, Source] | None:
-    """Images with ground truth, held-out ones if there are any, and a sentence that describes them."""
-    choices: list[tuple[str, SourceConfig]] = [("Training images", source) for source in config.train]
-    choices[:0] = [("Held-out images", source) for source in config.validation]
-    for what, chosen in choices:
-        if TRUTH in chosen.labels:
-            source = open_source(SourceConfig(images=chosen.images, take=chosen.take), config.data_dir, [task])
-            if source.columns:
-                return f"{what} of {chosen.images}, labelled by the rules for pseudo labels.", source
-    return None
+def _columns(entries: Sequence[Entry]) -> list[Column]:
+    """The columns that label runs have written and audits have looked at, each once."""
+    folders: dict[Path, None] = {}
+    for entry in entries:
+        if isinstance(entry.config, LabelConfig) and (labelled := results.read(entry.workdir, results.LabelResult)):
+            folders |= {(entry.workdir / COLUMNS / name).resolve(): None for name in labelled.columns}
+        if isinstance(entry.config, AuditConfig) and (audited := results.read(entry.workdir, results.AuditResult)):
+            folders |= {Path(name).resolve(): None for name in audited.columns}
+    return [_column(folder) for folder in folders if (folder / manifest.FILE).is_file()]
 
 
-def _drawn(model: Trained, image: np.ndarray) -> dict[str, np.ndarray]:
-    return {task: model.tasks[task].draw(image, label) for task, label in model.predict(image).items()}
+def _column(folder: Path) -> Column:
+    about = manifest.read(folder)
+    audited, summary = gate.read(folder, about), about.summary()
+    findings = audited.findings if audited else ()
+    if not audited:
+        score = score_of_teacher(about, build_task(about.task, about.classes, about.rule))
+        findings = tuple(gate.known_from_manifest(about, score))
+    told = summary.readable(about.classes)
+    return Column(
+        name=folder.name,
+        task=about.task,
+        maker=f"{about.maker} {about.teacher.digest[:8]}" if about.teacher else about.maker,
+        images=about.images.length,
+        absent=told["absent"],
+        empty_share=told["empty_share"],
+        bytes_per_image=sum(shard.bytes for shard in about.shards) / max(about.images.length, 1),
+        verdict=audited.verdict if audited else gate.verdict(findings),
+        findings=[(finding.level, finding.reason) for finding in findings],
+        audited=audited is not None,
+    )
 
 
-def _thumbnails(rows: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    return {heading: [thumbnail(image) for image in images] for heading, images in rows.items()}
+def _spent(entry: Entry) -> Mapping[str, float]:
+    """What the time of a training was spent on, in seconds."""
+    seconds = goodput.total(goodput.read(entry.workdir)).seconds
+    spans = {name: seconds.get(name, 0.0) for name in (*SPANS, goodput.LOST, goodput.DOWN)}
+    return {name.replace("_", " "): value for name, value in spans.items() if value > 0}

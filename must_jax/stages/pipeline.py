@@ -13,16 +13,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from must_jax.config import AuditConfig, PipelineConfig, TrainConfig
+from must_jax.config import AuditConfig, PipelineConfig, ReportConfig, TrainConfig
 from must_jax.errors import UserError
 from must_jax.files import write_json
 from must_jax.progress import say
 from must_jax.reading import read_json
 from must_jax.stages import STAGES
-from must_jax.stages.workdir import PLACE, RESULT_FILE, check, claim
+from must_jax.stages.workdir import PLACE, REPORT, RESULT_FILE, check, claim
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
-REPORT = Path("report") / "index.html"
 PLAIN_WIDTH = 120  # characters per line without a terminal
 
 
@@ -140,11 +139,11 @@ def _write_report(
     config: PipelineConfig, stages: Mapping[str, Any], workdir: Path
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Writes the report. Returns the rows and starting points of the scorecards in it."""
-    from must_jax.report import html
     from must_jax.stages import overview
 
-    contents = overview.collect(config, stages, times(workdir), workdir)
-    html.write(contents, workdir / REPORT)
+    seconds = times(workdir)
+    entries = [overview.Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
+    contents = overview.write(config.title, entries, workdir, ReportConfig().ranked_images)
     return contents.rows, contents.starts
 
 
@@ -155,7 +154,8 @@ def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(stderr=True, width=PLAIN_WIDTH)
     for card in scorecard.tables(rows, starts):
-        table = Table(title=f"{card.mode}, {card.cost} each: mean ± sd of test", box=box.SIMPLE, title_justify="left")
+        what = "one seed" if card.has_one_seed else "mean ± sd"
+        table = Table(title=f"{card.mode}, {card.cost} each: {what} of test", box=box.SIMPLE, title_justify="left")
         table.add_column("starting point")
         table.add_column("image-steps\nbefore", justify="right")
         for dataset, (_, metric) in card.datasets.items():
@@ -168,8 +168,8 @@ def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:
                 *(_cell(cells.get(dataset), card.best(dataset) == init) for dataset in card.datasets),
             )
         console.print(table)
-        for difference in scorecard.differences(card, starts):
-            console.print(f"{card.mode}: {difference}", highlight=False)
+        for line in scorecard.told(card, starts):
+            console.print(f"{card.mode}: {line}", highlight=False)
     if rows:
         console.print(scorecard.RULE, highlight=False)
 

@@ -9,6 +9,7 @@ import pydantic
 
 from must_jax.description import TrainingRecord
 from must_jax.reading import read_json
+from must_jax.report.details import Details
 from must_jax.stages.workdir import RESULT_FILE
 
 RUNS_FILES = "runs*.jsonl"  # of an evaluation; every process has its own
@@ -81,6 +82,13 @@ class Verdict(pydantic.BaseModel):
 
 class AuditResult(Result):
     columns: dict[str, Verdict]
+
+
+class Validated(pydantic.BaseModel):
+    """What was measured on one set of held-out images."""
+
+    metrics: dict[str, float]
+    details: dict[str, Details]  # by task
 
 
 ADVICE = "remove it and start the run again, which rewrites this file from its results"

@@ -19,6 +19,7 @@ from must_jax.reading import read_json, validated
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"  # written last: the run is finished
 PREEMPTED_FILE = "PREEMPTED"  # the run received SIGTERM and saved its state: start it again
+REPORT = Path("report") / "index.html"
 SKIPPED_FILE = "skipped.jsonl"  # non-finite updates, and the images of their batches
 _DAMAGED = "remove only this file; nothing of the run is lost: starting it again with its config rewrites it"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
@@ -42,10 +43,10 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     except pydantic.ValidationError:  # another version's keys, or damaged: it may still be this very run
         remedy = f"choose another --workdir, or, if the run there has this config after all, remove only {path}"
     theirs = dict(_leaves(stored))
-    ours, home = dict(_leaves(config.model_dump(mode="json"))), _home(workdir)
+    ours, place = dict(_leaves(config.model_dump(mode="json"))), home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
-        if not _is_free(key, ours) and not _same(there, here, home):
+        if not _is_free(key, ours) and not _same(there, here, place):
             raise UserError(
                 f"{workdir} belongs to a run with a different config: config.{key} is {there!r} there "
                 f"and {here!r} here; {remedy}"
@@ -86,8 +87,8 @@ def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:
     check(workdir, config)
     make_folder(workdir)
     _lock(workdir, worker)
-    text, home = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{_home(workdir)}/")[:-1]
-    write_text(workdir / CONFIG_FILE, text.replace(home, f'"{PLACE}/') + "\n")
+    text, place = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{home(workdir)}/")[:-1]
+    write_text(workdir / CONFIG_FILE, text.replace(place, f'"{PLACE}/') + "\n")
     (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
 
 
@@ -109,7 +110,7 @@ def _is_free(key: str, config: Mapping[str, Any]) -> bool:
     return stage is not None and key.removeprefix(prefix).split(".")[0] in stage.free
 
 
-def _home(workdir: Path) -> Path:
+def home(workdir: Path) -> Path:
     """The pipeline's folder, for a pipeline and for its stages; otherwise the run's own."""
     return workdir.parent if (workdir.parent / CONFIG_FILE).exists() else workdir
 

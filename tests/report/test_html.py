@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from must_jax.report import html, page, plots
-from must_jax.report.html import Check, Curve, Gallery, Report, Stage
+from must_jax.report import html, page, plots, scorecard
+from must_jax.report.details import Confusion, Details, Lines, Table
+from must_jax.report.html import Check, Column, Curve, Data, Detail, Gallery, Report, Stage
 from must_jax.report.scorecard import Row, Start
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -80,7 +81,10 @@ def test_every_section_is_there_and_every_tag_closed(text: str):
 
 
 def test_nothing_comes_from_outside(text: str):
-    assert re.findall(r"https?:|//[a-z]|@import|<script|<link|url\((?!#)", text) == []
+    data = r'"data:image/[a-z]+;base64,[^"]*"'
+    for page_of in (text, html.render(everything(12))):
+        outside = r"https?:|//[a-z]|@import|<script|<link|url\((?!#)"
+        assert re.findall(outside, re.sub(data, "", page_of)) == []
     assert all(source.startswith("data:image/webp;base64,") for source in Tags(text).sources)
 
 
@@ -118,6 +122,12 @@ def test_what_is_within_noise_or_diverged_is_no_win():
     assert "<span>student beats scratch beyond noise, frozen; 1 within noise</span>" in text
 
 
+def test_a_set_on_which_everything_diverged_has_no_bars():
+    given = report()
+    text = html.render(dataclasses.replace(given, rows=[dataclasses.replace(row, value=None) for row in given.rows]))
+    assert text.count("<small>3 of 3 diverged</small>") == 3
+
+
 def test_stages_and_checks_say_their_figures(text: str):
     for figure in ("1:05", "312", "3,200", "1,234,567", "1.2%", "not finished", "91.2", "<td>85</td>"):
         assert figure in text
@@ -128,9 +138,59 @@ def test_text_is_escaped(text: str):
     assert "<b>mine" not in text
 
 
-def test_a_report_of_nothing_is_a_report():
-    tags = Tags(html.render(Report("empty", {})))
-    assert [name for name in tags.ids if name in SECTIONS] == SECTIONS
+def test_what_is_not_there_has_no_section():
+    """And no link to one."""
+    text = html.render(Report("empty", {}))
+    assert [name for name in Tags(text).ids if name in SECTIONS] == ["run", "details"]
+    assert re.findall(r'href="#([a-z]+)"', text) == ["run", "details"]
+    text = html.render(everything(12))
+    links = re.findall(r'href="#([a-z]+)"', text)
+    assert [name for name in Tags(text).ids if name in links] == links and len(links) == 11
+
+
+def everything(classes: int) -> Report:
+    """All parts, with names as long as strangers choose them."""
+    names = [f"class {i} {'of a very long name ' * (i % 3)}<&>" for i in range(classes)]
+    table = Table(
+        names, {"iou": [None if i == 1 else 90.0 - i for i in range(classes)], "pixels": list(range(classes))}
+    )
+    counts = np.eye(classes, classes + 1, dtype=int) * 90 + np.eye(classes, classes + 1, 1, dtype=int) * 10
+    recall = Lines("recall", "score", "percent", {"_all": ([0.0, 1.0], [100.0, None])})
+    details = [
+        Detail("a", "b", "set", Details(table, Confusion(names, counts.tolist()), [recall])),
+        Detail("a", "c", "set", Details()),
+    ]
+    gallery = Gallery("b: worst of a", "Of 100.", {"image": [PICTURE]}, ["iou 3, <b>.jpg"])
+    column = Column("t-b", "b", "t 0123", 1234, 5, 6.7, 89.0, "look", [("look", "why <not>")])
+    return dataclasses.replace(
+        report(),
+        data=[Data("a", "training", "folder:x", ["truth"], 2000)],
+        validations=[Curve("a: b", {"iou": ([1, 2], [3.0, 4.0])}, "iou")],
+        details=details,
+        columns=[column, dataclasses.replace(column, verdict="passed", findings=[])],
+        extremes=[gallery],
+        missing=["there is no folder x"],
+        times={"a": {"step": 3.0, "data wait": 1.0}},
+    )
+
+
+@pytest.mark.parametrize("classes", [0, 1, 10, 150])
+def test_any_number_of_classes_is_shown(classes: int):
+    text = html.render(everything(classes))
+    Tags(text)
+    assert text.count("--p1:") == classes
+    named = [re.sub("&[a-z]+;|&#[0-9]+;", "", each) for each in re.findall(r"class \d+", text)]
+    assert len(set(named)) == classes
+    assert ("Confusion matrix" in text) == (classes > 0)
+    for said in ("2,000", "folder:x", "why &lt;not&gt;", "not audited", "there is no folder x", "iou 3, &lt;b&gt;.jpg"):
+        assert said in text
+
+
+def test_one_seed_shows_no_spread():
+    given = report()
+    text = html.render(dataclasses.replace(given, rows=[row for row in given.rows if row.seed == 0]))
+    assert scorecard.ONE_SEED in text
+    assert "± 0.0" not in text and "beyond noise, frozen" not in text
 
 
 def test_writing_leaves_one_file(tmp_path: Path):

@@ -41,8 +41,18 @@ def test_mean_and_sample_deviation_over_seeds():
     (table,) = scorecard.tables(rows(VALUES), STARTS)
     cell = table.cells["student"]["x"]
     assert (cell.mean, cell.sd, str(cell)) == (65.0, pytest.approx(50**0.5), "65.0 ± 7.1")
-    (single,) = scorecard.tables(rows({"scratch": {"x": [5.0]}}), STARTS)
-    assert (single.cells["scratch"]["x"].sd, str(single.cells["scratch"]["x"])) == (None, "5.0 (1 seed)")
+
+
+def test_one_seed_has_no_spread_and_that_is_told():
+    (single,) = scorecard.tables(rows({init: {"x": seeds["x"][:1]} for init, seeds in VALUES.items()}), STARTS)
+    cell = single.cells["scratch"]["x"]
+    assert (cell.mean, cell.sd, cell.spread, str(cell)) == (40.0, None, "", "40.0")
+    assert single.has_one_seed and scorecard.told(single, STARTS) == [scorecard.ONE_SEED]
+    (several,) = scorecard.tables(rows(VALUES), STARTS)
+    assert not several.has_one_seed
+    assert scorecard.told(several, STARTS) == list(map(str, scorecard.differences(several, STARTS)))
+    (some,) = scorecard.tables(rows({"scratch": {"x": [5.0, None]}}), STARTS)
+    assert not some.has_one_seed and str(some.cells["scratch"]["x"]) == "5.0 (1 of 2 diverged)"
 
 
 def test_a_training_that_diverged_is_counted_and_no_value() -> None:

@@ -11,7 +11,7 @@ import pytest
 from must_jax.config import PipelineConfig, TrainConfig
 from must_jax.engine import distributed
 from must_jax.errors import UserError
-from must_jax.stages import overview, pipeline, workdir
+from must_jax.stages import pipeline, workdir
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
@@ -208,80 +208,3 @@ def test_it_goes_on_by_another_path_and_after_a_move(ran: list[tuple[Path, Any]]
         assert json.loads((place / "second/config.json").read_text())["init"] == "{workdir}/first"
     with pytest.raises(UserError, match=r"config.init is '{workdir}/first' there and 'runs/first' here"):
         workdir.check(place / "second", THREE.stages["second"].model_copy(update={"init": "runs/first"}))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real pipeline of a teacher of depth, a model of two tasks, and a scorecard."""
-    home = tmp_path_factory.mktemp("pipeline")
-    splits = {split: {"images": f"scenes/downstream_depth_tiny:{split}"} for split in ("train", "validation", "test")}
-    validation = {"images": "scenes/teacher_depth_tiny:validation"}
-    both = [TRUTH, {"images": "scenes/teacher_normals_tiny:train"}]
-    frozen = {"mode": "frozen", "steps": 2, "batch_size": 8, "learning_rates": [0.1], "seeds": [0, 1]}
-    stages = {
-        "teacher": training(batch_size=8, log_every=1, validation=validation, minimum={"depth/delta1": 0.0}),
-        "student": training(batch_size=8, log_every=1, train=both, tasks={"depth": {}, "normals": {}}),
-        "evaluate": {
-            "stage": "evaluate",
-            "inits": {"scratch": "", "teacher": "{workdir}/teacher", "student": "{workdir}/student"},
-            "downstream": {"range": {"task": "depth", **splits}},
-            "transfers": [frozen],
-            "model": MODEL,
-        },
-    }
-    pipeline.run(PipelineConfig(title="mine", data_dir=str(home / "data"), stages=stages), home / "run")
-    return home / "run"
-
-
-def contents(workdir: Path) -> Any:
-    config = PipelineConfig.model_validate_json((workdir / "config.json").read_text())
-    stages = {name: pipeline.placed(stage, config, workdir) for name, stage in config.stages.items()}
-    return overview.collect(config, stages, {"teacher": 61.0}, workdir)
-
-
-def test_the_report_of_a_real_pipeline(finished: Path):
-    text = (finished / "report/index.html").read_text()
-    assert "student beats scratch on" in text
-    report = contents(finished)
-    assert [(stage.name, stage.finished, stage.steps, stage.image_steps) for stage in report.stages] == [
-        ("teacher", True, 2, 16),
-        ("student", True, 2, 16),
-        ("evaluate", True, None, None),
-    ]
-    assert report.stages[0].seconds == 61.0
-    assert report.stages[0].parameters and report.stages[0].images_per_second
-    assert {check.metric: check.minimum for check in report.checks} == {
-        "depth/delta1": 0.0,
-        "depth/abs_rel": None,
-        "depth/rmse": None,
-        "depth/chance": None,
-    }
-    assert {curve.title: list(curve.series) for curve in report.curves} == {
-        "teacher": ["loss"],
-        "student": ["loss", "depth", "normals"],
-    }
-    assert report.curves[0].series["loss"][0] == [1, 2]
-    assert report.starts["student"].tasks == ("depth", "normals")
-    assert len(report.rows) == 3 * 2
-
-
-def test_pictures_show_the_truth_beside_every_model(finished: Path):
-    together, depth, normals = contents(finished).galleries
-    assert list(together.rows) == ["image", "depth", "normals"]
-    assert list(depth.rows) == ["image", "ground truth", "teacher", "student"]
-    assert list(normals.rows) == ["image", "ground truth", "student"]
-    assert "Held-out images of scenes/teacher_depth_tiny:validation" in depth.note
-    assert "Training images of scenes/teacher_normals_tiny:train" in normals.note
-    assert {len(images) for gallery in (together, depth, normals) for images in gallery.rows.values()} == {6}
-
-
-def test_a_report_of_a_pipeline_that_is_half_done(finished: Path, tmp_path: Path):
-    """Only the teacher is there."""
-    half = tmp_path / "half"
-    half.mkdir()
-    for name in ("config.json", "teacher"):
-        (half / name).symlink_to(finished / name)
-    report = contents(half)
-    assert [stage.finished for stage in report.stages] == [True, False, False]
-    assert [gallery.title for gallery in report.galleries] == ["depth"]
-    assert (report.rows, report.starts) == ([], {})

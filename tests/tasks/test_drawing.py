@@ -23,7 +23,7 @@ def test_small_photos_are_enlarged_by_whole_pixels():
     np.testing.assert_array_equal(drawing.canvas(image)[3::4, 3::4], image)
 
 
-@pytest.mark.parametrize(("count", "apart"), [(8, 0.25), (24, 0.14), (150, 0.06)])
+@pytest.mark.parametrize(("count", "apart"), [(8, 0.2), (24, 0.12), (150, 0.05)])
 def test_colours_of_classes_can_be_told_apart_and_from_pixels_without_a_label(count: int, apart: float):
     """Distances in OKLab, where black and white are 1 apart, and 0.02 can just be seen."""
     colours = drawing.oklab(np.array([*drawing.palette(count), drawing.UNKNOWN]))

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from must_jax.report.details import MOST_CONFUSIONS, Confusion, Table
+
+TABLE = Table(["a", "b", "c", "d"], {"iou": [50.0, None, 10.0, 90.0], "boxes": [3, 9, 5, 1]})
+
+
+def test_the_worst_class_comes_first_and_one_without_a_figure_last():
+    assert [name for name, _ in TABLE.rows] == ["c", "a", "d", "b"]
+    assert TABLE.rows[0] == ("c", [10.0, 5])
+
+
+def test_every_column_can_be_sorted_by():
+    """The place of each row, by either column."""
+    assert TABLE.places == [[0, 2], [1, 1], [2, 0], [3, 3]]
+    assert Table([], {"iou": []}).places == [] and Table(["a"], {}).rows == [("a", [])]
+
+
+def test_confusions_are_the_largest_mistakes_not_the_hits():
+    confusion = Confusion(["a", "b"], [[90, 2, 8], [0, 0, 0]])
+    assert confusion.predicted == ["a", "b", "none"]
+    assert confusion.largest == [("a", "none", 8, 0.08), ("a", "b", 2, 0.02)]
+    assert confusion.shares.tolist() == [[0.9, 0.02, 0.08], [0, 0, 0]]
+    assert Confusion([], []).largest == []
+
+
+def test_only_some_of_many_confusions_are_listed():
+    classes = [str(i) for i in range(50)]
+    confusion = Confusion(classes, [[t + p for p in range(50)] for t in range(50)])
+    assert len(confusion.largest) == MOST_CONFUSIONS
+    assert confusion.largest[0][:3] == ("48", "49", 97)
