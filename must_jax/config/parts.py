@@ -61,7 +61,7 @@ class SourceConfig(Config):
     """Where labels come from: `truth` (stored with the images), the folder of a column, or that of a label run, for all
     of its columns. If an image has several of one task, a true one wins, among others the first."""
     take: Count = 0
-    """Only the first n images; 0 = all."""
+    """A sample of n images, the same in every run and part of every larger one; 0 = all."""
     min_confidence: dict[str, Share] = {}
     """By task: labels of columns below it are dropped: boxes, pixels (of columns made with keep_confidence) and
     distributions, by their largest probability."""

@@ -15,7 +15,7 @@ from must_jax.data.datasets import count_records
 from must_jax.data.image_sets import ImageSet
 from must_jax.errors import UserError
 from must_jax.labels import manifest
-from must_jax.labels.columns import read_records
+from must_jax.labels.columns import labelled_images, read_records
 from must_jax.labels.manifest import Manifest, ShardRecord
 from must_jax.labels.writer import dataset_files
 from must_jax.progress import say
@@ -91,20 +91,15 @@ def check_unchanged(shards: Iterable[tuple[Path, ShardRecord]]) -> None:
 
 def other_images(folder: Path, column: Manifest, images: ImageSet) -> Iterator[str]:
     """The reasons why a column does not belong to these images in this order, one sentence each."""
-    if images.digest != column.images.digest:
-        yield (
-            f"{folder} labels different images ({column.images.name}) from those that {images.name} has now; "
-            f"{column.anew}"
-        )
-    if len(images) > column.images.length:
-        yield f"{folder} labels {column.images.length} images, but {images.name} has {len(images)}; {column.anew}"
+    try:
+        labelled = labelled_images(folder, column, images)
+    except UserError as error:
+        yield str(error)
         return
     for index, shard in enumerate(column.shards):
-        positions, names = column.shard_range(index), hashlib.sha256()
-        if positions.stop > len(images):  # only the first images are to be checked
-            return
-        for position in positions:
-            names.update(f"{images.record(position)['name']}\n".encode(errors="surrogateescape"))
+        names = hashlib.sha256()
+        for position in column.shard_range(index):
+            names.update(f"{labelled.record(position)['name']}\n".encode(errors="surrogateescape"))
         if names.hexdigest() != shard.names:
             yield f"{folder / shard.file} labels other images, or in another order, than {images.name}"
 

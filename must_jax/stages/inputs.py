@@ -253,6 +253,7 @@ def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
         data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}
+        data |= {f"train.{i}.sampled": True} if images.sampled else {}
         for j, column in enumerate(columns):
             made = getattr(column, "manifest", None)
             maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH

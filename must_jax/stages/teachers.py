@@ -136,7 +136,7 @@ def _describe(teacher: str, model: Trained, task: Task, images: ImageSet, config
         rule=task.model_dump(mode="json", exclude=NO_RULE),
         min_confidence=task.min_confidence,
         preprocessing=f"fitted into {size}x{size} pixels, aspect kept, padding cut off from the labels",
-        images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
+        images=ImagesRecord.of(images),
         teacher=TeacherRecord(
             name=teacher, digest=model.digest, image_size=size, metrics=_metrics_of(task, model), **model.settings
         ),
