@@ -79,11 +79,13 @@ class Place(NamedTuple):
 
     Attributes:
       folder: the dataset's, above its versions; label columns may be there, too.
+      split: its name.
       positions: i32[n], positions of the images in their whole split.
       whole: opens that split.
     """
 
     folder: Path
+    split: str
     positions: np.ndarray
     whole: Callable[[], ImageSet]
 
@@ -335,7 +337,7 @@ def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.D
 
         def place() -> Place:
             opened = functools.partial(_open_tfds, f"{spec.partition(':')[0]}:{whole}", folder, whole, 0)
-            return Place(folder.parent, _positions(slices, numbers, whole), opened)
+            return Place(folder.parent, whole, _positions(slices, numbers, whole), functools.cache(opened))
 
         return ImageSet(
             spec,

@@ -156,27 +156,34 @@ def labelled_images(folder: Path, column: Manifest, images: ImageSet) -> ImageSe
     return there
 
 
-def beside(images: ImageSet) -> list[Path]:
-    """The folders of true labels stored with the dataset of the images; each is named after its task."""
-    place = images.place
-    return sorted(file.parent for file in (place.folder / COLUMNS).glob(f"*/{manifest.FILE}")) if place else []
+def beside(images: ImageSet, tasks: Collection[str] | None = None) -> list[Path]:
+    """The folders of true labels stored with the dataset of the images; each is named after its task.
+
+    Args:
+      tasks: only columns of these tasks that label the split of the images; None = all.
+    """
+    if images.place is None:
+        return []
+    folders = sorted(file.parent for file in (images.place.folder / COLUMNS).glob(f"*/{manifest.FILE}"))
+    return [
+        folder
+        for folder in folders
+        if tasks is None or (folder.name in tasks and _split(manifest.read(folder).images.name) == images.place.split)
+    ]
 
 
-def open_beside(images: ImageSet, tasks: Collection[str]) -> list[LabelColumn]:
-    """The columns of `tasks` that `beside` finds; `images` may be a part of the split that they label.
-
-    Columns of another split are skipped.
+def open_beside(folder: Path, images: ImageSet) -> LabelColumn:
+    """A column that `beside` finds; `images` may be a part of the split that it labels.
 
     Raises:
       UserError: as `open_column`.
     """
-    folders = [folder for folder in beside(images) if folder.name in tasks]
-    if not folders or images.place is None:
-        return []
-    whole = images.place.whole()
-    split = whole.name.rpartition(":")[2]
-    of_split = [folder for folder in folders if manifest.read(folder).images.name.rpartition(":")[2] == split]
-    return [open_column(folder, whole).at(images.place.positions) for folder in of_split]
+    assert images.place is not None
+    return open_column(folder, images.place.whole()).at(images.place.positions)
+
+
+def _split(images: str) -> str:
+    return images.rpartition(":")[2]
 
 
 def _check_whole(folder: Path, description: Manifest) -> None:

@@ -21,7 +21,7 @@ from must_jax.engine.evaluate import CHANCE
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
 from must_jax.labels.agreement import compared
-from must_jax.labels.columns import LabelColumn, open_beside, open_column
+from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.gate import Audited, Finding, Score
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress, say
@@ -79,7 +79,8 @@ def run(config: AuditConfig, workdir: Path) -> None:
     tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
     evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
     true = [column for column in columns if column.teacher is None]
-    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
+    beside_images = [open_beside(folder, images) for folder in beside(images, TASKS)]
+    truths: list[Column] = [*images.labels.values(), *beside_images, *true]
     claim(workdir, config)
 
     began = time.monotonic()

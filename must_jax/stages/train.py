@@ -110,8 +110,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     """
     inputs.check(config)
     start_from = trained.load(config.init) if config.init else None
-    sources = [inputs.open_source(source, config.data_dir, config.tasks) for source in config.train]
-    sources, options = inputs.choose(config.columns, sources, config.tasks)
+    sources, options = inputs.open_training(config)
     held_out = validation.opened(config, options)
     checked = [held.source for held in held_out]
     inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
