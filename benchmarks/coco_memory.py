@@ -95,9 +95,10 @@ def main() -> None:
             command = [sys.executable, __file__, f"--only={boxes}", f"--file={file}"]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found = json.loads(output.splitlines()[-1])
+            peak, rest, us = found["peak"] / boxes, found["rest"] / boxes, 1e6 * found["seconds"] / boxes
             print(
-                f"{boxes:12,} boxes, {file.stat().st_size / 1e9:.2f} GB: peak {found['peak'] / boxes:,.0f} bytes a box, "
-                f"{found['rest'] / boxes:,.0f} when open, {1e6 * found['seconds'] / boxes:.1f} us of CPU time a box",
+                f"{boxes:12,} boxes, {file.stat().st_size / 1e9:.2f} GB: peak {peak:,.0f} bytes a box, "
+                f"{rest:,.0f} when open, {us:.1f} us of CPU time a box",
                 flush=True,
             )
 

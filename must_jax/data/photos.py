@@ -16,7 +16,7 @@ from must_jax.data import folders
 from must_jax.data.decoding import Ranges, Values, check_image
 from must_jax.data.folders import Listing
 from must_jax.data.known import Known
-from must_jax.data.sample import order_of
+from must_jax.data.sample import in_order
 from must_jax.errors import UserError
 from must_jax.progress import Progress, counted, say
 
@@ -63,7 +63,11 @@ def check(spec: str, folder: Path, listing: Listing, take: int = 0) -> Checked:
     names, known = [name for name, _ in listing.images], Known(folder)
     is_readable, low, high = known.look_up(listing.keys)
     low, high = low.copy(), high.copy()
-    order = order_of(len(names)) if 0 < take < len(names) else np.arange(len(names))
+    is_sampled, together = 0 < take < len(names), _CHECKED_TOGETHER * cores()
+
+    def looked_at(places: range) -> np.ndarray:
+        return in_order(len(names), places) if is_sampled else np.arange(places.start, places.stop)
+
     wanted = min(take or len(names), len(names))
     problems: dict[int, str] = {}
     before = 0 if take else int(np.count_nonzero(is_readable))
@@ -72,14 +76,15 @@ def check(spec: str, folder: Path, listing: Listing, take: int = 0) -> Checked:
             f"{spec}: {counted(unknown, 'photo')} are decoded, to find those that cannot be read; "
             "later starts only look at photos that have changed"
         )
-    found, looked_at, saved_s = 0, 0, time.monotonic()
+    found, end, saved_s = 0, 0, time.monotonic()
     try:
         with (
             Progress(f"checking {spec}", total=wanted, start=before) as progress,
             ThreadPoolExecutor(cores()) as pool,
         ):
-            for start in range(0, len(order), _CHECKED_TOGETHER * cores()):
-                chunk = order[start : start + _CHECKED_TOGETHER * cores()]
+            for start in range(0, len(names), together):
+                end = min(start + together, len(names))
+                chunk = looked_at(range(start, end))
                 new = chunk[~is_readable[chunk]].tolist()
                 results = pool.map(_check, (folder / names[number] for number in new)) if new else ()
                 for number, result in zip(new, results, strict=True):
@@ -89,7 +94,7 @@ def check(spec: str, folder: Path, listing: Listing, take: int = 0) -> Checked:
                         is_readable[number], (low[number], high[number]) = True, result
                         known.add(int(listing.keys[number]), *result)
                 good = min(int(np.count_nonzero(is_readable[chunk])), wanted - found)
-                found, looked_at = found + good, start + len(chunk)
+                found += good
                 progress.advance(good if take else len(new))  # in place of a bad one, the next one is taken
                 if time.monotonic() - saved_s > _SAVED_EVERY_S:
                     known.save(listing.keys)
@@ -98,7 +103,7 @@ def check(spec: str, folder: Path, listing: Listing, take: int = 0) -> Checked:
                     break
     finally:
         known.save(listing.keys)
-    seen = order[:looked_at]
+    seen = looked_at(range(end))
     readable = np.sort(seen[is_readable[seen]][:wanted]).astype(np.int32)
     ranges = Ranges()
     ranges.add_all(lambda row: folders.printable(names[readable[row]]), low[readable], high[readable])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from must_jax.data.order import Order
 
-def order_of(length: int) -> np.ndarray:
-    """i32 or i64[length]: all positions, in the order in which they are taken, so smaller samples are parts of larger.
+_SEED = 0  # part, as is `Order`, of what columns on disk mean that were made with `take`
 
-    NumPy promises that the numbers of its older generator will never change.
-    """
-    order = np.arange(length, dtype=np.int32 if length < 2**31 else np.int64)
-    np.random.RandomState(0).shuffle(order)
-    return order
+
+def in_order(length: int, places: range) -> np.ndarray:
+    """i64[n]: the positions that are taken at these places of the order: smaller samples are parts of larger ones."""
+    return Order([length], _SEED)(np.arange(places.start, places.stop))[1]
 
 
 def drawn(length: int, take: int) -> np.ndarray:
-    """The ascending positions of `take` of `length` images; 0 = all."""
-    return np.sort(order_of(length)[:take]) if 0 < take < length else np.arange(length, dtype=np.int32)
+    """i32[n]: the ascending positions of `take` of `length` images; 0 = all."""
+    if not 0 < take < length:
+        return np.arange(length, dtype=np.int32)
+    return np.sort(in_order(length, range(take))).astype(np.int32)

@@ -12,7 +12,7 @@ from smooth import encoded, jpeg
 
 from must_jax.data import known, photos
 from must_jax.data.image_sets import open_images
-from must_jax.data.sample import order_of
+from must_jax.data.sample import in_order
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_a_sample_of_a_folder(tmp_path: Path, decoded: list[str], monkeypatch: p
     """As of all that can be read, in the order of the folder; and no more are decoded than are needed."""
     monkeypatch.setattr(photos, "_CHECKED_TOGETHER", 2)
     monkeypatch.setattr(photos, "cores", lambda: 2)
-    first = order_of(40).tolist()
+    first = in_order(40, range(40)).tolist()
     bad = (first[0], first[2])
     fill(tmp_path / "p", 40, bad)
     wanted = sorted(f"{number:02d}.jpg" for number in first[:7] if number not in bad)

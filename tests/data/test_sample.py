@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from must_jax.data.sample import drawn, order_of
+from must_jax.data.sample import drawn, in_order
 
 
 def test_the_order_never_changes():
-    assert order_of(12).tolist() == [6, 11, 4, 10, 2, 8, 1, 7, 9, 3, 0, 5]
-    assert sorted(order_of(1000)[:3].tolist()) == drawn(1000, 3).tolist() == [298, 859, 993]
+    assert in_order(12, range(12)).tolist() == [8, 0, 2, 9, 7, 11, 6, 3, 10, 4, 5, 1]
+    assert sorted(in_order(1000, range(3)).tolist()) == drawn(1000, 3).tolist() == [106, 354, 520]
+    assert drawn(300_000_000, 2).tolist() == [30600669, 259503742]
 
 
 def test_all_of_them_or_a_part():
