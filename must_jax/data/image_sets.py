@@ -131,6 +131,15 @@ class ImageSet:
         self._read = functools.lru_cache(_CACHED_RECORDS)(read)
         self._name_of = name_of or (lambda index: self.record(index)["name"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which only read records."""
+        state = {key: vars(self)[key] for key in ("name", "digest", "labels", "_length")}
+        return state | {"_read": self._read.__wrapped__}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._read = functools.lru_cache(_CACHED_RECORDS)(state["_read"])
+
     def __len__(self) -> int:
         return self._length
 

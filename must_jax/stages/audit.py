@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grain
 import pydantic
 
 from must_jax.config import AuditConfig
-from must_jax.cores import cores
+from must_jax.cores import ahead, cores
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_images
@@ -208,8 +207,8 @@ def _pairs(column: LabelColumn, truth: Column, positions: Sequence[int]) -> Iter
             return ()
         return (label, true) if label["present"] and true["present"] else ()
 
-    options = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=_AHEAD)
-    return iter(grain.MapDataset.source(positions).map(read).to_iter_dataset(options))
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from ahead(positions, lambda position: pool.submit(read, position).result, _AHEAD)
 
 
 def _write(

@@ -145,6 +145,7 @@ def batches_of(config: TrainConfig, training: Training, start: int, **options: A
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
+        config=config.input,
         **options,
     )
 
@@ -220,7 +221,14 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
 
         clock.switch(EVALUATION)
         held_out = Validation(
-            training.held_out, training.tasks, training.model, config.image_size, config.batch_size, rows, mesh
+            training.held_out,
+            training.tasks,
+            training.model,
+            config.image_size,
+            config.batch_size,
+            rows,
+            mesh,
+            config.input,
         )
         variables = everywhere(mesh, trained_variables(state))
         metrics, found = held_out.measure(variables)

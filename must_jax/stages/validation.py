@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import TrainConfig, ValidationConfig
+from must_jax.config import InputConfig, TrainConfig, ValidationConfig
 from must_jax.data.pipeline import Source, TruthReader, eval_batches
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.state import Variables
@@ -93,6 +93,7 @@ class Validation:
     Args:
       tasks: those that are trained.
       rows: of each batch, those of this process.
+      reading: how much is read ahead. Threads read, since workers would be started for each validation.
     """
 
     held_out: Sequence[HeldOut]
@@ -102,6 +103,7 @@ class Validation:
     batch_size: int
     rows: np.ndarray
     mesh: Mesh
+    reading: InputConfig
     unreadable: dict[str, str] = field(default_factory=dict)  # found so far, by all processes
 
     def __post_init__(self) -> None:
@@ -135,6 +137,7 @@ class Validation:
                 image_size=self.image_size,
                 batch_size=self.batch_size,
                 rows=self.rows,
+                config=self.reading.model_copy(update={"workers": 0}),
                 on_bad=unread.add,
             )
             predict = self._predict[tuple(measured)]
