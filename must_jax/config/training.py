@@ -28,7 +28,6 @@ from must_jax.config.parts import (
     REMAT,
     AugmentConfig,
     ColumnsConfig,
-    InputConfig,
     ModelConfig,
     OptimizerConfig,
     SourceConfig,
@@ -51,7 +50,7 @@ class TrainConfig(Config):
     free: ClassVar[frozenset[str]] = Config.free | {
         *("log_every", "checkpoint_every", "minimum", "accept_failed", "profile"),
         *("validation", "validate_every", "patience"),  # with `best`, checkpoints are bound to them (stages/train.py)
-        *("fsdp", "max_skipped", "ready_within_s", "remat", "input"),
+        *("fsdp", "max_skipped", "ready_within_s", "remat"),
     }
 
     stage: Literal["train"] = "train"
@@ -88,7 +87,6 @@ class TrainConfig(Config):
     max_boxes: MaxBoxes = 100
     """Boxes of an image that are trained on."""
     augment: AugmentConfig = AugmentConfig()
-    input: InputConfig = InputConfig()
     """Random geometry of training images."""
     model: ModelConfig = ModelConfig()
     """The network."""
@@ -149,7 +147,9 @@ class TrainConfig(Config):
     def _check_validation(self) -> None:
         for key, metrics in {"minimum": self.minimum, "best": [self.best] * bool(self.best)}.items():
             if metrics and not self.validation:
-                raise ValueError(f"{key} needs images to be measured on; set {HERE}.validation.0.images")
+                raise ValueError(
+                    f"{key} needs images to be measured on; set {HERE}.validation.0.images, or --{HERE}.{key}=none"
+                )
             for metric in metrics:
                 if (task := metric.split("/")[0]) not in self.tasks:
                     raise ValueError(
