@@ -21,10 +21,10 @@ Compiled programs are kept in JAX_COMPILATION_CACHE_DIR; if that is not set, for
 Needs no network, and runs from the source tree (`PYTHONPATH=.`). An image for machine learning usually has jax with its
 plugin, flax, optax, orbax-checkpoint, NumPy, SciPy, Matplotlib, OpenCV (headless), Pillow, tifffile, PyArrow,
 TensorBoard, Rich, Jinja2, etils, tensorstore, psutil, pytest and pytest-xdist, and torch for `network`. Beside these it
-takes wheels of: annotated-types, array-record, clu, defusedxml, dm-tree, docstring-parser, faster-coco-eval,
-googleapis-common-protos, grain, ImageHash, immutabledict, ml-collections, portpicker, promise (which has to be built:
-`pip wheel promise`), protobuf, pydantic, pydantic-core, PyWavelets, simple-parsing, simplejpeg, simplejson,
-tensorflow-datasets, tensorflow-metadata, termcolor, toml, typing-extensions and typing-inspection.
+takes wheels of: annotated-types, array-record, cloudpickle, clu, defusedxml, dm-tree, docstring-parser,
+faster-coco-eval, googleapis-common-protos, ImageHash, immutabledict, ml-collections, portpicker, promise (which has
+to be built: `pip wheel promise`), protobuf, pydantic, pydantic-core, PyWavelets, simple-parsing, simplejpeg,
+simplejson, tensorflow-datasets, tensorflow-metadata, termcolor, toml, typing-extensions and typing-inspection.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Data: `scenes/unlabelled:train` with the five columns in runs/label/columns. Tas
 To raise a task's confidence threshold without labelling again: --config.train.0.min_confidence.detection=0.7, and
 likewise for classification, and for segmentation if it was labelled with keep_confidence.
 To train on fewer labels, in another workdir: --config.columns.drop=depth (a task or a teacher's name), or
---config.train.0.take=2000 (the first 2,000 images).
+--config.train.0.take=2000 (a sample of 2,000 images).
 Expected: a backbone and pyramid that transfer better than those of the teachers; configs/evaluate.py measures it.
 To check, without a TPU, whether it fits a TPU slice: --config.stage=compile --config.compile.topology=v5e:4x8.
 Cost: 2,000 steps of 32 images of 64², 5 minutes on two cores (measured).

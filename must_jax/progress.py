@@ -38,20 +38,23 @@ class Progress:
         progress.note("loss 1.23")
 
     `start` units were done before: they count for the share, but not for the rate. Neither does the first unit, which
-    often waits for compilation. `scale` turns a unit of progress into `unit`s for the rate (a training step is many
-    images).
+    often waits for compilation, unless the rate is to count `at_once`. `scale` turns a unit of progress into `unit`s
+    for the rate (a training step is many images). Bytes are counted in "MB".
     """
 
-    def __init__(self, title: str, total: int, unit: str = "images", *, start: int = 0, scale: int = 1) -> None:
+    def __init__(
+        self, title: str, total: float, unit: str = "images", *, start: int = 0, scale: int = 1, at_once: bool = False
+    ) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done, self._scale = start, scale
-        self._first_s: float | None = None  # when timing for the rate started
-        self._timed = 0  # units since then
+        self._done: float = start
+        self._scale = scale
+        self._first_s = time.monotonic() if at_once else None  # when timing for the rate started
+        self._timed: float = 0  # units since then
         self._note = ""
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        self._printed, self._printed_done = time.monotonic(), -1
+        self._printed, self._printed_done = time.monotonic(), -1.0
         if sys.stderr.isatty() and not _muted:
             columns = (
                 TextColumn("{task.description}"),
@@ -60,7 +63,7 @@ class Progress:
                 TextColumn("{task.fields[numbers]}"),
             )
             self._bar = RichProgress(*columns, console=Console(stderr=True))
-            self._bar.add_task(self._title, total=self._total, completed=self._done, numbers="")
+            self._bar.add_task(self._title, total=self._total, completed=int(self._done), numbers="")
             self._bar.start()
         return self
 
@@ -73,7 +76,7 @@ class Progress:
         elif self._printed_done != self._done:
             self._print()
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: float = 1) -> None:
         if self._first_s is None:
             self._first_s = time.monotonic()
         else:
@@ -90,8 +93,8 @@ class Progress:
 
     def _print(self) -> None:
         self._printed, self._printed_done = time.monotonic(), self._done
-        share = 100 * self._done // max(self._total, 1)
-        say(f"{self._title} {self._done}/{self._total} ({share} %) {self._numbers()}".rstrip())
+        share = int(100 * self._done / (self._total or 1))
+        say(f"{self._title} {self._done:.0f}/{self._total:.0f} ({share} %) {self._numbers()}".rstrip())
 
     def _numbers(self) -> str:
         parts = []

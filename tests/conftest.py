@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("MUST_JAX_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "must_jax"))
 
 import jax
 import jax.numpy as jnp

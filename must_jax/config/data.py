@@ -93,7 +93,7 @@ class LabelConfig(Config):
     images: str
     """The image set to label, as in `train.0.images`."""
     take: Count = 0
-    """Only the first n images; 0 = all."""
+    """A sample of n images, the same in every run and part of every larger one; 0 = all."""
     teachers: Annotated[Names, Field(min_length=1)]
     """Folders of finished runs; each labels for all of its tasks."""
     tasks: Annotated[dict[str, dict[str, Any]], OptionsOf("task")] = {}

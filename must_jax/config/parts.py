@@ -61,7 +61,7 @@ class SourceConfig(Config):
     """Where labels come from: `truth` (stored with the images), the folder of a column, or that of a label run, for all
     of its columns. If an image has several of one task, a true one wins, among others the first."""
     take: Count = 0
-    """Only the first n images; 0 = all."""
+    """A sample of n images, the same in every run and part of every larger one; 0 = all."""
     min_confidence: dict[str, Share] = {}
     """By task: labels of columns below it are dropped: boxes, pixels (of columns made with keep_confidence) and
     distributions, by their largest probability."""
@@ -111,3 +111,13 @@ class ColumnsConfig(Config):
     keep: Names = ()
     """Labels of all other tasks or teachers are not read; none = keep all. If it names tasks, other tasks without
     labels are not trained."""
+
+
+class InputConfig(Config):
+    """How batches are made ahead of the devices. It does not change them."""
+
+    workers: Annotated[int, Field(ge=0, le=1024), Number] = 0
+    """Processes that read and augment images; 0 = threads of this process, of which only one at a time runs Python. All
+    workers together have one thread per core."""
+    prefetch_bytes: Annotated[int, Field(gt=0, le=2**50), Number] = 2**31
+    """Memory for batches that are ready or being made, besides the one in use. One is always made ahead."""

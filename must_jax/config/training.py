@@ -28,6 +28,7 @@ from must_jax.config.parts import (
     REMAT,
     AugmentConfig,
     ColumnsConfig,
+    InputConfig,
     ModelConfig,
     OptimizerConfig,
     SourceConfig,
@@ -50,7 +51,7 @@ class TrainConfig(Config):
     free: ClassVar[frozenset[str]] = Config.free | {
         *("log_every", "checkpoint_every", "minimum", "accept_failed", "profile"),
         *("validation", "validate_every", "patience"),  # with `best`, checkpoints are bound to them (stages/train.py)
-        *("fsdp", "max_skipped", "ready_within_s", "remat"),
+        *("fsdp", "max_skipped", "ready_within_s", "remat", "input"),
     }
 
     stage: Literal["train"] = "train"
@@ -87,6 +88,7 @@ class TrainConfig(Config):
     max_boxes: MaxBoxes = 100
     """Boxes of an image that are trained on."""
     augment: AugmentConfig = AugmentConfig()
+    input: InputConfig = InputConfig()
     """Random geometry of training images."""
     model: ModelConfig = ModelConfig()
     """The network."""
@@ -147,9 +149,7 @@ class TrainConfig(Config):
     def _check_validation(self) -> None:
         for key, metrics in {"minimum": self.minimum, "best": [self.best] * bool(self.best)}.items():
             if metrics and not self.validation:
-                raise ValueError(
-                    f"{key} needs images to be measured on; set {HERE}.validation.0.images, or --{HERE}.{key}=none"
-                )
+                raise ValueError(f"{key} needs images to be measured on; set {HERE}.validation.0.images")
             for metric in metrics:
                 if (task := metric.split("/")[0]) not in self.tasks:
                     raise ValueError(

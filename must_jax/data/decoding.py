@@ -12,6 +12,7 @@ import io
 import logging
 import re
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
@@ -168,6 +169,13 @@ class Ranges:
         elif values.high < self.NARROW:
             self.narrow += 1
             self._dark = self._dark or f"{name} has none above {values.high}"
+
+    def add_all(self, name_of: Callable[[int], str], lows: np.ndarray, highs: np.ndarray) -> None:
+        """The same for many images: their lowest and highest values, u8[n]."""
+        told = np.flatnonzero((lows == highs) | (highs < self.NARROW)).tolist()
+        for row in told:
+            self.add(name_of(row), Values(int(lows[row]), int(highs[row])))
+        self.images += len(lows) - len(told)
 
     def told(self) -> str:
         """One sentence, or "" if there is nothing to report."""

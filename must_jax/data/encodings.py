@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pydantic
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -239,7 +240,7 @@ class Records:
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, names: Collection[str]) -> None:
         """`names` are the features to read: images, texts, numbers, tensors, and dicts or sequences of them."""
-        self._source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        self._source = ArrayRecordDataSource(builder.info.splits[split].file_instructions)
         self.stored = stored(builder.info.features, names)
         self._fields = [
             (path, "/".join(path), NUMBERS.get(dtype.kind, "bytes_list"), shape, dtype)

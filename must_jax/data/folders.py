@@ -7,14 +7,21 @@ import hashlib
 import os
 import posixpath
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from must_jax.data import known
 from must_jax.progress import counted
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm")
+_IMAGE = re.compile(  # as `_suffix` would find it, in a third of the time
+    rf"(?:.*/)?(?!\._)\.*[^./][^/]*(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})", re.I | re.S | re.A
+)
 _UNREAD_SUFFIX = re.compile(  # images, too: left out of a set, but not silently
     r"\.(heic|heif|hif|jxl|j2k|svg|ico|psd|tga|exr|hdr|raw|dng|cr2|cr3|crw|nef|nrw|arw|orf|rw2|raf|pef|srw)", re.I
 )
@@ -47,12 +54,14 @@ class Listing(NamedTuple):
 
     Attributes:
       images: path relative to the folder, and size in bytes.
+      keys: u64[n], a number for each image that changes with its file; see `known.key_of`.
       skipped: path of each image that is not taken, and why.
       others: number of files that are not images.
       hidden: hidden files, and hidden or system folders, with images; these are in neither `skipped` nor `others`.
     """
 
     images: list[tuple[str, int]]
+    keys: np.ndarray
     skipped: list[tuple[str, str]]
     others: int
     hidden: list[LeftOut]
@@ -60,7 +69,7 @@ class Listing(NamedTuple):
 
 def is_image(name: str) -> bool:
     """Whether the name has the suffix of an image whose format is read."""
-    return _suffix(name) in IMAGE_SUFFIXES
+    return _IMAGE.fullmatch(name) is not None
 
 
 def is_unread(name: str) -> bool:
@@ -83,32 +92,46 @@ def hidden_part(name: str) -> str:
 
 def list_folder(folder: Path) -> Listing:
     """All images below a folder, sorted by the parts of their paths."""
-    images: list[tuple[str, int]] = []
+    images: list[tuple[str, int, int]] = []
     skipped: list[tuple[str, str]] = []
     hidden: list[str] = []
     others = 0
+    now_ns = time.time_ns()
 
     def unread(name: str, error: OSError) -> None:
         skipped.append((name, f"the folder cannot be read: {error.strerror}"))
 
     for name, entry in _walk(folder, unread, hidden):
         try:
-            if is_image(name) and hidden_part(entry.name):
+            if not is_image(entry.name):
+                if is_unread(entry.name):
+                    skipped.append((name, NOT_READ))
+                else:
+                    others += 1
+            elif entry.name.startswith("."):
                 hidden.append(name)
-            elif is_image(name) and entry.is_file():
-                images.append((name, entry.stat().st_size))
-            elif is_image(name):
-                skipped.append((name, "not a regular file, or a broken link"))
-            elif is_unread(name):
-                skipped.append((name, NOT_READ))
+            elif entry.is_file():
+                file = entry.stat()
+                images.append((_sorted_by(name), file.st_size, known.key_of(name, file, now_ns)))
             else:
-                others += 1
+                skipped.append((name, "not a regular file, or a broken link"))
         except OSError as error:  # a link to itself
             skipped.append((name, str(error.strerror)))
-    images.sort(key=lambda image: image[0].split("/"))
-    skipped.sort(key=lambda image: image[0].split("/"))
-    counted = ((name, _images_at(folder / name)) for name in sorted(hidden, key=lambda name: name.split("/")))
-    return Listing(images, skipped, others, [LeftOut(name, HIDDEN, count) for name, count in counted if count])
+    images.sort()
+    skipped.sort(key=lambda image: _sorted_by(image[0]))
+    counted = ((name, _images_at(folder / name)) for name in sorted(hidden, key=_sorted_by))
+    return Listing(
+        [(name.replace("\0", "/"), size) for name, size, _ in images],
+        np.fromiter((key for _, _, key in images), np.uint64, len(images)),
+        skipped,
+        others,
+        [LeftOut(name, HIDDEN, count) for name, count in counted if count],
+    )
+
+
+def _sorted_by(name: str) -> str:
+    """What a path is sorted by to be in the order of its parts: no name contains a NUL, which is before all else."""
+    return name.replace("/", "\0")
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -125,7 +148,7 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
     found = _walk(folder, unread, [])
     names = (name for name, entry in found if name.lower().endswith(suffixes) and not hidden_part(entry.name))
-    return sorted((name for name in names if (folder / name).is_file()), key=lambda name: name.split("/"))
+    return sorted((name for name in names if (folder / name).is_file()), key=_sorted_by)
 
 
 def _walk(
@@ -154,7 +177,7 @@ def _walk(
             unread(at, error)
             continue
         for entry in found:
-            name = posixpath.join(at, entry.name)
+            name = f"{at}/{entry.name}" if at else entry.name
             with contextlib.suppress(OSError):  # a link to itself leads to no folder
                 if entry.is_dir():
                     if hidden_part(f"{entry.name}/"):

@@ -19,17 +19,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.cores import cores
-from must_jax.data import encodings, folders, scenes
+from must_jax.data import encodings, folders, photos, scenes
 from must_jax.data.datasets import check_shards, open_dataset, reading
-from must_jax.data.decoding import Ranges, Values, check_image
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
+from must_jax.data.sample import drawn
 from must_jax.errors import UserError, nearest
-from must_jax.progress import Progress, say
+from must_jax.progress import say
 
 _STATTED_TOGETHER, _STATTING = 1000, 16  # files at a time in each thread; threads, which wait for the network
-_CHECKED_TOGETHER = 64  # files of a folder at a time
 _CACHED_RECORDS = 64  # for all threads together: the image and labels of a record are read one after the other
 _AGAIN = "delete that folder and prepare it again, or bring it back from a copy"  # advice for a damaged dataset
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
@@ -81,11 +79,13 @@ class Place(NamedTuple):
 
     Attributes:
       folder: the dataset's, above its versions; label columns may be there, too.
-      positions: positions of the images in their whole split.
+      split: its name.
+      positions: i32[n], positions of the images in their whole split.
       whole: opens that split.
     """
 
     folder: Path
+    split: str
     positions: np.ndarray
     whole: Callable[[], ImageSet]
 
@@ -101,7 +101,10 @@ class ImageSet:
       labels: the truth stored with the images, by task.
       skipped: (path, reason) for each image of a folder that cannot be read; with `take`, for those met on the way.
       place: where the images are in a TFDS dataset; None for a folder, and for images of several splits.
-      found_at: the set's images: disk -> numbers of files; dataset and split -> ranges of positions, none twice.
+      found_at: the set's images: disk -> numbers of files; dataset and split -> positions, none twice.
+      sampled: whether `take` has left out images.
+      numbers: i32[n], ascending numbers of the images among all files of the folder, or records of the slices.
+      taking: opens the same set with another `take`.
     """
 
     def __init__(
@@ -115,13 +118,27 @@ class ImageSet:
         place: Place | None = None,
         found_at: Callable[[], Mapping[str, list[Found]]] = dict,
         name_of: Callable[[int], str] | None = None,
+        sampled: bool = False,
+        numbers: np.ndarray | None = None,
+        taking: Callable[[int], ImageSet] | None = None,
     ) -> None:
         self.name, self.digest, self.skipped, self.place = name, digest, list(skipped), place
         self.found_at = functools.cache(found_at)
+        self.sampled, self.numbers = sampled, np.arange(length, dtype=np.int32) if numbers is None else numbers
+        self.taking = functools.cache(taking or (lambda take: self))
         self.labels = {task: TruthColumn(self, task, each) for task, each in (truth or {}).items()}
         self._length = length
         self._read = functools.lru_cache(_CACHED_RECORDS)(read)
         self._name_of = name_of or (lambda index: self.record(index)["name"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which only read records."""
+        state = {key: vars(self)[key] for key in ("name", "digest", "labels", "_length")}
+        return state | {"_read": self._read.__wrapped__}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._read = functools.lru_cache(_CACHED_RECORDS)(state["_read"])
 
     def __len__(self) -> int:
         return self._length
@@ -183,13 +200,13 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
 
     Args:
       data_dir: where TFDS datasets live.
-      take: only the first n images; 0 = all.
+      take: a sample of n images, the same everywhere, and part of every larger sample; 0 = all.
 
     Raises:
       UserError: nothing is there, the config or split is unknown (names the nearest), or no image is readable.
     """
     if spec.startswith("folder:"):
-        return _open_folder(spec, Path(spec.removeprefix("folder:")).expanduser(), take)
+        return _open_folder(spec, data_dir, take)
     dataset, _, split = spec.partition(":")  # a slice may contain another ":"
     if not dataset or not split:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
@@ -205,61 +222,56 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     return _open_tfds(spec, folder, split, take)
 
 
-def _open_folder(spec: str, folder: Path, take: int) -> ImageSet:
+def _open_folder(spec: str, data_dir: str | Path, take: int) -> ImageSet:
+    folder = Path(spec.removeprefix("folder:")).expanduser()
     if not folder.is_dir():
         raise UserError(f"images='{spec}': there is no folder {folder}; name a folder with photos")
     listing = folders.list_folder(folder)
-    names = [name for name, _ in listing.images]  # paths would take several times the memory
     skipped = [(folders.printable(str(folder / name)), reason) for name, reason in listing.skipped]
     if left_out := folders.told(listing.hidden):
         say(f"{spec}: {left_out}")
-    readable: list[str] = []
-    ranges = Ranges()
-    wanted = min(take or len(names), len(names))
-    with (
-        Progress(f"checking {spec}", total=wanted, unit="images") as progress,
-        ThreadPoolExecutor(cores()) as pool,
-    ):
-        chunks = (names[start : start + _CHECKED_TOGETHER] for start in range(0, len(names), _CHECKED_TOGETHER))
-        checked = (pool.map(_check, [folder / name for name in chunk]) for chunk in chunks)
-        for name, (path, found) in zip(names, itertools.chain.from_iterable(checked), strict=False):
-            progress.advance(0 if isinstance(found, str) and take else 1)  # the next one is read in its place
-            if isinstance(found, str):
-                skipped.append((folders.printable(str(path)), found))
-                continue
-            ranges.add(folders.printable(name), found)
-            readable.append(name)
-            if len(readable) == wanted:
-                break
-    if not readable:
+    checked = photos.check(spec, folder, listing, take)
+    skipped += checked.skipped
+    numbers, names = checked.readable, photos.Names([name for name, _ in listing.images])
+    if not len(numbers):
         first = ", the first is {}: {}".format(*skipped[0]) if skipped else f"; {left_out}" if left_out else ""
         raise UserError(
             f"images='{spec}': no readable image in {folder} (unreadable: {len(skipped)}{first}); "
             f"put files ending in {', '.join(folders.IMAGE_SUFFIXES)} there"
         )
-
-    if told := ranges.told():
-        say(f"look at {spec}: {told}")
+    if checked.told:
+        say(f"look at {spec}: {checked.told}")
 
     def name_of(index: int) -> str:
-        return folders.printable(readable[index])
+        return folders.printable(names[numbers[index]])
 
     def read(index: int) -> dict[str, Any]:
-        return {"image": (folder / readable[index]).read_bytes(), "name": name_of(index)}
+        return {"image": (folder / names[numbers[index]]).read_bytes(), "name": name_of(index)}
 
     def found_at() -> Mapping[str, list[Found]]:
         there: dict[int, set[int]] = {}
-        chunks = (readable[start : start + _STATTED_TOGETHER] for start in range(0, len(readable), _STATTED_TOGETHER))
+        starts = range(0, len(numbers), _STATTED_TOGETHER)
+        chunks = ([names[number] for number in numbers[start : start + _STATTED_TOGETHER]] for start in starts)
         with ThreadPoolExecutor(_STATTING) as pool:
-            for disk, number in itertools.chain.from_iterable(pool.map(functools.partial(_numbers, folder), chunks)):
-                there.setdefault(disk, set()).add(number)
-        return {f"disk {disk}": [numbers] for disk, numbers in there.items()}
+            for disk, inode in itertools.chain.from_iterable(pool.map(functools.partial(_inodes, folder), chunks)):
+                there.setdefault(disk, set()).add(inode)
+        return {f"disk {disk}": [inodes] for disk, inodes in there.items()}
 
-    digest = folders.digest(listing.images)
-    return ImageSet(spec, len(readable), read, digest, skipped=skipped, found_at=found_at, name_of=name_of)
+    return ImageSet(
+        spec,
+        len(numbers),
+        read,
+        folders.digest(listing.images),
+        skipped=skipped,
+        found_at=found_at,
+        name_of=name_of,
+        sampled=len(numbers) == take < len(names),
+        numbers=numbers,
+        taking=functools.partial(open_images, spec, data_dir),
+    )
 
 
-def _numbers(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
+def _inodes(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
     """Disk and number of these files, without those that are gone."""
     found = []
     for name in names:
@@ -267,14 +279,6 @@ def _numbers(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]:
             file = os.stat(f"{folder}/{name}")
             found.append((file.st_dev, file.st_ino))
     return found
-
-
-def _check(path: Path) -> tuple[Path, Values | str]:
-    """The path, and the range of its image's values, or why it cannot be read."""
-    try:
-        return path, check_image(path.read_bytes())
-    except (UserError, OSError) as error:
-        return path, str(error)
 
 
 def _newest_version(folder: Path) -> Path:
@@ -309,7 +313,9 @@ def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.D
     needed = {"image", named_by, *(each.feature for each in truth.values())}
     if not _count(info, split):
         raise UserError(f"images='{spec}': '{split}' selects no images; write a split, or part of one as 'train[:100]'")
-    used = {part.splitname for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)}
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)
+    slices = [(part.splitname, range(info.splits[part.splitname].num_examples)[part.from_ : part.to]) for part in parts]
+    used = {name for name, _ in slices}
     check_shards(builder, sorted(used), _AGAIN)
     records = encodings.Records(builder, split, [key for key in features if key in needed])
 
@@ -323,29 +329,49 @@ def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.D
         identity.append(info.metadata[SOURCE])
     ends = [records.canonical(index) for index in (0, len(records) - 1)]
     checksum = hashlib.sha256(b"".join([json.dumps(identity, sort_keys=True).encode(), *ends]))
-    length = min(take or len(records), len(records))
-    place = _place(spec, folder, info, split, length)
+    digest, whole = checksum.hexdigest()[:16], sorted(used)[0]
 
-    def found_at() -> Mapping[str, list[Found]]:
-        there: dict[str, list[range]] = {}
-        left = length
-        for part in tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits):
-            positions = range(info.splits[part.splitname].num_examples)[part.from_ : part.to][:left]
-            there.setdefault(f"{os.path.realpath(folder)}:{part.splitname}", []).append(positions)
-            left -= len(positions)
-        return {place: list(_apart(ranges)) for place, ranges in there.items()}
+    def taking(take: int) -> ImageSet:
+        numbers = drawn(len(records), take)
+        sampled = len(numbers) < len(records)
 
-    return ImageSet(spec, length, read, checksum.hexdigest()[:16], truth, place=place, found_at=found_at)
+        def found_at() -> Mapping[str, list[Found]]:
+            there: dict[str, list[Found]] = {}
+            for name in used:
+                if sampled:
+                    there[name] = [set(_positions(slices, numbers, name).tolist())]
+                else:
+                    there[name] = [*_apart(positions for split, positions in slices if split == name)]
+            return {f"{os.path.realpath(folder)}:{name}": found for name, found in there.items()}
+
+        def place() -> Place:
+            opened = functools.partial(_open_tfds, f"{spec.partition(':')[0]}:{whole}", folder, whole, 0)
+            return Place(folder.parent, whole, _positions(slices, numbers, whole), functools.cache(opened))
+
+        return ImageSet(
+            spec,
+            len(numbers),
+            lambda index: read(int(numbers[index])),
+            digest,
+            truth,
+            place=place() if len(used) == 1 else None,
+            found_at=found_at,
+            sampled=sampled,
+            numbers=numbers,
+            taking=taking,
+        )
+
+    return taking(take)
 
 
-def _place(spec: str, folder: Path, info: tfds.core.DatasetInfo, split: str, length: int) -> Place | None:
-    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(info.splits)
-    if len({part.splitname for part in parts}) > 1:
-        return None
-    whole, dataset = parts[0].splitname, spec.partition(":")[0]
-    all_of_split = np.arange(info.splits[whole].num_examples)
-    positions = np.concatenate([all_of_split[part.from_ : part.to] for part in parts])[:length]
-    return Place(folder.parent, positions, lambda: _open_tfds(f"{dataset}:{whole}", folder, whole, 0))
+def _positions(slices: Sequence[tuple[str, range]], numbers: np.ndarray, split: str) -> np.ndarray:
+    """i32[n], positions in their split of those of the images with these numbers that are in it."""
+    found, start = [np.zeros(0, np.int32)], 0
+    for name, positions in slices:
+        first, end = np.searchsorted(numbers, [start, start + len(positions)])
+        found += [numbers[first:end] + np.int32(positions.start - start)] if name == split else []
+        start += len(positions)
+    return np.concatenate(found)
 
 
 def _count(info: tfds.core.DatasetInfo, split: str) -> int:

@@ -11,7 +11,6 @@ Training batch k depends on (sources, seed, k) alone, so a run's position is jus
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,11 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
-from must_jax.config import AugmentConfig
-from must_jax.cores import cores
+from must_jax.config import AugmentConfig, InputConfig
 from must_jax.data import encodings
 from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry, sample_scale
 from must_jax.data.augment import apply as augment_example
@@ -32,14 +29,15 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
 from must_jax.data.order import Order
+from must_jax.data.prefetch import Batch, OnBad, prefetched
+from must_jax.data.workers import Unread
 from must_jax.errors import UserError
 
-Batch = dict[str, Any]
 Example = dict[str, Any]
-OnBad = Callable[[str, str], None]  # takes what could not be read, and why; called from the pipeline's threads
 
 TRAIN_MAP_STRIDE = 4  # stride of the maps that heads predict
 CACHED_BYTES = 2**26  # of the truth of one image set
+_DEFAULT = InputConfig()
 
 cv2.setNumThreads(1)  # whole batches are made in parallel; threads inside one image only get in their way
 
@@ -62,6 +60,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     rows: np.ndarray | None = None,
+    config: InputConfig = _DEFAULT,
     threads: int = 0,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
@@ -70,40 +69,26 @@ def train_batches(
     Args:
       kinds: the tasks in the batches; images without a label for a task have `present` 0 there. Maps have stride 4.
       rows: i64[n], which examples of each batch to make: those of one host; None = all.
-      threads: number of threads that make batches; 0 = one per core. It does not change the batches.
+      config: workers, and memory for batches ahead. It does not change the batches.
+      threads: number of threads that make batches, in all workers together; 0 = one per core. It does not change them.
       on_bad: called for every image and label that cannot be read, each time it is met.
 
     Raises:
       UserError: a column does not fit its image set or its task.
     """
     _check(sources, kinds)
-    order, augment_seed = _order(sources, seed), _seeds(seed)[1]
-
-    def example(position: int, which: int, index: int) -> Example:
-        rng = np.random.Generator(np.random.Philox(key=[augment_seed, position]))
-        scale = sample_scale(rng, augment)  # first: what is shown small need not be decoded at full size
-        return _example(
-            sources[which],
-            index,
-            kinds,
-            lambda data: decode_reduced(data, math.ceil(image_size * scale)),
-            lambda image_hw: sample_geometry(rng, image_hw, image_size, scale, augment.flip),
-            image_size,
-            TRAIN_MAP_STRIDE,
-            on_bad,
-        )
-
-    def batch(step: int) -> Batch:
-        positions = _positions(step, batch_size, rows)
-        chosen = (column.tolist() for column in (positions, *order(positions)))
-        return _stack([example(*each) for each in zip(*chosen, strict=True)])
-
-    return _iterate(batch, range(start_step, sys.maxsize), threads)
+    rows = np.arange(batch_size) if rows is None else rows
+    order_seed, augment_seed = _seeds(seed)
+    order = Order([len(source.images) for source in sources], order_seed)
+    make = _Training(sources, kinds, image_size, TRAIN_MAP_STRIDE, batch_size, rows, order, augment_seed, augment)
+    like = batch_like(kinds, image_size=image_size, batch_size=len(rows))
+    return prefetched(make, range(start_step, sys.maxsize), like, config, threads, on_bad)
 
 
 def examples_of(sources: Sequence[Source], *, batch_size: int, seed: int, step: int) -> list[str]:
     """The examples in batch `step` of `train_batches`, each as "image set[position]"."""
-    chosen = _order(sources, seed)(_positions(step, batch_size, None))
+    order = Order([len(source.images) for source in sources], _seeds(seed)[0])
+    chosen = order(np.arange(step * batch_size, (step + 1) * batch_size))
     return [f"{sources[which].images.name}[{index}]" for which, index in zip(*chosen, strict=True)]
 
 
@@ -116,6 +101,7 @@ def eval_batches(
     map_stride: int = 1,
     start_step: int = 0,
     rows: np.ndarray | None = None,
+    config: InputConfig = _DEFAULT,
     threads: int = 0,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
@@ -129,27 +115,12 @@ def eval_batches(
         truth as stored, pass none, and use a `TruthReader`.
     """
     _check([source], kinds)
-    count = len(source.images)
-
-    def example(index: int) -> Example:
-        if index >= count:
-            return _blank(-1, kinds, image_size, map_stride) | {"content_hw": np.zeros(2, np.int32)}
-        content_hw = np.zeros(2, np.int32)
-
-        def place(image_hw: tuple[float, float]) -> Geometry:
-            geometry = letterbox_geometry(image_hw, image_size)
-            content_hw[:] = geometry.y.out_length, geometry.x.out_length
-            return geometry
-
-        made = _example(
-            source, index, kinds, functools.partial(decode_reduced, longest=0), place, image_size, map_stride, on_bad
-        )
-        return made | {"content_hw": content_hw}
-
-    def batch(step: int) -> Batch:
-        return _stack([example(index) for index in _positions(step, batch_size, rows).tolist()])
-
-    return _iterate(batch, range(start_step, math.ceil(count / batch_size)), threads)
+    rows = np.arange(batch_size) if rows is None else rows
+    make = _Evaluation([source], kinds, image_size, map_stride, batch_size, rows)
+    like = batch_like(kinds, image_size=image_size, batch_size=len(rows), map_stride=map_stride)
+    like["content_hw"] = np.zeros((len(rows), 2), np.int32)
+    steps = range(start_step, math.ceil(len(source.images) / batch_size))
+    return prefetched(make, steps, like, config, threads, on_bad)
 
 
 class TruthReader:
@@ -192,16 +163,101 @@ def _seeds(seed: int) -> list[int]:
     return np.random.SeedSequence(seed).generate_state(2).tolist()
 
 
-def _order(sources: Sequence[Source], seed: int) -> Order:
-    return Order([len(source.images) for source in sources], _seeds(seed)[0])
+@dataclass(frozen=True)
+class _Examples:
+    """Writes examples into batches; the same in any process.
+
+    Attributes:
+      rows: i64[n], which examples of a whole batch are in the batches here.
+    """
+
+    sources: Sequence[Source]
+    kinds: Mapping[str, LabelKind]
+    image_size: int
+    map_stride: int
+    batch_size: int
+    rows: np.ndarray
+
+    def positions(self, step: int, rows: range) -> np.ndarray:
+        """i64[n]: positions in the stream of examples."""
+        return step * self.batch_size + self.rows[rows.start : rows.stop]
+
+    def write(
+        self,
+        out: Batch,
+        row: int,
+        which: int,
+        index: int,
+        longest: int,
+        place: Callable[[tuple[float, float]], Geometry],
+    ) -> list[Unread]:
+        """Writes an image and its labels; blanks, if anything of them cannot be read.
+
+        Args:
+          longest: the side with which the image is needed at most, see `decode_reduced`.
+          place: size of the image -> where it goes.
+        """
+        source = self.sources[which]
+        try:
+            image, image_hw = decode_reduced(source.images.record(index)["image"], longest)
+            labels = {task: label for task in self.kinds if (label := label_of(source, task, index)) is not None}
+            map_size = self.image_size // self.map_stride
+            image, targets = augment_example(place(image_hw), image, labels, self.kinds, map_size)
+        except Exception as error:  # one record, however broken, must not end a run of days
+            self.write_blank(out, row, index)
+            return [Unread(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")]
+        _write(out, row, {"image": image, "mask": 1, "index": index, "labels": targets})
+        return []
+
+    def write_blank(self, out: Batch, row: int, index: int) -> None:
+        _write(out, row, _blank(index, self.kinds, self.image_size, self.map_stride))
 
 
-def _positions(step: int, batch_size: int, rows: np.ndarray | None) -> np.ndarray:
-    """i64[n]: positions in the stream of examples of these rows of a batch."""
-    return step * batch_size + (np.arange(batch_size) if rows is None else rows)
+@dataclass(frozen=True)
+class _Training(_Examples):
+    order: Order
+    augment_seed: int
+    augment: AugmentConfig
+
+    def __call__(self, step: int, rows: range, out: Batch) -> list[Unread]:
+        positions = self.positions(step, rows)
+        chosen = (each.tolist() for each in (positions, *self.order(positions)))
+        return [each for row, *example in zip(rows, *chosen, strict=True) for each in self._draw(out, row, *example)]
+
+    def _draw(self, out: Batch, row: int, position: int, which: int, index: int) -> list[Unread]:
+        rng = np.random.Generator(np.random.Philox(key=[self.augment_seed, position]))
+        scale = sample_scale(rng, self.augment)  # first: what is shown small need not be decoded at full size
+
+        def place(image_hw: tuple[float, float]) -> Geometry:
+            return sample_geometry(rng, image_hw, self.image_size, scale, self.augment.flip)
+
+        return self.write(out, row, which, index, math.ceil(self.image_size * scale), place)
 
 
-def batch_like(kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int) -> Batch:
+@dataclass(frozen=True)
+class _Evaluation(_Examples):
+    def __call__(self, step: int, rows: range, out: Batch) -> list[Unread]:
+        indices = self.positions(step, rows).tolist()
+        return [each for row, index in zip(rows, indices, strict=True) for each in self._show(out, row, index)]
+
+    def _show(self, out: Batch, row: int, index: int) -> list[Unread]:
+        content_hw = out["content_hw"][row]
+        content_hw[:] = 0
+
+        def place(image_hw: tuple[float, float]) -> Geometry:
+            geometry = letterbox_geometry(image_hw, self.image_size)
+            content_hw[:] = geometry.y.out_length, geometry.x.out_length
+            return geometry
+
+        if index < len(self.sources[0].images):
+            return self.write(out, row, 0, index, 0, place)
+        self.write_blank(out, row, -1)
+        return []
+
+
+def batch_like(
+    kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int, map_stride: int = TRAIN_MAP_STRIDE
+) -> Batch:
     """A batch with the shapes and types of those of `train_batches`; all its examples are the same blank."""
 
     def repeat(node: Any) -> Any:
@@ -209,28 +265,7 @@ def batch_like(kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: i
             return {key: repeat(value) for key, value in node.items()}
         return np.broadcast_to(node, (batch_size, *np.shape(node)))  # takes no memory
 
-    return repeat(_blank(-1, kinds, image_size, TRAIN_MAP_STRIDE))
-
-
-def _example(
-    source: Source,
-    index: int,
-    kinds: Mapping[str, LabelKind],
-    decode: Callable[[bytes], tuple[np.ndarray, tuple[float, float]]],
-    place: Callable[[tuple[float, float]], Geometry],
-    image_size: int,
-    map_stride: int,
-    on_bad: OnBad | None,
-) -> Example:
-    try:
-        image, image_hw = decode(source.images.record(index)["image"])
-        labels = {task: label for task in kinds if (label := label_of(source, task, index)) is not None}
-        image, labels = augment_example(place(image_hw), image, labels, kinds, image_size // map_stride)
-    except Exception as error:  # one record, however broken, must not end a run of days
-        if on_bad is not None:
-            on_bad(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")
-        return _blank(index, kinds, image_size, map_stride)
-    return {"image": image, "mask": np.float32(1), "index": np.int32(index), "labels": labels}
+    return repeat(_blank(-1, kinds, image_size, map_stride))
 
 
 def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stride: int) -> Example:
@@ -243,22 +278,18 @@ def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stri
     }
 
 
+def _write(out: Batch, row: int, example: Example) -> None:
+    for name, value in example.items():
+        if isinstance(value, dict):
+            _write(out[name], row, value)
+        else:
+            out[name][row] = value
+
+
 def label_of(source: Source, task: str, index: int) -> Label | None:
     """The first label of the task that is present, if any."""
     labels = (column[index] for column in source.columns if column.task == task)
     return next((label for label in labels if label["present"]), None)
-
-
-def _stack(examples: Sequence[Any]) -> Any:
-    if isinstance(examples[0], dict):
-        return {key: _stack([example[key] for example in examples]) for key in examples[0]}
-    return np.stack(examples)
-
-
-def _iterate(batch: Callable[[int], Batch], steps: range, threads: int) -> Iterator[Batch]:
-    threads = threads or cores()
-    batches = grain.MapDataset.range(steps.start, steps.stop).map(batch)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
 def _check(sources: Sequence[Source], kinds: Mapping[str, LabelKind]) -> None:

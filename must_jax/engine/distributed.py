@@ -34,6 +34,7 @@ READY_WITHIN_S = 600.0  # after the first process is ready to begin
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _Value = TypeVar("_Value")
 _rounds = 0  # calls of `_round`; the same in every process
+_together = ""  # where those inside `together` report how it ended for them
 
 
 def join(within_s: float = READY_WITHIN_S) -> int:
@@ -193,7 +194,9 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
       OtherProcessFailed: a process broke down.
       Preempted: a process was told to stop.
     """
+    global _together
     here, end = _round("ready"), None
+    _together = here
     try:
         yield
     except BaseException as error:
@@ -206,6 +209,25 @@ def together(facts: Mapping[str, str], within_s: float = READY_WITHIN_S) -> Iter
         until = time.monotonic() + within_s
         said = [_get(f"{here}/{process}", process, within_s, until) for process in range(processes())]
         _compare([json.loads(report) for report in said])
+
+
+def are_alike(value: str, within_s: float = READY_WITHIN_S) -> bool:
+    """Whether all processes have the same value; to be called by each of them inside the same `together`.
+
+    If one of them is late, others may be told that it is not. If one has ended, so will all, and the answer is yes.
+    """
+    if processes() == 1:
+        return True
+    here, until = _round("alike"), time.monotonic() + within_s
+    _client().key_value_set(f"{here}/{position()}", value)
+    while time.monotonic() < until:
+        values = [each for _, each in _client().key_value_dir_get(here)]
+        if len(values) == processes():
+            return len(set(values)) == 1
+        if _client().key_value_dir_get(_together):
+            return True
+        time.sleep(LOOK_EVERY_S)
+    return False
 
 
 def _round(what: str) -> str:

@@ -43,7 +43,7 @@ class LabelColumn:
         self._stored_from = 0.0 if is_kept(self.kind) else self.min_confidence
         _check_whole(self.folder, self.manifest)
         self._records = read_records(self.folder, self.manifest)
-        self._positions = np.arange(self.manifest.images.length)
+        self._positions = np.arange(self.manifest.images.length, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -114,52 +114,76 @@ def _fit(there: list[encodings.Stored], ours: list[encodings.Stored]) -> bool:
 
 
 def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
-    """A column to be read with `images`, which may be only the first ones that it labels (`take`).
+    """A column to be read with `images`, which may be a sample of those that it labels (`take`).
 
     Raises:
       UserError: as `LabelColumn`, or the column is of another image set, or of fewer images.
     """
     column = LabelColumn(folder)
-    labelled = column.manifest.images
+    there = labelled_images(Path(folder), column.manifest, images)
+    return column if there is images else column.at(np.searchsorted(there.numbers, images.numbers))
+
+
+def labelled_images(folder: Path, column: Manifest, images: ImageSet) -> ImageSet:
+    """The images that a column labels, of the same set as `images`, which are among them.
+
+    Raises:
+      UserError: the column is of another image set, or `images` are not among those that it labels.
+    """
+    labelled = column.images
     if labelled.digest != images.digest and labelled.name != images.name:
         raise UserError(
-            f"{folder} labels {labelled.name}, not {images.name}; read it with images='{labelled.name}' (take=N is its "
-            f"first N images), or {column.manifest.anew}"
+            f"{folder} labels {labelled.name}, not {images.name}; read it with images='{labelled.name}' (and take=N "
+            f"for a sample of N images), or {column.anew}"
         )
     if labelled.digest != images.digest:
         raise UserError(
-            f"{folder} labels different images ({labelled.name}) from those that {images.name} has now; "
-            f"{column.manifest.anew}"
+            f"{folder} labels different images ({labelled.name}) from those that {images.name} has now; {column.anew}"
         )
-    if labelled.length < len(images):
+    if labelled.sampled and labelled.length < len(images):
         raise UserError(
-            f"{folder} labels {labelled.length} images of {labelled.name}, but {images.name} has {len(images)}; "
-            f"set take={labelled.length}, or {column.manifest.anew}"
+            f"{folder} labels a sample of {labelled.length} images of {labelled.name}, but {len(images)} are to be "
+            f"read; set take={labelled.length}, or {column.anew}"
         )
-    return column.at(np.arange(len(images)))
+    take = labelled.length if labelled.sampled else 0
+    there = images if (labelled.sampled, take) == (images.sampled, take and len(images)) else images.taking(take)
+    if len(there) != labelled.length:
+        raise UserError(
+            f"{folder} labels {labelled.length} images of {labelled.name}, which has {len(there)} now; if they were "
+            "labelled with take, they are its first images, and take is a sample since then; "
+            f"{column.anew}"
+        )
+    return there
 
 
-def beside(images: ImageSet) -> list[Path]:
-    """The folders of true labels stored with the dataset of the images; each is named after its task."""
-    place = images.place
-    return sorted(file.parent for file in (place.folder / COLUMNS).glob(f"*/{manifest.FILE}")) if place else []
+def beside(images: ImageSet, tasks: Collection[str] | None = None) -> list[Path]:
+    """The folders of true labels stored with the dataset of the images; each is named after its task.
+
+    Args:
+      tasks: only columns of these tasks that label the split of the images; None = all.
+    """
+    if images.place is None:
+        return []
+    folders = sorted(file.parent for file in (images.place.folder / COLUMNS).glob(f"*/{manifest.FILE}"))
+    return [
+        folder
+        for folder in folders
+        if tasks is None or (folder.name in tasks and _split(manifest.read(folder).images.name) == images.place.split)
+    ]
 
 
-def open_beside(images: ImageSet, tasks: Collection[str]) -> list[LabelColumn]:
-    """The columns of `tasks` that `beside` finds; `images` may be a part of the split that they label.
-
-    Columns of another split are skipped.
+def open_beside(folder: Path, images: ImageSet) -> LabelColumn:
+    """A column that `beside` finds; `images` may be a part of the split that it labels.
 
     Raises:
       UserError: as `open_column`.
     """
-    folders = [folder for folder in beside(images) if folder.name in tasks]
-    if not folders or images.place is None:
-        return []
-    whole = images.place.whole()
-    split = whole.name.rpartition(":")[2]
-    of_split = [folder for folder in folders if manifest.read(folder).images.name.rpartition(":")[2] == split]
-    return [open_column(folder, whole).at(images.place.positions) for folder in of_split]
+    assert images.place is not None
+    return open_column(folder, images.place.whole()).at(images.place.positions)
+
+
+def _split(images: str) -> str:
+    return images.rpartition(":")[2]
 
 
 def _check_whole(folder: Path, description: Manifest) -> None:

@@ -19,6 +19,7 @@ import pydantic
 
 from must_jax.data import shards
 from must_jax.data.encodings import kind_from_dict, kind_to_dict
+from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.summary import Summary
@@ -36,11 +37,22 @@ class _Record(pydantic.BaseModel):
 
 
 class ImagesRecord(_Record):
-    """The image set, whose order and length the column shares."""
+    """The image set, whose order and length the column shares.
+
+    Attributes:
+      digest: of the whole set.
+      sampled: these are the images that `take` takes from it, not all of them.
+    """
 
     name: str
     length: pydantic.NonNegativeInt
     digest: str
+    # Columns of whole sets are described as before there were samples.
+    sampled: Annotated[bool, pydantic.Field(exclude_if=lambda sampled: not sampled)] = False
+
+    @classmethod
+    def of(cls, images: ImageSet) -> ImagesRecord:
+        return cls(name=images.name, length=len(images), digest=images.digest, sampled=images.sampled)
 
 
 class TeacherRecord(_Record):

@@ -17,7 +17,7 @@ from must_jax.files import taken
 from must_jax.labels import manifest
 from must_jax.labels.formats.base import Annotations, Photo
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal
-from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
+from must_jax.labels.manifest import Manifest, SourceRecord
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.writer import ColumnWriter, Encoded
 from must_jax.progress import Progress
@@ -82,10 +82,6 @@ def is_finished(folder: Path, images: ImageSet, source: SourceRecord) -> bool:
             "delete it to import them again"
         )
     return manifest.is_whole(folder)
-
-
-def record_of(images: ImageSet) -> ImagesRecord:
-    return ImagesRecord(name=images.name, length=len(images), digest=images.digest)
 
 
 def check(description: Manifest, photos: Photos, annotations: Annotations) -> Statistics:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grain
 import pydantic
 
 from must_jax.config import AuditConfig
-from must_jax.cores import cores
+from must_jax.cores import ahead, cores
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_images
@@ -21,7 +20,7 @@ from must_jax.engine.evaluate import CHANCE
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
 from must_jax.labels.agreement import compared
-from must_jax.labels.columns import LabelColumn, open_beside, open_column
+from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.gate import Audited, Finding, Score
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress, say
@@ -79,7 +78,8 @@ def run(config: AuditConfig, workdir: Path) -> None:
     tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
     evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
     true = [column for column in columns if column.teacher is None]
-    truths: list[Column] = [*images.labels.values(), *open_beside(images, TASKS), *true]
+    beside_images = [open_beside(folder, images) for folder in beside(images, TASKS)]
+    truths: list[Column] = [*images.labels.values(), *beside_images, *true]
     claim(workdir, config)
 
     began = time.monotonic()
@@ -207,8 +207,8 @@ def _pairs(column: LabelColumn, truth: Column, positions: Sequence[int]) -> Iter
             return ()
         return (label, true) if label["present"] and true["present"] else ()
 
-    options = grain.ReadOptions(num_threads=cores(), prefetch_buffer_size=_AHEAD)
-    return iter(grain.MapDataset.source(positions).map(read).to_iter_dataset(options))
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from ahead(positions, lambda position: pool.submit(read, position).result, _AHEAD)
 
 
 def _write(

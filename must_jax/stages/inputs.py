@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from must_jax import description
 from must_jax.config import (
     AuditConfig,
-    ColumnsConfig,
     EvaluateConfig,
     LabelConfig,
     OptimizerConfig,
@@ -24,7 +23,7 @@ from must_jax.config import (
     TrainConfig,
 )
 from must_jax.data import scenes
-from must_jax.data.image_sets import Column, check_splits, open_images
+from must_jax.data.image_sets import Column, ImageSet, check_splits, open_images
 from must_jax.data.pipeline import Batch, Source
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
@@ -121,6 +120,14 @@ def run_digest(run: str) -> str | None:
     return description.read(run).digest if run and (Path(run) / MODEL_FILE).exists() else None
 
 
+class _Offered(NamedTuple):
+    """A column that can be read with an image set; `maker` is its teacher's name, or TRUTH."""
+
+    task: str
+    maker: str
+    open: Callable[[], Column]
+
+
 def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:
     """The image set with its label columns for `tasks`.
 
@@ -128,61 +135,90 @@ def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> 
       UserError: images or a column that are missing or do not match, a threshold that cannot be applied.
     """
     images = open_images(config.images, data_dir, config.take)
-    columns: list[Column] = []
+    return Source(images, tuple(column.open() for column in _offered(config, images, tasks)))
+
+
+def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str, Any]]]:
+    """The training sources with the labels that `config.columns` chooses, and the tasks that remain.
+
+    Sources without any labels left are removed. So are tasks; but one that had no labels to begin with stays, since
+    that is an error rather than a choice, unless `drop` names it, or `keep` names other tasks. Columns that are not
+    chosen are not opened.
+
+    Raises:
+      UserError: as `open_source`, or nothing remains.
+    """
+    drop, keep = {*config.columns.drop}, {*config.columns.keep}
+
+    def is_read(column: _Offered) -> bool:
+        names = {column.task, column.maker}
+        return not names & drop and (not keep or bool(names & keep))
+
+    images = [open_images(source.images, config.data_dir, source.take) for source in config.train]
+    offered = [_offered(source, each, config.tasks) for source, each in zip(config.train, images, strict=True)]
+    chosen = [list(filter(is_read, columns)) for columns in offered]
+    before, after = ({column.task for columns in each for column in columns} for each in (offered, chosen))
+    kept = config.tasks.keys() & keep or config.tasks.keys()
+    wanted = after | (kept - before - drop)
+    left = {name: options for name, options in config.tasks.items() if name in wanted}
+    if not left:
+        raise UserError("config.columns leaves no labels to train on; drop fewer, or keep more")
+    sources = [
+        Source(each, tuple(column.open() for column in columns))
+        for each, columns, all_ in zip(images, chosen, offered, strict=True)
+        if columns or not all_
+    ]
+    return sources, left
+
+
+def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> list[_Offered]:
+    """The columns of a source for these tasks, true ones first."""
+
+    def opened(folder: Path, task: str) -> Column:
+        column = open_column(folder, images)
+        return column.at_least(config.min_confidence[task]) if task in config.min_confidence else column
+
+    true: list[_Offered] = []
+    predicted: list[_Offered] = []
     stored = set()
     for label in config.labels:
         if label == TRUTH:
-            columns += [*images.labels.values(), *open_beside(images, tasks)]
+            for task in images.labels:
+                true.append(_Offered(task, TRUTH, functools.partial(images.labels.__getitem__, task)))
+            for folder in beside(images, tasks):
+                true.append(_Offered(folder.name, TRUTH, functools.partial(open_beside, folder, images)))
             continue
         for folder in _folders(label, tasks):
-            column = open_column(folder, images)
-            threshold = config.min_confidence.get(column.task)
-            columns.append(column if threshold is None else column.at_least(threshold))
-            stored.add(column.task)
-    columns.sort(key=lambda column: getattr(column, "teacher", None) is not None)  # stable: true labels come first
+            made = manifest.read(folder)
+            stored.add(made.task)
+            column = _Offered(made.task, _maker_of(made), functools.partial(opened, folder, made.task))
+            (predicted if made.teacher else true).append(column)
     for task in config.min_confidence:
         if task not in stored:
             raise UserError(
                 f"min_confidence.{task} is set, but {images.name} is read without a label column of that task; "
                 "remove it, or add the column to labels"
             )
-    return Source(images, tuple(column for column in columns if column.task in tasks))
+    return [column for column in (*true, *predicted) if column.task in tasks]
 
 
-def choose(
-    columns: ColumnsConfig, sources: Sequence[Source], tasks: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[Source], dict[str, Mapping[str, Any]]]:
-    """The sources and tasks that remain if only some of the labels are read; those without any labels are removed.
-
-    A task that had no labels to begin with stays, since that is an error rather than a choice, unless `drop` names it,
-    or `keep` names other tasks.
-
-    Raises:
-      UserError: nothing remains.
-    """
-
-    def is_read(column: Column) -> bool:
-        names = {column.task, _maker(column)}
-        return not names & {*columns.drop} and (not columns.keep or bool(names & {*columns.keep}))
-
-    chosen = [replace(source, columns=tuple(filter(is_read, source.columns))) for source in sources]
-    before, after = ({column.task for source in each for column in source.columns} for each in (sources, chosen))
-    kept = tasks.keys() & {*columns.keep} or tasks.keys()
-    wanted = after | (kept - before - {*columns.drop})
-    left = {name: options for name, options in tasks.items() if name in wanted}
-    if not left:
-        raise UserError("config.columns leaves no labels to train on; drop fewer, or keep more")
-    return [new for new, old in zip(chosen, sources, strict=True) if new.columns or not old.columns], left
+def _maker_of(column: Manifest) -> str:
+    """The teacher's name, or TRUTH."""
+    return column.teacher.name if column.teacher else TRUTH
 
 
 def check_unchanged(columns: Iterable[Column]) -> None:
     """Reads every byte of the label columns: an unreadable label should not end a training run of days.
 
+    What was read before is not read again until it changes, and processes that see the same files share them.
+
     Raises:
       UserError: labels were changed or damaged since they were written.
     """
     stored = {column.folder: column.manifest for column in columns if isinstance(column, LabelColumn)}  # each once
-    verify.check_unchanged((folder, shard) for folder, column in stored.items() for shard in column.shards)
+    shards = [(folder, shard) for folder, column in stored.items() for shard in column.shards]
+    alike = distributed.are_alike(verify.state(shards))
+    verify.check_unchanged(shards, (distributed.position(), distributed.processes()) if alike else (0, 1))
 
 
 def build_tasks(
@@ -204,16 +240,10 @@ def build_tasks(
             )
         classes = columns[0].classes if columns else ()
         tasks[name] = build_task(name, classes, {"max_boxes": max_boxes, **chosen})
-    for source in (*sources, *also):
-        check_fits(tasks, source)
+        for source in (*sources, *also):
+            for column in (column for column in source.columns if column.task == name):
+                _check_fits(column, tasks[name], source.images.name)
     return tasks
-
-
-def check_fits(tasks: Mapping[str, Task], source: Source) -> None:
-    """Raises UserError if the classes or units of a source's labels are not those of their tasks."""
-    for column in source.columns:
-        if column.task in tasks:
-            _check_fits(column, tasks[column.task], source.images.name)
 
 
 def loss_weights(
@@ -254,18 +284,19 @@ def _loss_weight(teacher: TeacherRecord, batch_size: int, optimizer: OptimizerCo
     return weight, "" if teacher.optimizer else assumed
 
 
-def fingerprint(sources: Sequence[Source], key: str = "train") -> dict[str, Any]:
-    """Identifies images and labels: a resumed run must read the same data. `key`: where the config names them."""
+def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
+    """Identifies images and labels: a resumed run must read the same data."""
     data: dict[str, Any] = {}
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
-        data |= {f"{key}.{i}.images": images.digest, f"{key}.{i}.length": len(images)}
+        data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}
+        data |= {f"train.{i}.sampled": True} if images.sampled else {}
         for j, column in enumerate(columns):
             made = getattr(column, "manifest", None)
             maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH
-            data[f"{key}.{i}.labels.{j}"] = f"{column.task} by {maker}"
+            data[f"train.{i}.labels.{j}"] = f"{column.task} by {maker}"
             least = getattr(column, "min_confidence", None)
             if made and least != made.min_confidence:
-                data[f"{key}.{i}.labels.{j}.min_confidence"] = least
+                data[f"train.{i}.labels.{j}.min_confidence"] = least
     return data
 
 
@@ -385,11 +416,7 @@ def names_of(label: str, made: Collection[Path] = ()) -> set[str]:
     if coming or not path.exists():
         return {name for each in coming or [path] for name in each.name.rpartition("-")[::2]}
     columns = map(manifest.read, find(path))
-    return {name for each in columns for name in (each.task, each.teacher.name if each.teacher else TRUTH)}
-
-
-def _maker(column: Column) -> str:
-    return column.teacher.name if isinstance(column, LabelColumn) and column.teacher else TRUTH
+    return {name for each in columns for name in (each.task, _maker_of(each))}
 
 
 def _content(column: Manifest) -> str:

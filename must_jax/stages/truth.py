@@ -14,7 +14,7 @@ from must_jax.errors import UserError
 from must_jax.labels import manifest, truth
 from must_jax.labels.formats import FORMATS, build_format
 from must_jax.labels.formats.base import Format, Placed, shape
-from must_jax.labels.manifest import Manifest, SourceRecord
+from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
 from must_jax.labels.told import told
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task, check_options
@@ -70,7 +70,7 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         classes=annotations.classes,
         rule={},
         preprocessing="",
-        images=truth.record_of(images),
+        images=ImagesRecord.of(images),
         source=source,
         shard_images=shard_images,
         must_jax=must_jax.__version__,

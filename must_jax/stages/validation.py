@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import TrainConfig, ValidationConfig
+from must_jax.config import InputConfig, TrainConfig, ValidationConfig
 from must_jax.data.pipeline import Source, TruthReader, eval_batches
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.state import Variables
@@ -93,6 +93,7 @@ class Validation:
     Args:
       tasks: those that are trained.
       rows: of each batch, those of this process.
+      reading: how much is read ahead. Threads read, since workers would be started for each validation.
     """
 
     held_out: Sequence[HeldOut]
@@ -102,8 +103,8 @@ class Validation:
     batch_size: int
     rows: np.ndarray
     mesh: Mesh
+    reading: InputConfig
     unreadable: dict[str, str] = field(default_factory=dict)  # found so far, by all processes
-    found: dict[str, Any] = field(default_factory=dict)  # the last time: by source its metrics, and details by task
 
     def __post_init__(self) -> None:
         forward = trained.image_forward(self.model)
@@ -116,18 +117,18 @@ class Validation:
             unread = inputs.Unreadable(inputs.lengths([held.source]))
             self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
 
-    def measure(self, variables: Variables) -> dict[str, float]:
+    def measure(self, variables: Variables) -> tuple[dict[str, float], dict[str, Any]]:
         """Measures variables that all devices hold.
 
         Returns:
-          "task/metric" or "task/metric@name" -> value, the same in all processes.
+          "task/metric" -> value, the same in all processes; and by source its metrics and the details of its tasks.
 
         Raises:
           UserError: too many images cannot be read.
           Preempted: the run was told to stop.
         """
         metrics: dict[str, float] = {}
-        self.found = {}
+        found: dict[str, Any] = {}
         for held, (unread, truth) in zip(self.held_out, self._readers, strict=True):
             measured = {name: self.tasks[name] for name in held.ends}
             examples = eval_batches(
@@ -136,6 +137,7 @@ class Validation:
                 image_size=self.image_size,
                 batch_size=self.batch_size,
                 rows=self.rows,
+                config=self.reading.model_copy(update={"workers": 0}),
                 on_bad=unread.add,
             )
             predict = self._predict[tuple(measured)]
@@ -143,11 +145,13 @@ class Validation:
             unread.shares()
             self.unreadable |= unread.found
             values = {f"{name}{held.ends[name.split('/')[0]]}": value for name, value in told.metrics.items()}
-            of_source = self.found.setdefault(held.label, {"metrics": {}, "details": {}})
-            of_source["metrics"] |= values
-            of_source["details"] |= told.details
+            before = found.get(held.label, {"metrics": {}, "details": {}})
+            found[held.label] = {
+                "metrics": before["metrics"] | values,
+                "details": before["details"] | told.details,
+            }
             metrics |= values
-        return metrics
+        return metrics, found
 
 
 def names_of(held_out: Sequence[HeldOut], tasks: Mapping[str, Task]) -> list[str]:

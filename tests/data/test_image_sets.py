@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from smooth import encoded, jpeg, picture
 from tensorflow_datasets.proto import tf_example_pb2
 
-from must_jax.data import image_sets
 from must_jax.data.decoding import decode_image
-from must_jax.data.image_sets import _check, open_images, shared
+from must_jax.data.image_sets import open_images, shared
 from must_jax.data.kinds import BoxesLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -62,40 +60,6 @@ def test_images_of_other_formats_are_named(tmp_path: Path):
     ]
 
 
-def test_no_more_files_are_decoded_than_take_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    good, bad = jpeg(30, 20), jpeg(30, 20)[:300]
-    for i in range(20):
-        (tmp_path / f"{i:02d}.jpg").write_bytes(bad if i in (0, 3) else good)
-    checked: list[str] = []
-
-    def check(path: Path) -> tuple[Path, str]:
-        checked.append(threading.current_thread().name)
-        return _check(path)
-
-    monkeypatch.setattr(image_sets, "_check", check)
-    monkeypatch.setattr(image_sets, "_CHECKED_TOGETHER", 4)
-    images = open_images(f"folder:{tmp_path}", "unused", take=3)
-    assert [images.record(i)["name"] for i in range(len(images))] == ["01.jpg", "02.jpg", "04.jpg"]
-    assert [Path(path).name for path, _ in images.skipped] == ["00.jpg", "03.jpg"]
-    assert 5 <= len(checked) <= 8  # what is left of the second four may be cancelled
-    assert threading.current_thread().name not in checked
-    assert len(open_images(f"folder:{tmp_path}", "unused")) == 18
-
-
-def test_files_are_checked_by_as_many_threads_as_there_are_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for i in range(3):
-        (tmp_path / f"{i}.jpg").write_bytes(jpeg(30, 20))
-    together = threading.Barrier(3, timeout=10)
-
-    def check(path: Path) -> tuple[Path, str]:
-        together.wait()
-        return _check(path)
-
-    monkeypatch.setattr(image_sets, "_check", check)
-    monkeypatch.setattr(image_sets, "cores", lambda: 3)
-    assert len(open_images(f"folder:{tmp_path}", "unused")) == 3
-
-
 def test_scenes_hold_their_truth(data_dir: Path):
     images = open_images("scenes/teacher_depth_tiny:validation", data_dir)
     depth = images.labels["depth"]
@@ -128,6 +92,26 @@ def test_the_digest_is_that_of_images_rendered_again(data_dir: Path, tmp_path: P
     again = open_images("scenes/teacher_depth_tiny:validation", tmp_path)
     assert again.record(0)["image"] == images.record(0)["image"]
     assert again.digest == images.digest
+
+
+def test_a_sample_of_records(data_dir: Path):
+    """Spread over the set, in its order, and part of every larger sample; also of slices of several splits."""
+    for spec in ("train", "train[8:20]+validation[:4]+train[:10]"):
+        whole = open_images(f"scenes/teacher_depth_tiny:{spec}", data_dir)
+        few, more = whole.taking(5), open_images(f"scenes/teacher_depth_tiny:{spec}", data_dir, take=9)
+        assert (len(few), len(more), few.sampled, more.sampled, whole.sampled) == (5, 9, True, True, False)
+        assert few.digest == more.digest == whole.digest
+        assert set(few.numbers) < set(more.numbers)
+        assert list(more.numbers) == sorted(more.numbers) != list(range(9))
+        for images in (few, more):
+            assert shared(images, whole) == shared(whole, images) == len({*map(images.name_of, range(len(images)))})
+            for index, number in enumerate(images.numbers.tolist()):
+                assert images.record(index)["image"] == whole.record(number)["image"]
+                assert images.name_of(index) == whole.name_of(number)
+        assert not whole.taking(len(whole)).sampled
+    part = open_images("scenes/teacher_depth_tiny:train[8:20]", data_dir, take=4)
+    assert part.place is not None
+    np.testing.assert_array_equal(part.place.positions, 8 + part.numbers)
 
 
 def test_slices(data_dir: Path):

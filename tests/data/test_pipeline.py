@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from must_jax.config import AugmentConfig
+from must_jax.config import AugmentConfig, InputConfig
 from must_jax.data import encodings
 from must_jax.data.image_sets import ImageSet, Truth, open_images
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
@@ -231,13 +231,39 @@ def test_a_column_that_is_too_short_is_a_mistake():
         train([Source(image_set("b", 5, ()), (short.labels["size"],))], 1)
 
 
-def test_scenes_from_disk_are_the_same_for_any_number_of_threads(tmp_path: Path):
-    images = open_images("scenes/teacher_normals_tiny:train", tmp_path)
+def test_scenes_from_disk_are_the_same_for_any_number_of_threads_and_workers(data_dir: Path):
+    images = open_images("scenes/teacher_normals_tiny:train", data_dir)
     kinds = {task: column.kind for task, column in images.labels.items()}
-    options = {"image_size": 32, "augment": AUGMENT, "batch_size": 16, "seed": 0}
-    one, many = (
-        train_batches([Source(images, tuple(images.labels.values()))], kinds, threads=threads, **options)
-        for threads in (1, 8)
-    )
+    options = {"image_size": 32, "augment": AUGMENT, "batch_size": 16, "seed": 0, "start_step": 3}
+    configs = {(0, 1): 2**31, (0, 8): 2**31, (1, 3): 2**31, (2, 2): 1}  # the last one shares batches
+    made = [
+        train_batches(
+            [Source(images, tuple(images.labels.values()))],
+            kinds,
+            config=InputConfig(workers=workers, prefetch_bytes=prefetch_bytes),
+            threads=threads,
+            **options,
+        )
+        for (workers, threads), prefetch_bytes in configs.items()
+    ]
     for _ in range(8):
-        assert_equal(next(one), next(many))
+        one, *others = map(next, made)
+        for other in others:
+            assert_equal(other, one)
+    for each in made:
+        each.close()
+
+
+def test_what_workers_cannot_read_is_masked_and_reported(data_dir: Path, tmp_path: Path):
+    """A photo of a folder that goes away after it was opened."""
+    for i in range(6):
+        cv2.imwrite(f"{tmp_path}/{i}.png", np.full((20, 20, 3), 40 * i, np.uint8))
+    images = open_images(f"folder:{tmp_path}", data_dir)
+    (tmp_path / "4.png").unlink()
+    heard: list[tuple[str, str]] = []
+    options = {"image_size": 32, "batch_size": 6, "config": InputConfig(workers=2)}
+    (batch,) = eval_batches(Source(images, ()), KINDS, on_bad=lambda *each: heard.append(each), **options)
+    np.testing.assert_array_equal(batch["mask"], [1, 1, 1, 1, 0, 1])
+    np.testing.assert_array_equal(batch["image"][:4, 0, 0, 0], [0, 40, 80, 120])
+    assert [what for what, _ in heard] == [f"folder:{tmp_path}[4]"]
+    assert "No such file" in heard[0][1]

@@ -34,8 +34,13 @@ TEACHER = TeacherRecord(
 class Images:
     """What a column needs to know of an image set."""
 
+    sampled = False
+
     def __init__(self, length: int = 10, digest: str = "d1") -> None:
-        self.length, self.name, self.digest = length, "photos", digest
+        self.length, self.name, self.digest, self.numbers = length, "photos", digest, np.arange(length)
+
+    def taking(self, take: int) -> Images:
+        return self
 
     def __len__(self) -> int:
         return self.length
@@ -49,7 +54,7 @@ def describe(task: str, images: Images, shard_images: int = 4, **changes: object
         rule={"threshold": 0.5},
         min_confidence=0.5 if task in ("detection", "segmentation", "segmentation kept") else 0.0,
         preprocessing="letterbox to 64x64",
-        images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
+        images=ImagesRecord.of(images),
         teacher=TEACHER,
         shard_images=shard_images,
         must_jax="0.1.0",

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from hand_made import KINDS, TEACHER, Images, describe, label_of, write_column
+from smooth import jpeg
 
 from must_jax.data import encodings
+from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
+from must_jax.labels import verify
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.labels.manifest import _checksum
+from must_jax.labels.manifest import ImagesRecord, _checksum
 from must_jax.labels.writer import ColumnWriter
 
 READ_WITHOUT_MUST_JAX = """
@@ -123,7 +126,7 @@ def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (Images(11), "labels 10 images of photos, but photos has 11; set take=10, or label them in another --workdir"),
+        (Images(11), "labels 10 images of photos, which has 11 now; .* first images.* label them in another --workdir"),
         (Images(11, "other"), "from those that photos has now; label them in another --workdir"),
     ],
 )
@@ -245,3 +248,43 @@ def test_a_summary_counts_what_is_read(tmp_path: Path) -> None:
     column = LabelColumn(tmp_path)
     read = sum(np.mean(column[index]["ids"] != 255) for index in range(4))
     assert column.manifest.summary().covered == read
+
+
+def test_a_sample_is_read_from_columns_of_the_whole_set_and_of_larger_samples(tmp_path: Path) -> None:
+    """Each image gets its own label, and columns whose images were taken otherwise are refused."""
+    (tmp_path / "p").mkdir()
+    for number in range(14):
+        data = jpeg(16, 16)
+        (tmp_path / f"p/{number:02d}.jpg").write_bytes(data[:100] if number == 3 else data)
+    whole = open_images(f"folder:{tmp_path / 'p'}", "")
+    nine, four = whole.taking(9), whole.taking(4)
+    for name, images in (("whole", whole), ("nine", nine)):
+        writer = ColumnWriter(tmp_path / name, describe("classification", images))
+        for shard in writer.missing():
+            with writer.shard(shard) as labels:
+                for index in writer.manifest.shard_range(shard):
+                    labels.add(images.name_of(index), label_of("classification", int(images.name_of(index)[:2])))
+        writer.finish()
+        for read in (whole, nine, four):
+            if len(read) > len(images):
+                with pytest.raises(UserError, match=r"labels a sample of 9 images .*, but 13 are .*; set take=9"):
+                    open_column(tmp_path / name, read)
+                continue
+            column = open_column(tmp_path / name, read)
+            assert len(column) == len(read)
+            for index in range(len(read)):
+                wanted = label_of("classification", int(read.name_of(index)[:2]))
+                np.testing.assert_allclose(column[index]["probs"], wanted["probs"], atol=1e-3)
+            assert [*verify.other_images(tmp_path / name, column.manifest, read)] == []
+    first = {"name": whole.name, "length": 4, "digest": whole.digest}
+    (tmp_path / "old").mkdir()
+    description = describe("classification", whole).model_copy(update={"images": ImagesRecord(**first)})
+    assert description.model_dump(mode="json")["images"] == first  # as written before there were samples
+    write = ColumnWriter(tmp_path / "old", description)
+    with write.shard(0) as labels:
+        for index in range(4):
+            labels.add(f"{index}.jpg", label_of("classification", index))
+    write.finish()
+    for read in (whole, four):
+        with pytest.raises(UserError, match=r"labels 4 images .* which has 13 now; .* its first images"):
+            open_column(tmp_path / "old", read)

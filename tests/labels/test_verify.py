@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from hand_made import Images, write_column
 
+from must_jax.data import known
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
 
@@ -97,13 +100,60 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def test_a_whole_column_has_no_damage(whole: Path) -> None:
-    seen: list[int] = []
+def test_a_whole_column_has_no_damage(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     column = manifest.read(whole)
-    assert verify.damage(whole, column, seen.append) == []
-    assert sum(seen) == 10
+    assert verify.damage(whole, column) == []
+    reading, checking = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"reading .* 0/0 \(\d+ %\) [\d.,]+ MB/s", reading)
+    assert re.fullmatch(r"checking .* 10/10 \(100 %\) [\d.,]+ images/s", checking)
     assert list(verify.other_images(whole, column, Named())) == []
     verify.check_unchanged((whole, shard) for shard in column.shards)
+
+
+def test_bytes_are_read_again_only_after_a_change(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUST_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(known, "SETTLED_S", -1.0)  # also what was just written
+    folder = Path(shutil.copytree(whole, tmp_path / "c"))
+    shards = [(folder, shard) for shard in manifest.read(folder).shards]
+    read: list[str] = []
+    sha256 = verify.files.sha256
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr(verify.files, "sha256", noted)
+
+    def start(share: tuple[int, int] = (0, 1)) -> list[str]:
+        read.clear()
+        verify.check_unchanged(shards, share)
+        return sorted(read)
+
+    assert [start((number, 2)) for number in range(2)] == [[SHARDS[0], SHARDS[2]], [SHARDS[1]]]
+    assert start() == start((1, 2)) == []
+    before = verify.state(shards)
+    assert before == verify.state(shards) != verify.state(shards[:2])
+    damaged = folder / SHARDS[1]
+    times = damaged.stat()
+    time.sleep(0.02)  # longer than the resolution of times
+    flip_a_byte(damaged)
+    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nothing had happened
+    assert verify.state(shards) != before
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"{SHARDS[1]} has other bytes"):
+            start()
+        assert read == [SHARDS[1]]
+    assert start((0, 2)) == []  # it is another process's
+    flip_a_byte(damaged)
+    assert start() == [SHARDS[1]]
+    assert start() == []
+    damaged.unlink()
+    with pytest.raises(UserError, match=rf"{SHARDS[1]} is missing"):
+        start()
+    monkeypatch.setattr(known, "SETTLED_S", 60.0)
+    assert len(start((0, 2))) == 2  # may change again within the resolution of its times
+    assert verify.damage(whole, manifest.read(whole)) == []
+    assert len(read) == 5  # `verify` always reads
 
 
 @pytest.mark.parametrize("name", DAMAGES)

@@ -211,3 +211,16 @@ def test_columns_that_are_yet_to_be_made_are_known_by_their_folder(config, tmp_p
     )
     with pytest.raises(UserError, match="did you mean 'teacher_a'"):
         inputs.check(coming.model_copy(update={"columns": config(drop="teacher_b").columns}), {made})
+
+
+def test_columns_that_are_not_chosen_are_not_opened(config, read, store, tmp_path):
+    lost = next((store / "columns/wise-classification").glob("*.array_record*"))
+    data = lost.read_bytes()
+    lost.unlink()
+    try:
+        with pytest.raises(UserError, match="wise-classification has lost labels"):
+            train.run(config(), tmp_path / "run")
+        for choice in ({"keep": "sharp"}, {"drop": "classification"}, {"drop": "wise"}):
+            assert "wise-classification" not in read(config(**choice), tmp_path / "run")[0]
+    finally:
+        lost.write_bytes(data)

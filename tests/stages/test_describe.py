@@ -163,7 +163,7 @@ def test_as_typed_in_a_shell_without_colours_and_without_jax(tmp_path: Path):
     before = {path: path.read_bytes() for path in workdir.iterdir()}
     code = (
         "import sys; from must_jax import main; code = main.main(sys.argv);"
-        "print(sorted({'jax', 'flax', 'optax', 'grain'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+        "print(sorted({'jax', 'flax', 'optax'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     arguments = [config("student"), "--config.stage=describe", f"--workdir={workdir}"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)

@@ -52,6 +52,9 @@ def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, box
     assert inputs.fingerprint([plain]) == inputs.fingerprint([same])
     changed = dict(inputs.fingerprint([strict]).items() ^ inputs.fingerprint([plain]).items())
     assert changed == {"train.0.labels.0.min_confidence": 0.75}
+    taken = inputs.open_source(SourceConfig(images=IMAGES, labels=(boxes,), take=5), str(data_dir), ["detection"])
+    assert inputs.fingerprint([taken])["train.0.sampled"] is True  # runs that took the first ones do not go on
+    assert "train.0.sampled" not in inputs.fingerprint([plain])
 
 
 def test_batches_have_no_confidence(data_dir: Path, tmp_path: Path):

@@ -180,7 +180,7 @@ def test_a_finished_run_says_so_at_once(labelled: Path, photos: Path, teachers: 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == f"{labelled} is finished; nothing to do\n"
     seen = json.loads(done.stdout)
-    assert seen["code"] == 0 and not {"jax", "flax", "orbax", "matplotlib", "grain"} & set(seen["modules"])
+    assert seen["code"] == 0 and not {"jax", "flax", "orbax", "matplotlib"} & set(seen["modules"])
     assert str(labelled / "result.json") in seen["opened"]
     kept = {*map(str, photos.rglob("*.*")), *map(str, labelled.rglob("*train.array_record-*"))}
     assert not kept & set(seen["opened"])

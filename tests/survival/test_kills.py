@@ -6,7 +6,8 @@ import os
 import random
 import signal
 
-from processes import EVERY, saved, saving, updates
+import psutil
+from processes import EVERY, saved, saving, updates, wait_until
 
 KILLS = int(os.environ.get("MUST_JAX_TEST_KILLS", "10"))  # at least 5
 MOST_FILES = 30  # nearly all that a checkpoint has
@@ -40,6 +41,31 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(student, start, t
     assert len(continued) > KILLS // 4  # some of the saves were through
     assert 0 < saved(workdir)[-1] < 40
     start(student, f"--workdir={workdir}").finish()
+    assert_same(workdir)
+
+
+def test_with_workers_it_is_stopped_and_killed_and_ends_the_same(student, start, tmp_path, assert_same):
+    """SIGTERM goes to all processes, as schedulers send it: the workers must not end before the checkpoint is written.
+
+    When a worker is killed, as for lack of memory, the run ends by an error that launchers take for one to start again
+    after. No process is left behind.
+    """
+    workdir, arguments = tmp_path / "run", (student, f"--workdir={tmp_path / 'run'}", "--config.input.workers=2")
+    for ending in ("told", "a worker is killed"):
+        base = saved(workdir)[-1] if saved(workdir) else 0
+        process = start(*arguments)
+        process.wait_for(lambda base=base: updates(workdir) >= base + 2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) == 3
+        if ending == "told":
+            process.send_group(signal.SIGTERM)
+            assert "stopped after update" in process.finish()
+        else:
+            family[-1].kill()
+            assert process.end() not in (0, 2)
+            assert "prefetch_bytes" in process.output
+        wait_until(lambda family=family: not any(each.is_running() for each in family))
+    start(*arguments).finish()
     assert_same(workdir)
 
 

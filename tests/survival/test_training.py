@@ -89,7 +89,7 @@ def watched():
 
 
 def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves, change_batches, watched):
-    """By SIGTERM. Parameters, statistics, optimizer, moving average and all that is logged are the same bits."""
+    """By SIGTERM, with workers and without in turn. All of the state and all that is logged are the same bits."""
     stop_at = STEPS
 
     def change(number, batch):
@@ -99,7 +99,7 @@ def test_stopped_and_resumed_at_every_step(config, undisturbed, tmp_path, leaves
     change_batches(change)
     for stop_at in range(STEPS - 1):
         with pytest.raises(Preempted, match=f"stopped after update {stop_at + 1} of {STEPS}"):
-            train.run(config(), tmp_path / "run")
+            train.run(config(input={"workers": 2 * (stop_at % 4 == 1)}), tmp_path / "run")
         assert saved(tmp_path / "run")[-1] == stop_at + 1
         watched()
     stop_at = STEPS

@@ -108,7 +108,7 @@ def label_column(folder, spec):
         classes=(),
         rule={},
         preprocessing="none",
-        images=ImagesRecord(name=images.name, length=len(images), digest=images.digest),
+        images=ImagesRecord.of(images),
         teacher=TeacherRecord(
             name="t", digest="0" * 64, learning_rate=0.1, batch_size=4, steps=1, image_size=32, metrics=METRICS
         ),

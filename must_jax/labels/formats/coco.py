@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo
-from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, kind_of, later
+from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, ImageLabels, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.json_files import Category, Id, Integer, by, read_json
 from must_jax.labels.formats.names import match
@@ -59,11 +60,43 @@ class _Annotation:
     area: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Instances:
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[Category]
+class _Table:
+    """The annotations of a file in 49 bytes each; ids of images and categories are numbered as they occur."""
+
+    def __init__(self) -> None:
+        self.images: dict[Id, int] = {}
+        self.categories: dict[int, int] = {}
+        self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, annotations: Sequence[_Annotation]) -> None:
+        columns = (
+            _numbered(self.images, (each.image_id for each in annotations)),
+            _numbered(self.categories, (each.category_id for each in annotations)),
+            np.array([each.bbox for each in annotations], np.float64).reshape(-1, 4),
+            np.array([_area(each.area) for each in annotations], np.float64),
+            np.array([bool(each.iscrowd) for each in annotations], bool),
+        )
+        self._parts.append(columns)
+
+    def columns(self) -> Iterator[np.ndarray]:
+        """Numbers of images and of categories i32[n], boxes f64[n, 4], areas f64[n], whether it is a crowd bool[n].
+
+        Each can be asked for once.
+        """
+        columns = [list(parts) for parts in zip(*self._parts, strict=True)]
+        self._parts.clear()
+        while columns:
+            yield np.concatenate(columns.pop(0))
+
+
+def _numbered(numbers: dict[Any, int], ids: Iterable[Id]) -> np.ndarray:
+    """i32[n]: the number of each id; new ones get the next number."""
+    return np.array([numbers.setdefault(id_, len(numbers)) for id_ in ids], np.int32)
+
+
+def _area(value: Any) -> float:
+    """0 = unknown."""
+    return value if isinstance(value, int | float) and 0 < value < _LARGE else 0.0
 
 
 class Coco(BoxesFormat):
@@ -83,10 +116,21 @@ class Coco(BoxesFormat):
         return files.sha256(path)
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
-        parsed = read_json(path, _Instances)
-        class_of, classes = category_classes(parsed.categories, self.classes, path)
-        labels = self._labels(parsed, class_of, path)
-        images = by("file_name", parsed.images, path)
+        listed: list[_Image] = []
+        categories: list[Category] = []
+        table = _Table()
+        read_json(
+            path,
+            {
+                "images": (_Image, listed.extend),
+                "annotations": (_Annotation, table.add),
+                "categories": (Category, categories.extend),
+            },
+        )
+        class_of, classes = category_classes(categories, self.classes, path)
+        numbers = {id_: number for number, id_ in enumerate(by("id", listed, path))}
+        labels = self._labels(listed, numbers, table, class_of, path)
+        images = by("file_name", listed, path)
         file_names = match(names, images, str(path))
 
         def label(photo: Photo) -> Label | None:
@@ -94,75 +138,90 @@ class Coco(BoxesFormat):
                 return None
             image = images[file_names[photo.name]]
             hw, where = (image.height, image.width), f"{path}: {image.file_name}"
-            return self.placed(kind, labels[image.id], photo, hw, where)
+            return self.placed(kind, labels[numbers[image.id]], photo, hw, where)
 
-        return Annotations(kind_of([*labels.values()]), classes, label)
+        return Annotations(labels.kind, classes, label)
 
-    def _labels(self, parsed: _Instances, class_of: Callable[[int], int], path: Path) -> dict[Id, Label]:
-        """Image id -> label, for all images that are listed."""
-        images = by("id", parsed.images, path)
-        numbers = {id_: number for number, id_ in enumerate(images)}
-        given = parsed.annotations
-        if unlisted := {each.image_id: None for each in given if each.image_id not in numbers}:
-            advice = f"which it does not list; ids of images are like {next(iter(images), None)!r}; correct either"
+    def _labels(
+        self,
+        listed: Sequence[_Image],
+        numbers: Mapping[Id, int],
+        table: _Table,
+        class_of: Callable[[int], int],
+        path: Path,
+    ) -> ImageLabels:
+        """The labels of all images that are listed, in their order."""
+        if unlisted := [id_ for id_ in table.images if id_ not in numbers]:
+            advice = f"which it does not list; ids of images are like {next(iter(numbers), None)!r}; correct either"
             raise refusal([f"{path} has a box on image {id_!r}, {advice}" for id_ in unlisted])
-        classes = np.array([class_of(each.category_id) for each in given], np.int32)
-        owners = np.array([numbers[each.image_id] for each in given], np.int64)
-        sizes = np.array([(each.height, each.width) for each in parsed.images], np.int64).reshape(-1, 2)
-        numbers_of_boxes = np.array([each.bbox for each in given], np.float64).reshape(-1, 4)
-        boxes_px = self._boxes_px(numbers_of_boxes, sizes[owners], [each.area for each in given], str(path))
+        image, classes, given, areas, crowd = table.columns()
+        image = np.array([numbers[id_] for id_ in table.images], np.int32)[image]
+        classes = np.array([class_of(id_) for id_ in table.categories], np.int32)[classes]
+        sizes = np.array([(each.height, each.width) for each in listed], np.int32).reshape(-1, 2)
+        matrix = _READINGS[self.bbox][1]
+        boxes = self.in_pixels(Boxes(lambda rows: given[rows] @ matrix.T, sizes, image, classes, crowd), str(path))
+        self._check_reading(boxes, given, areas, str(path))
 
         def complaint(row: int) -> str:
-            image, box = images[given[row].image_id], given[row].bbox
-            height, width, inside = image.height, image.width, "correct either, or set clip=true to clip it"
-            y0, x0, y1, x1 = boxes_px[row]
-            if min(y0, x0) >= 0 and x1 <= height and y1 <= width:
+            each, inside = listed[image[row]], "correct either, or set clip=true to clip it"
+            y0, x0, y1, x1 = boxes.corners(np.array([row]))[0]
+            if min(y0, x0) >= 0 and x1 <= each.height and y1 <= each.width:
                 inside = "give width and height as the box sees the photo, and see orientation"
             return (
-                f"{path} has the box {list(box)} ({_READINGS[self.bbox][0]}) on {image.file_name}, which is "
-                f"{width} x {height} pixels; {inside}"
+                f"{path} has the box {given[row].tolist()} ({_READINGS[self.bbox][0]}) on {each.file_name}, which is "
+                f"{each.width} x {each.height} pixels; {inside}"
             )
 
-        if (rows := np.flatnonzero(np.any(boxes_px[:, 2:] < boxes_px[:, :2], axis=1))).size:
-            described = [complaint(row).partition(", which")[0] for row in rows[:MOST_NAMED].tolist()]
-            raise refusal([f"{each}, and it ends before it begins; correct it" for each in described], len(rows))
-        crowd = np.array([bool(each.iscrowd) for each in given], bool)
-        boxes = Boxes(boxes_px, sizes[owners], owners, classes, crowd)
-        labels = self.labels(boxes, len(images), str(path), complaint)
-        return dict(zip(images, labels, strict=True))
+        turned: list[int] = []
+        for rows in boxes.parts():
+            corners = boxes.corners(rows)
+            turned += (np.flatnonzero(np.any(corners[:, 2:] < corners[:, :2], axis=1)) + rows.start).tolist()
+        if turned:
+            described = [complaint(row).partition(", which")[0] for row in turned[:MOST_NAMED]]
+            raise refusal([f"{each}, and it ends before it begins; correct it" for each in described], len(turned))
+        return self.labels(boxes, str(path), complaint)
 
-    def _boxes_px(self, boxes: np.ndarray, hw: np.ndarray, areas: Sequence[Any], where: str) -> np.ndarray:
-        """Boxes f64[n, 4] as in the file -> f64[n, 4] y0, x0, y1, x1 in pixels.
+    def _check_reading(self, boxes: Boxes, given: np.ndarray, areas: np.ndarray, where: str) -> None:
+        """Checks that the numbers mean what `bbox` and `fractions` say.
+
+        Args:
+          boxes: in pixels.
+          given: f64[n, 4], the numbers in the file.
+          areas: f64[n], 0 = unknown.
 
         Raises:
-          UserError: most boxes do not fit their images as `bbox` and `fractions` say, but all do with another meaning;
-            or the given areas fit another meaning.
+          UserError: most boxes do not fit their images, but all do with another meaning; or the areas fit another one.
         """
-        readings = {name: boxes @ matrix.T for name, (_, matrix) in _READINGS.items()}
-        boxes_px = self.in_pixels(readings[self.bbox], hw, where)
-        if self.fractions:
-            readings = {name: corners * np.tile(hw, 2) for name, corners in readings.items()}
-        real = np.all(boxes[:, 2:] > 0, axis=1)
-        fits = {name: _fits(corners, hw)[real] for name, corners in readings.items()}
-        declared, turned = fits[self.bbox], _fits(boxes_px, hw[:, ::-1])[real]
-        if np.count_nonzero(~declared) >= max(_ENOUGH, MOST * declared.size) and not turned.all():
-            for name in (name for name, fitting in fits.items() if fitting.all()):
+        real = misfits = 0
+        turned, fits = True, dict.fromkeys(_READINGS, True)
+        telling, same = Counter[str](), Counter[str]()
+        for rows in boxes.parts():
+            corners, hw, known = boxes.corners(rows), boxes.hw(rows), areas[rows]
+            is_real = np.all(given[rows][:, 2:] > 0, axis=1)
+            real += int(np.count_nonzero(is_real))
+            misfits += int(np.count_nonzero(is_real & ~_fits(corners, hw)))
+            turned &= bool(np.all(_fits(corners, hw[:, ::-1])[is_real]))
+            for name, (_, matrix) in _READINGS.items():
+                other = given[rows] @ matrix.T
+                other = other * np.tile(hw, 2) if self.fractions else other
+                fits[name] &= bool(np.all(_fits(other, hw)[is_real]))
+                here, there = _areas(corners), _areas(other)
+                tells = (known > 0) & (np.abs(here - there) > 2 * _SAME_AREA * np.maximum(here, there))
+                telling[name] += int(np.count_nonzero(tells))
+                same[name] += int(np.count_nonzero(tells & (np.abs(there - known) <= _SAME_AREA * known)))
+        if misfits >= max(_ENOUGH, MOST * real) and not turned:
+            for name in (name for name, fitting in fits.items() if fitting):
                 raise UserError(
-                    f"{where}: {np.count_nonzero(~declared)} of {counted(declared.size, 'box')} do not lie in their "
+                    f"{where}: {misfits} of {counted(real, 'box')} do not lie in their "
                     f"image as {_READINGS[self.bbox][0]}, but all of them do as {_READINGS[name][0]}; "
                     f"set the option bbox={name}"
                 )
-        known = np.array([area if isinstance(area, int | float) and 0 < area < _LARGE else 0 for area in areas])
-        for name, corners in readings.items():
-            here, there = (_areas(each) for each in (boxes_px, corners))
-            telling = (known > 0) & (np.abs(here - there) > 2 * _SAME_AREA * np.maximum(here, there))
-            same = np.abs(there - known) <= _SAME_AREA * known
-            if np.count_nonzero(telling) >= _ENOUGH and same[telling].mean() > _SAME_SHARE:
+        for name in _READINGS:
+            if telling[name] >= _ENOUGH and same[name] > _SAME_SHARE * telling[name]:
                 raise UserError(
-                    f"{where}: by their areas {np.count_nonzero(telling & same)} of {counted(len(boxes), 'box')} are "
+                    f"{where}: by their areas {same[name]} of {counted(len(boxes), 'box')} are "
                     f"{_READINGS[name][0]} and not {_READINGS[self.bbox][0]}; set the option bbox={name}"
                 )
-        return boxes_px
 
 
 def _fits(boxes_px: np.ndarray, hw: np.ndarray) -> np.ndarray:

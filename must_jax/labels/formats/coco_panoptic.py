@@ -47,13 +47,6 @@ class _Annotation:
     segments_info: list[_Segment]
 
 
-@dataclass(frozen=True, slots=True)
-class _Panoptic:
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[Category]
-
-
 class CocoPanoptic(Placed):
     """The classes of all segments, things and stuff, as one map of ids; pixels without a segment have no label."""
 
@@ -75,26 +68,37 @@ class CocoPanoptic(Placed):
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
         assert isinstance(kind, MapLabel)  # according to `gives`
-        parsed, folder = read_json(path, _Panoptic), self._masks_of(path)
-        images = by("id", parsed.images, path)
-        by("file_name", parsed.images, path)
-        by("image_id", parsed.annotations, path)
-        class_of, classes = category_classes(parsed.categories, self.classes, path)
+        folder = self._masks_of(path)
+        listed: list[_Image] = []
+        annotated: list[_Annotation] = []
+        categories: list[Category] = []
+        read_json(
+            path,
+            {
+                "images": (_Image, listed.extend),
+                "annotations": (_Annotation, annotated.extend),
+                "categories": (Category, categories.extend),
+            },
+        )
+        images = by("id", listed, path)
+        by("file_name", listed, path)
+        by("image_id", annotated, path)
+        class_of, classes = category_classes(categories, self.classes, path)
         stored = replace(kind, unit="", wide=len(classes) > IGNORE_ID)
         pngs = {folders.printable(name): folder / name for name in folders.files_below(folder, (SUFFIX,))}
         here, annotations = as_here(pngs), {}
-        for each in parsed.annotations:
+        for each in annotated:
             if each.image_id not in images:
                 raise UserError(f"{path} labels image {each.image_id}, which is not in its images; correct either")
             if (name := here(each.file_name)) not in pngs:
                 raise UserError(f"{path} names {each.file_name}, which is not in {folder}; set masks to its folder")
-            listed = by("id", each.segments_info, f"{path}: {each.file_name}")
-            if _VOID in listed:
+            found = by("id", each.segments_info, f"{path}: {each.file_name}")
+            if _VOID in found:
                 raise UserError(
                     f"{path} lists segment {_VOID} for {each.file_name}, but pixels of {_VOID} belong to no segment; "
                     "number segments from 1, in the PNG files too"
                 )
-            segments = {id_: class_of(segment.category_id) for id_, segment in listed.items()}
+            segments = {id_: class_of(segment.category_id) for id_, segment in found.items()}
             annotations[images[each.image_id].file_name] = (
                 pngs[name],
                 {_VOID: stored.ignore_id, **segments},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -13,8 +16,12 @@ import pydantic
 
 from must_jax.config.base import Number
 from must_jax.errors import UserError
-from must_jax.labels.formats.refusals import refusal
+from must_jax.labels.formats.json_text import JsonText, NotAnObject
+from must_jax.labels.formats.refusals import MOST_NAMED, refusal
+from must_jax.progress import Progress
 
+_SHOWN_MB = 200  # smaller files take no time
+_TOO_DEEP = "its lists or objects are nested too deeply to be read"
 T = TypeVar("T")
 
 
@@ -34,56 +41,121 @@ def _same(id_: int | str) -> int | str:
 Id = Annotated[int | str, Number, pydantic.AfterValidator(_same)]  # "7" is 7: tools write either, and some write both
 
 
-def load(path: Path, object_hook: Callable[[dict[str, Any]], Any] = lambda item: item) -> Any:
+class _Pairs:
+    """Makes objects of their keys and values, and notes the first key that an object has twice.
+
+    Args:
+      without: a key that is left out.
+    """
+
+    def __init__(self, without: str = "") -> None:
+        self._without, self._twice = without, ""
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        item = dict(pairs)
+        if len(item) < len(pairs):
+            self.check(key for key, _ in pairs)
+        item.pop(self._without, None)
+        return item
+
+    def check(self, keys: Iterable[str]) -> None:
+        self._twice = self._twice or next((key for key, count in Counter(keys).items() if count > 1), "")
+
+    def raise_if_twice(self) -> None:
+        if self._twice:
+            raise ValueError(f"an object has the key '{self._twice}' twice, and it is not clear which counts")
+
+
+def load(path: Path) -> Any:
     """The contents of a file.
 
     Raises:
       ValueError: it is not JSON, is nested too deeply to be read, or has an object with the same key twice, of which
         parsers take either.
     """
-    twice = ""
-
-    def item_of(pairs: list[tuple[str, Any]]) -> Any:
-        nonlocal twice
-        item = dict(pairs)
-        if len(item) < len(pairs) and not twice:
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-        return object_hook(item)
-
+    pairs = _Pairs()
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=item_of)
+        content = json.loads(path.read_bytes(), object_pairs_hook=pairs)
     except RecursionError:
-        raise ValueError("its lists or objects are nested too deeply to be read") from None
+        raise ValueError(_TOO_DEEP) from None
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from None
-    if twice:
-        raise ValueError(f"an object has the key '{twice}' twice, and it is not clear which counts")
+    pairs.raise_if_twice()
     return content
 
 
-def read_json(path: Path, type_: type[T]) -> T:
-    """A COCO file as a dataclass that names the parts that are needed.
+def read_json(path: Path, lists: Mapping[str, tuple[type, Callable[[list[Any]], None]]]) -> None:
+    """Reads the lists of a COCO file, a part at a time: files of many gigabytes are common.
+
+    Args:
+      lists: name -> the dataclass of its items, which names the parts that are needed, and what takes some of them, in
+        the order of the file. All lists must be there; if any is not as described, not all items are handed over.
 
     Raises:
-      UserError: it is not JSON, or lacks something.
+      UserError: the file is not JSON, or lacks something.
     """
-
-    def without_outlines(item: dict[str, Any]) -> dict[str, Any]:  # most of a file, and not needed
-        item.pop("segmentation", None)
-        return item
-
-    unlike = f"{path} is not as COCO describes it,"
+    unlike, count = f"{path} is not as COCO describes it,", 0
+    problems: list[str] = []
     try:
-        if not isinstance(content := load(path, without_outlines), dict):
-            raise ValueError("it is not an object with images, annotations and categories")
-        return pydantic.TypeAdapter(type_).validate_python(content)
-    except pydantic.ValidationError as error:
-        first = {each["loc"][:2]: each for each in reversed(error.errors(include_url=False, include_input=False))}
-        problems = [f"at '{'.'.join(map(str, each['loc']))}': {_told(each)}" for each in reversed(first.values())]
+        found = set()
+        for name, start, items in _parts(path):
+            if name not in lists:
+                continue
+            found.add(name)
+            type_, take = lists[name]
+            try:
+                take(_adapter(type_).validate_python(items))
+            except pydantic.ValidationError as error:
+                told = _problems(error, name, start)
+                problems, count = [*problems, *told][:MOST_NAMED], count + len(told)
+        for name in lists.keys() - found:
+            problems, count = [*problems, f"at '{name}': Field required"], count + 1
     except ValueError as error:
-        problems = [str(error)]
-    raise refusal([f"{unlike} {problem}; correct the file" for problem in problems])
+        problems, count = [str(error)], 1
+    if problems:
+        raise refusal([f"{unlike} {problem}; correct the file" for problem in problems], count)
+
+
+@functools.cache
+def _adapter(type_: type) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(list[type_])  # type: ignore[valid-type]
+
+
+def _parts(path: Path) -> Iterator[tuple[str, int, Any]]:
+    """The values of a file's object: name, 0 and value; lists in parts, each with the number of its first item.
+
+    Raises:
+      ValueError: as `load`, or it is no object.
+    """
+    pairs, names = _Pairs(without="segmentation"), []  # outlines are most of a file, and not needed
+    try:
+        with path.open("rb") as file:
+            text = JsonText(file, pairs)
+            with contextlib.ExitStack() as stack:
+                if (megabytes := path.stat().st_size / 1e6) >= _SHOWN_MB:
+                    progress = stack.enter_context(Progress(f"reading {path}", megabytes, "MB", at_once=True))
+                    text.advance = lambda count: progress.advance(count / 1e6)
+                for name, start, value in text.parts():
+                    names += [name] if not start else []
+                    yield name, start, value
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except NotAnObject:
+        raise ValueError("it is not an object with images, annotations and categories") from None
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    pairs.check(names)
+    pairs.raise_if_twice()
+
+
+def _problems(error: pydantic.ValidationError, name: str, start: int) -> list[str]:
+    """The first problem of each item."""
+    first: dict[Any, str] = {}
+    for each in error.errors(include_url=False, include_input=False):
+        item, *rest = each["loc"] or ("",)
+        at = ".".join(map(str, [name, *([start + item] if isinstance(item, int) else []), *rest]))
+        first.setdefault(item, f"at '{at}': {_told(each)}")
+    return list(first.values())
 
 
 def _told(error: Mapping[str, Any]) -> str:

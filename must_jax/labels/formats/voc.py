@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -17,7 +18,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, known_classes
-from must_jax.labels.formats.boxes import Boxes, BoxesFormat, kind_of, later
+from must_jax.labels.formats.boxes import Boxes, BoxesFormat, ImageLabels, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem
@@ -74,15 +75,16 @@ class Voc(BoxesFormat):
         parsed = self._read({name: xmls[key] for name, key in keys.items()}, path)
         first = {found: str(xmls[keys[name]]) for name, each in reversed(parsed.items()) for found in each.names}
         classes = known_classes(sorted(first), self.classes, first.__getitem__)
-        labels = dict(zip(parsed, self._labels(parsed, classes, path, xmls, keys), strict=True))
+        labels = self._labels(parsed, classes, path, xmls, keys)
+        numbers = {name: number for number, name in enumerate(parsed)}
 
         def label(photo: Photo) -> Label | None:
-            if photo.name not in labels:
+            if photo.name not in numbers:
                 return None
             where = str(xmls[keys[photo.name]])
-            return self.placed(kind, labels[photo.name], photo, parsed[photo.name].hw, where)
+            return self.placed(kind, labels[numbers[photo.name]], photo, parsed[photo.name].hw, where)
 
-        return Annotations(kind_of([*labels.values()]), classes, label)
+        return Annotations(labels.kind, classes, label)
 
     def _read(self, xmls: Mapping[str, Path], path: Path) -> dict[str, _Objects]:
         """The contents of these images' files, in the same order."""
@@ -106,14 +108,18 @@ class Voc(BoxesFormat):
         path: Path,
         xmls: Mapping[str, Path],
         keys: Mapping[str, str],
-    ) -> list[Label]:
+    ) -> ImageLabels:
         objects, names = list(parsed.values()), list(parsed)
         owners = np.repeat(np.arange(len(objects)), [len(each.names) for each in objects])
-        hw = np.array([each.hw for each in objects], np.int64).reshape(-1, 2)[owners]
+        sizes = np.array([each.hw for each in objects], np.int32).reshape(-1, 2)
+        hw = sizes[owners].astype(np.int64)
         found = [name for each in objects for name in each.names]
         indices = {name: index for index, name in enumerate(classes)}
         corners = np.concatenate([np.zeros((0, 4)), *(each.corners for each in objects)])
-        in_pixels = self.in_pixels(corners, hw, str(path))
+        ignore = np.concatenate([np.zeros(0, bool), *(each.difficult for each in objects)]) & (not self.difficult)
+        numbers = np.array([indices[name] for name in found], np.int32)
+        given = Boxes(lambda rows: corners[rows], sizes, owners.astype(np.int32), numbers, ignore)
+        boxes = self.in_pixels(given, str(path))
 
         def file_of(row: int) -> Path:
             return xmls[keys[names[owners[row]]]]
@@ -126,11 +132,10 @@ class Voc(BoxesFormat):
             )
 
         if not self.fractions:
-            self._check_base(in_pixels, hw, file_of)
-            in_pixels = in_pixels + np.repeat(_EDGES[self.pixels], 2)
-        ignore = np.concatenate([np.zeros(0, bool), *(each.difficult for each in objects)]) & (not self.difficult)
-        boxes = Boxes(in_pixels, hw, owners, np.array([indices[name] for name in found], np.int32), ignore)
-        return self.labels(boxes, len(objects), str(path), complaint)
+            self._check_base(corners, hw, file_of)
+            edges = corners + np.repeat(_EDGES[self.pixels], 2)
+            boxes = replace(boxes, corners=lambda rows: edges[rows])
+        return self.labels(boxes, str(path), complaint)
 
     def _check_base(self, corners: np.ndarray, hw: np.ndarray, file_of: Callable[[int], Path]) -> None:
         """Raises UserError if boxes stick out of their image by about a pixel, since then `pixels` is wrong."""

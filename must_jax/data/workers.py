@@ -1,0 +1,215 @@
+"""Processes that make batches: `Workers` in the process that reads them, `main` in those that it starts.
+
+One process is started anew, so that it has none of the threads of jax. It loads modules and sources once and then forks
+into the workers, which share that memory. Each thread of a worker has a socket, through which it is told which rows of
+which batch to write into a piece of shared memory, and answers with what it could not read.
+
+grain's processes would each import jax and load the sources, copy every batch, and need a /dev/shm of that size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from typing import IO, Any, NamedTuple, cast
+
+import cloudpickle
+
+from must_jax.data.layout import Layout
+from must_jax.errors import UserError
+
+_START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from must_jax.data import workers; workers.main()"
+)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # sent to all processes of a job; this one tells its workers when to end
+_END_WITHIN_S = 20.0
+
+Make = Callable[[int, range, dict[str, Any]], list["Unread"]]
+
+
+class Unread(NamedTuple):
+    """Something that could not be read, and why."""
+
+    what: str
+    why: str
+
+
+class _Failure(NamedTuple):
+    """Why a worker could not make its part: a traceback, or a sentence for the user."""
+
+    text: str
+    is_mistake: bool
+
+
+class WorkerLost(RuntimeError):
+    """A worker process has ended by itself."""
+
+
+class Workers:
+    """A context in which worker processes make batches; within it, call it to begin one.
+
+    Args:
+      make: writes rows of a batch, see `prefetch.Maker`.
+      threads: of all workers together, at least one each.
+    """
+
+    def __init__(self, make: Make, layout: Layout, count: int, threads: int) -> None:
+        self._layout, self._next = layout, 0
+        self._begun: set[int] = set()  # memory of batches
+        lanes = [threads * (worker + 1) // count - threads * worker // count for worker in range(count)]
+        pairs = [[socket.socketpair() for _ in range(lane_count)] for lane_count in lanes]
+        self._lanes = [Connection(ours.detach()) for worker in pairs for ours, _ in worker]
+        theirs = [there for worker in pairs for _, there in worker]
+        numbers = [[there.fileno() for _, there in worker] for worker in pairs]
+        with _blocked():  # for good, in the new process: it does not end before its work is done
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                pass_fds=[there.fileno() for there in theirs],
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        for there in theirs:
+            there.close()
+        self._stdin = cast(IO[bytes], self._process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # the lanes will tell
+            pickle.dump(sys.path, self._stdin)
+            pickle.dump(numbers, self._stdin)
+            cloudpickle.dump((make, layout), self._stdin)
+            self._stdin.flush()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for lane in self._lanes:
+            lane.close()
+        for memory in self._begun:
+            os.close(memory)
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(_END_WITHIN_S)
+        except subprocess.TimeoutExpired:  # a worker hangs in a file system, where nothing can kill it
+            self._process.kill()
+            self._process.wait()
+
+    def __call__(self, step: int, parts: Sequence[range]) -> Callable[[], tuple[dict[str, Any], list[Unread]]]:
+        """Begins a batch. Returns a function that waits for it, and returns it with what could not be read.
+
+        Raises (so does the function):
+          WorkerLost: a worker has ended.
+        """
+        memory, asked = _memory(self._layout.bytes), []
+        self._begun.add(memory)
+        for rows in parts:
+            lane = self._lanes[self._next]
+            self._next = (self._next + 1) % len(self._lanes)
+            with _lost():
+                lane.send((step, rows.start, rows.stop))
+                reduction.send_handle(lane, memory, None)
+            asked.append(lane)
+
+        def finished() -> tuple[dict[str, Any], list[Unread]]:
+            unread: list[Unread] = []
+            for lane in asked:
+                with _lost():
+                    answer = lane.recv()
+                if isinstance(answer, _Failure):
+                    raise UserError(answer.text) if answer.is_mistake else RuntimeError(f"in a worker: {answer.text}")
+                unread += answer
+            mapped = mmap.mmap(memory, self._layout.bytes)
+            self._begun.remove(memory)
+            os.close(memory)
+            return self._layout.views(mapped, copy_small=True), unread
+
+        return finished
+
+
+def main() -> None:
+    """Forks into workers, and ends them as soon as their reader closes the input of this process, or dies."""
+    numbers: list[list[int]] = pickle.load(sys.stdin.buffer)
+    make, layout = cloudpickle.load(sys.stdin.buffer)
+    gc.freeze()  # or the collector would write to the memory that is shared
+    children = []
+    for own in numbers:
+        if child := os.fork():
+            children.append(child)
+            continue
+        for number in (number for other in numbers if other is not own for number in other):
+            os.close(number)
+        lanes = [threading.Thread(target=_work, args=(Connection(number), make, layout)) for number in own]
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            lane.join()
+        os._exit(0)
+    for number in (number for own in numbers for number in own):
+        os.close(number)  # so that a reader notices when a worker is gone
+    sys.stdin.buffer.read()
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _work(lane: Connection, make: Make, layout: Layout) -> None:
+    with lane, contextlib.suppress(EOFError, OSError):
+        while True:
+            step, start, stop = lane.recv()
+            memory = reduction.recv_handle(lane)
+            answer: list[Unread] | _Failure
+            try:
+                answer = make(step, range(start, stop), layout.views(mmap.mmap(memory, layout.bytes)))
+            except UserError as error:
+                answer = _Failure(str(error), True)
+            except BaseException:
+                answer = _Failure(traceback.format_exc(), False)
+            finally:
+                os.close(memory)
+            lane.send(answer)
+
+
+def _memory(size: int) -> int:
+    """A file in memory; not in /dev/shm, which containers make small."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("batch")
+    else:
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.ftruncate(file, size)
+    return file
+
+
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    """Names the reason for a socket that is closed at its other end."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise WorkerLost(
+            "a worker process that reads images has ended, or was killed, as systems do if memory is short; then lower "
+            "config.input.workers or config.input.prefetch_bytes"
+        ) from None
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Inside, signals to end wait; a process that is started here never gets them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

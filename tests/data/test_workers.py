@@ -1,0 +1,133 @@
+"""Batches from processes and from threads: the same ones, in bounded memory, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from made_batches import ROWS, Counting, Maker, like
+
+from must_jax.config import InputConfig
+from must_jax.data.layout import Layout
+from must_jax.data.prefetch import prefetched
+from must_jax.data.workers import WorkerLost
+from must_jax.errors import UserError
+
+WITHIN_S = 60.0
+BYTES = Layout(like()).bytes
+
+
+def batches(
+    workers: int, threads: int, make: Any = None, ahead: int = 2, steps: int = 100, **options: Any
+) -> Iterator[dict[str, Any]]:
+    config = InputConfig(workers=workers, prefetch_bytes=ahead * BYTES)
+    return prefetched(make or Maker(), range(steps), like(), config, threads, **options)
+
+
+@pytest.fixture
+def started() -> Callable[[], set[psutil.Process]]:
+    """The processes that the test has started and that still exist."""
+    before = set(psutil.Process().children(recursive=True))
+    return lambda: set(psutil.Process().children(recursive=True)) - before
+
+
+def wait_for(condition: Any) -> None:
+    until = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("workers", "threads", "ahead"), [(0, 1, 1), (0, 3, 2), (0, 2, 100), (1, 3, 1), (3, 3, 7)])
+def test_batches_are_complete_and_in_order(workers: int, threads: int, ahead: int, started: Any):
+    heard: list[str] = []
+    made = list(batches(workers, threads, ahead=ahead, steps=9, on_bad=lambda what, why: heard.append(what + why)))
+    assert len(made) == 9
+    for step, batch in enumerate(made):
+        np.testing.assert_array_equal(batch["value"], (1000 * step + np.arange(ROWS))[:, None] * np.ones(1024))
+    assert heard == [f"{step}[3]why" for step in range(9)]
+    by = {int(process) for batch in made for process in batch["by"]["process"]}
+    assert len(by) == max(1, workers)
+    assert (os.getpid() in by) == (workers == 0)
+    assert not started()
+    made[0]["value"][:] = 0  # the arrays are the reader's
+    del made[1:]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_no_more_batches_are_made_ahead_than_fit(ahead: int):
+    """Whatever the number of threads, which then share the batches."""
+    counting = Counting()
+    with closing(batches(0, 64, counting, ahead)) as made:
+        for step in range(4):
+            next(made)
+            wait_for(lambda step=step: counting.steps >= set(range(step + 1 + ahead)))
+            assert counting.steps == set(range(step + 1 + ahead))
+
+
+def test_workers_outlive_signals_to_all_processes_and_end_with_their_reader(started):
+    with closing(batches(2, 2)) as made:
+        assert len(list(islice(made, 4))) == 4
+        processes = started()
+        assert len(processes) == 3
+        for each in processes:
+            each.send_signal(signal.SIGTERM)
+            each.send_signal(signal.SIGINT)
+        assert len(list(islice(made, 20))) == 20
+    assert not any(each.is_running() for each in processes)
+
+
+def test_a_worker_that_is_killed_ends_the_reader_not_the_data():
+    with closing(batches(2, 2, Maker(waits_at=5))) as made:
+        workers = {int(process) for process in next(made)["by"]["process"]}
+        wait_for(lambda: len(list(islice(made, 4))) == 4)
+        os.kill(min(workers), signal.SIGKILL)
+        with pytest.raises(WorkerLost, match=r"workers.*prefetch_bytes"):
+            next(made)
+        began = time.monotonic()
+    assert time.monotonic() - began < WITHIN_S / 4  # although the other one waits for 1000 s
+    assert not psutil.pid_exists(max(workers))
+
+
+@pytest.mark.parametrize(("mistake", "expected"), [(True, UserError), (False, RuntimeError)])
+def test_what_a_worker_raises_is_raised_here(mistake: bool, expected: type[Exception], started: Any):
+    made = batches(1, 1, Maker(fails_at=2, mistake=mistake))
+    with pytest.raises(expected, match="free some space" if mistake else "ZeroDivisionError: at step 2"):
+        list(made)
+    assert not started()
+
+
+def test_workers_end_if_their_reader_is_killed():
+    code = (
+        "import made_batches, sys; from must_jax.config import InputConfig; "
+        "from must_jax.data.prefetch import prefetched; "
+        "made = prefetched(made_batches.Maker(), range(9), made_batches.like(), InputConfig(workers=2), 2); "
+        "[next(made) for _ in range(4)]; "
+        "assert 'jax' not in sys.modules; print('ready', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == b"ready\n"
+        processes = psutil.Process(reader.pid).children(recursive=True)
+        assert len(processes) == 3
+        reader.kill()
+    wait_for(lambda: not any(each.is_running() for each in processes))
+
+
+def test_a_small_array_of_a_batch_does_not_keep_all_of_it():
+    made = batches(1, 1, steps=2)
+    kept = next(made)["by"]["process"]
+    assert kept.base is None
+    made.close()
