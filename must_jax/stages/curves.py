@@ -1,12 +1,12 @@
-"""The losses of a training run, from its metrics."""
+"""The losses and validations of a training run over its updates, from its metrics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from must_jax.engine.writer import read_rows
+from must_jax.engine.writer import VALIDATION, read_rows
 
 Series = tuple[list[int], list[float]]  # steps and values; NaN where not finite
 
@@ -31,3 +31,23 @@ def losses(workdir: Path, tasks: Collection[str]) -> dict[str, Series]:
     if len(series) == 2:  # the only term is the loss
         del series[next(name for name in series if name != "loss")]
     return series
+
+
+def validations(workdir: Path) -> dict[str, Series]:
+    """ "task/metric" or "task/metric@name" -> what was measured on the validation images."""
+    series: dict[str, Series] = {}
+    for row in read_rows(workdir):
+        for name, value in row.items():
+            if name.startswith(VALIDATION):
+                steps, found = series.setdefault(name.removeprefix(VALIDATION), ([], []))
+                steps.append(row["step"])
+                found.append(math.nan if value is None else value)
+    return series
+
+
+def headlines(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Of each task on each source the metric that comes first."""
+    first: dict[tuple[str, str], str] = {}
+    for name in series:
+        first.setdefault((name.partition("/")[0], name.partition("@")[2]), name)
+    return {name: points for name, points in series.items() if name in first.values()}

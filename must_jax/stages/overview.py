@@ -20,7 +20,6 @@ from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, SourceConf
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
-from must_jax.engine.writer import VALIDATION, read_rows
 from must_jax.files import MODEL_FILE
 from must_jax.labels import gate, manifest
 from must_jax.reading import read_json
@@ -28,7 +27,7 @@ from must_jax.report import html, scorecard
 from must_jax.report.html import Check, Column, Curve, Data, Detail, Report, Stage
 from must_jax.stages import pictures, results, validation
 from must_jax.stages.briefs import state
-from must_jax.stages.curves import losses
+from must_jax.stages.curves import losses, validations
 from must_jax.stages.gate import score_of_teacher
 from must_jax.stages.workdir import CONFIG_FILE, REPORT, RESULT_FILE
 from must_jax.tasks import TASKS, build_task
@@ -164,19 +163,16 @@ def _losses(entry: Entry) -> Curve | None:
 
 
 def _validations(entry: Entry) -> Iterator[Curve]:
-    """Of each task, the headline metric on every validation set, and that of chance, if measured more than once."""
-    rows = [row for row in read_rows(entry.workdir) if any(name.startswith(VALIDATION) for name in row)]
+    """Of each task, the headline metric on every validation source that measured it more than once."""
+    measured = validations(entry.workdir)
     for task in entry.config.tasks:
-        series: dict[str, tuple[list[int], list[float]]] = {}
-        for row in rows:
-            for name, value in row.items():
-                metric, _, images = name.partition("@")
-                if metric == f"{VALIDATION}{task}/{TASKS[task].metric}" and value is not None:
-                    steps, values = series.setdefault(images or TASKS[task].metric, ([], []))
-                    steps.append(row["step"])
-                    values.append(value)
-        if max((len(steps) for steps, _ in series.values()), default=0) > 1:
-            yield Curve(f"{entry.name}: {task}", series, TASKS[task].metric)
+        metric, series = TASKS[task].metric, {}
+        for name, points in measured.items():
+            of, _, source = name.partition("@")
+            if of == f"{task}/{metric}" and len(points[0]) > 1:
+                series[source or metric] = points
+        if series:
+            yield Curve(f"{entry.name}: {task}", series, metric)
 
 
 def _checks(entry: Entry) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from rich.console import Console
 from must_jax import files
 from must_jax.config import EvaluateConfig, PipelineConfig, TrainConfig
 from must_jax.engine.goodput import FILE
+from must_jax.report import scorecard
 from must_jax.stages import describe
 from must_jax.stages.briefs import state
 
@@ -132,6 +134,32 @@ def test_a_pipeline_in_its_order_a_line_a_stage(tmp_path: Path):
         "a_teacher_of_depth  finished     100/100 steps  1:15  delta1 91.25",
         "a_student           not started  0/100 steps",
     ]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_an_evaluation_names_the_metric_of_each_set(tmp_path: Path, seeds: int):
+    """Of one seed there is no spread, and that is said."""
+    split = {"images": "scenes/downstream_depth_tiny:train"}
+    inits, sets = {"scratch": "", "student": "runs/student"}, {"range": ("depth", "delta1"), "a set": ("depth", "rmse")}
+    values = {
+        "inits": inits,
+        "downstream": {"range": {"task": "depth", "train": split, "validation": split, "test": split}},
+        "transfers": [{"mode": "frozen", "steps": 2, "learning_rates": [0.1]}],
+    }
+    write(tmp_path / "config.json", EvaluateConfig.model_validate(values).model_dump(mode="json"))
+    rows = [
+        scorecard.Row(init, task, name, "frozen", metric, 10.0 + seed, seed, 0.1, 2, 64)
+        for init in inits
+        for name, (task, metric) in sets.items()
+        for seed in range(seeds)
+    ]
+    scorecard.write(rows, tmp_path)
+    starts = {"scratch": {"tasks": [], "image_steps": 0}, "student": {"tasks": ["a", "b"], "image_steps": 64}}
+    write(tmp_path / "result.json", {"starts": starts})
+    text = told(tmp_path)
+    names, metrics = next(pair for pair in itertools.pairwise(text.splitlines()) if "frozen" in pair[0])
+    assert names.split() == ["frozen", "range", "a", "set"] and metrics.split()[-2:] == ["delta1", "rmse"]
+    assert ("±" in text) == (seeds > 1) and (scorecard.ONE_SEED in text) == (seeds == 1)
 
 
 def test_an_evaluation_by_two_processes_is_counted_together(tmp_path: Path):
