@@ -89,6 +89,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class ToyTask:
     """Regression with a mask: what the engine asks of a task, in a few lines."""
 
+    counted = ""
+
     def loss(self, outputs: Any, labels: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
         error = jnp.sum((outputs["y"] - labels["y"]) ** 2, -1)
         return {"squared": (jnp.sum(error * labels["present"]), jnp.sum(labels["present"]))}

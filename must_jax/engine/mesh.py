@@ -142,16 +142,25 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(place, batch)
 
 
-def local_part(tree: Any) -> Any:
-    """What this process holds of arrays laid out by `split`, as NumPy arrays: the inverse of `put_batch`."""
+def local_view(tree: Any) -> Any:
+    """What this process holds of arrays laid out by `split`, as arrays over its own devices, in the same order.
 
-    def fetch(array: jax.Array) -> np.ndarray:
+    The inverse of `put_batch`, without a copy.
+    """
+
+    def view(array: jax.Array) -> jax.Array:
         shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        return np.concatenate(jax.device_get([shard.data for shard in shards]))
+        own = split_locally([shard.device for shard in shards])
+        shape = (sum(len(shard.data) for shard in shards), *array.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, own, [shard.data for shard in shards])
 
-    if all(array.is_fully_addressable for array in jax.tree.leaves(tree)):
-        return jax.device_get(tree)
-    return jax.tree.map(fetch, tree)
+    return jax.tree.map(view, tree)
+
+
+def split_locally(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Splits the leading axis over these devices of one process."""
+    mesh = jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def put(tree: Any, shardings: Any) -> Any:

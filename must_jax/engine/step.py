@@ -42,6 +42,21 @@ class Task(Protocol):
 
     def metrics(self) -> Any: ...
 
+    @property
+    def counted(self) -> str: ...
+
+
+class MapTask(Task, Protocol):
+    """A task whose predictions are maps, which are compared with the truth on the devices; see `tasks/maps.py`."""
+
+    def __hash__(self) -> int: ...
+
+    def truth(self, label: Any) -> Mapping[str, Any]: ...
+
+    def moments(self) -> tuple[Callable[[Any, Any, Any], dict[str, jax.Array]], ...]: ...
+
+    def counts(self, predicted: Any, truth: Any, fit: Any) -> dict[str, jax.Array]: ...
+
 
 def make_gradients(
     forward: Forward, tasks: Mapping[str, Task], weights: Mapping[str, float], accumulate: int = 1

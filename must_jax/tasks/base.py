@@ -94,6 +94,7 @@ class Task(pydantic.BaseModel, abc.ABC):
     name: ClassVar[str]  # key in the registry, in configs, batches, outputs and columns
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
     has_classes: ClassVar[bool] = False
+    counted: ClassVar[str] = ""  # the map in its predictions, if it has one: the devices measure it (`tasks/maps.py`)
 
     classes: tuple[str, ...] = ()
     """Class names in the order of their indices; empty for tasks without classes."""

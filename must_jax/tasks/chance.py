@@ -7,59 +7,81 @@ that this cannot be a number in the code.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-_LOG_BINS = 64  # bins between a depth d and 1.25 d
-_DIRECTION_BINS = 64  # bins of a unit vector's component between 0 and 1: 0.9 degrees each
+DISTANCES = 83  # bins by a factor of 1.25 each, for depths from 0.001 to 100,000
+FINE = 64  # bins between a depth d and 1.25 d
+DIRECTIONS = (256, 256)  # of an octahedron unfolded into a square: about 0.7 degrees each
+_NEAREST = 1e-3
 _CANDIDATES = 128  # number of directions, or of boxes of a class, that are tried
 
 
-class Depths:
-    """`delta1` of the best single depth: percent of pixels within a factor of 1.25 of it."""
-
-    def __init__(self) -> None:
-        self._bins: Counter[int] = Counter()
-
-    def add(self, depth: np.ndarray) -> None:
-        """f[n] > 0, in any unit."""
-        _count(self._bins, np.floor(np.log(depth) * (_LOG_BINS / math.log(1.25))).astype(np.int64))
-
-    def merge(self, other: Depths) -> None:
-        self._bins.update(other._bins)
-
-    def best(self) -> float:
-        """In percent; 0 if nothing was added."""
-        bins, counts = _arrays(self._bins)
-        total = np.concatenate([[0], counts.cumsum()])
-        within = total[np.searchsorted(bins, bins + 2 * _LOG_BINS)] - total[:-1]
-        return float(100 * within.max(initial=0) / max(counts.sum(), 1))
+def depth_bins(depth: Any) -> tuple[Any, Any]:
+    """i32, i32: for each depth above 0 its bin by distance, of `DISTANCES`, and within that its bin of `FINE`."""
+    xp = depth.__array_namespace__()
+    logarithm = xp.log(depth / np.float32(_NEAREST)) * np.float32(FINE / math.log(1.25))
+    index = xp.clip(xp.floor(logarithm), 0, DISTANCES * FINE - 1).astype(np.int32)
+    return index // FINE, index % FINE
 
 
-class Directions:
-    """Percent of pixels whose normal is within an angle of the best single direction."""
+def middle_of(distances: np.ndarray) -> np.ndarray:
+    """f64: the depths in the middle of bins by distance."""
+    return _NEAREST * 1.25 ** (distances + 0.5)
 
-    def __init__(self) -> None:
-        self._bins: Counter[int] = Counter()
 
-    def add(self, normals: np.ndarray) -> None:
-        """f[n, 3], unit vectors."""
-        x, y, z = np.rint(normals.T * _DIRECTION_BINS).astype(np.int64) + _DIRECTION_BINS
-        _count(self._bins, (x * _SIDE + y) * _SIDE + z)
+def best_depth(counts: np.ndarray) -> float:
+    """`delta1` of the best single depth: percent of pixels within a factor of 1.25 of it; 0 without pixels.
 
-    def merge(self, other: Directions) -> None:
-        self._bins.update(other._bins)
+    Args:
+      counts: i[DISTANCES, FINE], pixels by `depth_bins`.
+    """
+    total = np.concatenate([[0], counts.cumsum()])
+    first = np.arange(counts.size)
+    within = total[np.minimum(first + 2 * FINE, counts.size)] - total[first]
+    return float(100 * within.max(initial=0) / max(int(counts.sum()), 1))
 
-    def best(self, within_deg: float) -> float:
-        """In percent, with the angle accurate to about a degree; 0 if nothing was added."""
-        bins, counts = _arrays(self._bins)
-        xyz = np.stack([bins // _SIDE**2, bins // _SIDE % _SIDE, bins % _SIDE], -1) - float(_DIRECTION_BINS)
-        unit = xyz / np.maximum(np.linalg.norm(xyz, axis=-1, keepdims=True), 1.0)
-        tried = unit[np.argsort(-counts, kind="stable")[:_CANDIDATES]]
-        within = (tried @ unit.T > math.cos(math.radians(within_deg))) @ counts
-        return float(100 * within.max(initial=0) / max(counts.sum(), 1))
+
+def direction_bins(normals: Any) -> tuple[Any, Any]:
+    """i32, i32: the bin of `DIRECTIONS` for each unit vector, f32[..., 3]."""
+    xp = normals.__array_namespace__()
+    x, y, z = (normals[..., axis] for axis in range(3))
+    size = xp.maximum(abs(x) + abs(y) + abs(z), np.float32(1e-6))
+    x, y = x / size, y / size
+    folded = z < 0  # the four faces behind are turned outwards
+    u = xp.where(folded, (1 - abs(y)) * _sign(x), x)
+    v = xp.where(folded, (1 - abs(x)) * _sign(y), y)
+    bins = (
+        xp.clip((each + 1) * np.float32(side / 2), 0, side - 1) for each, side in zip((u, v), DIRECTIONS, strict=True)
+    )
+    first, second = (each.astype(np.int32) for each in bins)
+    return first, second
+
+
+def best_direction(counts: np.ndarray, within_deg: float) -> float:
+    """Percent of pixels within an angle, accurate to about a degree, of the best single direction; 0 without pixels.
+
+    Args:
+      counts: i[DIRECTIONS], pixels by `direction_bins`.
+    """
+    bins = np.nonzero(counts)
+    number = counts[bins]
+    u, v = ((each + 0.5) * (2 / side) - 1 for each, side in zip(bins, counts.shape, strict=True))
+    z = 1 - abs(u) - abs(v)
+    outside = np.maximum(-z, 0)
+    xyz = np.stack([u - _sign(u) * outside, v - _sign(v) * outside, z], -1)
+    unit = xyz / np.linalg.norm(xyz, axis=-1, keepdims=True)
+    tried = unit[np.argsort(-number, kind="stable")[:_CANDIDATES]]
+    within = (tried @ unit.T > math.cos(math.radians(within_deg))) @ number
+    return float(100 * within.max(initial=0) / max(int(number.sum()), 1))
+
+
+def _sign(values: Any) -> Any:
+    """1 or -1."""
+    xp = values.__array_namespace__()
+    return xp.where(values < 0, xp.ones_like(values) * -1, xp.ones_like(values))
 
 
 def most_frequent(counts: np.ndarray) -> float:
@@ -91,20 +113,6 @@ def same_boxes(boxes: np.ndarray, classes: Sequence[int], images: Sequence[int],
             best = max(best, hits / len(own) * hits / image_count)
         precisions.append(best)
     return float(100 * np.mean(precisions)) if precisions else 0.0
-
-
-_SIDE = 2 * _DIRECTION_BINS + 1
-
-
-def _count(bins: Counter[int], values: np.ndarray) -> None:
-    numbers, counts = np.unique(values, return_counts=True)
-    bins.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-
-
-def _arrays(bins: Counter[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The bins' numbers, ascending, and their counts."""
-    numbers = np.array(sorted(bins), np.int64)
-    return numbers, np.array([bins[number] for number in numbers.tolist()], np.int64)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

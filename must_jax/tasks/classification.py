@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -18,7 +18,8 @@ from must_jax.models.heads import PooledLinearHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import most_frequent
-from must_jax.tasks.measures import Means, masked_sum
+from must_jax.tasks.confusion import Confusion, confused
+from must_jax.tasks.measures import masked_sum
 
 
 class Classification(Task):
@@ -49,7 +50,7 @@ class Classification(Task):
         return {"probs": jax.nn.softmax(outputs["logits"])}
 
     def metrics(self) -> ClassificationMetrics:
-        return ClassificationMetrics()
+        return ClassificationMetrics(self.classes)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         probs = np.asarray(prediction["probs"], np.float32)
@@ -73,25 +74,30 @@ class Classification(Task):
 class ClassificationMetrics:
     """`top1`: percent of images whose most probable class is the true one."""
 
-    def __init__(self) -> None:
-        self._means = Means("top1")
-        self._classes: Counter[int] = Counter()  # of the truth
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes, self._counts = classes, dict[str, np.ndarray]()
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
-        truth = int(label["probs"].argmax())
-        self._means.add("top1", np.array(100.0 * (prediction["probs"].argmax() == truth)), label["present"])
-        if label["present"]:
-            self._classes[truth] += 1
+        truth, predicted = (np.array([each["probs"].argmax()]) for each in (label, prediction))
+        self._add(confused(truth, predicted, np.array([label["present"] > 0]), len(self._classes)))
 
     def merge(self, other: ClassificationMetrics) -> None:
-        self._means.merge(other._means)
-        self._classes.update(other._classes)
+        self._add(other._counts)
 
     def result(self) -> dict[str, float]:
-        return self._means.result()
+        return {"top1": self._confusion.accuracy}
 
     def details(self) -> Details:
-        return {}
+        confusion = self._confusion
+        columns = {"recall": confusion.recall, "precision": confusion.precision, "images": confusion.truth}
+        return confusion.details(columns)
 
     def chance(self) -> float:
-        return most_frequent(np.array([*self._classes.values()]))
+        return most_frequent(self._confusion.truth)
+
+    @property
+    def _confusion(self) -> Confusion:
+        return Confusion(self._classes, self._counts)
+
+    def _add(self, counts: NumpyArrays) -> None:
+        self._counts = {name: self._counts.get(name, 0) + value for name, value in counts.items()}

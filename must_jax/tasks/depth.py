@@ -15,20 +15,24 @@ from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums, Task
-from must_jax.tasks.chance import Depths
-from must_jax.tasks.measures import Means, masked_sum, resize_maps, valid_pixels
+from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
+from must_jax.tasks.chance import DISTANCES, FINE, best_depth, depth_bins, middle_of
+from must_jax.tasks.maps import AnyArrays, MapMetrics, MapTask, Moments, bins, namespace, pairs, total
+from must_jax.tasks.measures import masked_sum, resize_maps, valid_pixels
 
 TYPICAL_M = 3.0  # the depth that an output of 0 stands for, so that training starts near the truth
 NEAREST_M, FARTHEST_M = 0.01, 1000.0
+_STEPS = 8  # between ratios of 1.25 ** n
+_RATIOS = (1.25 ** (np.arange(1, 3 * _STEPS + 1) / _STEPS)).astype(np.float32)
 TRIM = 0.2  # share of the residuals, the largest ones, that the affine-invariant loss leaves out
 
 
-class Depth(Task):
+class Depth(MapTask):
     """Metric or relative depth; pseudo labels are the raw map (paper section 3)."""
 
     name: ClassVar[str] = "depth"
     metric: ClassVar[str] = "delta1"
+    counted: ClassVar[str] = "depth"
 
     kind: Literal["metric_m", "relative"] = "metric_m"
     """`metric_m`: metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. `relative`: known up to
@@ -59,8 +63,37 @@ class Depth(Task):
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         return {"depth": predictions["depth"]}
 
+    def truth(self, label: NumpyArrays) -> NumpyArrays:
+        """{"depth": f32[h, w]}; where it is not above 0, it is not known."""
+        return {"depth": np.where(label["valid"] > 0, np.maximum(label["depth"], 0), np.float32(0))}
+
+    def moments(self) -> tuple[Moments, ...]:
+        return (_sums_of_both, _moments) if self.kind == "relative" else ()
+
+    def counts(self, predicted: Any, truth: AnyArrays, fit: AnyArrays) -> dict[str, Any]:
+        """Pixels by distance and ratio, sums of the errors, and what the chance level is computed from.
+
+        Of relative depth, the prediction is fitted to the truth by its `moments`.
+        """
+        known = truth["depth"] > 0
+        true = _where(known, truth["depth"], 1)
+        counts: dict[str, Any] = {}
+        if fit:
+            predicted = _fitted(predicted, fit)
+            flat = _ratio(_where(known, _mean(fit, "truth").astype(np.float32) + 0 * true, 1), true)
+            counts["flat"] = namespace(flat).sum(known & (flat < 1.25), dtype=np.int32)
+        predicted = _at_least(_where(known, predicted, 1), 1e-6)
+        distance, fine = depth_bins(true)
+        if not fit:
+            counts["depths"] = pairs(distance, fine, known, (DISTANCES, FINE))
+        ratio = bins(_ratio(predicted, true), _RATIOS)
+        counts["errors"] = pairs(distance, ratio, known, (DISTANCES, len(_RATIOS) + 1))
+        counts["abs_rel"] = total(abs(predicted / true - 1), known)
+        counts["squared"] = total((predicted - true) ** 2, known)
+        return counts
+
     def metrics(self) -> DepthMetrics:
-        return DepthMetrics(align=self.kind == "relative")
+        return DepthMetrics(self)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         depth = np.asarray(prediction["depth"], np.float32)
@@ -77,63 +110,104 @@ class Depth(Task):
         return {"unit": self.label.unit, **{key: round(float(value), 3) for key, value in values.items()}}
 
 
-class DepthMetrics:
+class DepthMetrics(MapMetrics):
     """Metrics over all valid pixels with a depth above 0, pooled over all images.
 
     `delta1`: percent with max(d / d*, d* / d) < 1.25. `abs_rel`: mean of |d - d*| / d*. `rmse`: root of the mean of
     (d - d*)^2, in the unit of the truth.
 
-    With `align`, which is for relative depth, each prediction is first fitted to its truth by least squares (scale and
-    shift).
+    Of relative depth, each prediction is first fitted to its truth by least squares (scale and shift).
     """
 
-    def __init__(self, align: bool):
-        self._align = align
-        self._means = Means("delta1", "abs_rel", "squared")
-        self._depths, self._flat = Depths(), Means("delta1")  # of the truth; of constants fitted to it
-
-    def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
-        known = (label["valid"] > 0) & (label["depth"] > 0) & (label["present"] > 0)
-        predicted, truth = prediction["depth"][known], label["depth"][known]
-        if self._align:
-            predicted = _fit(predicted, truth)
-            self._flat.add("delta1", _delta1(_fit(np.ones_like(truth), truth) / truth))
-        else:
-            self._depths.add(truth)
-        predicted = np.maximum(predicted, 1e-6)
-        ratio = predicted / truth
-        self._means.add("delta1", _delta1(ratio))
-        self._means.add("abs_rel", np.abs(ratio - 1))
-        self._means.add("squared", np.square(predicted - truth))
-
-    def merge(self, other: DepthMetrics) -> None:
-        self._means.merge(other._means)
-        self._depths.merge(other._depths)
-        self._flat.merge(other._flat)
+    @property
+    def _errors(self) -> np.ndarray:
+        """i64[DISTANCES, ratios]: pixels by distance and by the ratio of the depths."""
+        return self._counts.get("errors", np.zeros((DISTANCES, len(_RATIOS) + 1), np.int64))
 
     def result(self) -> dict[str, float]:
-        means = self._means.result()
-        return means | {"rmse": math.sqrt(means.pop("squared"))}
+        pixels = max(int(self._errors.sum()), 1)
+        sums = {name: float(self._counts.get(name, 0)) for name in ("abs_rel", "squared")}
+        return {
+            "delta1": _share_below(self._errors.sum(0), 1),
+            "abs_rel": sums["abs_rel"] / pixels,
+            "rmse": math.sqrt(sums["squared"] / pixels),
+        }
 
     def details(self) -> Details:
-        return {}
+        if not self._errors.any():
+            return {}
+        ratios, unit = self._errors.sum(0), self._task.label.unit
+        below = (100 * ratios.cumsum()[:-1] / ratios.sum()).round(3).tolist()
+        curves: list[Curve] = [
+            {
+                "title": "Pixels by the error of their depth",
+                "x": "ratio of predicted and true depth, the larger one divided by the smaller one",
+                "y": "pixels below it (%)",
+                "series": {"share": ([round(float(ratio), 4) for ratio in _RATIOS], below)},
+            }
+        ]
+        seen = np.flatnonzero(self._errors.sum(1))
+        if unit == "m":
+            distances = [round(float(d), 4) for d in middle_of(seen)]
+            shares = {
+                f"below {1.25**power:.4g}": [round(_share_below(self._errors[row], power), 3) for row in seen]
+                for power in (1, 2, 3)
+            }
+            curves.append(
+                {
+                    "title": "Errors by distance",
+                    "x": "true depth (m)",
+                    "y": "pixels below a ratio (%)",
+                    "series": {name: (distances, values) for name, values in shares.items()},
+                }
+            )
+        return {"curves": curves}
 
     def chance(self) -> float:
-        return self._flat.result()["delta1"] if self._align else self._depths.best()
+        if "flat" in self._counts:
+            return float(100 * self._counts["flat"] / max(int(self._errors.sum()), 1))
+        return best_depth(self._counts.get("depths", np.zeros((DISTANCES, 1), np.int64)))
 
 
-def _delta1(ratio: np.ndarray) -> np.ndarray:
-    """100 where the depths are within a factor of 1.25 of each other, else 0."""
-    return 100.0 * (np.maximum(ratio, 1 / ratio) < 1.25)
+def _ratio(a: Any, b: Any) -> Any:
+    return namespace(a).maximum(a / b, b / a)
 
 
-def _fit(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _share_below(ratios: np.ndarray, power: int) -> float:
+    """Percent of the pixels that are within a factor of 1.25 ** power."""
+    return float(100 * ratios[: power * _STEPS].sum() / max(int(ratios.sum()), 1))
+
+
+def _sums_of_both(predicted: Any, truth: AnyArrays, fit: AnyArrays) -> dict[str, Any]:
+    known = truth["depth"] > 0
+    kept = known.astype(np.float32)
+    return {"pixels": kept, "predicted": _where(known, predicted, 0), "truth": truth["depth"] * kept}
+
+
+def _moments(predicted: Any, truth: AnyArrays, fit: AnyArrays) -> dict[str, Any]:
+    """Of the differences to the means, as far from which the values may lie."""
+    known = truth["depth"] > 0
+    apart = _where(known, predicted - _mean(fit, "predicted"), 0)
+    return {"variance": apart * apart, "covariance": apart * (truth["depth"] - _mean(fit, "truth"))}
+
+
+def _mean(fit: AnyArrays, name: str) -> Any:
+    return fit[name] / _at_least(fit["pixels"], 1)
+
+
+def _fitted(predicted: Any, fit: AnyArrays) -> Any:
     """The predicted values, scaled and shifted to the true ones by least squares."""
-    if not predicted.size:
-        return predicted
-    design = np.stack([predicted, np.ones_like(predicted)], -1).astype(np.float64)
-    (scale, shift), *_ = np.linalg.lstsq(design, truth.astype(np.float64), rcond=None)
-    return scale * predicted + shift
+    scale = fit["covariance"] / _at_least(fit["variance"], 1e-30)
+    fitted = (predicted - _mean(fit, "predicted")) * scale + _mean(fit, "truth")
+    return fitted.astype(np.float32)
+
+
+def _where(chosen: Any, values: Any, other: float) -> Any:
+    return namespace(values).where(chosen, values, np.float32(other))
+
+
+def _at_least(values: Any, least: float) -> Any:
+    return namespace(values).maximum(values, np.float32(least))
 
 
 def _affine_invariant(predicted: jax.Array, truth: jax.Array, mask: jax.Array) -> Sums:

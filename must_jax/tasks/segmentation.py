@@ -18,17 +18,20 @@ from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
 from must_jax.models.heads import DenseHead
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums, Task
+from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import most_frequent
+from must_jax.tasks.confusion import Confusion, confused
+from must_jax.tasks.maps import AnyArrays, MapMetrics, MapTask
 from must_jax.tasks.measures import masked_sum, resize_maps
 
 
-class Segmentation(Task):
+class Segmentation(MapTask):
     """Softmax cross-entropy per pixel; pseudo labels are hard and ignore unsure pixels (paper section 3)."""
 
     name: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "miou"
     has_classes: ClassVar[bool] = True
+    counted: ClassVar[str] = "probs"
 
     classes: Annotated[tuple[str, ...], Field(max_length=WIDE_IGNORE_ID)] = ()
     """Class names in the order of their indices."""
@@ -71,8 +74,29 @@ class Segmentation(Task):
         ids, confidence = most_likely(prediction["probs"], content, hw)
         return {"ids": ids, "confidence": confidence}
 
+    def truth(self, label: NumpyArrays) -> NumpyArrays:
+        """{"ids": u8 or u16[h, w]}: the class + 1."""
+        ids, ignore_id = label["ids"], self.label.ignore_id
+        numbers = np.where(ids == ignore_id, 0, ids + 1)
+        if (largest := numbers.max(initial=0) - 1) >= len(self.classes):
+            raise UserError(
+                f"the truth has class id {largest}, but there are {len(self.classes)} classes; correct either"
+            )
+        return {"ids": numbers.astype(np.uint16 if self.label.wide else np.uint8)}
+
+    def counts(self, predicted: Any, truth: AnyArrays, fit: AnyArrays) -> dict[str, Any]:
+        """See `confused`.
+
+        Args:
+          predicted: f32[n, h, w, K], or the most probable class, i32[n, h, w].
+        """
+        if predicted.ndim == 4:
+            predicted = jnp.argmax(predicted, -1).astype(jnp.int32)
+        ids = truth["ids"].astype(np.int32)
+        return confused(ids - 1, predicted, ids > 0, len(self.classes))
+
     def metrics(self) -> SegmentationMetrics:
-        return SegmentationMetrics(len(self.classes), self.label.ignore_id)
+        return SegmentationMetrics(self)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         if "probs" in prediction:
@@ -99,50 +123,30 @@ class Segmentation(Task):
         return {names[i]: round(float(shares[i]), 3) for i in np.argsort(-shares, kind="stable") if shares[i] > 0}
 
 
-class SegmentationMetrics:
+class SegmentationMetrics(MapMetrics):
     """Metrics over all labelled pixels, pooled over all images, in percent.
 
     `miou`: mean intersection over union, over the classes that the truth or a prediction has. `pixel_accuracy`: pixels
     whose class is right.
     """
 
-    def __init__(self, classes: int, ignore_id: int):
-        self._ignore_id = ignore_id
-        self._truth, self._predicted, self._hits = np.zeros((3, classes + 1), np.int64)  # pixels by class; last: none
-
-    def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
-        if not label["present"]:
-            return
-        classes = len(self._truth) - 1
-        known = label["ids"] != self._ignore_id
-        truth, predicted = label["ids"][known], np.minimum(prediction["ids"][known], classes)
-        if (largest := truth.max(initial=0)) >= classes:
-            raise UserError(f"the truth has class id {largest}, but there are {classes} classes; correct either")
-        for counts, ids in (
-            (self._truth, truth),
-            (self._predicted, predicted),
-            (self._hits, truth[truth == predicted]),
-        ):
-            counts += np.bincount(ids, minlength=classes + 1)
-
-    def merge(self, other: SegmentationMetrics) -> None:
-        self._truth += other._truth
-        self._predicted += other._predicted
-        self._hits += other._hits
+    @property
+    def _confusion(self) -> Confusion:
+        return Confusion(self._task.classes, self._counts)
 
     def result(self) -> dict[str, float]:
-        union = (self._truth + self._predicted - self._hits)[:-1]
-        occurs = union > 0
-        if not occurs.any():
-            return {"miou": 0.0, "pixel_accuracy": 0.0}
+        confusion = self._confusion
+        iou = confusion.iou
         return {
-            "miou": float(100 * np.mean(self._hits[:-1][occurs] / union[occurs])),
-            "pixel_accuracy": float(100 * self._hits.sum() / self._truth.sum()),
+            "miou": float(np.mean(iou[~np.isnan(iou)])) if confusion.truth.any() else 0.0,
+            "pixel_accuracy": confusion.accuracy,
         }
 
     def details(self) -> Details:
-        return {}
+        confusion = self._confusion
+        return confusion.details({"IoU": confusion.iou, "accuracy": confusion.recall, "pixels": confusion.truth})
 
     def chance(self) -> float:
         """Predicting the most frequent class everywhere gives it its share of the pixels as IoU, and all others 0."""
-        return most_frequent(self._truth) / max(int(np.count_nonzero(self._truth)), 1)
+        truth = self._confusion.truth
+        return most_frequent(truth) / max(int(np.count_nonzero(truth)), 1)

@@ -7,7 +7,7 @@ from jax.sharding import AxisType
 
 from must_jax.engine.mesh import (
     everywhere,
-    local_part,
+    local_view,
     local_rows,
     make_mesh,
     put,
@@ -61,7 +61,9 @@ def test_two_axes_share_a_batch():
     assert mesh.shape == {"data": 2, "fsdp": 2}
     batch = put_batch(mesh, x)
     assert [shard.data.tolist() for shard in batch.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    np.testing.assert_array_equal(local_part({"x": batch})["x"], x)
+    view = local_view({"x": batch})["x"]
+    assert [shard.data.tolist() for shard in view.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    np.testing.assert_array_equal(view, x)
     np.testing.assert_array_equal(local_rows(mesh, 8), np.arange(8))
 
 
