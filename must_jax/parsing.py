@@ -15,7 +15,7 @@ from must_jax.config import HERE, STAGE_CONFIGS, AnyConfig, CompileConfig, Repla
 from must_jax.errors import UserError, nearest
 
 _COMPILED = {"train": "train", "teachers": "label", "inits": "evaluate"}  # key that only one stage has -> that stage
-_IN_PIPELINE = ("train", "label", "audit", "evaluate")
+_IN_PIPELINE = ("prepare", "train", "label", "audit", "evaluate")
 _Parsed = TypeVar("_Parsed", bound=pydantic.BaseModel)
 
 

@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 AboutRuns = DescribeConfig | ReportConfig
-AnyConfig = PrepareConfig | InPipeline | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
+AnyConfig = InPipeline | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,

@@ -8,16 +8,18 @@ import pydantic
 from pydantic import Field
 
 from must_jax.config.base import Config, Count, Names, Number, PositiveCount
-from must_jax.config.data import AuditConfig, LabelConfig
+from must_jax.config.data import AuditConfig, LabelConfig, PrepareConfig
 from must_jax.config.evaluation import EvaluateConfig
 from must_jax.config.training import TrainConfig
 from must_jax.errors import nearest
 
-InPipeline = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
+InPipeline = PrepareConfig | TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
 
 class PipelineConfig(Config):
     """Stages in sequence, each in a folder of its name under the workdir, then a report."""
+
+    free: ClassVar[frozenset[str]] = Config.free | {"title", "stages"}  # each stage has a workdir of its own
 
     stage: Literal["pipeline"] = "pipeline"
     title: str = "must_jax"
@@ -27,7 +29,8 @@ class PipelineConfig(Config):
     devices: Count = 0
     """Passed on to all stages; 0 = as many as can share the batches."""
     stages: Annotated[dict[str, Annotated[InPipeline, Field(discriminator="stage")]], Field(min_length=1)]
-    """A name -> the config of a stage, which runs in the folder of that name. `{workdir}` in a value stands for the
+    """A name -> the config of a stage, which runs in the folder of that name; those whose config or inputs have changed
+    are repeated. `{workdir}` in a value stands for the
     pipeline's own folder."""
 
     @pydantic.model_validator(mode="after")

@@ -42,6 +42,9 @@ class PrepareConfig(Config):
     image_suffix: Names = ()
     """For folders and tar files: the endings of images (jpg, rgb.png), or * for all. None = all pictures of a folder;
     of pictures in a tar file that share a name, the one with a plain suffix (.jpg beside .seg.png)."""
+    shuffle: bool = False
+    """Keeps the images in a random order, always the same one, so that a part of the set (`NAME:train[:80%]`) is a
+    sample of all of it, and not the first of its folders."""
     shard_images: ShardImages = 1024
     """Images of a file."""
     max_pixels: Annotated[PositiveCount, Field(le=MAX_PIXELS)] = MAX_PIXELS
@@ -60,6 +63,8 @@ class PrepareConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_column(self) -> Self:
+        if self.shuffle and self.images.startswith("parquet:"):
+            raise ValueError("shuffle is not for Parquet files, whose rows can only be read in order; remove it")
         if self.image_column and not self.images.startswith("parquet:"):
             raise ValueError(f"image_column is only for Parquet files, but images is '{self.images}'; remove it")
         if self.image_suffix and not self.images.startswith(("folder:", "tar:")):

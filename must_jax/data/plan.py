@@ -5,16 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pydantic
 
 from must_jax import files
 from must_jax.config import PrepareConfig
 from must_jax.data import shards
+from must_jax.data.order import Order
 from must_jax.errors import UserError
 from must_jax.reading import read_json
 
 FILE = "prepare.json"
-ASKED = ("image_column", "image_suffix", "shard_images", "max_pixels")  # what the shards depend on, besides the source
+SHUFFLE_SEED = 0
+ASKED = (
+    "image_column",
+    "image_suffix",
+    "shuffle",
+    "shard_images",
+    "max_pixels",
+)  # what the shards depend on, besides the source
 
 
 class _Record(pydantic.BaseModel):
@@ -38,6 +47,8 @@ class ShardRecord(_Record):
 class Plan(_Record):
     """Shard i holds what can be read of the source's images [i * shard_images, (i + 1) * shard_images).
 
+    With `shuffle`, the source's images are counted in an order that follows from their number.
+
     Attributes:
       source: digest of the source.
       length: images of the source, readable or not.
@@ -49,6 +60,7 @@ class Plan(_Record):
     images: str
     image_column: str
     image_suffix: tuple[str, ...] = ()
+    shuffle: bool = False
     shard_images: pydantic.PositiveInt
     max_pixels: pydantic.PositiveInt
     source: str
@@ -66,9 +78,13 @@ class Plan(_Record):
     def shard_count(self) -> int:
         return -(-self.length // self.shard_images)
 
-    def positions(self, index: int) -> range:
-        """Positions of a shard's images in the source."""
-        return range(index * self.shard_images, min((index + 1) * self.shard_images, self.length))
+    def positions(self, index: int) -> list[range]:
+        """Positions of a shard's images in the source: one range, or one for each image in the order of the set."""
+        positions = range(index * self.shard_images, min((index + 1) * self.shard_images, self.length))
+        if not self.shuffle:
+            return [positions]
+        _, images = Order([self.length], SHUFFLE_SEED)(np.array(positions))
+        return [range(image, image + 1) for image in images.tolist()]
 
     def shard_file(self, index: int) -> str:
         return shards.shard_file(self.name, index, self.shard_count)

@@ -62,6 +62,13 @@ def prepare(config: PrepareConfig) -> ImageSet:
     return open_images(images, config.data_dir)
 
 
+def check(config: PrepareConfig) -> None:
+    """Raises the errors of `prepare` that can be found without opening a file of the source."""
+    folder = Path(config.data_dir).expanduser() / config.name / VERSION
+    if not _is_finished(folder, config):
+        plan.check_same(folder, config, _open(config).digest)
+
+
 def _is_finished(folder: Path, config: PrepareConfig) -> bool:
     there = plan.read(folder)
     if there is None or not (folder / shards.INFO_FILE).exists() or there.missing(folder):
@@ -107,8 +114,8 @@ def _make(folder: Path, config: PrepareConfig) -> str:
 def _write_missing(folder: Path, there: Plan, raw: RawImages) -> Plan:
     """Writes the shards that are not there yet. Returns the plan that lists them all."""
     missing = there.missing(folder)
-    left = sum(len(there.positions(index)) for index in missing)
-    items = ((index, item) for index in missing for item in raw.items(there.positions(index)))
+    left = sum(map(len, itertools.chain(*map(there.positions, missing))))
+    items = ((index, item) for index in missing for part in there.positions(index) for item in raw.items(part))
     check = functools.partial(_check, shards.serializer(_features()), there.max_pixels)
     lost = {there.shard_file(index) for index in missing}
     bad = [each for shard in there.shards if shard.file not in lost for each in shard.skipped]
@@ -168,7 +175,7 @@ def _finish(folder: Path, written: Plan, raw: RawImages) -> str:
         f"The images of {written.images} with their bytes as they were; see {plan.FILE}",
         lengths,
         sum(shard.bytes for shard in written.shards),
-        {SOURCE: written.source},
+        {SOURCE: f"{written.source}, shuffled" if written.shuffle else written.source},
     )
     parts = [
         f"{sum(lengths)} images, {len(skipped)} unreadable, other files: {raw.others}",

@@ -25,7 +25,7 @@ from must_jax.config import (
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, ImageSet, check_splits, open_images
 from must_jax.data.pipeline import Batch, Source
-from must_jax.data.shards import COLUMNS
+from must_jax.data.shards import COLUMNS, SPLIT
 from must_jax.engine import distributed
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.errors import UserError, nearest
@@ -56,35 +56,49 @@ class Named(NamedTuple):
 
 
 def check(config: StageConfig, made: Collection[Path] = ()) -> None:
-    """Checks everything about a stage that can be checked before any image is rendered or opened.
+    """Raises the first of `mistakes`, if there are any, as a UserError."""
+    for mistake in mistakes(config, made)[:1]:
+        raise UserError(mistake)
+
+
+def mistakes(config: StageConfig, made: Collection[Path] = (), sets: Collection[str] = ()) -> list[str]:
+    """Everything wrong with a stage that can be found before any image is rendered or opened.
+
+    An unknown task or option, devices that do not exist or cannot share the batches, too little memory for a batch, an
+    image set, split, column or run that does not exist.
 
     Args:
       made: runs and columns that need not exist yet.
-
-    Raises:
-      UserError: an unknown task or option, devices that do not exist or cannot share the batches, an image set, split,
-        column or run that does not exist.
+      sets: names of image sets that need not exist yet.
     """
+    found: list[str] = []
+
+    def look(into: Callable[..., object], *arguments: Any) -> None:
+        try:
+            into(*arguments)
+        except UserError as error:
+            if str(error) not in found:
+                found.append(str(error))
+
     named = _named(config)
     for name, options in named.tasks:
-        check_options(name, options)
+        look(check_options, name, options)
     if not isinstance(config, AuditConfig):  # uses no devices
-        mesh_of(config)
+        look(mesh_of, config)
     if isinstance(config, TrainConfig | EvaluateConfig):
         for size in named.batch_sizes:
-            memory.check_batch(size // distributed.processes(), config.image_size)
+            look(memory.check_batch, size // distributed.processes(), config.image_size)
     for key, run in named.runs:
-        if Path(run) not in made and not Path(run).is_dir():
-            raise UserError(f"config.{key}: there is no run {run}; train it first, or correct the path")
+        look(_check_run, f"config.{key}", run, made)
     for source in named.sources:
         for task in source.min_confidence:
-            check_options(task, {})
+            look(check_options, task, {})
         for label in source.labels:
-            if label != TRUTH and Path(label) not in made and not Path(label).is_dir():
-                raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
-        _check_images(source.images, config.data_dir)
+            look(_check_label, label, made)
+        look(_check_images, source.images, config.data_dir, sets)
     if isinstance(config, TrainConfig):
-        _check_chosen(config, made)
+        look(_check_chosen, config, made)
+    return found
 
 
 def outputs(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
@@ -375,11 +389,23 @@ def _named(config: StageConfig) -> Named:
             )
 
 
-def _check_images(spec: str, data_dir: str) -> None:
+def _check_run(key: str, run: str, made: Collection[Path]) -> None:
+    if Path(run) not in made and not Path(run).is_dir():
+        raise UserError(f"{key}: there is no run {run}; train it first, or correct the path")
+
+
+def _check_label(label: str, made: Collection[Path]) -> None:
+    if label != TRUTH and Path(label) not in made and not Path(label).is_dir():
+        raise UserError(f"there is no label column {label}; run the label stage first, or correct the path")
+
+
+def _check_images(spec: str, data_dir: str, sets: Collection[str] = ()) -> None:
     """Checks an image set as `open_images` does, but renders nothing and reads no photo."""
     dataset, _, rest = spec.partition(":")
     name = dataset.removeprefix("scenes/")
-    if dataset == "folder":
+    if dataset in sets:
+        check_splits(spec, rest, (SPLIT,))
+    elif dataset == "folder":
         if not Path(rest).expanduser().is_dir():
             raise UserError(f"images='{spec}': there is no folder {rest}; name a folder with photos")
     elif name == dataset:

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from must_jax.config import AuditConfig, PipelineConfig, ReportConfig, TrainConfig
+from must_jax.config import AuditConfig, LabelConfig, PipelineConfig, PrepareConfig, ReportConfig, TrainConfig
 from must_jax.errors import UserError
 from must_jax.files import write_json
 from must_jax.progress import say
@@ -28,30 +28,32 @@ PLAIN_WIDTH = 120  # characters per line without a terminal
 def run(config: PipelineConfig, workdir: Path) -> None:
     """Runs each stage in workdir/NAME, then writes `report/index.html` and, last, `result.json`.
 
-    An interrupted pipeline resumes where it was: every stage resumes or says that it is finished.
+    An interrupted pipeline resumes where it was: every stage resumes or says that it is finished. A stage whose config
+    or inputs have changed since is repeated, with those that read it; what it had made is moved to NAME.before-N.
 
     Raises:
-      UserError: errors that any stage's config reveals, before any work; what a stage raises, after the report of the
-        finished ones; a workdir of another config.
+      UserError: all errors that the stages' configs reveal, before any work; what a stage raises, after the report of
+        the finished ones; a workdir of another kind of run.
     """
     check(workdir, config)
     report = workdir / REPORT
-    open_stages = [name for name in config.stages if not (workdir / name / RESULT_FILE).exists()]
-    if (workdir / RESULT_FILE).exists() and not open_stages:
-        say(f"{workdir} is finished; nothing to do, see {report}")
-        return
     from must_jax.engine import distributed
-    from must_jax.stages import inputs
+    from must_jax.stages import renewal
 
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
-    made = inputs.outputs(stages, workdir)
-    for name in open_stages:  # inputs of a finished stage may be gone
-        inputs.check(stages[name], made)
+    repeated = renewal.planned(stages, workdir)
+    finished = [name for name in stages if renewal.is_finished(stages[name], workdir / name) and name not in repeated]
+    if (workdir / RESULT_FILE).exists() and len(finished) == len(stages):
+        say(f"{workdir} is finished; nothing to do, see {report}")
+        return
     if distributed.processes() > 1:
         raise UserError(
             "a pipeline runs in one process; to use several, start its stages one by one with their own configs"
         )
+    _check_all(stages, finished, config, workdir)
+    _tell(repeated, finished, workdir)
     claim(workdir, config)
+    (workdir / RESULT_FILE).unlink(missing_ok=True)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")
         try:
@@ -75,19 +77,46 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     say(f"report: {report}\ntotal time: {duration(total)}")
 
 
+def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: PipelineConfig, workdir: Path) -> None:
+    """Raises UserError if anything is wrong with any stage that is to run; if several things are, prints them all."""
+    from must_jax.stages.foreseen import Foreseen
+
+    foreseen, found = Foreseen(workdir, config.data_dir), list[str]()
+    for name, stage in stages.items():
+        if name not in finished:  # inputs of a finished stage may be gone
+            found += [f"config.stages.{name}: {mistake}" for mistake in foreseen.mistakes(stage)]
+        foreseen.add(name, stage)
+    if len(found) == 1:
+        raise UserError(found[0])
+    if found:
+        for each in found:
+            say(f"- {each}")
+        raise UserError(f"{len(found)} mistakes, listed above, in the stages of this pipeline; nothing has begun")
+
+
+def _tell(repeated: Mapping[str, str], finished: Sequence[str], workdir: Path) -> None:
+    if repeated:
+        say("\n".join(f"{name} is repeated: {why}" for name, why in repeated.items()))
+        kept = f"; kept: {', '.join(finished)}" if finished else ""
+        say(f"what these stages have made is not deleted, but moved to {workdir}/NAME.before-N{kept}")
+
+
 def ordered(config: PipelineConfig) -> list[str]:
-    """The stages' names, each after those whose folders its config refers to (config files do not keep an order).
+    """The stages' names, each after those whose folders or image sets its config refers to, otherwise as written.
 
     Training also comes after the audits of what it reads.
 
     Raises:
       UserError: two stages wait for each other.
     """
-    reads = {
-        name: [other for other in re.findall(r"{workdir}/([^/\"]+)", stage.model_dump_json()) if other in config.stages]
-        for name, stage in config.stages.items()
-    }
-    audits = {name: set(read) for name, read in reads.items() if isinstance(config.stages[name], AuditConfig)}
+    sets = {stage.name: name for name, stage in config.stages.items() if isinstance(stage, PrepareConfig)}
+    reads = {}
+    for name, stage in config.stages.items():
+        text = stage.model_dump_json()
+        reads[name] = [other for other in re.findall(r"{workdir}/([^/\"]+)", text) if other in config.stages]
+        reads[name] += [sets[each] for each in re.findall(r'"([a-z][a-z0-9_]*):', text) if sets.get(each, name) != name]
+    labelled = {name for name, stage in config.stages.items() if isinstance(stage, LabelConfig)}
+    audits = {n: labelled & set(read) for n, read in reads.items() if isinstance(config.stages[n], AuditConfig)}
     for name, stage in config.stages.items():
         if isinstance(stage, TrainConfig):
             reads[name] += [audit for audit, read in audits.items() if read & set(reads[name])]
@@ -120,9 +149,20 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:
     import jax  # not needed if everything is finished
 
+    from must_jax.stages import renewal
+
+    folder = workdir / name
+    if why := renewal.outdated(stage, folder):  # now that the stages before it are finished
+        aside = renewal.set_aside(stage, folder)
+        say(f"{name} is repeated: {why}" + (f"; what it had made is now in {aside}" if aside else ""))
+        write_json(workdir / TIMES_FILE, {other: spent for other, spent in times(workdir).items() if other != name})
+    renewal.record(stage, folder)
     began = time.monotonic()
     try:
-        STAGES[stage.stage](stage, workdir / name)
+        STAGES[stage.stage](stage, folder)
+        if isinstance(stage, PrepareConfig):  # which writes only to the data folder
+            claim(folder, stage)
+            write_json(folder / RESULT_FILE, {"seconds": time.monotonic() - began})
     finally:
         before = times(workdir)
         write_json(workdir / TIMES_FILE, {**before, name: before.get(name, 0.0) + time.monotonic() - began})

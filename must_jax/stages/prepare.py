@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from must_jax.config import PrepareConfig
-from must_jax.data.prepare import prepare
+from must_jax.data.prepare import check, prepare
+from must_jax.errors import UserError
 
 
 def run(config: PrepareConfig, workdir: Path) -> None:
@@ -19,3 +20,20 @@ def run(config: PrepareConfig, workdir: Path) -> None:
     images = prepare(config)
     for task, labels in config.labels.items():
         truth.write(images, task, labels, truth.folder_of(config, task))
+
+
+def mistakes(config: PrepareConfig) -> list[str]:
+    """Everything wrong with it that can be found without opening an image or a label."""
+    from must_jax.stages import truth
+
+    found = []
+    for task, labels in config.labels.items():
+        try:
+            truth.check({task: labels})
+        except UserError as error:
+            found.append(str(error))
+    try:
+        check(config)
+    except UserError as error:
+        found.append(str(error))
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ REPORT = Path("report") / "index.html"
 SKIPPED_FILE = "skipped.jsonl"  # non-finite updates, and the images of their batches
 _DAMAGED = "remove only this file; nothing of the run is lost: starting it again with its config rewrites it"
 PLACE = "{workdir}"  # in a config: the pipeline's folder
-_STAGE = re.compile(r"^stages\.[^.]*\.")  # of a pipeline
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
 
 
@@ -33,24 +31,41 @@ def check(workdir: Path, config: pydantic.BaseModel) -> None:
     Raises:
       UserError: it does; names the first key that differs.
     """
+    if differs := difference(workdir, config):
+        raise UserError(
+            f"{workdir} belongs to a run with a different config: {differs}; choose another --workdir, or delete that "
+            "folder"
+        )
+
+
+def difference(workdir: Path, config: pydantic.BaseModel) -> str:
+    """The first key in which a config differs from that of the run in the folder, with both values; "" = none.
+
+    Raises:
+      UserError: the folder's config has keys of another version, or is damaged.
+    """
     path = workdir / CONFIG_FILE
     if not path.exists():
-        return
-    stored, remedy = _stored(path), "choose another --workdir, or delete that folder"
+        return ""
+    stored, readable = _stored(path), True
     try:
         kind = STAGE_CONFIGS.get(str(stored.get("stage")), type(config))
         stored = kind.model_validate(stored).model_dump(mode="json")  # keys added since have defaults
     except pydantic.ValidationError:  # another version's keys, or damaged: it may still be this very run
-        remedy = f"choose another --workdir, or, if the run there has this config after all, remove only {path}"
+        readable = False
     theirs = dict(_leaves(stored))
     ours, place = dict(_leaves(config.model_dump(mode="json"))), home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
         if not _is_free(key, ours) and not _same(there, here, place):
+            differs = f"config.{key} is {there!r} there and {here!r} here"
+            if readable:
+                return differs
             raise UserError(
-                f"{workdir} belongs to a run with a different config: config.{key} is {there!r} there "
-                f"and {here!r} here; {remedy}"
+                f"{workdir} belongs to a run with a different config: {differs}; choose another --workdir, or, if the "
+                f"run there has this config after all, remove only {path}"
             )
+    return ""
 
 
 def stored(workdir: Path, stages: Collection[str]) -> dict[str, Any]:
@@ -105,9 +120,8 @@ def _lock(workdir: Path, worker: str) -> None:
 
 def _is_free(key: str, config: Mapping[str, Any]) -> bool:
     """Whether this key of the flattened config may change between restarts."""
-    prefix = match.group() if (match := _STAGE.match(key)) else ""
-    stage = STAGE_CONFIGS.get(str(config.get(f"{prefix}stage")))
-    return stage is not None and key.removeprefix(prefix).split(".")[0] in stage.free
+    stage = STAGE_CONFIGS.get(str(config.get("stage")))
+    return stage is not None and key.split(".")[0] in stage.free
 
 
 def home(workdir: Path) -> Path:

@@ -395,3 +395,22 @@ def test_prepared_sets_of_other_images_have_other_digests(tmp_path: Path):
     assert len(jpeg(2)) != len(jpeg(3))
     one, other = (open_images("photos:train", tmp_path / f"data_{name}") for name in "ab")
     assert one.digest != other.digest
+
+
+def test_shuffled_parts_are_samples_and_a_lost_shard_comes_back_the_same(tmp_path: Path):
+    source = write_files(
+        tmp_path / "in", {f"{c}/{i}.jpg": jpeg(10 * i + len(c)) for c in ("a", "bb") for i in range(8)}
+    )
+    in_order = prepare.prepare(config_of(source, tmp_path / "data", name="sorted"))
+    images = prepare.prepare(config_of(source, tmp_path / "data", shuffle=True))
+    assert images_of(images) == images_of(in_order)
+    assert images.digest != in_order.digest
+    half = open_images("photos:train[:50%]", tmp_path / "data")
+    assert {half.name_of(index)[0] for index in range(8)} == {"a", "b"}
+    folder = tmp_path / "data/photos/1.0.0"
+    before = contents(folder)
+    min(folder.glob("*.array_record*")).unlink()
+    prepare.prepare(config_of(source, tmp_path / "data", shuffle=True))
+    assert contents(folder) == before
+    with pytest.raises(UserError, match="shuffle"):
+        prepare.prepare(config_of(source, tmp_path / "data", shuffle=False))

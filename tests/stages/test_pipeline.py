@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_teacher import HEADLINES, make_teacher
 
 from must_jax.config import PipelineConfig, TrainConfig
 from must_jax.engine import distributed
 from must_jax.errors import UserError
-from must_jax.stages import pipeline, workdir
+from must_jax.stages import pipeline, renewal, workdir
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
+UNLABELLED = {"images": "scenes/unlabelled_tiny:train"}
 
 
 def training(**values: Any) -> dict[str, Any]:
@@ -26,17 +30,25 @@ def named(**stages: dict[str, Any]) -> PipelineConfig:
 
 
 THREE = named(
-    first=training(train=[{**TRUTH, "labels": ["{workdir}/third/columns/second-depth"]}]),
+    first=training(train=[{**UNLABELLED, "labels": ["{workdir}/third/columns/second-depth"]}]),
     second=training(init="{workdir}/first"),
     third={"stage": "label", "images": "scenes/unlabelled_tiny:train", "teachers": ["elsewhere/second"]},
 )
 
 
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of depth from elsewhere."""
+    return make_teacher(tmp_path_factory.mktemp("elsewhere") / "second", ("depth",), 32, HEADLINES)
+
+
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Any]]:
+def ran(
+    second: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Path, Any]]:
     """Stages and report do nothing, and list their calls (folder, config)."""
     monkeypatch.chdir(tmp_path_factory.mktemp("home"))
-    Path("elsewhere/second").mkdir(parents=True)
+    shutil.copytree(second, "elsewhere/second")
     calls: list[tuple[Path, Any]] = []
 
     def stage(config: Any, folder: Path) -> None:
@@ -44,7 +56,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
         (folder / workdir.RESULT_FILE).write_text("{}")
         calls.append((folder, config))
 
-    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("train", "label", "audit", "evaluate"), stage))
+    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("prepare", "train", "label", "audit", "evaluate"), stage))
     monkeypatch.setattr(pipeline, "_write_report", lambda *args: calls.append((Path("report"), None)) or ((), {}))
     return calls
 
@@ -136,10 +148,113 @@ def test_times_add_up_over_restarts(ran: list[tuple[Path, Any]], tmp_path: Path)
     assert result["seconds"] >= sum(result["stages"].values())
 
 
-def test_a_folder_of_another_pipeline_is_refused(ran: list[tuple[Path, Any]], tmp_path: Path):
+def test_a_folder_of_another_kind_of_run_is_refused(ran: list[tuple[Path, Any]], tmp_path: Path):
+    workdir.claim(tmp_path, TrainConfig(**training()))
+    with pytest.raises(UserError, match="stage is 'train' there and 'pipeline' here"):
+        pipeline.run(THREE, tmp_path)
+
+
+def test_a_new_title_repeats_nothing(ran: list[tuple[Path, Any]], tmp_path: Path):
     pipeline.run(THREE, tmp_path)
-    with pytest.raises(UserError, match="title"):
-        pipeline.run(THREE.model_copy(update={"title": "other"}), tmp_path)
+    pipeline.run(THREE.model_copy(update={"title": "other"}), tmp_path)
+    assert not list(tmp_path.glob("*.before-*"))
+
+
+@pytest.fixture
+def digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are their configs."""
+
+    def digest(folder: str) -> str | None:
+        file = Path(folder) / workdir.CONFIG_FILE
+        return file.read_text() if file.exists() else None
+
+    monkeypatch.setattr(renewal, "run_digest", digest)
+
+
+def test_a_changed_stage_is_repeated_with_those_that_read_it_and_nothing_is_lost(
+    ran: list[tuple[Path, Any]], digests: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    home = tmp_path / "run"
+    pipeline.run(THREE, home)
+    (home / "first/mine.txt").write_text("mine")
+    del ran[:]
+    stages = THREE.model_dump()["stages"]
+    for seed in (1, 2):
+        stages["first"]["seed"] = seed
+        pipeline.run(named(**stages), home)
+        said = capsys.readouterr().err
+        assert f"first is repeated: config.seed is {seed - 1} there and {seed} here" in said
+        assert (
+            "second is repeated: it reads first" in said and "third is repeated" not in said and "kept: third" in said
+        )
+    assert (home / "first.before-1/mine.txt").read_text() == "mine"
+    assert json.loads((home / "second.before-2/config.json").read_text())["init"] == "{workdir}/first"
+    assert not list(home.glob("third.before-*"))
+    assert json.loads((home / "first/config.json").read_text())["seed"] == 2
+    assert (home / "result.json").exists()
+
+
+def test_a_stage_whose_inputs_have_changed_is_repeated(
+    ran: list[tuple[Path, Any]], digests: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Also when they are not the pipeline's own, and only then."""
+    home = tmp_path / "run"
+    pipeline.run(THREE, home)
+    (Path("elsewhere/second") / workdir.CONFIG_FILE).write_text("another")
+    pipeline.run(THREE, home)  # was not there before: not known to have changed
+    assert not list(home.glob("*.before-*"))
+    (Path("elsewhere/second") / workdir.CONFIG_FILE).write_text("a third one")
+    (home / "third/inputs.json").write_text('{"teachers.second": "another"}')
+    capsys.readouterr()
+    pipeline.run(THREE, home)
+    assert "third is repeated: config.teachers.second (elsewhere/second) has changed" in capsys.readouterr().err
+    assert (home / "third.before-1").is_dir() and not (home / "second.before-1").exists()
+
+
+def test_a_scorecard_whose_inputs_have_changed_goes_on_in_its_folder(
+    ran: list[tuple[Path, Any]], digests: None, tmp_path: Path
+):
+    """It measures again what starts from them, and nothing else."""
+    stages = {"first": training(), "last": last(inits={"first": "{workdir}/first"}, model=MODEL)}
+    pipeline.run(named(**stages), tmp_path)
+    del ran[:]
+    stages["first"]["seed"] = 1
+    pipeline.run(named(**stages), tmp_path)
+    assert [folder.name for folder, _ in ran] == ["first", "last", "report"]
+    assert [path.name for path in tmp_path.glob("*.before-*")] == ["first.before-1"]
+
+
+def test_all_mistakes_of_all_stages_are_told_at_once(
+    ran: list[tuple[Path, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    stages = {
+        "train": training(init="nowhere", tasks={"depth": {"knd": 1}}),
+        "label": label(teachers=["{workdir}/train"], take=8, accept_failed=["depth"]),
+        "audit": audit(columns=["{workdir}/label"]),
+        "evaluate": last(set={"task": "normals"}),
+    }
+    with pytest.raises(UserError, match=r"6 mistakes, .* nothing has begun"):
+        pipeline.run(named(**stages), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "stages.train: task 'depth' has no option 'knd'" in said and "stages.train: config.init" in said
+    assert "stages.audit: config: " in said and "set take=8" in said
+    assert said.count("stages.evaluate: ") == 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_that_is_prepared_comes_before_those_that_read_it(ran: list[tuple[Path, Any]], tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    boxes = {"format": "class_folders"}
+    prepare = {"stage": "prepare", "name": "own", "images": f"folder:{tmp_path}/photos"}
+    train = training(train=[{"images": "own:train[:50%]"}], tasks={"classification": {}})
+    stages = {"a": train, "b": {**prepare, "labels": {"classification": boxes}}}
+    pipeline.run(named(**stages), tmp_path / "run")
+    assert [folder.name for folder, _ in ran] == ["b", "a", "report"]
+    with pytest.raises(UserError, match=r"config\.stages\.c: images='own:tain'.* did you mean 'train'"):
+        pipeline.run(named(**stages, c=training(train=[{"images": "own:tain"}])), tmp_path / "run")
+    del stages["b"]["labels"]
+    with pytest.raises(UserError, match="no images are labelled for task 'classification'; labelled are: none"):
+        pipeline.run(named(**stages), tmp_path / "another")
 
 
 DOWNSTREAM = {split: {"images": f"scenes/downstream_depth_tiny:{split}"} for split in ("train", "validation", "test")}
@@ -151,6 +266,17 @@ def last(**values: Any) -> dict[str, Any]:
     downstream = {"range": {"task": "depth", **DOWNSTREAM, **values.pop("set", {})}}
     given = {"inits": {"scratch": ""}, "downstream": downstream, "transfers": [FROZEN]}
     return {"stage": "evaluate", **given, **values}
+
+
+HELD_OUT = {"images": "scenes/teacher_depth_tiny:validation"}
+
+
+def label(**values: Any) -> dict[str, Any]:
+    return {"stage": "label", **UNLABELLED, **values}
+
+
+def audit(**values: Any) -> dict[str, Any]:
+    return {"stage": "audit", "columns": ["{workdir}/third"], **UNLABELLED, **values}
 
 
 @pytest.mark.parametrize(
@@ -167,21 +293,41 @@ def last(**values: Any) -> dict[str, Any]:
         (training(train=[{**TRUTH, "labels": ["{workdir}/third/columns/first-depth"]}]), "no label column .*first-dep"),
         (training(init="elsewhere/first"), "there is no run elsewhere/first"),
         ({"stage": "label", "images": "scenes/unlabelled:test", "teachers": ["{workdir}/first"]}, "no split 'test'"),
+        (
+            training(init="{workdir}/first", model={**MODEL, "width": 0.5}),
+            "config.init .*: width is 0.5 here and 0.125",
+        ),
+        (training(tasks={"normals": {}}), "no images are labelled for task 'normals'; labelled are: depth"),
+        (training(validation=[{"images": "scenes/teacher_normals_tiny:train"}]), "validation.0 .* no task"),
+        (training(validation=[HELD_OUT], minimum={"depth/delta7": 1}), "did you mean 'depth/delta1'"),
+        (training(validation=[HELD_OUT, HELD_OUT]), "depth is measured on config.validation.0 and on .*1; name"),
+        (label(teachers=["{workdir}/first"]), "first is not validated on depth"),
+        (label(teachers=["elsewhere/second"], tasks={"normals": {}}), "'normals', which no teacher knows"),
+        (audit(images="scenes/unlabelled_tiny:train[:50%]"), "third.* labels scenes/unlabelled_tiny:train, not"),
+        (last(inits={"first": "{workdir}/first"}, model={**MODEL, "head_convs": 2}), "head_convs is 2 here and 1"),
+        (last(set={"task": "normals"}), "has no labels of task 'normals'"),
+        (last(set={"test": DOWNSTREAM["train"]}), "shares images with its train"),
+        ({"stage": "prepare", "name": "own", "images": "folder:nowhere"}, "nowhere"),
     ],
 )
 def test_a_mistake_in_a_late_stage_is_found_before_any_work(
-    ran: list[tuple[Path, Any]], tmp_path: Path, stage: dict[str, Any], sentence: str
+    ran: list[tuple[Path, Any]],
+    tmp_path: Path,
+    stage: dict[str, Any],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
 ):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError) as raised:
         pipeline.run(named(**THREE.model_dump()["stages"], wrong=stage), tmp_path / "run")
+    assert re.search(f"config.stages.wrong: .*{sentence}", f"{capsys.readouterr().err}{raised.value}")
     assert ran == []
     assert not (tmp_path / "run").exists()
     assert not Path("somewhere").exists()  # nothing is rendered to find out
 
 
-@pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "accept_failed", "steps"])
+@pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "accept_failed", "batch_size"])
 def test_what_may_change_in_a_run_may_change_in_its_pipeline(ran: list[tuple[Path, Any]], tmp_path: Path, key: str):
-    """All but the steps."""
+    """The others repeat the stage."""
     validation = {"images": "scenes/teacher_depth_tiny:validation"}
 
     def config(**values: Any) -> PipelineConfig:
@@ -189,13 +335,10 @@ def test_what_may_change_in_a_run_may_change_in_its_pipeline(ran: list[tuple[Pat
 
     pipeline.run(config(), tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
-    changed = config(**{key: {"minimum": {"depth/delta1": 1.0}, "accept_failed": ["depth"]}.get(key, 7)})
-    if key == "steps":
-        with pytest.raises(UserError, match=r"config\.stages\.first\.steps is 2 there and 7 here"):
-            pipeline.run(changed, tmp_path / "run")
-    else:
-        pipeline.run(changed, tmp_path / "run")
-        assert len(ran) == 4
+    changed = config(**{key: {"minimum": {"depth/delta1": 1.0}, "accept_failed": ["depth"]}.get(key, 8)})
+    pipeline.run(changed, tmp_path / "run")
+    assert (tmp_path / "run/first.before-1").exists() == (key == "batch_size")
+    assert len(ran) == 4
 
 
 def test_it_goes_on_by_another_path_and_after_a_move(ran: list[tuple[Path, Any]]):

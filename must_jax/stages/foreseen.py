@@ -1,0 +1,297 @@
+"""What the stages of a pipeline will have made by the time that others read it, and what cannot work with that."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from must_jax import description
+from must_jax.config import (
+    AuditConfig,
+    EvaluateConfig,
+    InPipeline,
+    LabelConfig,
+    ModelConfig,
+    PrepareConfig,
+    SourceConfig,
+    TrainConfig,
+)
+from must_jax.data import scenes
+from must_jax.data.image_sets import open_images, shared
+from must_jax.data.shards import COLUMNS, SPLIT
+from must_jax.errors import UserError, nearest
+from must_jax.files import MODEL_FILE
+from must_jax.labels import manifest
+from must_jax.labels.columns import beside
+from must_jax.models.api import build_model
+from must_jax.stages import inputs, memory, prepare
+from must_jax.stages.inputs import TRUTH
+from must_jax.stages.labels import find
+from must_jax.tasks import TASKS, build_task
+
+_TRUNK = ("backbone", "width", "pyramid_channels")  # of a model: what `init` needs to be the same
+_ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
+_ANY_CLASSES = ("one", "other")  # metrics have the same names for all classes
+
+
+class Run(NamedTuple):
+    """A training run. `measured` are the tasks with metrics on validation images."""
+
+    model: ModelConfig
+    tasks: frozenset[str]
+    measured: frozenset[str]
+
+
+class Column(NamedTuple):
+    """A label column: of all images of a set, or of a sample of `take`."""
+
+    task: str
+    images: str
+    take: int
+
+
+class Foreseen:
+    """Follows the stages of a pipeline in their order: each is checked against what those before it make."""
+
+    def __init__(self, workdir: Path, data_dir: str) -> None:
+        self._workdir, self._data_dir = workdir, data_dir
+        self._sets: dict[str, frozenset[str]] = {}  # sets that will be prepared -> the tasks of their labels
+        self._runs: dict[Path, Run] = {}
+        self._columns: dict[Path, Column] = {}
+        self._labelled: set[Path] = set()  # label runs
+
+    def mistakes(self, config: InPipeline) -> list[str]:
+        """All that is wrong with the next stage, as far as it can be known before any work."""
+        found = prepare.mistakes(config) if isinstance(config, PrepareConfig) else self._basic(config)
+        if not found:  # otherwise more would follow from the same mistake
+            checks: dict[type, Callable[[Any], Iterator[str]]] = {
+                TrainConfig: self._of_training,
+                LabelConfig: self._of_labelling,
+                AuditConfig: self._of_audit,
+                EvaluateConfig: self._of_evaluation,
+            }
+            try:
+                found = list(dict.fromkeys(checks[type(config)](config))) if type(config) in checks else []
+            except UserError as error:  # what exists is damaged
+                found = [str(error)]
+        return found
+
+    def add(self, name: str, config: InPipeline) -> None:
+        """The stage will have run."""
+        folder = self._workdir / name
+        match config:
+            case PrepareConfig():
+                self._sets[config.name] = frozenset(config.labels)
+            case TrainConfig() if not (folder / MODEL_FILE).exists():  # otherwise it is asked itself
+                measured: set[str] = set()
+                with contextlib.suppress(UserError):  # a mistake of its own
+                    for each in config.validation:
+                        measured |= self._tasks_of(each) & {*(each.tasks or config.tasks)}
+                self._runs[folder] = Run(config.model, frozenset(config.tasks), frozenset(measured))
+            case LabelConfig():
+                self._labelled.add(folder)
+                for teacher in config.teachers:
+                    for task in self._run(teacher).tasks if self._is_run(teacher) else TASKS:
+                        column = Column(task, config.images, config.take)
+                        self._columns[folder / COLUMNS / f"{Path(teacher).name}-{task}"] = column
+
+    def _basic(self, config: Any) -> list[str]:
+        return inputs.mistakes(config, {*self._runs, *self._columns, *self._labelled}, self._sets.keys())
+
+    def _of_training(self, config: TrainConfig) -> Iterator[str]:
+        known: set[str] = set()
+        for number, source in enumerate(config.train):
+            yield from self._misfits(f"config.train.{number}", source)
+            known |= self._tasks_of(source)
+        known -= {*config.columns.drop}
+        kept = set(config.tasks) & {*config.columns.keep} or set(config.tasks)
+        for task in kept - known - {*config.columns.drop}:
+            yield f"no images are labelled for task '{task}'; labelled are: {', '.join(sorted(known)) or 'none'}"
+
+        first: dict[str, int] = {}
+        metrics: list[str] = []
+        for number, each in enumerate(config.validation):
+            where, tasks = f"config.validation.{number}", self._tasks_of(each)
+            yield from self._misfits(where, each)
+            for task in each.tasks:
+                if task not in tasks:
+                    yield f"{where}.tasks names '{task}', but {each.images} has no labels of it"
+            measured = [task for task in config.tasks if task in tasks and task in (each.tasks or config.tasks)]
+            if not measured:
+                yield f"{where} ({each.images}) has labels of no task that is trained here; remove it"
+            for task in measured:
+                before = first.setdefault(task, number)
+                if before != number and not each.name:
+                    yield (
+                        f"{task} is measured on config.validation.{before} and on {where}; name the second one, for "
+                        f"example --{where}.name=other, or leave the task out with --{where}.tasks"
+                    )
+                metrics += [f"{metric}{f'@{each.name}' if before != number else ''}" for metric in _metrics(task)]
+        for key, names in (("minimum", [*config.minimum]), ("best", [config.best] if config.best else [])):
+            for name in names:
+                if name not in metrics:
+                    yield f"config.{key} names '{name}', which is not measured; {nearest(name, metrics)}"
+        yield from _of_memory(config.model, config.image_size)
+        if config.init:
+            yield from self._of_another("init", config.init, config.model, _TRUNK)
+
+    def _of_labelling(self, config: LabelConfig) -> Iterator[str]:
+        known: set[str] = set()
+        names: set[str] = set()
+        for teacher in config.teachers:
+            if (name := Path(teacher).name) in names:
+                yield f"two teachers are called '{name}', which names their columns; rename one"
+            names.add(name)
+            if not self._is_run(teacher):
+                yield f"{teacher} is not a training run; name one in config.teachers"
+                continue
+            run = self._run(teacher)
+            known |= run.tasks
+            for task in sorted(run.tasks - run.measured - {*config.accept_failed}):
+                yield (
+                    f"{teacher} is not validated on {task}, so it will be unknown whether it has learnt it; add its "
+                    f"validation, or label with it anyway with config.accept_failed={task}"
+                )
+        for key, chosen in (("tasks", config.tasks), ("accept_failed", config.accept_failed)):
+            for task in chosen:
+                if task not in known:
+                    yield f"config.{key} names '{task}', which no teacher knows; {nearest(task, known)}"
+
+    def _of_audit(self, config: AuditConfig) -> Iterator[str]:
+        source = SourceConfig(images=config.images, take=config.take, labels=config.columns)
+        yield from self._misfits("config", source)
+
+    def _of_evaluation(self, config: EvaluateConfig) -> Iterator[str]:
+        for name, folder in config.inits.items():
+            if folder:
+                yield from self._of_another(f"inits.{name}", folder, config.model, tuple(ModelConfig.model_fields))
+        for name, each in config.downstream.items():
+            splits = {"train": each.train, "validation": each.validation, "test": each.test}
+            for split, source in splits.items():
+                where = f"config.downstream.{name}.{split}"
+                yield from self._misfits(where, source)
+                if each.task not in self._tasks_of(source):
+                    yield f"{where} ({source.images}) has no labels of task '{each.task}'; use images that do"
+            if self._overlap(each.test, each.train):
+                yield (
+                    f"config.downstream.{name}.test ({each.test.images}) shares images with its train "
+                    f"({each.train.images}); test on other images than those trained on"
+                )
+        yield from _of_memory(config.model, config.image_size)
+
+    def _of_another(self, key: str, folder: str, model: ModelConfig, fields: tuple[str, ...]) -> Iterator[str]:
+        """What differs between a model and that of a run to start from."""
+        if not self._is_run(folder):
+            yield f"config.{key}: {folder} is not a training run"
+            return
+        theirs = self._run(folder).model
+        differ = [
+            f"{field} is {getattr(model, field)} here and {getattr(theirs, field)} there"
+            for field in fields
+            if getattr(theirs, field) != getattr(model, field)
+        ]
+        if differ:
+            yield f"config.model is not that of config.{key} ({folder}): {', '.join(differ)}; make them the same"
+
+    def _misfits(self, where: str, source: SourceConfig) -> Iterator[str]:
+        """Columns that label other images than those that they are read with."""
+        for label in source.labels:
+            for folder, column in self._columns_of(label).items():
+                if column.images != source.images:
+                    yield f"{where}: {folder} labels {column.images}, not {source.images}; read it with those images"
+                elif column.take and not 0 < source.take <= column.take:
+                    read = f"take={source.take}" if source.take else "all of them"
+                    yield (
+                        f"{where}: {folder} labels a sample of {column.take} images of {column.images} (take), but "
+                        f"{read} are to be read; set take={column.take} here as well"
+                    )
+
+    def _columns_of(self, label: str) -> dict[Path, Column]:
+        """Folder -> column, for those that will be written, and those of other runs that exist."""
+        path = Path(label)
+        coming = {each: column for each, column in self._columns.items() if path in (each, each.parent.parent)}
+        if coming or label == TRUTH or not path.is_dir() or path in self._labelled:
+            return coming
+        found = {}
+        for folder in find(path):
+            made = manifest.read(folder)
+            take = made.images.length if getattr(made.images, "sampled", False) else 0
+            found[folder] = Column(made.task, made.images.name, take)
+        return found
+
+    def _tasks_of(self, source: SourceConfig) -> frozenset[str]:
+        """The tasks for which a source has labels."""
+        tasks: set[str] = set()
+        for label in source.labels:
+            if label == TRUTH:
+                tasks |= self._truths(source.images)
+            tasks |= {column.task for column in self._columns_of(label).values()}
+        return frozenset(tasks)
+
+    def _truths(self, spec: str) -> frozenset[str]:
+        """The tasks of the labels that are stored with an image set."""
+        dataset, _, _ = spec.partition(":")
+        if dataset.startswith("scenes/"):
+            made = scenes.CONFIGS.get(dataset.removeprefix("scenes/"))
+            return frozenset(made.truths) if made else frozenset()
+        known = self._sets.get(dataset, frozenset())
+        if dataset == "folder" or not (Path(self._data_dir).expanduser() / dataset).is_dir():
+            return known
+        try:
+            images = open_images(spec, self._data_dir)
+        except UserError:  # half prepared, or `_basic` tells what is wrong
+            return known
+        return known | images.labels.keys() | {folder.name for folder in beside(images)}
+
+    def _overlap(self, some: SourceConfig, others: SourceConfig) -> bool:
+        names = [each.images.partition(":")[0] for each in (some, others)]
+        if "folder" in names or names[0] != names[1]:
+            return False
+        if names[0].startswith("scenes/") or names[0] in self._sets:
+            mine, theirs = (_positions(each.images) for each in (some, others))
+            return any(a[0] == b[0] and max(a[1], b[1]) < min(a[2], b[2]) for a in mine for b in theirs)
+        return shared(*(open_images(each.images, self._data_dir, each.take) for each in (some, others))) > 0
+
+    def _is_run(self, folder: str) -> bool:
+        return Path(folder) in self._runs or (Path(folder) / MODEL_FILE).exists()
+
+    def _run(self, folder: str) -> Run:
+        if (coming := self._runs.get(Path(folder))) is not None:
+            return coming
+        made = description.read(folder)
+        return Run(made.model, frozenset(made.tasks), frozenset(name.split("/")[0] for name in made.metrics))
+
+
+def _positions(spec: str) -> list[tuple[str, int, int]]:
+    """The parts of a set whose length may not be known yet: split, first position, end; () if they cannot be told."""
+    dataset, _, split = spec.partition(":")
+    counts = {SPLIT: _ANY_COUNT}
+    if dataset.startswith("scenes/"):
+        counts = dict(scenes.CONFIGS[dataset.removeprefix("scenes/")].images)
+    infos = {name: tfds.core.SplitInfo(name, [count], 0) for name, count in counts.items()}
+    try:
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    except (ValueError, AssertionError):
+        return []
+    return [(part.splitname, part.from_ or 0, counts[part.splitname] if part.to is None else part.to) for part in parts]
+
+
+@functools.cache
+def _metrics(task: str) -> tuple[str, ...]:
+    """The names of the metrics of a task, as they are measured on validation images."""
+    built = build_task(task, _ANY_CLASSES if TASKS[task].has_classes else ())
+    return tuple(f"{task}/{name}" for name in built.metrics().result())
+
+
+@functools.cache
+def _of_memory(model: ModelConfig, image_size: int) -> tuple[str, ...]:
+    try:
+        memory.check_model(build_model(model, {}), image_size)
+    except UserError as error:
+        return (str(error),)
+    return ()

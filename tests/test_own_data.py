@@ -1,0 +1,116 @@
+"""docs/own_data.md: its commands, in their order, on data of the layout that it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import own_data
+import pytest
+from command_line import ROOT, call
+
+from must_jax import predict
+from must_jax.config import PipelineConfig
+from must_jax.errors import UserError
+from must_jax.parsing import parse
+from must_jax.stages import pipeline
+
+PAGE = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+SMALL = {  # what the test changes at the top of the copy, besides TRIAL=1
+    r"IMAGE_SIZE = 64": "IMAGE_SIZE = 32",
+    r"MODEL = \{.*\}": 'MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, '
+    '"head_convs": 1}',
+}
+TWO_TASKS = 'SETS["rooms"]["labels"] = {"depth": SETS["rooms"]["labels"]["depth"]}\n'
+SHOWN = ("detection", "segmentation", "depth", "normals")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory):
+    """The working directory, with the data and configs/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("home"))
+        patch.setenv("TRIAL", "1")
+        own_data.write(Path("my_data"), rooms=40, places=40, pile=24)
+        shutil.copytree(ROOT / "configs", "configs", ignore=shutil.ignore_patterns("__pycache__"))
+        yield folder
+
+
+def run(command: str) -> int:
+    words = [word for word in shlex.split(command) if not word.startswith("TRIAL=")]
+    if words[:3] == ["python", "-m", "must_jax.main"]:
+        return call(*words[3:])
+    if words[:3] == ["python", "-m", "must_jax.predict"]:
+        return predict.main(words[2:])
+    return subprocess.run(words, check=False).returncode
+
+
+def test_the_page_shows_the_top_of_the_config():
+    """And so does the config: the same sets, in the same words."""
+    shown = {}
+    exec(next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "SETS" in block), shown)
+    made = {}
+    exec((ROOT / "configs/own.py").read_text(encoding="utf-8"), made)
+    assert (shown["SETS"], shown["PILE"]) == (made["SETS"], made["PILE"])
+
+
+def test_the_whole_page(capsys: pytest.CaptureFixture[str]):
+    """With two of the tasks; the next test imports and checks all five."""
+    assert COMMANDS[0] == "cp configs/own.py configs/mine.py"
+    for command in COMMANDS:
+        if command == "python -m must_jax.main --config=configs/mine.py":  # the trial did the same
+            shutil.copytree("runs/trial", "runs/mine")
+        assert run(command) == 0, (command, capsys.readouterr().err[-2000:])
+        said = capsys.readouterr()
+        if command.startswith("cp"):
+            text = Path("configs/mine.py").read_text(encoding="utf-8")
+            for old, new in SMALL.items():
+                text = re.sub(old, new, text, count=1)
+            Path("configs/mine.py").write_text(text.replace("# The photos without", f"{TWO_TASKS}# The photos without"))
+        if command.endswith("student.seed=1"):
+            assert "student is repeated: config.seed is 0 there and 1 here" in said.err
+            assert "evaluate is repeated: it reads student" in said.err
+            assert "teacher_depth" in said.err.partition("kept: ")[2].partition("\n")[0]
+    assert Path("runs/mine/report/index.html").stat().st_size > 10_000
+    assert Path("runs/mine/student.before-1/model.json").exists()
+    rows = json.loads(Path("runs/mine/evaluate/scorecard.json").read_text())
+    assert {row["dataset"] for row in rows} == {"depth", "classification"}
+    assert {row["init"] for row in rows} == {"scratch", "teacher_depth", "teacher_classification", "student"}
+    assert Path("predictions/00001.png").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_one_to_five_tasks_have_no_mistakes(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As far as they can be found before any work, and that is far."""
+    ran: list[str] = []
+    monkeypatch.setattr(pipeline, "_run_stage", lambda name, stage, workdir: ran.append(name))
+    monkeypatch.setattr(pipeline, "_write_report", lambda *args: ((), {}))
+    made: dict = {}
+    exec((ROOT / "configs/own.py").read_text(encoding="utf-8"), made)
+    rooms = made["SETS"]["rooms"]
+    rooms["labels"] = {task: rooms["labels"][task] for task in SHOWN[: min(count, 4)]}
+    sets = {"rooms": rooms} | ({"places": made["SETS"]["places"]} if count == 5 else {})
+    config = parse(made["pipeline"](sets, made["PILE"]))
+    assert isinstance(config, PipelineConfig)
+    pipeline.run(config, tmp_path / "run")
+    assert len(ran) == len(sets) + count + 4
+    assert ran.index("prepare_rooms") < ran.index(f"teacher_{SHOWN[0]}") < ran.index("label") < ran.index("student")
+    assert ran.index("audit") < ran.index("student") < ran.index("evaluate")
+
+
+def test_mistakes_are_told_as_the_page_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made: dict = {}
+    exec((ROOT / "configs/own.py").read_text(encoding="utf-8"), made)
+    labels = made["SETS"]["rooms"]["labels"]
+    labels["depth"]["path"] = "my_data/depth"
+    del labels["normals"]["options"]
+    with pytest.raises(UserError) as raised:
+        pipeline.run(parse(made["pipeline"](made["SETS"], made["PILE"])), tmp_path / "run")
+    shown = re.search(r"(- config\.stages\.prepare_rooms: config\.labels\.depth.*?)error: (.*?)\n```", PAGE, re.S)
+    assert shown and [capsys.readouterr().err, str(raised.value)] == list(shown.groups())
+    assert not (tmp_path / "run").exists()
