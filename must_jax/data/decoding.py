@@ -33,7 +33,6 @@ _UNREAD = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where only Pi
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # some cameras pad their files
 _MOST_PADDING = 64
 _JPEGS = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG, tifffile.COMPRESSION.JPEG_LOSSY)  # in TIFFs
-_JPEG_END = b"\xff\xd9"
 _BY_PILLOW = ("GIF", "AVIF", "PPM")
 _BY_OPENCV = (b"\x89PNG", b"RIFF", b"BM", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")  # the last two: JPEG 2000
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -206,15 +205,22 @@ def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
     if header.components == 4:  # CMYK
         simplejpeg.decode_jpeg(data, "CMYK", strict=True)  # Pillow does not report lost data
         return _by_pillow(headers.opened(data, ("JPEG",))), None
+    smallest = {"min_height": smallest_hw[0], "min_width": smallest_hw[1], "min_factor": 1}
     try:
-        image = simplejpeg.decode_jpeg(
-            data, "RGB", False, False, min_height=smallest_hw[0], min_width=smallest_hw[1], min_factor=1, strict=True
-        )
+        image = simplejpeg.decode_jpeg(data, "RGB", False, False, **smallest, strict=True)
     except ValueError as error:
-        padding = _PADDING.search(str(error))
-        if not padding or int(padding[1]) > _MOST_PADDING:
-            raise _unreadable(error if _JPEG_END in data else "the JPEG is truncated") from None
-        return _by_pillow(headers.opened(data, ("JPEG",))), None
+        found = _PADDING.search(str(error))
+        padding = int(found[1]) if found else 0
+        if 0 < padding <= _MOST_PADDING:
+            return _by_pillow(headers.opened(data, ("JPEG",))), None
+        damaged = _unreadable(error if headers.JPEG_END in data else "the JPEG is truncated")
+        if not padding or not header.scan:  # progressive images may end anywhere
+            raise damaged from None
+        try:  # if it is complete before the padding, nothing is lost
+            data = headers.without_padding(data, header.scan)
+            image = simplejpeg.decode_jpeg(data, "RGB", False, False, **smallest, strict=True)
+        except ValueError:
+            raise damaged from None
     if header.has_exif:
         with headers.opened(data, ("JPEG",)) as picture:  # type: ignore[union-attr]
             image = _upright(image, _orientation(picture, data) or 1)

@@ -11,7 +11,8 @@ import PIL.Image
 
 from must_jax.errors import UserError
 
-JPEG_START = b"\xff\xd8"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_SEQUENTIAL_FRAMES = (b"\xc0", b"\xc1")
 _SEQUENTIAL = bytes((0, 63, 0))  # first and last coefficient, and bits, of a scan with all coefficients
 _MOST_STRAY = 64  # bytes between segments
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -23,6 +24,7 @@ class JpegHeader(NamedTuple):
     """Height and width as stored, number of colour components, and whether there is Exif.
 
     Attributes:
+      scan: where the first scan begins in `data`; 0 if the image is progressive.
       data: the file, without what decoders warn about in its header although the pixels are intact: stray bytes between
         segments, and the progressive parameters of a scan that is not progressive, which some cameras write wrongly.
     """
@@ -31,6 +33,7 @@ class JpegHeader(NamedTuple):
     width: int
     components: int
     has_exif: bool
+    scan: int
     data: bytes
 
 
@@ -54,11 +57,25 @@ def jpeg(data: bytes) -> JpegHeader:
         at = end
     has_exif = b"Exif" in data[:at]
     parameters = at + 5 + 2 * int.from_bytes(data[at + 4 : at + 5])
-    if frame in (b"\xc0", b"\xc1") and data[parameters : parameters + 3] != _SEQUENTIAL:
+    if frame in _SEQUENTIAL_FRAMES and data[parameters : parameters + 3] != _SEQUENTIAL:
         data = b"".join((*segments, data[at:parameters], _SEQUENTIAL, data[parameters + 3 :]))
     elif sum(map(len, segments)) < at:
         data = b"".join((*segments, data[at:]))
-    return JpegHeader(height, width, components, has_exif, data)
+    scan = sum(map(len, segments)) if frame in _SEQUENTIAL_FRAMES else 0
+    return JpegHeader(height, width, components, has_exif, scan, data)
+
+
+def without_padding(data: bytes, scan: int) -> bytes:
+    """A JPEG without the run of equal bytes before its end that some cameras write.
+
+    Args:
+      scan: where its first scan begins.
+    """
+    end = data.find(JPEG_END, scan)
+    if end < 0:
+        return data
+    kept = data[:end].rstrip(data[end - 1 : end])
+    return kept + data[len(kept) : len(kept) + kept.endswith(b"\xff")] + data[end:]  # FF is always followed by a byte
 
 
 def pixels(data: bytes) -> int:

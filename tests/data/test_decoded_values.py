@@ -284,6 +284,20 @@ def test_a_jpeg_with_a_little_padding_is_whole(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("padding", [bytes(200), bytes(2**20), b" " * 200, b"\xff" * 200])
+def test_padding_of_any_length_loses_nothing(padding: bytes, capfd: pytest.CaptureFixture[str]):
+    """Before the end of the image or after it; but it does not stand in for the image."""
+    data = noisy()
+    for whole in (data[:-2] + padding + data[-2:], data + padding):
+        np.testing.assert_array_equal(decode_image(whole), decode_image(data))
+    for share in (0.5, 0.9, 0.99):
+        with pytest.raises(UserError, match="an image cannot be read"):
+            decode_image(data[: int(share * len(data))] + padding + data[-2:])
+    with pytest.raises(UserError, match=r"(200|19\d) extraneous bytes"):
+        decode_image(data[:-2] + bytes(range(1, 201)) + data[-2:])
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("parameters", [(0, 0, 0), (0, 64, 0), (1, 63, 0)])
 def test_a_camera_that_calls_its_scan_progressive_loses_nothing(parameters: tuple[int, int, int]):
     data = noisy()
