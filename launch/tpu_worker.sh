@@ -105,6 +105,7 @@ case $verb in
   run)
     export PATH=$HOME/venv/bin:$PATH
     export JAX_COMPILATION_CACHE_DIR=$mount/jax_cache # what is compiled outlives the machines
+    export MUST_JAX_CACHE_DIR=$mount/must_jax_cache   # and which files were verified
     run "$@"
     ;;
   detached) detached "$@" ;;
