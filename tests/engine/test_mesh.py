@@ -7,8 +7,8 @@ from jax.sharding import AxisType
 
 from must_jax.engine.mesh import (
     everywhere,
-    local_view,
     local_rows,
+    local_view,
     make_mesh,
     put,
     put_batch,
