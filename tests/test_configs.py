@@ -179,5 +179,5 @@ def test_quickstart(smoke: Path):
 
 def test_every_config_is_run_here():
     others = {"quickstart", "smoke", "prepare", "label", "labels", "audit", "student", "evaluate"}
-    tested = {f"teacher_{task}" for task in TASKS} | others
+    tested = {f"teacher_{task}" for task in TASKS} | others | {"own"}  # tests/test_own_data.py
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -25,21 +25,27 @@ PLACE = "{workdir}"  # in a config: the pipeline's folder
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
 
 
-def check(workdir: Path, config: pydantic.BaseModel) -> None:
+def check(workdir: Path, config: pydantic.BaseModel, changed: Collection[str] = ()) -> None:
     """Checks that the folder does not belong to another config. Writes nothing.
+
+    Args:
+      changed: keys that may differ, besides those that always may.
 
     Raises:
       UserError: it does; names the first key that differs.
     """
-    if differs := difference(workdir, config):
+    if differs := difference(workdir, config, changed):
         raise UserError(
             f"{workdir} belongs to a run with a different config: {differs}; choose another --workdir, or delete that "
             "folder"
         )
 
 
-def difference(workdir: Path, config: pydantic.BaseModel) -> str:
+def difference(workdir: Path, config: pydantic.BaseModel, changed: Collection[str] = ()) -> str:
     """The first key in which a config differs from that of the run in the folder, with both values; "" = none.
+
+    Args:
+      changed: as in `check`.
 
     Raises:
       UserError: the folder's config has keys of another version, or is damaged.
@@ -57,7 +63,7 @@ def difference(workdir: Path, config: pydantic.BaseModel) -> str:
     ours, place = dict(_leaves(config.model_dump(mode="json"))), home(workdir)
     for key in (*ours, *theirs):
         there, here = theirs.get(key, "not set"), ours.get(key, "not set")
-        if not _is_free(key, ours) and not _same(there, here, place):
+        if key not in changed and not _is_free(key, ours) and not _same(there, here, place):
             differs = f"config.{key} is {there!r} there and {here!r} here"
             if readable:
                 return differs
