@@ -7,7 +7,6 @@ that this cannot be a number in the code.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ def most_frequent(counts: np.ndarray) -> float:
     return float(100 * counts.max(initial=0) / max(counts.sum(), 1))
 
 
-def same_boxes(boxes: np.ndarray, classes: Sequence[int], images: Sequence[int], image_count: int) -> float:
+def same_boxes(boxes: np.ndarray, classes: np.ndarray, images: np.ndarray, image_count: int) -> float:
     """AP50 in percent of predicting the same box of each class, the best one, on every image; 0 without boxes.
 
     A box that hits `hits` of a class's `n` boxes, each on a different image, has recall hits / n at a precision of
@@ -98,13 +97,12 @@ def same_boxes(boxes: np.ndarray, classes: Sequence[int], images: Sequence[int],
 
     Args:
       boxes: f[n, 4], (y0, x0, y1, x1) or (x0, y0, x1, y1), all in the same unit.
-      classes, images: the class and the image of each box.
+      classes, images: i[n], the class and the image of each box.
       image_count: number of images, including those without a box.
     """
-    of_class, of_image = np.asarray(classes), np.asarray(images)
     precisions = []
-    for chosen in np.unique(of_class):
-        own, where = boxes[of_class == chosen], of_image[of_class == chosen]
+    for chosen in np.unique(classes):
+        own, where = boxes[classes == chosen], images[classes == chosen]
         by_size = own[np.argsort(_areas(own), kind="stable")]
         spread = np.linspace(0, len(own) - 1, min(len(own), _CANDIDATES)).astype(int)
         best = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from faster_coco_eval import COCO, COCOeval_faster
 from pydantic import Field
 
 from must_jax.config import ModelConfig
@@ -20,6 +20,8 @@ from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.tasks import boxes, drawing
 from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import same_boxes
+from must_jax.tasks.coco import Coco
+from must_jax.tasks.confusion import plain
 from must_jax.tasks.measures import masked_sum
 from must_jax.tasks.voc import Voc07
 
@@ -122,7 +124,7 @@ class Detection(Task):
         }
 
     def metrics(self) -> DetectionMetrics:
-        return DetectionMetrics(len(self.classes))
+        return DetectionMetrics(self.classes)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         keep = (prediction["valid"] > 0) & (prediction["scores"] >= self.score_threshold)
@@ -162,66 +164,56 @@ class DetectionMetrics:
     detection of its class is not counted at all if the share of its own area inside the crowd reaches the required IoU.
     """
 
-    def __init__(self, classes: int):
-        self._categories = [{"id": c, "name": str(c)} for c in range(classes)]
-        self._images: list[dict[str, Any]] = []
-        self._truth: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
-        self._voc07 = Voc07(classes)
+    def __init__(self, classes: Sequence[str]):
+        self._classes = list(classes)
+        self._coco, self._voc07 = Coco(len(classes)), Voc07(len(classes))
+        self._by_class: np.ndarray | None = None  # of all that is added, since it takes long
 
     def update(self, prediction: NumpyArrays, label: NumpyArrays) -> None:
-        if not label["present"]:
-            return
-        image_id = len(self._images) + 1
-        self._images.append({"id": image_id})
-        crowds = label["ignore"][label["valid"] > 0]
-        for box, crowd in zip(_coco_boxes(label, image_id), crowds, strict=True):
-            self._truth.append(box | {"id": len(self._truth) + 1, "iscrowd": int(crowd)})
-        self._found += _coco_boxes(prediction, image_id)
-        self._voc07.update(prediction, label)
+        if label["present"]:
+            self._by_class = None
+            self._coco.update(prediction, label)
+            self._voc07.update(prediction, label)
 
     def merge(self, other: DetectionMetrics) -> None:
-        images, boxes = len(self._images), len(self._truth)
-        self._images += [{"id": image["id"] + images} for image in other._images]
-        self._truth += [box | {"id": box["id"] + boxes, "image_id": box["image_id"] + images} for box in other._truth]
-        self._found += [box | {"image_id": box["image_id"] + images} for box in other._found]
+        self._by_class = None
+        self._coco.merge(other._coco)
         self._voc07.merge(other._voc07)
 
     def result(self) -> dict[str, float]:
-        ap = ap50 = 0.0
-        if self._found and not all(box["iscrowd"] for box in self._truth):
-            truth = COCO({"images": self._images, "categories": self._categories, "annotations": self._truth})
-            evaluation = COCOeval_faster(truth, truth.loadRes(self._found), "bbox")
-            evaluation.run()
-            ap, ap50 = (float(100 * each) for each in evaluation.stats[:2])
+        precision = self._precision()
+        occurring = precision[~np.isnan(precision[:, 0])]
+        ap50, ap = occurring.mean(0).tolist() if len(occurring) else (0.0, 0.0)
         return {"ap50": ap50, "ap": ap, "ap50_voc07": self._voc07.result()}
 
     def details(self) -> Details:
-        return {}
+        ap50, ap = self._precision().T
+        count = np.bincount(self._coco.truth[1], minlength=len(self._classes))
+        details: Details = {
+            "per_class": {"classes": self._classes, "columns": plain({"AP50": ap50, "AP": ap, "boxes": count})}
+        }
+        scores, precision, recall = self._voc07.by_score()
+        if len(scores):
+            details["curves"] = [
+                {
+                    "title": "Boxes of at least a score, at IoU 0.5",
+                    "x": "least score",
+                    "y": "%",
+                    "series": {"precision": (scores, precision), "recall": (scores, recall)},
+                }
+            ]
+        return details
 
     def chance(self) -> float:
-        counted = [box for box in self._truth if not box["iscrowd"]]
-        low, size = np.split(np.array([box["bbox"] for box in counted]).reshape(-1, 4), 2, axis=1)
+        xywh, classes, images = self._coco.truth
+        low, size = np.split(xywh, 2, axis=1)
         boxes = np.concatenate([low, low + size], 1)  # x before y, which makes no difference here
-        classes, images = ([box[key] for box in counted] for key in ("category_id", "image_id"))
-        return same_boxes(boxes, classes, images, len(self._images))
+        return same_boxes(boxes, classes, images, self._coco.images)
 
-
-def _coco_boxes(label: NumpyArrays, image_id: int) -> list[dict[str, Any]]:
-    real = label["valid"] > 0
-    # COCO's arithmetic has an absolute epsilon, so these are thousandths of the image instead of fractions.
-    y0, x0, y1, x1 = 1000.0 * label["boxes_yxyx"][real].T.astype(np.float64)
-    rows = zip(label["classes"][real], label["scores"][real], x0, y0, x1 - x0, y1 - y0, strict=True)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": int(category),
-            "score": float(score),
-            "bbox": [float(x), float(y), float(width), float(height)],
-            "area": float(width * height),
-        }
-        for category, score, x, y, width, height in rows
-    ]
+    def _precision(self) -> np.ndarray:
+        if self._by_class is None:
+            self._by_class = self._coco.result()
+        return self._by_class
 
 
 def _best(boxes_yxyx: jax.Array, scores: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

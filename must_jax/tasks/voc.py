@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 _MIN_IOU = 0.5
+_SCORES = 101  # least scores of a curve
 _NOTHING, _DIFFICULT = -1, -2  # instead of the number of the object that a detection belongs to
 
 
@@ -51,6 +52,24 @@ class Voc07:
         each = [_average_precision(found[found[:, 0] == index, 2], int(self._objects[index])) for index in occurring]
         return float(100 * np.mean(each)) if each else 0.0
 
+    def by_score(self) -> tuple[list[float], list[float], list[float]]:
+        """Least scores, and precision and recall in percent of the detections with at least these; without any, empty.
+
+        Of all classes together.
+        """
+        found = np.concatenate([np.zeros((0, 3)), *self._found])
+        found = found[found[:, 2] != _DIFFICULT]
+        found = found[np.argsort(-found[:, 1], kind="stable")]
+        if not len(found) or not self._objects.sum():
+            return [], [], []
+        hits = np.cumsum(_first(found[:, 2]))
+        scores = np.linspace(0, 1, _SCORES)
+        number = np.searchsorted(-found[:, 1], -scores, side="right")
+        scores, number = scores[number > 0], number[number > 0]
+        precision, recall = (100 * hits[number - 1] / whole for whole in (number, self._objects.sum()))
+        first, second, third = ([round(float(each), 3) for each in some] for some in (scores, precision, recall))
+        return first, second, third
+
 
 def _average_precision(objects: np.ndarray, count: int) -> float:
     """AP of one class, 0..1.
@@ -60,12 +79,17 @@ def _average_precision(objects: np.ndarray, count: int) -> float:
       count: how many objects there are.
     """
     objects = objects[objects != _DIFFICULT]
-    right = np.zeros(len(objects), bool)
-    right[np.unique(objects, return_index=True)[1]] = True
-    hits = np.cumsum(right & (objects != _NOTHING))
+    hits = np.cumsum(_first(objects))
     precision = hits / np.arange(1, len(hits) + 1)
     # Recalls of 0, 0.1, ... 1 as whole numbers, since 3 / 10 is less than 3 * 0.1.
     return float(np.mean([precision[10 * hits >= tenths * count].max(initial=0) for tenths in range(11)]))
+
+
+def _first(objects: np.ndarray) -> np.ndarray:
+    """bool[n]: which detections are right: the surest ones of their objects. Surest first."""
+    right = np.zeros(len(objects), bool)
+    right[np.unique(objects, return_index=True)[1]] = True
+    return right & (objects != _NOTHING)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

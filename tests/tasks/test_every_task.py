@@ -117,6 +117,40 @@ def test_metrics_of_nothing_are_zero(case):
     assert {*metrics.result().values(), metrics.chance(), case.task.metrics().chance()} == {0.0}
 
 
+def test_details_add_up_to_the_metrics_and_merge_like_them(case):
+    predictions, labels = case.predict(), case.labels
+    whole, parts = case.task.metrics(), [case.task.metrics() for _ in range(2)]
+    count(whole, case.task, predictions, labels)
+    for part, rows in zip(parts, (slice(0, 1), slice(1, 4)), strict=True):
+        count(part, case.task, *({key: value[rows] for key, value in tree.items()} for tree in (predictions, labels)))
+    parts[0].merge(parts[1])
+    details, metrics = whole.details(), whole.result()
+    assert json.loads(json.dumps(details, allow_nan=False)) == json.loads(json.dumps(parts[0].details()))
+    assert details and details.keys() <= {"per_class", "confusion", "curves"}
+    if table := details.get("per_class"):
+        assert table["classes"] == list(case.task.classes)
+        assert all(len(values) == 3 for values in table["columns"].values())
+        means = {"segmentation": ("IoU", "miou"), "detection": ("AP50", "ap50")}
+        if case.task.name in means:
+            column, metric = means[case.task.name]
+            values = [value for value in table["columns"][column] if value is not None]
+            assert np.mean(values) == pytest.approx(metrics[metric], abs=0.01)
+    if confusion := details.get("confusion"):
+        counts = np.array(confusion["counts"])
+        accuracy = metrics.get("top1", metrics.get("pixel_accuracy"))
+        assert counts.shape == (3, 4) and accuracy == pytest.approx(100 * np.trace(counts) / counts.sum())
+    for curve in details.get("curves", []):
+        assert curve["title"] and curve["x"] and curve["y"]
+        for x, y in curve["series"].values():
+            assert len(x) == len(y) > 0 and sorted(x) == list(x) and all(0 <= value <= 100 for value in y)
+    shares = {"depth": (1.25, "delta1"), "normals": (22.5, "within_22_5")}
+    if case.task.name in shares:
+        at, metric = shares[case.task.name]
+        x, y = details["curves"][0]["series"]["share"]
+        assert y[x.index(at)] == pytest.approx(metrics[metric], abs=0.001)
+    assert case.task.metrics().details().get("curves", []) == []
+
+
 def smooth(case):
     """Labels that a head at stride 4 can express: the depth of a slope, normals of two walls."""
     slope = np.linspace(1, 4, 16, dtype=np.float32)[None, :, None] + np.zeros((4, 16, 16), np.float32)
