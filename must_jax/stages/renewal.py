@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,20 @@ def _digest(key: str, what: str, config: Any) -> str | None:
         if kind == "images":
             return _images(what, config.data_dir)
         if ".labels." in f".{key}" and ":" in what:  # those stored beside the images
-            return " ".join(manifest.read(folder).checksum for folder in beside(open_images(what, config.data_dir)))
+            columns = beside(open_images(what, config.data_dir))
+            return " ".join(manifest.read(each).checksum for each in columns if each.name in _tasks(key, config))
         if key.startswith("columns.") or ".labels." in f".{key}":
             return " ".join(manifest.read(folder).checksum for folder in find(Path(what)))
         return run_digest(what)
     except (UserError, OSError):
         return None
+
+
+def _tasks(key: str, config: Any) -> Collection[str]:
+    """The tasks whose labels are read by a key: those of others may come later."""
+    if isinstance(config, EvaluateConfig):
+        return [each.task for name, each in config.downstream.items() if key.startswith(f"downstream.{name}.")]
+    return config.tasks
 
 
 def _images(spec: str, data_dir: str) -> str | None:

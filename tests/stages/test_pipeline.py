@@ -8,13 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from made_teacher import HEADLINES, make_teacher
+from photos import jpeg, picture, write_files
 
-from must_jax.config import PipelineConfig, TrainConfig
+from must_jax.config import PipelineConfig, PrepareConfig, TrainConfig
 from must_jax.engine import distributed
 from must_jax.errors import UserError
-from must_jax.stages import pipeline, renewal, workdir
+from must_jax.stages import pipeline, prepare, renewal, workdir
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
@@ -209,6 +212,28 @@ def test_a_stage_whose_inputs_have_changed_is_repeated(
     pipeline.run(THREE, home)
     assert "third is repeated: config.teachers.second (elsewhere/second) has changed" in capsys.readouterr().err
     assert (home / "third.before-1").is_dir() and not (home / "second.before-1").exists()
+
+
+def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
+    """But other labels of the same task do."""
+    photos = write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(4)})
+    classes = {"classification": {"format": "class_folders"}}
+
+    def prepared(**labels: Any) -> TrainConfig:
+        config = PrepareConfig(name="own", images=f"folder:{photos}", data_dir=str(tmp_path / "data"), labels=labels)
+        prepare.run(config, tmp_path)
+        trained = {"train": [{"images": "own:train"}], "tasks": {"classification": {}}, "data_dir": config.data_dir}
+        return TrainConfig(**training(**trained))
+
+    before = renewal.digests(prepared(**classes))
+    assert before["train.0.labels.0"]
+    (tmp_path / "masks/a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "masks/a/0.png"), np.zeros(picture().shape[:2], np.uint8))
+    masks = {"format": "id_png", "path": str(tmp_path / "masks"), "options": {"classes": ["wall"]}}
+    assert renewal.digests(prepared(**classes, segmentation=masks)) == before
+    shutil.rmtree(tmp_path / "data/own/columns/classification")
+    others = {"classification": {"format": "class_folders", "options": {"classes": "b,a"}}}
+    assert renewal.digests(prepared(**others)) != before
 
 
 def test_a_scorecard_whose_inputs_have_changed_goes_on_in_its_folder(
