@@ -12,7 +12,7 @@ import pydantic
 
 from must_jax.config import ModelConfig
 from must_jax.errors import UserError
-from must_jax.files import MODEL_FILE
+from must_jax.files import MODEL_FILE, write_json
 from must_jax.reading import read_json, validated
 
 SCHEMA_VERSION = 1
@@ -44,8 +44,26 @@ class Settings(pydantic.BaseModel):
     steps: pydantic.NonNegativeInt
 
 
+class BestRecord(pydantic.BaseModel):
+    """How the model was chosen: its metric and value, after how many updates, and how many validations came after."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    metric: str
+    value: float | None
+    step: pydantic.NonNegativeInt | None
+    since: pydantic.NonNegativeInt
+
+
 class TrainingRecord(pydantic.BaseModel):
-    """Figures of the training run, which result.json also has."""
+    """Figures of the training run, which result.json also has.
+
+    Attributes:
+      planned_steps: updates that the run was to have; with early stopping it may have had fewer.
+      labelled: task -> images with labels to learn from; of large sets, estimated from a sample.
+      untrained: tasks whose head has learnt nothing: no labels, or a weight of 0.
+      best: how the model was chosen, if not as the last one.
+    """
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
@@ -56,6 +74,10 @@ class TrainingRecord(pydantic.BaseModel):
     mfu: float | None = None
     parameters: int | None = None
     loss_weights: dict[str, float] | None = None
+    planned_steps: pydantic.NonNegativeInt | None = None
+    labelled: dict[str, pydantic.NonNegativeInt] | None = None
+    untrained: tuple[str, ...] = ()
+    best: BestRecord | None = None
     unreadable: dict[str, str] = {}
 
 
@@ -63,7 +85,9 @@ class Description(pydantic.BaseModel):
     """Everything that `trained.load` needs besides the checkpoints.
 
     Attributes:
-      metrics: "task/metric" -> value on the validation images.
+      metrics: "task/metric" -> value on the validation images; "task/metric@name" on those of a further source.
+      validation: the sources that it was measured on, as in the config; None in runs of earlier versions.
+      step: number of updates done of the checkpoint that holds the model; None = `settings.steps`.
       digest: sha256 of the parameters.
       stats_digest: sha256 of the statistics.
       checksum: sha256 of all the other fields.
@@ -77,16 +101,38 @@ class Description(pydantic.BaseModel):
     image_size: pydantic.PositiveInt
     settings: Settings
     metrics: dict[str, float]
+    validation: tuple[dict[str, Any], ...] | None = None
+    step: pydantic.NonNegativeInt | None = None
     digest: str
     stats_digest: str
     training: TrainingRecord
     checksum: str
+
+    @property
+    def checkpoint(self) -> int:
+        """The step of the checkpoint that holds the model."""
+        return self.settings.steps if self.step is None else self.step
 
 
 def checksum(values: Mapping[str, Any]) -> str:
     """sha256 of what `model.json` says, apart from the checksum itself."""
     others = {name: value for name, value in values.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def sign(workdir: Path, values: Mapping[str, Any]) -> None:
+    """Writes what `model.json` is to say, with its checksum."""
+    write_json(workdir / MODEL_FILE, {**values, "checksum": checksum(values)})
+
+
+def change(workdir: Path, **changes: Any) -> None:
+    """Changes fields of the description of a finished run; the others keep what they say.
+
+    Raises:
+      UserError: as `read`.
+    """
+    read(workdir)
+    sign(workdir, read_json(workdir / MODEL_FILE, dict[str, Any], _ADVICE) | changes)
 
 
 def read(workdir: str | Path) -> Description:

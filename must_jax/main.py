@@ -26,7 +26,7 @@ from must_jax import cli, preemption
 from must_jax.config import LabelConfig
 from must_jax.errors import Preempted, UserError, nearest
 from must_jax.files import check_folder, make_folder, write_text
-from must_jax.parsing import VALUES, abouts, override, parse
+from must_jax.parsing import VALUES, abouts, check_other_data, override, parse
 from must_jax.stages import STAGES
 from must_jax.stages.workdir import PREEMPTED_FILE
 
@@ -122,7 +122,7 @@ def run(argv: Sequence[str]) -> None:
             return
         raise UserError("--config=FILE is missing; configs/quickstart.py is the one to start with, --help lists more")
     file = Path(_CONFIG.value)
-    values = read_config(file)
+    values = before = read_config(file)
     for path, text in overrides:
         values = override(values, path, text)
     if asks:
@@ -131,6 +131,7 @@ def run(argv: Sequence[str]) -> None:
         print(f"{first_line(file)}\n\n{keys.text(values)}")
         return
     config = parse(values)
+    check_other_data(before, values, [path for path, _ in overrides])
     workdir = Path(_WORKDIR.value or f"runs/{file.stem}")
     check_folder(workdir, f"--workdir={workdir}")
     if data_dir := getattr(config, "data_dir", None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import pydantic
@@ -49,6 +49,58 @@ def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
         ) from None
     except (TypeError, IndexError):
         raise UserError(f"--config.{path} leads through a value or past the end of a list; shorten this path") from None
+
+
+def check_other_data(file: Mapping[str, Any], values: Mapping[str, Any], paths: Collection[str]) -> None:
+    """Refuses overrides of `train` that leave validation or minimum about the data of the config file.
+
+    Args:
+      file, values: the config before and after its overrides, whose paths are `paths`.
+
+    Raises:
+      UserError: it says which overrides to add.
+    """
+    stages = values.get("stages") if values.get("stage") == "pipeline" else None
+    if isinstance(stages, Mapping):
+        before = file.get("stages")
+        for name, stage in stages.items():
+            if isinstance(before, Mapping) and isinstance(there := before.get(name), Mapping):
+                _check_other_data(there, stage, paths, f"stages.{name}.")
+    else:
+        _check_other_data(file, values, paths, "")
+
+
+def _check_other_data(file: Mapping[str, Any], values: Mapping[str, Any], paths: Collection[str], prefix: str) -> None:
+    read = _data_sets(values.get("train"))
+    other = read - _data_sets(file.get("train"))
+    if values.get("stage") != "train" or not other:
+        return
+
+    def is_given(key: str) -> bool:
+        path = f"{prefix}{key}"
+        return any(each == path or each.startswith(f"{path}.") or path.startswith(f"{each}.") for each in paths)
+
+    if not is_given("validation") and read & _data_sets(values.get("validation")):
+        return  # it is still measured on data of the file, which it is still trained on
+    left, lines = [], []
+    for key, what in (("validation", "images of the config file"), ("minimum", "required scores")):
+        if (there := values.get(key)) and not is_given(key):
+            path = f"{prefix}{key}"
+            left.append(f"config.{path} ({what})")
+            change = f"{path}.0.images=..." if key == "validation" else f"{path}.{next(iter(there))}=..."
+            lines.append(f"--config.{change} or --config.{path}=none")
+    if left:
+        raise UserError(
+            f"config.{prefix}train now reads {', '.join(sorted(other))}, but {' and '.join(left)} still "
+            f"{'belongs' if len(left) == 1 else 'belong'} to other data; add {', and '.join(lines)}"
+        )
+
+
+def _data_sets(sources: Any) -> set[str]:
+    """The image sets of sources, without their splits."""
+    listed = [sources] if isinstance(sources, Mapping) else sources if isinstance(sources, list | tuple) else []
+    images = [str(source.get("images")) for source in listed if isinstance(source, Mapping)]
+    return {each if each.startswith("folder:") else each.partition(":")[0] for each in images}
 
 
 class _NoIndex(Exception):

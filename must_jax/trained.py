@@ -32,7 +32,7 @@ from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replic
 from must_jax.engine.state import Variables, count_parameters, digest
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
 from must_jax.errors import UserError
-from must_jax.files import MODEL_FILE, write_json
+from must_jax.files import MODEL_FILE
 from must_jax.models.api import Model, build_model
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
@@ -73,8 +73,9 @@ class Trained:
       tasks: by name, in the order of the config.
       image_size: height = width of the input in pixels; images are fitted into its top left corner.
       settings: optimizer (missing in earlier versions' runs), learning_rate, batch_size and steps of the training run.
-      metrics: "task/metric" -> value on the validation images.
+      metrics: "task/metric" -> value on the validation images; "task/metric@name" on those of a further source.
       digest: sha256 of the parameters.
+      untrained: tasks whose head has learnt nothing.
     """
 
     workdir: Path
@@ -86,6 +87,7 @@ class Trained:
     settings: dict[str, Any]
     metrics: dict[str, float]
     digest: str
+    untrained: tuple[str, ...] = ()
     mesh: Mesh = field(default_factory=lambda: make_mesh(1, devices=jax.local_devices()))
 
     def __repr__(self) -> str:
@@ -265,7 +267,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         model = build_model(told.model, {name: task.head(told.model) for name, task in tasks.items()})
     except UserError as error:
         raise UserError(f"{workdir / MODEL_FILE} is damaged, or was written by another version: {error}") from None
-    variables = restore_variables(workdir / CHECKPOINTS)
+    variables = restore_variables(workdir / CHECKPOINTS, told.checkpoint)
     _check_signed(workdir, told, variables)
     if differing := different(variables, model.shapes(told.image_size)):
         raise UserError(f"{workdir / MODEL_FILE} describes a network other than the trained one: {differing}; {REMEDY}")
@@ -279,6 +281,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         settings=told.settings.model_dump(exclude_unset=True),
         metrics=told.metrics,
         digest=told.digest,
+        untrained=told.training.untrained,
         mesh=mesh or make_mesh(1, devices=jax.local_devices()),
     )
 
@@ -290,7 +293,7 @@ def _check_signed(workdir: Path, told: Description, variables: Variables) -> Non
             folder = workdir / CHECKPOINTS
             raise UserError(
                 f"{folder} does not hold the weights that {workdir / MODEL_FILE} signs; "
-                f"restore the checkpoint of step {told.settings.steps}, or {REMEDY}"
+                f"restore the checkpoint of step {told.checkpoint}, or {REMEDY}"
             )
 
 
@@ -302,9 +305,17 @@ def describe(
     *,
     variables: Variables,
     training: Mapping[str, Any],
+    steps: int | None = None,
+    step: int | None = None,
 ) -> None:
-    """Writes model.json: all that `load` needs besides the checkpoints. `training`: figures of the run itself."""
-    optimizer = config.optimizer
+    """Writes model.json: all that `load` needs besides the checkpoints.
+
+    Args:
+      training: figures of the run itself.
+      steps: updates that were done; None = all of the config.
+      step: those after which the model was saved; None = all that were done.
+    """
+    optimizer, steps = config.optimizer, config.steps if steps is None else steps
     told = Description(
         schema_version=1,
         model=config.model,
@@ -314,16 +325,17 @@ def describe(
             optimizer=optimizer.name,
             learning_rate=optimizer.learning_rate,
             batch_size=config.batch_size,
-            steps=config.steps,
+            steps=steps,
         ),
         metrics=dict(metrics),
+        validation=tuple(source.model_dump(mode="json") for source in config.validation),
+        step=steps if step is None else step,
         digest=digest(variables["params"]),
         stats_digest=digest(variables["stats"]),
         training=TrainingRecord.model_validate(training),
         checksum="",  # of the other values, hence the last
     )
-    values = told.model_dump(mode="json") | {"training": dict(training)}
-    write_json(workdir / MODEL_FILE, values | {"checksum": description.checksum(values)})
+    description.sign(workdir, told.model_dump(mode="json") | {"training": dict(training)})
 
 
 def _check_array(array: Any, wanted: str, ndim: int) -> None:

@@ -21,7 +21,9 @@ STUDENT = {  # small enough to begin within seconds
     "stage": "train",
     "devices": DEVICES,
     "train": [{"images": "scenes/teacher_depth_tiny:train"}],
-    "validation": {"images": "scenes/teacher_depth_tiny:validation"},
+    "validation": [{"images": "scenes/teacher_depth_tiny:validation"}],
+    "validate_every": 16,
+    "best": "depth/delta1",
     "tasks": {"depth": {}},
     "image_size": 32,
     "model": {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1},
@@ -152,4 +154,10 @@ def saving(workdir: Path) -> int:
 
 def values(workdir: Path) -> list[dict[str, Any]]:
     """All that is logged of a run but times."""
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows(workdir)]
+    logged = ({name: value for name, value in row.items() if name not in TIMES} for row in rows(workdir))
+    return [measured(row) if any(name.startswith("validation/") for name in row) else row for row in logged]
+
+
+def measured(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics without the last digits of their f64 sums, which several processes add up in another order."""
+    return {name: float(f"{value:.12g}") for name, value in metrics.items()}

@@ -22,7 +22,7 @@ from must_jax.config import (
 )
 from must_jax.errors import UserError
 from must_jax.labels.formats import FORMATS, build_format
-from must_jax.parsing import override, parse
+from must_jax.parsing import check_other_data, override, parse
 from must_jax.tasks import TASKS, build_task
 
 SOURCE = {"images": "scenes/teacher_depth:train"}
@@ -262,6 +262,35 @@ def test_an_override_leaves_values_alone_that_are_the_same_object():
     shared = {"flip": True}
     values = override({"a": shared, "b": shared}, "a.flip", "False")
     assert values == {"a": {"flip": False}, "b": {"flip": True}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left"),
+    [
+        (("train.0.images=scenes/teacher_depth:train[:9]",), ()),  # a part of the same set
+        (("train.0.take=5", "train.0.labels=runs/a"), ()),
+        (("train.0.images=folder:a",), ("validation", "minimum")),
+        (("train={'images': 'folder:a'},",), ("validation", "minimum")),
+        (("train.1.images=folder:a",), ()),  # the images of the validation are still trained on
+        (("train.0.images=folder:a", "validation.0.images=folder:b"), ("minimum",)),
+        (("train.0.images=folder:a", "validation=none", "minimum=none"), ()),
+        (("train.0.images=folder:a", "minimum.depth/delta1=3"), ("validation",)),
+    ],
+)
+def test_other_data_to_train_on_needs_other_data_to_measure_on(overrides: tuple[str, ...], left: tuple[str, ...]):
+    file = train(minimum={"depth/delta1": 50.0})
+    for prefix, before in (("", file), ("stages.teacher.", {"stage": "pipeline", "stages": {"teacher": file}})):
+        values, paths = before, []
+        for item in overrides:
+            path, text = f"{prefix}{item}".split("=", 1)
+            values, paths = override(values, path, text), [*paths, path]
+        if not left:
+            check_other_data(before, values, paths)
+            continue
+        with pytest.raises(UserError) as raised:
+            check_other_data(before, values, paths)
+        for key in ("validation", "minimum"):
+            assert (f"--config.{prefix}{key}=none" in str(raised.value)) == (key in left)
 
 
 def test_learning_rates_are_a_comma_list():

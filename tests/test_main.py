@@ -23,6 +23,7 @@ TINY = (
     "--config.validation=None",  # a validated one would be refused as a teacher
     *("--config.steps=2", "--config.batch_size=8", "--config.optimizer.warmup_steps=1", "--config.minimum={}"),
 )
+UNMEASURED = ("--config.validation=none", "--config.minimum=none")
 Command = Callable[..., tuple[int, str]]
 
 
@@ -76,9 +77,18 @@ def answer(said: str) -> str:
             "task 'depth' has no option 'knd'; did you mean 'kind'?",
         ),
         ((TEACHER, *TINY, "--config.tasks.dept={}"), "there is no task 'dept'; did you mean 'depth'?"),
-        ((TEACHER, "--config.train.0.images=scenes/teacher_dept:train"), "did you mean 'teacher_depth'?"),
-        ((TEACHER, "--config.train.0.images=scenes/teacher_depth_tiny:trian"), "trian"),
-        ((TEACHER, "--config.train.0.images=nowhere/at_all:train"), "nowhere"),
+        ((TEACHER, "--config.train.0.images=scenes/teacher_dept:train", *UNMEASURED), "did you mean 'teacher_depth'?"),
+        ((TEACHER, "--config.train.0.images=scenes/teacher_depth_tiny:trian", *UNMEASURED), "trian"),
+        ((TEACHER, "--config.train.0.images=nowhere/at_all:train", *UNMEASURED), "nowhere"),
+        (
+            (TEACHER, "--config.train.0.images=street:train"),
+            "--config.validation.0.images=... or --config.validation=no",
+        ),
+        ((TEACHER, "--config.train.0.images=street:train"), ", and --config.minimum.depth/delta1=... or --config.mini"),
+        (
+            (config("quickstart"), "--config.stages.teacher_depth.train.0.images=street:train"),
+            "--config.stages.teacher_depth.validation.0.images=... or --config.stages.teacher_depth.validation=none",
+        ),
         ((TEACHER, *TINY, "--config.init=runs/nothing"), "runs/nothing"),
         ((LABEL, "--config.images=scenes/unlabelled_tiny:train"), "runs/teacher_classification"),
         (
@@ -145,6 +155,7 @@ def test_data_with_two_class_lists(command: Command):
         "--config.train=({'images': 'scenes/downstream_segmentation_tiny:train'},"
         "{'images': 'scenes/downstream_materials_tiny:train'})",
         "--config.validation.0.images=scenes/downstream_segmentation_tiny:validation",
+        "--config.minimum=none",
         "--workdir=runs/never",
     )
     assert code == 2

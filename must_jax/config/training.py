@@ -149,7 +149,9 @@ class TrainConfig(Config):
     def _check_validation(self) -> None:
         for key, metrics in {"minimum": self.minimum, "best": [self.best] * bool(self.best)}.items():
             if metrics and not self.validation:
-                raise ValueError(f"{key} needs images to be measured on; set {HERE}.validation.0.images")
+                raise ValueError(
+                    f"{key} needs images to be measured on; set {HERE}.validation.0.images, or --{HERE}.{key}=none"
+                )
             for metric in metrics:
                 if (task := metric.split("/")[0]) not in self.tasks:
                     raise ValueError(

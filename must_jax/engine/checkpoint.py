@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
 from must_jax import files
+from must_jax.description import REMEDY
 from must_jax.engine import distributed, sums
 from must_jax.engine.state import State, Variables
 from must_jax.errors import UserError
@@ -31,21 +33,25 @@ for _name in ("absl", "asyncio"):  # Orbax's threads log, with tracebacks, what 
 
 
 class Checkpoints:
-    """The checkpoints in `folder`. The last two are kept; partial ones of killed processes are removed.
+    """The checkpoints in `folder`. The last two and chosen ones are kept; partial ones of killed processes are removed.
 
     Saving runs in the background; leaving the context waits for it.
 
     Args:
       folder: created if missing.
       data: fingerprint of the data, name -> value. A checkpoint made with other data is refused.
+      chosen: steps of checkpoints that are kept in any case.
       read_only: nothing is saved, removed or created, and no other process takes part.
     """
 
-    def __init__(self, folder: Path, data: Mapping[str, Any], *, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Path, data: Mapping[str, Any], *, chosen: Collection[int] = (), read_only: bool = False
+    ) -> None:
         self._folder, self._data = folder, dict(data)
         self._read_only, self._saving = read_only, 0
+        self._chosen = _Chosen(frozenset(chosen))
         with _readable(folder):
-            self._manager = _reader(folder) if read_only else _writer(folder, self._sum_up)
+            self._manager = _reader(folder) if read_only else _writer(folder, self._sum_up, self._chosen)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -62,13 +68,15 @@ class Checkpoints:
         """The steps of all complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: State, meta: Mapping[str, Any], *, keep: int | None = None) -> None:
+        """Saves; `keep`: the step of a checkpoint that `meta` refers to, which is kept as long as this one."""
         items = {
             "state": ocp.args.StandardSave(state),
             "data": ocp.args.JsonSave(self._data),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
         self._manager.wait_until_finished()  # `save` would do so anyway
+        self._chosen.latest.append(keep)
         self._saving = step
         self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -94,6 +102,17 @@ class Checkpoints:
         return state, meta
 
 
+class _Chosen:
+    """Orbax's protocol for what is not to be removed: `always`, and what the last saves referred to."""
+
+    def __init__(self, always: frozenset[int]) -> None:
+        self._always = always
+        self.latest: deque[int | None] = deque(maxlen=KEPT)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [each.step in self._always or each.step in self.latest for each in checkpoints]
+
+
 def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
     """Raises what `restore` of the newest checkpoint would, if there is one, and UserError if its files have changed.
 
@@ -108,11 +127,14 @@ def check_same(folder: Path, data: Mapping[str, Any], like: State) -> None:
                     _check_same(manager, step, folder, data, like)
 
 
-def restore_variables(folder: Path) -> Variables:
-    """The newest trained variables as NumPy arrays: the moving average if there is one.
+def restore_variables(folder: Path, step: int | None = None) -> Variables:
+    """The trained variables as NumPy arrays: the moving average if there is one.
+
+    Args:
+      step: of the checkpoint; None = the newest.
 
     Raises:
-      UserError: there is no complete checkpoint in `folder`, or it cannot be read.
+      UserError: there is no such checkpoint in `folder`, or it cannot be read.
     """
     if not folder.exists():
         raise UserError(f"there is no {folder}; restore it, or train the run again")
@@ -120,9 +142,11 @@ def restore_variables(folder: Path) -> Variables:
         _readable(folder, finished=True),
         _reader(folder, ocp.PyTreeCheckpointHandler) as manager,  # which can skip the optimizer's state
     ):
-        step = manager.latest_step()
-        if step is None:
+        if (newest := manager.latest_step()) is None:
             raise UserError(f"{folder} holds no complete checkpoint; train the run again")
+        step = newest if step is None else step
+        if step not in manager.all_steps():
+            raise UserError(f"{folder / str(step)}, which holds the model, is missing; restore it, or {REMEDY}")
         _check_files(folder, step, finished=True)
         saved = manager.item_metadata(step)["state"].tree
         wanted = {"ema": saved["ema"]} if saved["ema"] else {name: saved[name] for name in ("params", "stats")}
@@ -132,15 +156,18 @@ def restore_variables(folder: Path) -> Variables:
     return state.get("ema", state)
 
 
-def check_space(folder: Path, state: State) -> None:
+def check_space(folder: Path, state: State, chosen: int = 0) -> None:
     """Raises UserError if the disk cannot hold the kept checkpoints and the one that is being written.
 
     Args:
       folder: of the checkpoints; what is already in it is not counted again.
       state: arrays, or only their shapes and types.
+      chosen: how many others are kept.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    files.check_space(folder, (KEPT + 1) * size - files.bytes_in(folder), f"the checkpoints of {folder.parent}")
+    files.check_space(
+        folder, (KEPT + 1 + chosen) * size - files.bytes_in(folder), f"the checkpoints of {folder.parent}"
+    )
 
 
 def _check_same(manager: ocp.CheckpointManager, step: int, folder: Path, data: Mapping[str, Any], like: State) -> None:
@@ -162,10 +189,14 @@ def different(saved: Any, wanted: Any) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _writer(folder: Path, all_is_written: Callable[[], None]) -> ocp.CheckpointManager:
+def _writer(folder: Path, all_is_written: Callable[[], None], chosen: _Chosen) -> ocp.CheckpointManager:
     """A manager in which all processes take part. `all_is_written`: called before a checkpoint gets its final name."""
-    saving = AsyncOptions(post_finalization_callback=all_is_written)
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True, async_options=saving)
+    policies = ocp.checkpoint_managers
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(KEPT), chosen]),
+        cleanup_tmp_directories=True,
+        async_options=AsyncOptions(post_finalization_callback=all_is_written),
+    )
     handlers = _handlers(ocp.StandardCheckpointHandler())
     return ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial, reduce
 
 import jax
@@ -14,13 +15,14 @@ from jax.sharding import Mesh
 from must_jax import preemption
 from must_jax.config import OptimizerConfig
 from must_jax.engine.checkpoint import Checkpoints
-from must_jax.engine.clock import COMPILE, SAVE, Clock
+from must_jax.engine.clock import COMPILE, EVALUATION, SAVE, Clock
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import put_batch, put_replicated
 from must_jax.engine.optimizers import schedule as schedule_of
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State
 from must_jax.engine.step import STOP, Averages, Batch, TrainStep
+from must_jax.engine.validations import Best, Validations
 from must_jax.engine.writer import MetricWriter
 from must_jax.errors import Preempted
 from must_jax.progress import Progress
@@ -46,8 +48,11 @@ def fit(
     also: Callable[[], Mapping[str, float]] = dict,
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 0,
+    validations: Validations | None = None,
 ) -> State:
     """Runs updates number `start` to `steps` - 1: exactly `steps` in all, over any number of restarts.
+
+    Only `validations` can end a run before; `validations.done` then tells after how many updates.
 
     Args:
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
@@ -57,7 +62,7 @@ def fit(
       clock: measures the time (and goes into the checkpoints), which `goodput` writes down.
       skipped: counts updates that were not finite.
       log_every: every so many updates and after the last one; 0 = never.
-      checkpoint_every: every so many updates and after the last one; 0 = only after the last one.
+      checkpoint_every: every so many updates, before each validation and after the last one; 0 = only these.
       also: returns further values to log.
 
     Raises:
@@ -70,6 +75,16 @@ def fit(
     window: list[Averages] = []  # of the updates since the last log
     extra: dict[str, float] = {}
     since = clock.state()
+
+    def ends(done: int, state: State) -> bool:
+        """Validates, if that is due; returns whether it ends the run."""
+        if validations is None or not validations.is_due(done):
+            return False
+        with clock.span(EVALUATION):
+            return validations.look(done, state)
+
+    if start and ends(start, state):  # the checkpoint that the run continues from was saved before its validation
+        return state
     for k in range(start, steps):
         # The devices still work on update k - 1 while the next batch is fetched. If they are done when it arrives,
         # they may have waited all that time: `waited` is an upper bound.
@@ -113,11 +128,13 @@ def fit(
             if progress:
                 loss = row.get("loss", math.nan)
                 progress.note(f"loss {loss:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
+        due = validations is not None and validations.is_due(done)
         stop = checkpoints is not None and not last and _is_told_to_stop(before)
-        if checkpoints and (stop or last or (checkpoint_every and done % checkpoint_every == 0)):
+        if checkpoints and (stop or last or due or (checkpoint_every and done % checkpoint_every == 0)):
             jax.block_until_ready(running)  # which does not count as saving
-            with clock.span(SAVE):
-                checkpoints.save(done, state, {"clock": clock.state()})  # before the next batch is drawn
+            best = validations.best if validations else Best()
+            with clock.span(SAVE):  # before the next batch is drawn
+                checkpoints.save(done, state, {"clock": clock.state(), "best": asdict(best)}, keep=best.step)
             if goodput:
                 goodput.write(done)
         elif goodput:
@@ -125,8 +142,10 @@ def fit(
         if stop:
             skipped.look(k, running)
             raise Preempted(f"stopped after update {done} of {steps}")
+        if ends(done, state):
+            break
     if running is not None:
-        skipped.look(steps - 1, running)
+        skipped.look(k, running)
     return state
 
 

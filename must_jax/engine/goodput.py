@@ -2,7 +2,8 @@
 
 A line is {"process": n, "time": unix seconds, "step": updates done, "seconds": {span: s}}: how far the process was at
 `time`, and how its time since its previous line was spent. The seconds of a process add up to all of its time. The
-first line, and those before a process knows where it resumes, have no step.
+first line, and those before a process knows where it resumes, have no step. The first line of a process that makes a
+finished run longer also has {"extends": true}.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
@@ -35,6 +36,7 @@ class Line:
     time: Annotated[float, pydantic.Field(ge=0, le=_LATEST)]
     seconds: dict[str, pydantic.FiniteFloat]
     step: pydantic.NonNegativeInt | None = None
+    extends: bool = False  # the run was finished before this process
 
     @property
     def began(self) -> float:
@@ -70,9 +72,13 @@ class _Updates:
 
 
 class GoodputLog:
-    """Appends what a clock measures. Lines are whole: a partial one, left by a killed process, is cut off."""
+    """Appends what a clock measures. Lines are whole: a partial one, left by a killed process, is cut off.
 
-    def __init__(self, workdir: Path, clock: Clock) -> None:
+    Args:
+      finished: updates of the run that was finished and goes on now: the time in between does not count as DOWN.
+    """
+
+    def __init__(self, workdir: Path, clock: Clock, *, finished: int | None = None) -> None:
         self._path = path = workdir / FILE
         lines = read(workdir)
         self._process = lines[-1].process + 1 if lines else 0
@@ -80,6 +86,8 @@ class GoodputLog:
         self._clock, self._time = clock, 0.0
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
+        goes_on = bool(lines) and finished is not None and lines[-1].step == finished
+        self._first: dict[str, Any] = {"extends": True} if goes_on else {}
         self.write()
 
     def __enter__(self) -> GoodputLog:
@@ -103,7 +111,8 @@ class GoodputLog:
         seconds = self._clock.take()
         # After the first line, the clock's own count is added: the time of day may be set meanwhile.
         self._time = self._time + sum(seconds.values()) if self._time else time.time()
-        line = {"process": self._process, "time": self._time, "step": step, "seconds": seconds}
+        line = {"process": self._process, "time": self._time, "step": step, "seconds": seconds, **self._first}
+        self._first = {}
         with writing(self._path):
             os.write(self._file, (json.dumps(line) + "\n").encode())  # one call, so that lines do not mix
 
@@ -125,7 +134,7 @@ def total(lines: Iterable[Line]) -> Goodput:
             at = None
         if before is None:
             found.began = line.began
-        elif line.process != before.process:
+        elif line.process != before.process and not line.extends:
             found.seconds[DOWN] += max(0.0, line.began - before.time)
         for span, seconds in line.seconds.items():
             found.seconds[span] += seconds

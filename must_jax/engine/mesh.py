@@ -8,6 +8,7 @@ split over "fsdp" as well, and gathered where they are used; everything else is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,4 +190,10 @@ def everywhere(mesh: Mesh, tree: Any) -> Any:
     """Gathers arrays that are split over devices: a copy of each on every device."""
     if all(array.is_fully_replicated for array in jax.tree.leaves(tree)):
         return tree
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return _gathering(replicated(mesh))(tree)
+
+
+@functools.cache
+def _gathering(sharding: Sharding) -> jax.stages.Wrapped:
+    """Compiled once, for any number of validations."""
+    return jax.jit(lambda tree: tree, out_shardings=sharding)

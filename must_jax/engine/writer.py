@@ -19,7 +19,7 @@ from must_jax.files import write_text, writing
 from must_jax.reading import read_json_lines
 
 METRICS_FILE = "metrics.jsonl"
-VALIDATION = "validation/"  # prefix of the names of what is measured after the last update
+VALIDATION = "validation/"  # prefix of the names of what is measured on the validation images
 
 
 class _Row(pydantic.RootModel[dict[str, int | float | None]]):
@@ -33,12 +33,16 @@ class _Row(pydantic.RootModel[dict[str, int | float | None]]):
 class MetricWriter:
     """Appends to the metrics of a run that continues at update `start`.
 
-    Drops what will be written again: rows after `start`, and validation, since the run is still to end with it.
+    Drops what will be written again: rows after `start`, and, if it `validates` first, the validation at `start`.
     """
 
-    def __init__(self, workdir: Path, start: int = 0) -> None:
+    def __init__(self, workdir: Path, start: int = 0, *, validates: bool = False) -> None:
         path = workdir / METRICS_FILE
-        kept = [row for row in read_rows(workdir) if row["step"] <= start and not _is_validation(row)]
+
+        def is_kept(row: Mapping[str, Any]) -> bool:
+            return row["step"] < start or (row["step"] == start and not (validates and _is_validation(row)))
+
+        kept = [row for row in read_rows(workdir) if is_kept(row)]
         write_text(path, "".join(f"{json.dumps(row)}\n" for row in kept))
         self._rows = path.open("a", encoding="utf-8")
         self._events = EventFileWriter(str(workdir))

@@ -119,15 +119,19 @@ def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Coll
     )
 
 
-def transfer(fresh: Variables, trained: Variables) -> Variables:
-    """Backbone and pyramid of `trained` under the heads of `fresh`.
+TRUNK = ("backbone", "fpn")
+
+
+def transfer(
+    fresh: Variables, trained: Variables, parts: Collection[str] = TRUNK, heads: Collection[str] = ()
+) -> Variables:
+    """These parts of `trained`, and its heads of these tasks; the rest is that of `fresh`.
 
     Raises:
-      UserError: their backbones or pyramids differ; the message names the parts that do.
+      UserError: a part differs in shape; the message names the parameters that do.
     """
-    trunk = ("backbone", "fpn")
     shapes = [
-        _shapes({kind: {part: v[kind][part] for part in trunk} for kind in ("params", "stats")})
+        _shapes({kind: {part: v[kind][part] for part in TRUNK if part in parts} for kind in ("params", "stats")})
         for v in (fresh, trained)
     ]
     differing = sorted(path for path, _ in shapes[0].items() ^ shapes[1].items())
@@ -136,7 +140,21 @@ def transfer(fresh: Variables, trained: Variables) -> Variables:
             "the trained run has another backbone or pyramid, set config.model to what it was trained with; different: "
             + ", ".join(dict.fromkeys(differing))
         )
-    return {kind: {**{part: trained[kind][part] for part in trunk}, "heads": fresh[kind]["heads"]} for kind in fresh}
+    return {
+        kind: {
+            **{part: (trained if part in parts else fresh)[kind][part] for part in TRUNK},
+            "heads": {
+                task: (trained if task in heads else fresh)[kind]["heads"][task] for task in fresh[kind]["heads"]
+            },
+        }
+        for kind in fresh
+    }
+
+
+def same_head(some: Variables, other: Variables, task: str) -> bool:
+    """Whether both have a head for the task, of the same shapes."""
+    heads = [{kind: v[kind]["heads"].get(task) for kind in ("params", "stats")} for v in (some, other)]
+    return all(head["params"] is not None for head in heads) and _shapes(heads[0]) == _shapes(heads[1])
 
 
 def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from must_jax.engine import goodput
-from must_jax.engine.writer import VALIDATION, read_rows
+from must_jax.engine.writer import read_rows
 from must_jax.files import is_locked
 from must_jax.reading import read_json_lines
 from must_jax.stages import results
+from must_jax.stages.curves import validations
 from must_jax.stages.workdir import CONFIG_FILE, PREEMPTED_FILE, RESULT_FILE
 
 
@@ -60,9 +62,11 @@ def brief(config: Mapping[str, Any], workdir: Path) -> Brief:
 
 
 def validated(workdir: Path) -> dict[str, float]:
-    """ "task/metric" -> value on the validation images."""
-    named = ((name, value) for row in read_rows(workdir) for name, value in row.items() if value is not None)
-    return {name.removeprefix(VALIDATION): value for name, value in named if name.startswith(VALIDATION)}
+    """ "task/metric" -> value on the validation images: of the finished model, otherwise the last that was measured."""
+    finished = results.read(workdir, results.TrainResult)
+    if finished and finished.metrics is not None:
+        return finished.metrics
+    return {name: values[-1] for name, (_, values) in validations(workdir).items() if not math.isnan(values[-1])}
 
 
 def labelled_columns(workdir: Path) -> list[LabelledColumn]:
@@ -89,7 +93,7 @@ def _training(config: Mapping[str, Any], workdir: Path) -> Brief:
         results.read(workdir, results.TrainResult),
     )
     done = (finished and finished.steps) or max([spent.steps, *(row["step"] for row in rows)])
-    seconds = spent.last - spent.began if spent.processes else _seconds(finished)
+    seconds = sum(spent.seconds.values()) if spent.processes else _seconds(finished)
     notes = [f"{name.partition('/')[2]} {value:.4g}" for name, value in validated(workdir).items()]
     notes += [f"loss {row['loss']:.4g}" for row in reversed(rows) if row.get("loss") is not None]
     return Brief(done, config["steps"], "steps", seconds, notes[0] if notes else "")

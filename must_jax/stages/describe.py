@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ from must_jax.report.page import duration
 from must_jax.report.terminal import beside, curve
 from must_jax.stages import STAGES, results
 from must_jax.stages.briefs import brief, labelled_columns, state, validated
-from must_jax.stages.curves import losses
+from must_jax.stages.curves import headlines, losses, validations
 from must_jax.stages.pipeline import ordered, times
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, stored
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, history, stored
 
 PLAIN_WIDTH = 80  # characters per line without a terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
@@ -64,7 +65,9 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
         yield from _time_spent(goodput.total(lines), ascii)
     finished = results.read(workdir, results.TrainResult)
     yield from _speeds(read_rows(workdir), finished)
-    if series := losses(workdir, config["tasks"]):
+    series = losses(workdir, config["tasks"])
+    series |= {name: points for name, points in headlines(validations(workdir)).items() if len(points[0]) > 1}
+    if series:
         yield ""
         yield "\n".join(beside([_panel(name, *points, ascii) for name, points in series.items()], 2, GAP))
     if measured := validated(workdir):
@@ -72,10 +75,28 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
         rows = [(name, f"{value:.4g}", f"{least[name]:g}" if name in least else "") for name, value in measured.items()]
         yield ""
         yield _table(("validation", "value", "at least"), rows)
+    yield from _going_on(config, workdir, finished)
     yield from _listed("unreadable images", finished.unreadable if finished else {})
     if skipped := read_json_lines(workdir / SKIPPED_FILE, _Skipped):
         latest = ", ".join(str(row.update) for row in skipped[-SHOWN:])
         yield f"\nskipped updates: {len(skipped)}, the last ones {latest} ({SKIPPED_FILE} has all)"
+
+
+def _going_on(
+    config: Mapping[str, Any], workdir: Path, finished: results.TrainResult | None
+) -> Iterator[RenderableType]:
+    """Which model is kept, and what was changed after the run was finished."""
+    if config["best"] and (points := validations(workdir).get(config["best"])):
+        known = [(value, -step) for step, value in zip(*points, strict=True) if not math.isnan(value)]
+        if known:
+            value, step = max(known)
+            after = sum(each > -step for each in points[0])
+            yield f"\nbest {config['best']}: {value:.4g} at step {-step:,}, {_count(after, 'validation')} after it"
+    for former in history(workdir):
+        changes = ", ".join(f"{key} {value:,}" for key, value in former.items() if isinstance(value, int))
+        yield f"\nuntil {former.get('until')}: {changes}"
+    if finished and finished.untrained:
+        yield f"\nnever trained, and cannot label: {', '.join(finished.untrained)}"
 
 
 def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]:

@@ -254,10 +254,16 @@ def build_tasks(
             )
         classes = columns[0].classes if columns else ()
         tasks[name] = build_task(name, classes, {"max_boxes": max_boxes, **chosen})
-        for source in (*sources, *also):
-            for column in (column for column in source.columns if column.task == name):
-                _check_fits(column, tasks[name], source.images.name)
+    for source in (*sources, *also):
+        check_fits(tasks, source)
     return tasks
+
+
+def check_fits(tasks: Mapping[str, Task], source: Source) -> None:
+    """Raises UserError if the classes or units of a source's labels are not those of their tasks."""
+    for column in source.columns:
+        if column.task in tasks:
+            _check_fits(column, tasks[column.task], source.images.name)
 
 
 def loss_weights(
@@ -298,19 +304,19 @@ def _loss_weight(teacher: TeacherRecord, batch_size: int, optimizer: OptimizerCo
     return weight, "" if teacher.optimizer else assumed
 
 
-def fingerprint(sources: Sequence[Source]) -> dict[str, Any]:
-    """Identifies images and labels: a resumed run must read the same data."""
+def fingerprint(sources: Sequence[Source], key: str = "train") -> dict[str, Any]:
+    """Identifies images and labels: a resumed run must read the same data. `key`: where the config names them."""
     data: dict[str, Any] = {}
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
-        data |= {f"train.{i}.images": images.digest, f"train.{i}.length": len(images)}
-        data |= {f"train.{i}.sampled": True} if images.sampled else {}
+        data |= {f"{key}.{i}.images": images.digest, f"{key}.{i}.length": len(images)}
+        data |= {f"{key}.{i}.sampled": True} if images.sampled else {}
         for j, column in enumerate(columns):
             made = getattr(column, "manifest", None)
             maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH
-            data[f"train.{i}.labels.{j}"] = f"{column.task} by {maker}"
+            data[f"{key}.{i}.labels.{j}"] = f"{column.task} by {maker}"
             least = getattr(column, "min_confidence", None)
             if made and least != made.min_confidence:
-                data[f"train.{i}.labels.{j}.min_confidence"] = least
+                data[f"{key}.{i}.labels.{j}.min_confidence"] = least
     return data
 
 

@@ -26,7 +26,7 @@ from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
 from must_jax.progress import Progress, say
 from must_jax.stages import inputs
-from must_jax.stages.train import Training, batches_of, prepare
+from must_jax.stages.train import Training, batches_of, fingerprint, prepare
 from must_jax.stages.workdir import check
 
 DEPTH = 2  # of the names by which parameters are grouped: "backbone/stage1_1"
@@ -48,7 +48,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
     state = init_state(training.variables, training.optimizer, mesh, ema=of.optimizer.ema_decay > 0)
     start, folder = 0, workdir / trained.CHECKPOINTS
     if folder.is_dir():
-        with Checkpoints(folder, inputs.fingerprint(training.sources), read_only=True) as checkpoints:
+        with Checkpoints(folder, fingerprint(of, training), read_only=True) as checkpoints:
             start = max((step for step in checkpoints.steps() if step <= config.replay), default=0)
             if start:
                 state, _ = checkpoints.restore(start, state)

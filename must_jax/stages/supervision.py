@@ -105,6 +105,15 @@ def check(
     return total
 
 
+def labelled(learnt: SeenByTask, sources: Sequence[Source]) -> dict[str, int]:
+    """Task -> images of the sources with something to learn: estimated, where `check` has looked at a sample."""
+    found = {}
+    for name, seen in learnt.items():
+        images = sum(len(each.images) for each in sources if name in {column.task for column in each.columns})
+        found[name] = math.ceil(seen.teaching * images / max(seen.left.images, 1))
+    return found
+
+
 def check_held_out(
     source: Source, tasks: Mapping[str, Task], image_size: int, where: str, learnt: SeenByTask | None = None
 ) -> None:

@@ -34,16 +34,16 @@ def load(config: LabelConfig) -> dict[str, Trained]:
     """Name -> teacher, with this run's pseudo-label options. Its folder's name becomes part of its columns' names.
 
     Raises:
-      UserError: a teacher that is missing, unfinished or listed twice; teachers that are near chance or were not
-        validated, all of them at once; an option that is unknown or would change the meaning of labels.
+      UserError: a teacher that is missing, unfinished or listed twice, or has learnt no task; teachers that are near
+        chance or were not validated, all of them at once; an option that is unknown or would change the meaning of
+        labels.
     """
     mesh, models = inputs.mesh_of(config), {}
     for path in config.teachers:
         name = Path(path).resolve().name
         if name in models:
             raise UserError(f"two teachers are called '{name}', which names their columns; rename the folder of one")
-        models[name] = trained.load(path, mesh)
-        models[name] = _with_rules(models[name], config.tasks)
+        models[name] = _with_rules(_able(trained.load(path, mesh)), config.tasks)
     known = {task for model in models.values() for task in model.tasks}
     for key, names in (("tasks sets options of", config.tasks), ("accept_failed names", config.accept_failed)):
         for name in names:
@@ -80,6 +80,19 @@ def _check_learnt(models: Iterable[Trained], accepted: Collection[str]) -> None:
             f"{'; '.join(itertools.chain(*refused.values()))}; {' and '.join(sorted(remedies))}, "
             f"or label with them anyway with config.accept_failed={','.join(refused)}"
         )
+
+
+def _able(model: Trained) -> Trained:
+    """Without the tasks that it has never learnt, which are named: nothing that their heads say is a label."""
+    tasks = {name: task for name, task in model.tasks.items() if name not in model.untrained}
+    if not tasks:
+        raise UserError(
+            f"{model.workdir} has learnt none of its tasks ({', '.join(model.tasks)}): each had no labels, or a loss "
+            "weight of 0; train it on labels"
+        )
+    if model.untrained:
+        say(f"{model.workdir} does not label {', '.join(model.untrained)}: it has never learnt that")
+    return dataclasses.replace(model, tasks=tasks)
 
 
 def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> Trained:

@@ -18,24 +18,25 @@ from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
 from must_jax.data.pipeline import Source, examples_of, train_batches
 from must_jax.engine import distributed
-from must_jax.engine.checkpoint import Checkpoints, check_same, check_space
-from must_jax.engine.clock import DATA, EVALUATION, INIT, RESTORE, SAVE, Clock
+from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
+from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
-from must_jax.engine.mesh import everywhere, local_rows
+from must_jax.engine.mesh import everywhere, local_rows, put_replicated
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.skipped import Skipped
-from must_jax.engine.state import Variables, count_parameters, init_state, trained_variables
+from must_jax.engine.state import State, Variables, count_parameters, init_state, trained_variables
 from must_jax.engine.step import STOP, Batch, TrainStep, make_train_step
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
+from must_jax.engine.validations import Best, Validations
 from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
-from must_jax.models.api import Model, build_model, transfer
+from must_jax.models.api import Model, build_model
 from must_jax.progress import Progress, say
 from must_jax.reading import read_bytes
-from must_jax.stages import gate, inputs, memory, self_test, supervision, validation
+from must_jax.stages import gate, going_on, inputs, memory, self_test, starting, supervision, validation
 from must_jax.stages.validation import HeldOut, Validation
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
@@ -48,6 +49,8 @@ class Training(NamedTuple):
 
     Attributes:
       held_out: the sources of the validation.
+      labelled: task -> images with something to learn.
+      untrained: tasks whose head will learn nothing.
       variables: their values at the first step.
     """
 
@@ -55,6 +58,8 @@ class Training(NamedTuple):
     held_out: list[HeldOut]
     tasks: dict[str, Task]
     weights: dict[str, float]
+    labelled: dict[str, int]
+    untrained: list[str]
     model: Model
     optimizer: optax.GradientTransformation
     step: TrainStep
@@ -79,27 +84,36 @@ def build(
 
 
 def run(config: TrainConfig, workdir: Path) -> None:
-    """Trains into `workdir`, or resumes there, or says that the run is finished.
+    """Trains into `workdir`, or resumes there, or goes on with a finished run, or says that there is nothing to do.
 
-    Writes config.json, metrics.jsonl, event files, goodput.jsonl, checkpoints/, validation.json (the last validation,
-    with details), model.json (all that `trained.load` needs) and, last, result.json.
+    A finished run goes on if the config has more steps; if it has another validation, only that is done again.
+
+    Writes config.json, metrics.jsonl, event files, goodput.jsonl, checkpoints/, validation.json (of the model, with
+    details), model.json (all that `trained.load` needs) and, last, result.json.
 
     Raises:
       UserError: anything in config or data that cannot work, before any work; a workdir of another config; a finished
         model that does not reach `config.minimum` (it can still be loaded).
       Preempted: the run received SIGTERM and saved its state.
     """
-    finished = (workdir / trained.MODEL_FILE).exists()
-    if finished:
-        check(workdir, config)
-    else:
-        with contextlib.ExitStack() as whole:
-            _train(config, workdir, whole)
+    told = description.read(workdir) if (workdir / trained.MODEL_FILE).exists() else None
+    changed = going_on.changed(config, workdir, told)
+    check(workdir, config, changed)
+    idle = False
+    with contextlib.ExitStack() as whole:
+        if told is None or not going_on.is_complete(config, told):
+            _train(config, workdir, told, changed, whole)
+        elif not going_on.is_measured(config, workdir, told):
+            _measure_again(config, workdir, told, whole)
+        else:
+            idle = True
     told = description.read(workdir)
     _check_minimum(config, workdir, told.metrics)
     if distributed.is_first():
         write_json(workdir / RESULT_FILE, {"metrics": told.metrics, **told.training.model_dump(exclude_unset=True)})
-    say(f"{workdir}: {config.steps} steps, {_listed(told.metrics)}" + finished * "; finished, nothing to do")
+    chosen = f", the model after step {told.checkpoint}" * (told.checkpoint != told.settings.steps)
+    end = going_on.end(config, told, idle)
+    say(f"{workdir}: {told.settings.steps} steps{chosen}, {_listed(told.metrics)}{end}")
 
 
 def prepare(config: TrainConfig, mesh: Mesh) -> Training:
@@ -109,7 +123,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
       UserError: anything in config or data that cannot work.
     """
     inputs.check(config)
-    start_from = trained.load(config.init) if config.init else None
+    start_from = trained.load(config.init) if config.init else None  # before data is rendered or read
     sources, options = inputs.open_training(config)
     held_out = validation.opened(config, options)
     checked = [held.source for held in held_out]
@@ -130,9 +144,15 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     model, optimizer, step = build(config, tasks, weights, mesh)
     memory.check_model(model, config.image_size)
     variables = model.init(jax.random.key(config.seed), config.image_size)
+    learnt_before: set[str] = set()  # tasks whose heads come from another run
     if start_from:
-        variables = transfer(variables, start_from.variables)
-    return Training(sources, held_out, tasks, weights, model, optimizer, step, variables)
+        variables, learnt_before = starting.taken(config, start_from, tasks, variables)
+    labelled = supervision.labelled(learnt, sources)
+    untrained = [name for name in tasks if not (labelled[name] and weights[name]) and name not in learnt_before]
+    for name in untrained:
+        why = "its loss weight is 0" if labelled[name] else "it has no labels"
+        say(f"the head of {name} will learn nothing, since {why}; the model will not be used to label {name}")
+    return Training(sources, held_out, tasks, weights, labelled, untrained, model, optimizer, step, variables)
 
 
 def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
@@ -150,13 +170,33 @@ def batches_of(config: TrainConfig, training: Training, start: int, **options: A
     )
 
 
-def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> None:
-    """A run that is asked to stop once it has started stops, at the latest, on leaving `whole`."""
+def fingerprint(config: TrainConfig, training: Training) -> dict[str, Any]:
+    """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
+    data = inputs.fingerprint(training.sources)
+    if config.best:
+        data |= inputs.fingerprint([held.source for held in training.held_out], "validation")
+        data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(training.held_out)}
+        data["validate_every"] = config.validate_every
+    return data
+
+
+def _train(
+    config: TrainConfig,
+    workdir: Path,
+    told: description.Description | None,
+    changed: Collection[str],
+    whole: contextlib.ExitStack,
+) -> None:
+    """A run that is asked to stop once it has started stops, at the latest, on leaving `whole`.
+
+    Args:
+      told: the finished run that goes on, if it does, with the keys `changed`.
+    """
     clock = Clock()
     # Check everything first, on every host.
     facts: dict[str, str] = {}
     with distributed.together(facts, config.ready_within_s):
-        check(workdir, config)
+        check(workdir, config, changed)
         mesh = inputs.mesh_of(config)
         clock.switch(DATA)
         training = prepare(config, mesh)
@@ -164,12 +204,13 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
         whole.enter_context(preemption.deferred())  # from here on they stop together
     clock.switch(INIT)
     state = init_state(training.variables, training.optimizer, mesh, ema=config.optimizer.ema_decay > 0)
-    folder, data = workdir / trained.CHECKPOINTS, inputs.fingerprint(training.sources)
+    folder, data = workdir / trained.CHECKPOINTS, fingerprint(config, training)
     with distributed.together({}, config.ready_within_s):
         check_same(folder, data, state)
         if distributed.is_first():
-            check_space(folder, state)
-            claim(workdir, config)
+            check_space(folder, state, 2 * bool(config.best) + bool(told))
+            claim(workdir, config, changed=changed)
+            (workdir / RESULT_FILE).unlink(missing_ok=True)
     with distributed.together({}, config.ready_within_s):
         self_test.check_shared(workdir)
 
@@ -179,22 +220,62 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
 
     unreadable = inputs.Unreadable(inputs.lengths(training.sources))
     with contextlib.ExitStack() as stack:
-        goodput = stack.enter_context(GoodputLog(workdir, clock)) if distributed.is_first() else None
-        checkpoints = stack.enter_context(Checkpoints(folder, data))
+        before = told.settings.steps if told else None  # updates of the finished run
+        goodput = stack.enter_context(GoodputLog(workdir, clock, finished=before)) if distributed.is_first() else None
+        # The model of the finished run can be loaded until the longer one is.
+        checkpoints = stack.enter_context(Checkpoints(folder, data, chosen=[told.checkpoint] if told else []))
         # The remaining updates.
-        start = 0
+        start, best = 0, Best()
         if (latest := distributed.agreed(f"the newest checkpoint in {folder}", checkpoints.latest_step())) is not None:
             clock.switch(RESTORE)
             start, (state, meta) = latest, checkpoints.restore(latest, state)
             clock.resume(meta["clock"])
-            say(f"{workdir}: resumes after step {start} of {config.steps}")
+            best = Best(**meta.get("best", {}))
+            if told and start == before:
+                say(f"{workdir} {going_on.schedule(config, told)}")
+            else:
+                say(f"{workdir}: resumes after step {start} of {config.steps}")
         clock.switch(DATA)
         if goodput:
             goodput.write(start)
         profiled = config.profiled if distributed.is_first() else range(0)
         rows = local_rows(mesh, config.batch_size)
         batches = batches_of(config, training, start, rows=rows, on_bad=unreadable.add)
-        writer = stack.enter_context(MetricWriter(workdir, start)) if distributed.is_first() else None
+        held_out = Validation(
+            training.held_out,
+            training.tasks,
+            training.model,
+            config.image_size,
+            config.batch_size,
+            rows,
+            mesh,
+            config.input,
+        )
+
+        def measure(done: int, state: State) -> dict[str, float]:
+            metrics = held_out.measure(everywhere(mesh, trained_variables(state)))
+            if writer and metrics:
+                writer.write(done, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
+            if done < config.steps:
+                say(f"{workdir}: step {done}, {_listed(metrics)}")
+            return metrics
+
+        def keep(done: int) -> None:
+            if distributed.is_first():
+                write_json(workdir / validation.FILE, held_out.found)
+
+        validations = Validations(
+            measure,
+            config.validate_every if config.validation else 0,
+            config.steps,
+            metric=config.best,
+            patience=config.patience,
+            keep=keep,
+            best=best,
+        )
+        writer = None
+        if distributed.is_first():
+            writer = stack.enter_context(MetricWriter(workdir, start, validates=validations.is_due(start)))
         with (
             Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress,
             traced(step, profiled, start, workdir / PROFILE) as watched,
@@ -217,43 +298,66 @@ def _train(config: TrainConfig, workdir: Path, whole: contextlib.ExitStack) -> N
                 also=unreadable.shares,
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
+                validations=validations,
             )
-
-        clock.switch(EVALUATION)
-        held_out = Validation(
-            training.held_out,
-            training.tasks,
-            training.model,
-            config.image_size,
-            config.batch_size,
-            rows,
-            mesh,
-            config.input,
-        )
-        variables = everywhere(mesh, trained_variables(state))
-        metrics, found = held_out.measure(variables)
-        if writer and metrics:
-            writer.write(config.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
-        unreadable.found |= held_out.unreadable
         clock.switch(SAVE)
 
+    variables, kept = everywhere(mesh, trained_variables(state)), validations.kept
     if distributed.is_first():
-        write_json(workdir / validation.FILE, found)
         trained.describe(
             workdir,
             config,
             training.tasks,
-            metrics,
-            variables=variables,
+            validations.kept_metrics,
+            variables=variables if kept == validations.done else restore_variables(folder, kept),
             training={
-                "steps": config.steps,
+                "steps": validations.done,
                 "seconds": clock.seconds,
                 **clock.rates(config.batch_size),
                 "parameters": parameters,
                 "loss_weights": training.weights,
-                "unreadable": unreadable.found,
+                "planned_steps": config.steps,
+                "labelled": training.labelled,
+                "untrained": training.untrained,
+                **({"best": validations.best.record(config.best)} if config.best else {}),
+                "unreadable": unreadable.found | held_out.unreadable,
             },
+            steps=validations.done,
+            step=kept,
         )
+    distributed.wait("described")
+
+
+def _measure_again(
+    config: TrainConfig, workdir: Path, told: description.Description, whole: contextlib.ExitStack
+) -> None:
+    """Measures a finished model on the validation of `config`, and nothing else; it stays as it is until then."""
+    with distributed.together({}, config.ready_within_s):
+        mesh = inputs.mesh_of(config)
+        model = trained.load(workdir, mesh)
+        held_out = validation.opened(config, model.tasks)
+        inputs.check_unchanged(column for held in held_out for column in held.source.columns)
+        for held in held_out:
+            inputs.check_fits(model.tasks, held.source)
+            supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
+        _check_measured(config, validation.names_of(held_out, model.tasks))
+        whole.enter_context(preemption.deferred())
+    with distributed.together({}, config.ready_within_s):
+        if distributed.is_first():
+            claim(workdir, config)
+    say(f"{workdir}: finished, but validated otherwise; measuring it on config.validation")
+    rows = local_rows(mesh, config.batch_size)
+    again = Validation(
+        held_out, model.tasks, model.model, config.image_size, config.batch_size, rows, mesh, config.input
+    )
+    metrics = again.measure(put_replicated(mesh, model.variables))
+    if distributed.is_first():
+        if told.checkpoint == told.settings.steps:  # otherwise the rows are about models of which it was the best
+            with MetricWriter(workdir, told.settings.steps, validates=True) as writer:
+                writer.write(told.settings.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
+        write_json(workdir / validation.FILE, again.found)
+        asked = [source.model_dump(mode="json") for source in config.validation]
+        description.change(workdir, metrics=metrics, validation=asked)
     distributed.wait("described")
 
 
@@ -286,7 +390,7 @@ def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, flo
         if metrics[name] < least:
             raise UserError(
                 f"{workdir} reached {name} = {metrics[name]:.4g}, below config.minimum = {least:g}; "
-                "train longer (config.steps, in another workdir) or lower the minimum"
+                "raise config.steps, and the training goes on from here, or lower the minimum"
             )
 
 
@@ -297,6 +401,10 @@ def _check_measured(config: TrainConfig, measured: Collection[str]) -> None:
                 f"config.minimum names '{name}', which is not measured; {nearest(name, measured)}; "
                 "correct it, or require nothing with --config.minimum={}"
             )
+    if config.best and config.best not in measured:
+        raise UserError(
+            f"config.best names '{config.best}', which is not measured; {nearest(config.best, measured)}; correct it"
+        )
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -105,6 +105,7 @@ class Validation:
     mesh: Mesh
     reading: InputConfig
     unreadable: dict[str, str] = field(default_factory=dict)  # found so far, by all processes
+    found: dict[str, Any] = field(default_factory=dict)  # the last time: by source its metrics, and details by task
 
     def __post_init__(self) -> None:
         forward = trained.image_forward(self.model)
@@ -117,18 +118,18 @@ class Validation:
             unread = inputs.Unreadable(inputs.lengths([held.source]))
             self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
 
-    def measure(self, variables: Variables) -> tuple[dict[str, float], dict[str, Any]]:
+    def measure(self, variables: Variables) -> dict[str, float]:
         """Measures variables that all devices hold.
 
         Returns:
-          "task/metric" -> value, the same in all processes; and by source its metrics and the details of its tasks.
+          "task/metric" or "task/metric@name" -> value, the same in all processes.
 
         Raises:
           UserError: too many images cannot be read.
           Preempted: the run was told to stop.
         """
         metrics: dict[str, float] = {}
-        found: dict[str, Any] = {}
+        self.found = {}
         for held, (unread, truth) in zip(self.held_out, self._readers, strict=True):
             measured = {name: self.tasks[name] for name in held.ends}
             examples = eval_batches(
@@ -145,13 +146,11 @@ class Validation:
             unread.shares()
             self.unreadable |= unread.found
             values = {f"{name}{held.ends[name.split('/')[0]]}": value for name, value in told.metrics.items()}
-            before = found.get(held.label, {"metrics": {}, "details": {}})
-            found[held.label] = {
-                "metrics": before["metrics"] | values,
-                "details": before["details"] | told.details,
-            }
+            of_source = self.found.setdefault(held.label, {"metrics": {}, "details": {}})
+            of_source["metrics"] |= values
+            of_source["details"] |= told.details
             metrics |= values
-        return metrics, found
+        return metrics
 
 
 def names_of(held_out: Sequence[HeldOut], tasks: Mapping[str, Task]) -> list[str]:

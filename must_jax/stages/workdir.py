@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ PREEMPTED_FILE = "PREEMPTED"  # the run received SIGTERM and saved its state: st
 REPORT = Path("report") / "index.html"
 SKIPPED_FILE = "skipped.jsonl"  # non-finite updates, and the images of their batches
 _DAMAGED = "remove only this file; nothing of the run is lost: starting it again with its config rewrites it"
+HISTORY = "history"  # key of config.json
 PLACE = "{workdir}"  # in a config: the pipeline's folder
 _HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
 
@@ -74,6 +76,26 @@ def difference(workdir: Path, config: pydantic.BaseModel, changed: Collection[st
     return ""
 
 
+def differs(workdir: Path, there: Any, here: Any) -> bool:
+    """Whether two plain values of a config of this workdir differ; PLACE and other spellings of a path are the same."""
+    theirs, ours, place = dict(_leaves(there)), dict(_leaves(here)), home(workdir)
+    return theirs.keys() != ours.keys() or not all(_same(value, ours[key], place) for key, value in theirs.items())
+
+
+def told_before(workdir: Path, key: str) -> Any:
+    """The value of a key of the config in the workdir; None without such a key, or a run.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return _stored(workdir / CONFIG_FILE).get(key) if (workdir / CONFIG_FILE).exists() else None
+
+
+def history(workdir: Path) -> list[dict[str, Any]]:
+    """What `claim` has changed: former values of keys, with the time until which they were valid."""
+    return [each for each in _read(workdir / CONFIG_FILE).get(HISTORY, []) if isinstance(each, dict)]
+
+
 def stored(workdir: Path, stages: Collection[str]) -> dict[str, Any]:
     """The config of the run in a workdir, with defaults for keys added since.
 
@@ -92,23 +114,33 @@ def stored(workdir: Path, stages: Collection[str]) -> dict[str, Any]:
     return validated(path, values, STAGE_CONFIGS[stage], _DAMAGED).model_dump(mode="json")
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     return read_json(path, dict[str, Any], _DAMAGED)
 
 
-def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "") -> None:
+def _stored(path: Path) -> dict[str, Any]:
+    return {key: value for key, value in _read(path).items() if key != HISTORY}
+
+
+def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "", changed: Collection[str] = ()) -> None:
     """Claims the folder for this config, by `config.json` in it, and for this process, until it ends.
 
     With `worker` it is shared by processes with different names. Paths inside a pipeline are written with PLACE, so it
-    can resume from another directory and after a move.
+    can resume from another directory and after a move. Former values of the keys `changed` are added to its history.
 
     Raises:
       UserError: as `check`, or another process is using it.
     """
-    check(workdir, config)
+    check(workdir, config, changed)
     make_folder(workdir)
     _lock(workdir, worker)
-    text, place = json.dumps(config.model_dump(mode="json"), indent=2), json.dumps(f"{home(workdir)}/")[:-1]
+    values, past = config.model_dump(mode="json"), []
+    if (workdir / CONFIG_FILE).exists():
+        before = _stored(workdir / CONFIG_FILE)
+        former = {key: before[key] for key in changed if key in before and before[key] != values[key]}
+        past = history(workdir) + [{**former, "until": time.strftime("%Y-%m-%d %H:%M:%S")}] * bool(former)
+    text = json.dumps(values | ({HISTORY: past} if past else {}), indent=2)
+    place = json.dumps(f"{home(workdir)}/")[:-1]
     write_text(workdir / CONFIG_FILE, text.replace(place, f'"{PLACE}/') + "\n")
     (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
 

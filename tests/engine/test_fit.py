@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import OptimizerConfig
-from must_jax.engine.checkpoint import Checkpoints
+from must_jax.engine.checkpoint import Checkpoints, restore_variables
 from must_jax.engine.clock import Clock
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import make_mesh
@@ -19,6 +20,7 @@ from must_jax.engine.optimizers import build_optimizer, learning_rates
 from must_jax.engine.skipped import Diverged
 from must_jax.engine.state import init_state
 from must_jax.engine.step import make_train_step
+from must_jax.engine.validations import Best, Validations
 from must_jax.engine.writer import METRICS_FILE, MetricWriter
 
 STEPS, BATCH = 8, 8
@@ -174,3 +176,88 @@ def test_a_fast_source_is_hardly_waited_for(toy, mesh, fresh):
     clock = Clock()
     fit(step, fresh(), iter(batches), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, clock=clock)
     assert clock.rates(BATCH)["data_wait_share"] < 0.5
+
+
+VALUES = {2: 1.0, 4: 3.0, 6: 3.0, 7: math.nan, 8: 2.0}  # update -> what is measured after it
+
+
+@pytest.fixture
+def validated(toy, mesh, step, fresh, tmp_path):
+    """Continues the run in `tmp_path`, validated every two updates; returns it and the updates it measured.
+
+    Args:
+      kill_in: the validation after so many updates is killed, once it has measured.
+    """
+
+    def validated(kill_in: int | None = None, **options) -> tuple[Validations, list[int]]:
+        state, start, best, measured = fresh(), 0, Best(), []
+
+        def measure(done, state):
+            measured.append(done)
+            if done == kill_in:
+                raise Killed
+            return {"toy/error": VALUES[done], "toy/kernel": float(state["params"]["layer"]["kernel"].sum())}
+
+        with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+            if (latest := checkpoints.latest_step()) is not None:
+                (state, meta), start = checkpoints.restore(latest, state), latest
+                best = Best(**meta["best"])
+            validations = Validations(measure, 2, STEPS, best=best, **options)
+            try:
+                fit(
+                    *(step, state, toy.batches(start), CONFIG, STEPS),
+                    mesh=mesh,
+                    batch_size=BATCH,
+                    start=start,
+                    checkpoints=checkpoints,
+                    checkpoint_every=3,
+                    validations=validations,
+                )
+            except Killed:
+                assert kill_in == measured[-1]
+        return validations, measured
+
+    return validated
+
+
+def test_validated_every_so_many_updates_and_at_the_end_the_first_of_the_best_is_kept(validated, tmp_path):
+    validations, measured = validated(metric="toy/error")
+    assert measured == [2, 4, 6, 8]
+    assert (validations.kept, validations.best.value, validations.best.since) == (4, 3.0, 2)
+    assert {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()} == {4, 6, 8}
+    assert validations.kept_metrics == validations.best.metrics != validations.metrics
+
+
+def test_without_a_metric_the_last_one_is_kept(validated, tmp_path):
+    kept = []
+    validations, _ = validated(keep=kept.append)
+    assert (validations.kept, validations.kept_metrics, kept) == (8, validations.metrics, [2, 4, 6, 8])
+    assert {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()} == {6, 8}
+
+
+def test_killed_in_every_validation_it_finds_the_same_best(validated, tmp_path):
+    undisturbed = Best(4, 3.0, 2)
+    for number, kill_in in enumerate((2, 4, 6, 8)):
+        _, measured = validated(kill_in, metric="toy/error")
+        assert measured == ([2] if number == 0 else [kill_in - 2, kill_in])  # the one that was killed comes again
+    validations, measured = validated(metric="toy/error")
+    assert measured == [8]
+    found = validations.best
+    assert (found.step, found.value, found.since) == (undisturbed.step, undisturbed.value, undisturbed.since)
+    kept = restore_variables(tmp_path / "checkpoints", validations.kept)  # of the moving average
+    assert kept["params"]["layer"]["kernel"].shape == (3, 2)
+
+
+def test_patience_ends_a_run_and_more_of_it_goes_on(validated):
+    validations, measured = validated(metric="toy/error", patience=1)
+    assert (measured, validations.done, validations.kept, validations.is_stopped) == ([2, 4, 6], 6, 4, True)
+    validations, measured = validated(metric="toy/error", patience=3)
+    assert (measured, validations.done, validations.is_stopped) == ([6, 8], 8, False)
+
+
+def test_what_is_no_number_is_never_the_best():
+    validations = Validations(lambda done, state: {"toy/error": VALUES[done]}, 1, 8, metric="toy/error")
+    validations.look(7, {})
+    assert (validations.best.step, validations.kept) == (None, 7)
+    validations.look(8, {})
+    assert (validations.best.step, validations.kept) == (8, 8)

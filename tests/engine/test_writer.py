@@ -46,14 +46,16 @@ def test_rows_that_come_again_are_dropped(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(5, 1.0), (10, 1.0), (15, 2.0)]
 
 
-def test_validation_comes_again_too(tmp_path):
-    """A kill between it and model.json: the run goes on after its last update, and validates once more."""
-    for _ in range(2):
-        with MetricWriter(tmp_path, start=5) as writer:
+def test_a_validation_that_comes_again_is_dropped(tmp_path):
+    """A kill after it: the run goes on from the checkpoint before it, and validates once more, or not if it is done."""
+    for validates in (False, True, False):
+        with MetricWriter(tmp_path, start=5, validates=validates) as writer:
             if not rows(tmp_path):
+                writer.write(4, {"validation/depth/delta1": 1.0})
                 writer.write(5, {"loss": 1.0})
-            writer.write(5, {"validation/depth/delta1": 2.0})
-    assert [list(row) for row in rows(tmp_path)] == [["step", "loss"], ["step", "validation/depth/delta1"]]
+            if validates or len(rows(tmp_path)) == 2:
+                writer.write(5, {"validation/depth/delta1": 2.0 + validates})
+    assert [tuple(row.values()) for row in rows(tmp_path)] == [(4, 1.0), (5, 1.0), (5, 3.0)]
 
 
 def test_clock_adds_up_over_restarts():

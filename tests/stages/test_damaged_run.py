@@ -145,8 +145,8 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_newest(home: Path, c
     weights = json.loads((home / "run/model.json").read_text())
     shutil.rmtree(home / "run/checkpoints/4")
     assert ask(home) == 2
-    signed = f"{home}/run/checkpoints does not hold the weights that {home}/run/model.json signs; "
-    assert told(capsys).startswith(f"error: {signed}restore the checkpoint of step 4, or remove model.json and start")
+    missing = f"{home}/run/checkpoints/4, which holds the model, is missing; restore it, or "
+    assert told(capsys).startswith(f"error: {missing}remove model.json and start")
     assert resume(home) == 0 and ask(home) == 0
     now = json.loads((home / "run/model.json").read_text())
     assert all(now[name] == weights[name] for name in ("digest", "stats_digest", "metrics"))

@@ -245,7 +245,7 @@ class Column:
 
 
 class Images:
-    name, labels, digest = "photos", {}, "d"
+    name, labels, digest, sampled = "photos", {}, "d", False
 
     def __len__(self):
         return 200

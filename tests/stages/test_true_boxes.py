@@ -16,7 +16,7 @@ from command_line import call, config
 from photos import encoded, picture, write_files
 
 from must_jax.config import TrainConfig
-from must_jax.stages import train
+from must_jax.stages import train, validation
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 
@@ -36,7 +36,7 @@ def validated(
 
         return predict
 
-    monkeypatch.setattr(train, "make_predict_step", made)
+    monkeypatch.setattr(validation, "make_predict_step", made)
     source = {"images": images}
     values: dict[str, Any] = {"train": (source,), "validation": source, "tasks": {"detection": {}}, "model": MODEL}
     values |= {"image_size": 64, "batch_size": 2, "steps": 1, "devices": 1, "optimizer": {"learning_rate": 0.01}}

@@ -24,7 +24,7 @@ HOST = socket.gethostname()
     [
         ("--config.seed=1", rf"process 1 on {HOST} has config \w+, but process 0 on {HOST} has \w+; bring all hosts"),
         ("--workdir=/proc/nowhere/run", rf"process 1 on {HOST}: /proc/nowhere/run cannot be written to: .*; mount it"),
-        ("--config.train.0.images=folder:/nowhere", rf"process 1 on {HOST}: .* there is no folder /nowhere; name"),
+        ("--config.validation.0.images=folder:/nowhere", rf"process 1 on {HOST}: .* there is no folder /nowhere; name"),
     ],
 )
 def test_a_host_that_differs_is_named(student, start_together, tmp_path, own, sentence):

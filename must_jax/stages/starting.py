@@ -1,0 +1,49 @@
+"""What a training run takes from the finished run that it starts from (`config.init`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from must_jax.config import TrainConfig
+from must_jax.errors import UserError
+from must_jax.models.api import TRUNK, Variables, same_head, transfer
+from must_jax.progress import say
+from must_jax.tasks.base import Task
+from must_jax.trained import Trained
+
+
+def taken(config: TrainConfig, run: Trained, tasks: Mapping[str, Task], fresh: Variables) -> tuple[Variables, set[str]]:
+    """The variables to start with, of the network of `fresh`. Says which parts come from `run`, and which are new.
+
+    Returns:
+      The variables; and the tasks whose heads come from `run`, which has trained them.
+
+    Raises:
+      UserError: the run's backbone or pyramid has another shape.
+    """
+    new = {name: why for name, task in tasks.items() if (why := _why_new(config, run, task, fresh))}
+    heads = set() if "heads" not in config.init_parts else tasks.keys() - new.keys()
+    try:
+        variables = transfer(fresh, run.variables, config.init_parts, heads)
+    except UserError as error:
+        raise UserError(f"config.init={Path(config.init)}: {error}") from None
+    parts = [part for part in TRUNK if part in config.init_parts]
+    parts += [f"the head of {name}" for name in tasks if name in heads]
+    fresh_parts = [part for part in TRUNK if part not in config.init_parts]
+    fresh_parts += [f"the head of {name} ({new[name]})" for name in tasks if name in new]
+    say(f"taken from {config.init}: {', '.join(parts) or 'nothing'}; new: {', '.join(fresh_parts) or 'nothing'}")
+    return variables, heads - {*run.untrained}
+
+
+def _why_new(config: TrainConfig, run: Trained, task: Task, fresh: Variables) -> str:
+    """Why the head is not taken; "" if it is."""
+    if "heads" not in config.init_parts:
+        return "init_parts has no heads"
+    if (there := run.tasks.get(task.name)) is None:
+        return "not a task there"
+    if there.classes != task.classes:
+        return "other classes there"
+    if getattr(there.label, "unit", "") != getattr(task.label, "unit", ""):
+        return "another unit there"
+    return "" if same_head(fresh, run.variables, task.name) else "another shape there"
