@@ -16,7 +16,7 @@ import jax
 
 import must_jax
 from must_jax import description
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, SourceConfig, TrainConfig
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
@@ -151,6 +151,9 @@ def _data(entry: Entry) -> Iterator[Data]:
             named = [("to label", SourceConfig(images=images, labels=teachers, take=take))]
         case AuditConfig(images=images, take=take, columns=columns):
             named = [("to audit", SourceConfig(images=images, labels=columns, take=take))]
+        case PrepareConfig(name=name, images=images, labels=labels):
+            paths = tuple(f"{task}: {truth.path or truth.format}" for task, truth in labels.items())
+            named = [(f"becomes {name}", SourceConfig(images=images, labels=paths))]
         case _:
             return
     for role, source in named:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from must_jax import trained
-from must_jax.config import PipelineConfig, ReportConfig
+from must_jax.config import PipelineConfig, PrepareConfig, ReportConfig
 from must_jax.engine.writer import METRICS_FILE
 from must_jax.errors import UserError
 from must_jax.report.html import Report
@@ -171,6 +171,13 @@ def test_runs_of_one_name_are_told_apart(finished: Path, tmp_path: Path):
     report.run(config, tmp_path)
     text = (tmp_path / REPORT).read_text()
     assert str(tmp_path / "a/teacher") in text and str(finished / "teacher") in text
+
+
+def test_what_is_prepared_and_from_what_is_told():
+    labels = {"depth": {"format": "depth_png", "path": "maps"}}
+    config = PrepareConfig.model_validate({"name": "mine", "images": "folder:x", "labels": labels})
+    (told,) = overview._data(overview.Entry("import", config, Path("nowhere")))
+    assert (told.stage, told.images, told.labels) == ("import", "folder:x", ("depth: maps",)) and "mine" in told.role
 
 
 def test_a_run_that_does_not_exist_is_named(tmp_path: Path):
