@@ -43,7 +43,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
     repeated = renewal.planned(stages, workdir)
     finished = [name for name in stages if renewal.is_finished(stages[name], workdir / name) and name not in repeated]
-    if (workdir / RESULT_FILE).exists() and len(finished) == len(stages):
+    if (workdir / RESULT_FILE).exists() and len(finished) == len(stages) and renewal.is_same(config, workdir):
         say(f"{workdir} is finished; nothing to do, see {report}")
         return
     if distributed.processes() > 1:

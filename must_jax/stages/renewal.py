@@ -6,17 +6,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
+from must_jax import description
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PipelineConfig, PrepareConfig, TrainConfig
 from must_jax.data import folders
 from must_jax.data.image_sets import open_images
 from must_jax.errors import UserError
-from must_jax.files import make_folder, write_json
+from must_jax.files import MODEL_FILE, make_folder, write_json
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.reading import read_json
+from must_jax.stages import going_on
 from must_jax.stages.inputs import TRUTH, run_digest
 from must_jax.stages.labels import find
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference, stored
 
 INPUTS_FILE = "inputs.json"  # in the folder of a stage: what it reads -> a digest of that when it began
 _ADVICE = "remove it; then it is assumed that what the stage has read is unchanged"
@@ -26,21 +28,30 @@ _MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is o
 def is_finished(config: Any, folder: Path) -> bool:
     """Whether nothing is left to do, whatever has changed since."""
     made = Path(config.data_dir).expanduser() / config.name if isinstance(config, PrepareConfig) else folder
-    return (folder / RESULT_FILE).exists() and made.exists()
+    return (folder / RESULT_FILE).exists() and made.exists() and not _longer(config, folder)
+
+
+def is_same(config: PipelineConfig, workdir: Path) -> bool:
+    """Whether the pipeline there has this very config. If not, finished stages are asked whether they have to go on."""
+    try:
+        return PipelineConfig.model_validate(stored(workdir, [config.stage])) == config
+    except UserError:  # of another version, or another kind of run
+        return False
 
 
 def planned(stages: Mapping[str, Any], workdir: Path) -> dict[str, str]:
     """The stages, of these in their order, that have begun and must be repeated -> why."""
     reasons: dict[str, str] = {}
+    longer = {name for name, config in stages.items() if _longer(config, workdir / name)}
     for name, config in stages.items():
-        repeated = {str(workdir / other): other for other in reasons}
+        repeated = {str(workdir / other): other for other in (*reasons, *longer)}
         if why := outdated(config, workdir / name):
             reasons[name] = why
         elif (workdir / name / CONFIG_FILE).exists():
             for path in _reads(config).values():
                 other = next((repeated[each] for each in repeated if path == each or path.startswith(f"{each}/")), "")
                 if other:
-                    reasons[name] = f"it reads {other}"
+                    reasons[name] = f"it reads {other}" + ", which is trained further" * (other in longer)
                     break
     return reasons
 
@@ -49,7 +60,7 @@ def outdated(config: Any, folder: Path) -> str:
     """Why what a stage has made, or begun, must not be used; "" if it may be, or there is nothing."""
     if isinstance(config, PrepareConfig) or not (folder / CONFIG_FILE).exists():
         return ""  # preparing compares what is there itself, and adds labels
-    if differs := difference(folder, config):
+    if differs := difference(folder, config, _longer(config, folder)):
         return differs
     before = _recorded(folder)
     for key, digest in digests(config).items():
@@ -83,6 +94,16 @@ def record(config: Any, folder: Path) -> None:
 def digests(config: Any) -> dict[str, str | None]:
     """What a stage reads -> a digest of its present state; None if it is not there."""
     return {key: _digest(key, what, config) for key, what in _reads(config).items()}
+
+
+def _longer(config: Any, folder: Path) -> tuple[str, ...]:
+    """The key that makes a finished training longer, which then goes on in its folder; () = none does."""
+    if not isinstance(config, TrainConfig) or not (folder / MODEL_FILE).exists():
+        return ()
+    try:
+        return going_on.changed(config, folder, description.read(folder))
+    except UserError:  # fewer steps are another training
+        return ()
 
 
 def _recorded(folder: Path) -> dict[str, str]:

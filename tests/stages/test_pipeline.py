@@ -55,7 +55,7 @@ def ran(
     calls: list[tuple[Path, Any]] = []
 
     def stage(config: Any, folder: Path) -> None:
-        workdir.claim(folder, config)
+        workdir.claim(folder, config, changed=("steps",))  # as training does
         (folder / workdir.RESULT_FILE).write_text("{}")
         calls.append((folder, config))
 
@@ -163,6 +163,17 @@ def test_a_new_title_repeats_nothing(ran: list[tuple[Path, Any]], tmp_path: Path
     assert not list(tmp_path.glob("*.before-*"))
 
 
+def test_finished_stages_are_asked_about_keys_that_may_change(ran: list[tuple[Path, Any]], tmp_path: Path):
+    """Another validation is measured, another minimum checked, by the stage itself."""
+    pipeline.run(THREE, tmp_path)
+    del ran[:]
+    stages = THREE.model_dump()["stages"]
+    stages["first"]["validation"] = [HELD_OUT]
+    pipeline.run(named(**stages), tmp_path)
+    assert [folder.name for folder, _ in ran] == ["third", "first", "second", "report"]
+    assert not list(tmp_path.glob("*.before-*"))
+
+
 @pytest.fixture
 def digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are their configs."""
@@ -212,6 +223,24 @@ def test_a_stage_whose_inputs_have_changed_is_repeated(
     pipeline.run(THREE, home)
     assert "third is repeated: config.teachers.second (elsewhere/second) has changed" in capsys.readouterr().err
     assert (home / "third.before-1").is_dir() and not (home / "second.before-1").exists()
+
+
+def test_a_finished_training_that_gets_more_steps_goes_on(
+    ran: list[tuple[Path, Any]], second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """In its folder; what reads it is repeated. With fewer steps, it is another training."""
+    stages = {"first": training(steps=5), "last": training(init="{workdir}/first")}
+    pipeline.run(named(**stages), tmp_path)
+    shutil.copy(second / "model.json", tmp_path / "first/model.json")  # of a run of 5 steps
+    stages["first"]["steps"] = 7
+    del ran[:]
+    pipeline.run(named(**stages), tmp_path)
+    said = capsys.readouterr().err
+    assert "last is repeated: it reads first, which is trained further" in said and "first is repeated" not in said
+    assert "first" in [folder.name for folder, _ in ran] and not (tmp_path / "first.before-1").exists()
+    stages["first"]["steps"] = 3
+    pipeline.run(named(**stages), tmp_path)
+    assert (tmp_path / "first.before-1").exists()
 
 
 def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
