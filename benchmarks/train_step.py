@@ -139,47 +139,59 @@ def measure_must_jax(config: ModelConfig, image_size: int, batch_size: int, step
 
 def measure_tasks(names: tuple[str, ...]) -> Callable[[ModelConfig, int, int, int], dict[str, float]]:
     def measurement(config: ModelConfig, image_size: int, batch_size: int, steps: int) -> dict[str, float]:
-        import jax
-        import jax.numpy as jnp
-
-        from must_jax.engine.mesh import make_mesh, put_batch, setup_devices
-        from must_jax.engine.optimizers import build_optimizer
-        from must_jax.engine.state import init_state
-        from must_jax.engine.step import make_train_step
-        from must_jax.models.api import build_model
-        from must_jax.tasks import TASKS, build_task
-
-        setup_devices()
-        jax.config.update("jax_enable_compilation_cache", False)
-        classes = [f"class {i}" for i in range(CLASSES)]
-        tasks = {name: build_task(name, classes if TASKS[name].has_classes else ()) for name in names}
-        model = build_model(config, {name: task.head(config) for name, task in tasks.items()})
-        mesh, optimizer = make_mesh(), build_optimizer(OptimizerConfig())
-
-        def forward(variables: Any, batch: Mapping[str, Any], train: bool) -> Any:
-            return model.apply(variables, batch["image"], train=train)
-
-        weights = dict.fromkeys(names, 0.1)
-        train_step = make_train_step(forward, tasks, weights, optimizer, mesh)
-        state = init_state(model.init(jax.random.key(0), image_size), optimizer, mesh, ema=False)
-        parameters = count(jax.tree.leaves(state["params"]))
-        labels = make_labels(batch_size, image_size // 4)
-        batch = {"image": make_images(batch_size, image_size), "labels": {name: labels[name] for name in names}}
-        batch, schedule = put_batch(mesh, batch), {"learning_rate": jnp.float32(0.01), "ema_decay": jnp.float32(0)}
-        start = time.perf_counter()
-        compiled = train_step.lower(state, batch, schedule).compile()
-        compile_s = time.perf_counter() - start
-
-        def step() -> Any:
-            nonlocal state
-            state, averages = compiled(state, batch, schedule)
-            return averages
-
-        speed = measure(step, jax.block_until_ready, batch_size, steps)
-        flops = compiled.cost_analysis()["flops"]
-        return {"images_per_second": speed, "compile_s": compile_s, "parameters": parameters, "flops": flops}
+        step, figures = train_step(names, config, image_size, batch_size)
+        return {"images_per_second": measure(step, wait, batch_size, steps), **figures}
 
     return measurement
+
+
+def train_step(
+    names: tuple[str, ...], config: ModelConfig, image_size: int, batch_size: int
+) -> tuple[Callable[[], Any], dict[str, float]]:
+    """A real update of these tasks on a fixed batch, to be called again and again, and what is known of it."""
+    import jax
+    import jax.numpy as jnp
+
+    from must_jax.engine.mesh import make_mesh, put_batch, setup_devices
+    from must_jax.engine.optimizers import build_optimizer
+    from must_jax.engine.state import init_state
+    from must_jax.engine.step import make_train_step
+    from must_jax.models.api import build_model
+    from must_jax.tasks import TASKS, build_task
+
+    setup_devices()
+    jax.config.update("jax_enable_compilation_cache", False)
+    classes = [f"class {i}" for i in range(CLASSES)]
+    tasks = {name: build_task(name, classes if TASKS[name].has_classes else ()) for name in names}
+    model = build_model(config, {name: task.head(config) for name, task in tasks.items()})
+    mesh, optimizer = make_mesh(), build_optimizer(OptimizerConfig())
+
+    def forward(variables: Any, batch: Mapping[str, Any], train: bool) -> Any:
+        return model.apply(variables, batch["image"], train=train)
+
+    weights = dict.fromkeys(names, 0.1)
+    jitted = make_train_step(forward, tasks, weights, optimizer, mesh)
+    state = init_state(model.init(jax.random.key(0), image_size), optimizer, mesh, ema=False)
+    parameters = count(jax.tree.leaves(state["params"]))
+    labels = make_labels(batch_size, image_size // 4)
+    batch = {"image": make_images(batch_size, image_size), "labels": {name: labels[name] for name in names}}
+    batch, schedule = put_batch(mesh, batch), {"learning_rate": jnp.float32(0.01), "ema_decay": jnp.float32(0)}
+    start = time.perf_counter()
+    compiled = jitted.lower(state, batch, schedule).compile()
+    compile_s = time.perf_counter() - start
+
+    def step() -> Any:
+        nonlocal state
+        state, averages = compiled(state, batch, schedule)
+        return averages
+
+    return step, {"compile_s": compile_s, "parameters": parameters, "flops": compiled.cost_analysis()["flops"]}
+
+
+def wait(averages: Any) -> None:
+    import jax
+
+    jax.block_until_ready(averages)
 
 
 def measure_torch(

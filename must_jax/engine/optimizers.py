@@ -5,26 +5,62 @@ Their values are arguments of the compiled step, so one program serves every sch
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from must_jax.config import OptimizerConfig
 
+_ADAM_B2, _ADAM_EPSILON = 0.999, 1e-8
 
-def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradients -> the direction to subtract, to be multiplied by the learning rate.
+
+class Optimizer(NamedTuple):
+    """An update in two parts, so that the step can decide in between whether it takes place.
+
+    Attributes:
+      init: parameters -> state.
+      update: gradients, state, parameters -> new state.
+      direction: new state, parameters -> what to subtract from them, to be multiplied by the learning rate.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], Any]
+    direction: Callable[[Any, Any], Any]
+
+
+def build_optimizer(config: OptimizerConfig) -> Optimizer:
+    """The optimizer of a config, made of optax's parts.
 
     sgd:   v <- momentum v + (g + weight_decay w), an L2 penalty as in the paper's framework.
     adamw: weight decay is decoupled from the moments.
     Clipping acts on the bare gradient. Only kernels decay.
     """
-    decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
-    update = [decay, optax.trace(config.momentum)] if config.name == "sgd" else [_adam(config.momentum), decay]
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, *update)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    adam = optax.scale_by_adam(config.momentum, _ADAM_B2, _ADAM_EPSILON)
+    moments = [decay, optax.trace(config.momentum)] if config.name == "sgd" else [adam]
+    chain = optax.chain(*clip, *moments)
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer count
+            return chain.update(grads, state, params)[1]
+
+    def momentum_of(state: Any, _: Any) -> Any:
+        return state[-1].trace
+
+    def adam_of(state: Any, params: Any) -> Any:
+        moments = state[-1]
+        with jax.numpy_dtype_promotion("standard"):
+            mean = optax.tree.bias_correction(moments.mu, config.momentum, moments.count)
+            square = optax.tree.bias_correction(moments.nu, _ADAM_B2, moments.count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _ADAM_EPSILON), mean, square)
+        return decay.update(updates, decay.init(params), params)[0]
+
+    return Optimizer(chain.init, update, momentum_of if config.name == "sgd" else adam_of)
 
 
 def decay_mask(params: Any) -> Any:
@@ -56,13 +92,3 @@ def ema_decays(config: OptimizerConfig, updates: np.ndarray) -> np.ndarray:
     updates.
     """
     return np.asarray(np.minimum(config.ema_decay, (1 + updates) / (10 + updates)), np.float32)
-
-
-def _adam(momentum: float) -> optax.GradientTransformation:
-    adam = optax.scale_by_adam(b1=momentum)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer count
-            return adam.update(updates, state, params)
-
-    return optax.GradientTransformation(adam.init, update)

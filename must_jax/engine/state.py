@@ -10,16 +10,16 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from must_jax.engine.mesh import put, state_shardings
+from must_jax.engine.optimizers import Optimizer
 
 State = dict[str, Any]
 Variables = dict[str, Any]  # {"params": tree, "stats": tree}
 
 
-def init_state(variables: Variables, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool) -> State:
+def init_state(variables: Variables, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
     """The state at step 0 from `variables`, laid out over the devices of the mesh (`state_shardings`)."""
     weights = {"params": variables["params"], "stats": variables["stats"]}
     shardings = state_shardings(mesh, weights)

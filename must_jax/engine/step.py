@@ -12,6 +12,7 @@ from clu.metrics import Average
 from jax.sharding import Mesh
 
 from must_jax.engine.mesh import replicated, split, state_shardings
+from must_jax.engine.optimizers import Optimizer
 from must_jax.engine.state import State, Variables
 
 Batch = Mapping[str, Any]
@@ -108,7 +109,7 @@ def make_train_step(
     forward: Forward,
     tasks: Mapping[str, Task],
     weights: Mapping[str, float],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     mesh: Mesh,
     *,
     accumulate: int = 1,
@@ -133,20 +134,25 @@ def make_train_step(
         grads, stats, averages = gradients(whole, state["stats"], batch)
         params = state["params"]
         grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
-        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-        new = {"params": jax.tree.map(lambda p, u: p - schedule["learning_rate"] * u, params, updates), "stats": stats}
-        ema, decay = state["ema"], schedule["ema_decay"]
-        if ema:
-            ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, new)
-        new |= {"opt_state": opt_state, "ema": ema}
         finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(averages["loss"].total)
         for leaf in jax.tree.leaves(stats):  # a variance can overflow where nothing else does
             finite &= jnp.all(jnp.isfinite(leaf))
-        new, averages = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (new, averages),
-            (state, jax.tree.map(jnp.zeros_like, averages)),
-        )
+
+        def chosen(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+        # Everything is derived from what was chosen before it: else XLA would copy the arrays that it overwrites.
+        new = {
+            "stats": chosen(stats, state["stats"]),
+            "opt_state": chosen(optimizer.update(grads, state["opt_state"], params), state["opt_state"]),
+        }
+        rate, decay = schedule["learning_rate"], schedule["ema_decay"]
+        direction = optimizer.direction(new["opt_state"], params)
+        new["params"] = chosen(jax.tree.map(lambda p, d: p - rate * d, params, direction), params)
+        averaged = {name: new[name] for name in state["ema"]}
+        mean = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], averaged)
+        new["ema"] = chosen(mean, state["ema"])
+        averages = chosen(averages, jax.tree.map(jnp.zeros_like, averages))
         averages["skipped"] = Average(1 - finite.astype(jnp.float32), jnp.float32(1))
         if STOP in batch:
             averages[STOP] = Average(jnp.max(batch[STOP]), jnp.float32(1))

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
@@ -23,7 +22,7 @@ from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows, put_replicated
-from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.optimizers import Optimizer, build_optimizer
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State, Variables, count_parameters, init_state, trained_variables
 from must_jax.engine.step import STOP, Batch, TrainStep, make_train_step
@@ -61,14 +60,14 @@ class Training(NamedTuple):
     labelled: dict[str, int]
     untrained: list[str]
     model: Model
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     step: TrainStep
     variables: Variables
 
 
 def build(
     config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
-) -> tuple[Model, optax.GradientTransformation, TrainStep]:
+) -> tuple[Model, Optimizer, TrainStep]:
     """The network, the optimizer and the jitted update of a training run; holds no arrays and compiles nothing."""
     heads = {name: task.head(config.model) for name, task in tasks.items()}
     model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from must_jax.config import OptimizerConfig
@@ -15,7 +17,8 @@ def update(config: OptimizerConfig, times: int = 1) -> dict[str, dict[str, float
     optimizer = build_optimizer(config)
     state = optimizer.init(PARAMS)
     for _ in range(times):
-        updates, state = optimizer.update(GRADS, state, PARAMS)
+        state = optimizer.update(GRADS, state, PARAMS)
+    updates = optimizer.direction(state, PARAMS)
     return {part: {name: float(x[0]) for name, x in leaves.items()} for part, leaves in updates.items()}
 
 
@@ -33,6 +36,18 @@ def test_adamw_decays_apart_from_the_moments():
     updates = update(OptimizerConfig(name="adamw", weight_decay=0.1), times=2)
     assert updates["conv"]["kernel"] == pytest.approx(1 + 0.1 * 2, rel=1e-4)  # a constant gradient is normalised to 1
     assert updates["norm"] == pytest.approx({"scale": 1.0, "bias": 1.0}, rel=1e-4)
+
+
+def test_adamw_is_that_of_optax():
+    ours = build_optimizer(OptimizerConfig(name="adamw", weight_decay=0.1))
+    theirs = optax.chain(optax.scale_by_adam(0.9), optax.add_decayed_weights(0.1, mask=decay_mask))
+    state, other = ours.init(PARAMS), theirs.init(PARAMS)
+    for scale in (1.0, -3.0, 0.2):
+        grads = jax.tree.map(lambda g: scale * g, GRADS)  # noqa: B023
+        state = ours.update(grads, state, PARAMS)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, other = theirs.update(grads, other, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, ours.direction(state, PARAMS), updates)
 
 
 def test_clipping_is_by_the_norm_of_all_gradients_without_the_penalty():
