@@ -88,8 +88,9 @@ class TrainConfig(Config):
     max_boxes: MaxBoxes = 100
     """Boxes of an image that are trained on."""
     augment: AugmentConfig = AugmentConfig()
-    input: InputConfig = InputConfig()
     """Random geometry of training images."""
+    input: InputConfig = InputConfig()
+    """How batches are made ahead of the devices."""
     model: ModelConfig = ModelConfig()
     """The network."""
     optimizer: OptimizerConfig = OptimizerConfig()
