@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -305,6 +305,7 @@ def describe(
     *,
     variables: Variables,
     training: Mapping[str, Any],
+    validation: Sequence[Mapping[str, Any]] = (),
     steps: int | None = None,
     step: int | None = None,
 ) -> None:
@@ -312,6 +313,7 @@ def describe(
 
     Args:
       training: figures of the run itself.
+      validation: what the metrics were measured on, as in the config.
       steps: updates that were done; None = all of the config.
       step: those after which the model was saved; None = all that were done.
     """
@@ -328,7 +330,7 @@ def describe(
             steps=steps,
         ),
         metrics=dict(metrics),
-        validation=tuple(source.model_dump(mode="json") for source in config.validation),
+        validation=tuple(dict(source) for source in validation),
         step=steps if step is None else step,
         digest=digest(variables["params"]),
         stats_digest=digest(variables["stats"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,14 @@ def schedule(config: TrainConfig, told: Description) -> str:
     )
 
 
+def asked(config: TrainConfig, workdir: Path) -> list[dict[str, Any]]:
+    """The validation of a config, as `model.json` records it."""
+    found: list[dict[str, Any]] = folders.portable(
+        workdir, [source.model_dump(mode="json") for source in config.validation]
+    )
+    return found
+
+
 def is_measured(config: TrainConfig, workdir: Path, told: Description) -> bool:
     """Whether the finished run was validated as the config says; it cannot be without any validation."""
     if told.validation is not None:
@@ -87,5 +96,5 @@ def is_measured(config: TrainConfig, workdir: Path, told: Description) -> bool:
         value = folders.told_before(workdir, "validation")
         stored = [value] if isinstance(value, Mapping) else value or []
         before = [ValidationConfig.model_validate(source).model_dump(mode="json") for source in stored]
-    now = [source.model_dump(mode="json") for source in config.validation]
+    now = asked(config, workdir)
     return not now or not folders.differs(workdir, before, now)

@@ -321,6 +321,7 @@ def _train(
                 **({"best": validations.best.record(config.best)} if config.best else {}),
                 "unreadable": unreadable.found | held_out.unreadable,
             },
+            validation=going_on.asked(config, workdir),
             steps=validations.done,
             step=kept,
         )
@@ -344,6 +345,7 @@ def _measure_again(
     with distributed.together({}, config.ready_within_s):
         if distributed.is_first():
             claim(workdir, config)
+            (workdir / RESULT_FILE).unlink(missing_ok=True)
     say(f"{workdir}: finished, but validated otherwise; measuring it on config.validation")
     rows = local_rows(mesh, config.batch_size)
     again = Validation(
@@ -355,8 +357,7 @@ def _measure_again(
             with MetricWriter(workdir, told.settings.steps, validates=True) as writer:
                 writer.write(told.settings.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
         write_json(workdir / validation.FILE, again.found)
-        asked = [source.model_dump(mode="json") for source in config.validation]
-        description.change(workdir, metrics=metrics, validation=asked)
+        description.change(workdir, metrics=metrics, validation=going_on.asked(config, workdir))
     distributed.wait("described")
 
 

@@ -13,7 +13,7 @@ import pydantic
 
 from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
-from must_jax.files import lock, make_folder, write_text
+from must_jax.files import lock, make_folder, write_json
 from must_jax.reading import read_json, validated
 
 CONFIG_FILE = "config.json"
@@ -139,10 +139,14 @@ def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "", changed: 
         before = _stored(workdir / CONFIG_FILE)
         former = {key: before[key] for key in changed if key in before and before[key] != values[key]}
         past = history(workdir) + [{**former, "until": time.strftime("%Y-%m-%d %H:%M:%S")}] * bool(former)
-    text = json.dumps(values | ({HISTORY: past} if past else {}), indent=2)
-    place = json.dumps(f"{home(workdir)}/")[:-1]
-    write_text(workdir / CONFIG_FILE, text.replace(place, f'"{PLACE}/') + "\n")
+    write_json(workdir / CONFIG_FILE, portable(workdir, values | ({HISTORY: past} if past else {})))
     (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
+
+
+def portable(workdir: Path, value: Any) -> Any:
+    """Plain values with PLACE for the pipeline's folder in their paths."""
+    place = json.dumps(f"{home(workdir)}/")[:-1]
+    return json.loads(json.dumps(value).replace(place, f'"{PLACE}/'))
 
 
 def _lock(workdir: Path, worker: str) -> None:

@@ -122,6 +122,7 @@ def test_another_validation_is_measured_without_training(
     others = [{"images": f"{DEPTH}:test"}, {"images": f"{DEPTH}:validation", "name": "former"}]
     with pytest.raises(UserError, match=r"reached depth/delta1@former = .*, below config.minimum = 101"):
         train.run(config(validation=others, minimum={"depth/delta1@former": 101.0}), finished)
+    assert not (finished / "result.json").exists()
     train.run(config(validation=others), finished)
     after = description.read(finished)
     assert (after.digest, after.checkpoint, after.training) == (before.digest, before.checkpoint, before.training)
