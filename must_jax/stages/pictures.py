@@ -173,7 +173,8 @@ def _extremes(name: str, model: Trained, task: Task, source: Source, ranked_imag
             "ground truth": [task.draw(each.image, each.label) for each in read],
             name: [_drawn(model, each.image)[task.name] for each in read],
         }
-        note = f"Of {len(ranked)} images of {source.images.name}, drawn at random, those with the {end} {task.metric}."
+        drawn = ", drawn at random," if ranked_images < len(source.images) else ""
+        note = f"Of {len(ranked)} images of {source.images.name}{drawn} those with the {end} {task.metric}."
         of = [f"{task.metric} {values[each.position]:.3g}, {source.images.name_of(each.position)}" for each in read]
         yield Gallery(f"{task.name}: {which} of {name}", note, _thumbnails(rows), of)
 
