@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -151,14 +151,14 @@ def _image(geometry: Geometry, image: np.ndarray) -> np.ndarray:
 
 
 def _boxes(geometry: Geometry, label: Label, kind: BoxesLabel) -> Label:
-    (y0, y1), (x0, x1) = (_moved(span, label["boxes_yxyx"][:, axis::2].T) for axis, span in enumerate(geometry))
-    whole = np.stack([y0, x0, y1, x1], axis=-1)
-    clipped = np.clip(whole, 0, 1)
+    whole = _moved(geometry, label["boxes_yxyx"])
+    clipped = np.minimum(np.maximum(whole, 0), 1)
     height, width = (clipped[:, 2:] - clipped[:, :2]).T
     area = height * width
     thick = np.minimum(height * geometry.y.out, width * geometry.x.out) >= 1
     ignore = label["ignore"] > 0
-    kept = np.flatnonzero(thick & (ignore | (area >= _MIN_VISIBLE * (y1 - y0) * (x1 - x0))))
+    seen = area >= _MIN_VISIBLE * (whole[:, 2] - whole[:, 0]) * (whole[:, 3] - whole[:, 1])
+    kept = np.flatnonzero(thick & (ignore | seen))
     if len(kept) > kind.max_boxes:
         kept = np.sort(kept[np.lexsort((-area[kept], ignore[kept]))[: kind.max_boxes]])
 
@@ -168,12 +168,16 @@ def _boxes(geometry: Geometry, label: Label, kind: BoxesLabel) -> Label:
     return out
 
 
-def _moved(span: Span, ends: np.ndarray) -> np.ndarray:
-    """Fractions of the image, [low | high, n], -> fractions of the input."""
-    scale = span.image / span.length * span.out_length / span.out
-    shift = (span.out_start - span.start / span.length * span.out_length) / span.out
-    moved = ends * scale + shift
-    return (2 * span.out_start + span.out_length) / span.out - moved[::-1] if span.flip else moved
+def _moved(geometry: Geometry, boxes_yxyx: np.ndarray) -> np.ndarray:
+    """Fractions of the image -> fractions of the input."""
+    scale = [span.image / span.length * span.out_length / span.out for span in geometry]
+    shift = [(span.out_start - span.start / span.length * span.out_length) / span.out for span in geometry]
+    moved = boxes_yxyx * np.array(2 * scale, np.float32) + np.array(2 * shift, np.float32)
+    for axis, span in enumerate(geometry):
+        if span.flip:
+            mirror = (2 * span.out_start + span.out_length) / span.out
+            moved[:, axis::2] = mirror - moved[:, axis::2][:, ::-1]
+    return moved
 
 
 def _ids(geometry: Geometry, kind: MapLabel, ids: np.ndarray, map_size: int) -> np.ndarray:
@@ -204,11 +208,11 @@ def _values(geometry: Geometry, label: Label, kind: MapLabel, map_size: int) -> 
     valid = label["valid"]
     y, x = (_samples(span, length, map_size) for span, length in zip(geometry, valid.shape, strict=True))
     out = encodings.absent(kind, (map_size, map_size))
-    below = cv2.resize(
-        valid.take(y.below, 0).take(x.below, 1), (len(x.nearest), len(y.nearest)), interpolation=cv2.INTER_AREA
-    )
     weight = _means(valid, y, x)
-    known = (below > 0) & (weight > 0)
+    known = weight > 0
+    if not valid.all():
+        below = valid.take(y.below, 0).take(x.below, 1)
+        known &= cv2.resize(below, (len(x.nearest), len(y.nearest)), interpolation=cv2.INTER_AREA) > 0
     values = _means(label[kind.field], y, x)
     if kind.content == "vector":
         norm = np.sqrt(np.einsum("hwc,hwc->hw", values, values))
@@ -280,31 +284,35 @@ def _samples(span: Span, map_length: int, out_length: int) -> _Samples:
     begin, end = where.start, where.stop
     shown = span.out_start / step, (span.out_start + span.out_length) / step
 
-    def source(cell: np.ndarray) -> np.ndarray:
-        """Cells -> pixels of the map."""
+    def source(cell: Any) -> Any:
+        """Cells, one or an array of them -> pixels of the map."""
         share = (cell * step - span.out_start) / span.out_length
         share = 1 - share if span.flip else share
         return (span.start + share * span.length) / span.image * map_length
-
-    def pixel(position: np.ndarray) -> np.ndarray:
-        return np.clip(np.floor(source(position)).astype(np.intp), 0, map_length - 1)
 
     cells = np.arange(begin, end)
     centre = cells + 0.5
     low, high = np.maximum(cells, shown[0]), np.minimum(cells + 1, shown[1])
     middle = np.where((shown[0] <= centre) & (centre < shown[1]), centre, (low + high) / 2)
-    pixels = abs(float(np.diff(source(np.array([begin, begin + 1])))[0]))
+    pixels = abs(source(begin + 1) - source(begin))
     places = max(1, math.ceil(pixels - 1e-6))
-    dense = max(_DENSE, places)
-    spread = low[:, None] + (high - low)[:, None] * ((np.arange(dense) + 0.5) / dense)[None]
-    first, second = source(begin + np.array([0.5, 1.5]) / places).tolist()
+    spread = low[:, None] + (high - low)[:, None] * _evenly(max(_DENSE, places))
+    first, second = source(begin + 0.5 / places), source(begin + 1.5 / places)
+    seen = np.floor(source(np.concatenate([middle, spread.ravel()]))).astype(np.intp)
+    np.minimum(np.maximum(seen, 0, out=seen), map_length - 1, out=seen)
     reach = math.ceil(pixels / 2 - 0.5)
     return _Samples(
         where=where,
         places=places,
         first=first - 0.5,
         step=second - first,
-        nearest=pixel(middle),
-        below=pixel(spread).ravel(),
+        nearest=seen[: len(cells)],
+        below=seen[len(cells) :],
         around=np.arange(-reach, reach + 1),
     )
+
+
+@functools.cache
+def _evenly(count: int) -> np.ndarray:
+    """f64[1, count]: as many places in a cell, as shares of its side."""
+    return ((np.arange(count) + 0.5) / count)[None]

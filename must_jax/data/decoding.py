@@ -89,11 +89,12 @@ def decode_reduced(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> t
       The pixels, u8[h, w, 3], and the whole image's height and width in units of these pixels. Where the reduction
       does not divide a side, the fraction of a pixel left over at the bottom or right is not in the array.
     """
-    check_pixels(headers.pixels(data), max_pixels)
+    header = headers.jpeg(data) if data.startswith(headers.JPEG_START) else None
+    check_pixels(header.height * header.width if header else headers.pixels(data), max_pixels)
     image_hw = None
     try:
-        if data.startswith(headers.JPEG_START):
-            image, image_hw = _jpeg(data, longest)
+        if header:
+            image, image_hw = _jpeg(header, longest)
         elif data.startswith(_TIFF_STARTS):
             image = _tiff(data, max_pixels)
         elif (picture := headers.opened(data, _BY_PILLOW)) is not None:
@@ -189,8 +190,7 @@ class Ranges:
         return "; ".join(told)
 
 
-def _jpeg(data: bytes, longest: int) -> tuple[np.ndarray, Size | None]:
-    header = headers.jpeg(data)
+def _jpeg(header: headers.JpegHeader, longest: int) -> tuple[np.ndarray, Size | None]:
     data, height, width = header.data, header.height, header.width
     if not height * width:
         raise _unreadable("the header of the JPEG is damaged")

@@ -279,17 +279,20 @@ def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stri
 
 
 def _write(out: Batch, row: int, example: Example) -> None:
-    for name, value in example.items():
-        if isinstance(value, dict):
-            _write(out[name], row, value)
-        else:
-            out[name][row] = value
+    for name in ("image", "mask", "index"):
+        out[name][row] = example[name]
+    for task, label in example["labels"].items():
+        arrays = out["labels"][task]
+        for name, value in label.items():
+            arrays[name][row] = value
 
 
 def label_of(source: Source, task: str, index: int) -> Label | None:
     """The first label of the task that is present, if any."""
-    labels = (column[index] for column in source.columns if column.task == task)
-    return next((label for label in labels if label["present"]), None)
+    for column in source.columns:
+        if column.task == task and (label := column[index])["present"]:
+            return label
+    return None
 
 
 def _check(sources: Sequence[Source], kinds: Mapping[str, LabelKind]) -> None:
