@@ -14,6 +14,7 @@ Expected: the TFDS dataset data/photos/1.0.0, with skipped.json, which lists wha
   python -m must_jax.main --config=configs/label.py --config.images=photos:train --config.teachers=...
 Existing annotations can be imported as well; other stages read them as "truth" (docs/label_store.md, True labels):
   --config.labels.detection.format=coco --config.labels.detection.path=instances.json
+A set is in the order of its source; with --config.shuffle=true in a random one, so that photos:train[:90%] is a sample.
 You can prepare any number of sets, each with its own --config.name; nothing is written to a workdir. The same command
 resumes an interrupted import. Cost: 34 ms of one core per 12-megapixel JPEG (measured).
 """
