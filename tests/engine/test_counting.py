@@ -133,6 +133,18 @@ def test_of_many_classes_tiles_are_small_and_few_at_a_time() -> None:
         assert counting._FEWEST % number == 0
 
 
+def test_memory_does_not_grow_with_the_truth() -> None:
+    task = build_task("segmentation", [str(i) for i in range(150)])
+    image = tiles.cut({"ids": np.zeros((9, 9), np.uint8)}, (1.0, 1.0), (160, 160), 64) | {"row": np.zeros(1, np.int32)}
+    needed = []
+    for number in (32, 4096):  # of 17 megapixels
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape[1:]), x.dtype), image)  # noqa: B023
+        probs, count = jax.ShapeDtypeStruct((1, 160, 160, 150), np.float32), jax.ShapeDtypeStruct((), np.int32)
+        program = jax.jit(lambda *given: tiles.counted(task, *given)).lower(probs, batch, count).compile()
+        needed.append(program.memory_analysis().temp_size_in_bytes)
+    assert max(needed) < 2**27 and needed[1] < needed[0] + 2**20
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (1, 256), (83, 64)])
 def test_pairs_are_counted_alike_by_every_method(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
