@@ -31,6 +31,7 @@ PLAIN_WIDTH = 80  # characters per line without a terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
 _DAY_S = 86400
 SHOWN = 5  # entries of a long list
+ACROSS = 3  # sets of a scorecard side by side
 
 
 class _Skipped(pydantic.BaseModel):
@@ -157,13 +158,15 @@ def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterat
         return
     starts = {name: scorecard.Start(start.tasks, start.image_steps) for name, start in finished.starts.items()}
     for card in scorecard.tables(scorecard.read(workdir), starts):
-        rows = [
-            (init, *(str(cells[name]) if name in cells else "" for name in card.datasets))
-            for init, cells in card.cells.items()
-        ]
-        yield ""
-        heads = [f"{dataset}\n{metric}" for dataset, (_, metric) in card.datasets.items()]
-        yield _table((f"{card.mode}\n{card.cost}", *heads), rows)
+        sets = list(card.datasets.items())
+        for start in range(0, len(sets), ACROSS):
+            some = sets[start : start + ACROSS]
+            rows = [
+                (init, *(str(cells[name]) if name in cells else "" for name, _ in some))
+                for init, cells in card.cells.items()
+            ]
+            yield ""
+            yield _table((f"{card.mode}\n{card.cost}", *(f"{name}\n{metric}" for name, (_, metric) in some)), rows)
         yield from (f"{card.mode}: {line}" for line in scorecard.told(card, starts))
 
 
