@@ -2,7 +2,7 @@
 
 python benchmarks/coco_memory.py [--boxes=1000000,10000000]
 
-Each file (10 boxes an image, 310 bytes a box) is written to a temporary folder and opened by a process of its own, as
+Each file (10 boxes an image, 230 bytes a box) is written to a temporary folder and opened by a process of its own, as
 `prepare` does. The peak is that of the resident set (Linux), from opening the file to the labels of all images,
 compared with that before; the time is that of the process. The list of the images' names, which `prepare` has anyway,
 is made before.

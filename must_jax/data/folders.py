@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import posixpath
@@ -178,14 +177,16 @@ def _walk(
             continue
         for entry in found:
             name = f"{at}/{entry.name}" if at else entry.name
-            with contextlib.suppress(OSError):  # a link to itself leads to no folder
-                if entry.is_dir():
-                    if hidden_part(f"{entry.name}/"):
-                        hidden.append(name)
-                        continue
-                    (links if entry.is_symlink() else folders).append(name)
-                    continue
-            yield name, entry
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself leads to no folder
+                is_folder = False
+            if not is_folder:
+                yield name, entry
+            elif hidden_part(f"{entry.name}/"):
+                hidden.append(name)
+            else:
+                (links if entry.is_symlink() else folders).append(name)
 
 
 def _images_at(path: Path) -> int:
