@@ -26,7 +26,14 @@ MINIMUM = {
 DOWNSTREAM = {task: task for task in TASKS} | {"materials": "segmentation"}  # set -> its task
 
 IMAGE_SIZE = 64
-MODEL = {"backbone": "resnet10", "width": 0.5, "pyramid_channels": 64, "head_channels": 32, "head_convs": 2}
+MODEL = {
+    "backbone": "resnet10",
+    "width": 0.5,
+    "pyramid_channels": 64,
+    "head_channels": 32,
+    "head_convs": 2,
+    "head_padding": "edge",
+}
 OPTIMIZER = {
     "name": "sgd",
     "learning_rate": 0.1,

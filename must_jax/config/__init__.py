@@ -32,6 +32,7 @@ from must_jax.config.parts import (
     InputConfig,
     ModelConfig,
     OptimizerConfig,
+    Padding,
     SourceConfig,
     ValidationConfig,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "ModelConfig",
     "Names",
     "OptimizerConfig",
+    "Padding",
     "PipelineConfig",
     "PrepareConfig",
     "ReplayConfig",

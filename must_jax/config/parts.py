@@ -9,6 +9,7 @@ from pydantic import Field
 
 from must_jax.config.base import HERE, Channels, Config, Count, Decay, Names, Number, Rate, Scale, Share, Width
 
+Padding = Literal["zeros", "edge"]
 REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a network that `remat` may name
 
 
@@ -25,6 +26,9 @@ class ModelConfig(Config):
     """Channels of the convolutions of each head."""
     head_convs: Annotated[int, Field(ge=0, le=100), Number] = 3
     """Convolutions of each head, before its last layer."""
+    head_padding: Padding = "zeros"
+    """What the convolutions of the heads for maps see beyond the image: `zeros`, or its outermost cells again (`edge`).
+    With zeros, maps of unusual images have a frame of odd cells (docs/images.md)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters are always float32."""
     batch_norm_momentum: Annotated[float, Field(gt=0, lt=1), Number] = 0.9

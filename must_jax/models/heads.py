@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from must_jax.config import ModelConfig, Padding
 from must_jax.models.canvas import Canvas, CanvasGroupNorm
 from must_jax.models.fpn import LEVELS, STRIDES
 from must_jax.models.layers import BatchNorm, Conv, normal
@@ -32,21 +33,30 @@ class PooledLinearHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """3x3 convolutions with norm and ReLU on the fused pyramid, then a 1x1: {"maps": [B, H/4, W/4, channels_out]}."""
+    """3x3 convolutions with norm and ReLU on the fused pyramid, then a 1x1: {"maps": [B, H/4, W/4, channels_out]}.
+
+    `padding`: of the 3x3 convolutions; see `Conv`.
+    """
 
     channels_out: int
     convs: int = 3
     channels: int = 256
     momentum: float = 0.9
+    padding: Padding = "zeros"
 
     @nn.compact
     def __call__(self, features: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
         x = features["fused"]
         for index in range(1, self.convs + 1):
-            x = Conv(self.channels, 3, name=f"conv{index}")(x)
+            x = Conv(self.channels, 3, padding=self.padding, name=f"conv{index}")(x)
             x = nn.relu(BatchNorm(self.momentum, name=f"norm{index}")(x, train))
         predict = Conv(self.channels_out, 1, use_bias=True, kernel_init=normal(0.01), name="predict")
         return {"maps": predict(x).astype(jnp.float32)}
+
+
+def dense_head(channels_out: int, model: ModelConfig) -> DenseHead:
+    """The head for maps that a config asks for."""
+    return DenseHead(channels_out, model.head_convs, model.head_channels, model.batch_norm_momentum, model.head_padding)
 
 
 class DetectorHead(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
-from must_jax.models.heads import DenseHead
+from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import DISTANCES, FINE, best_depth, depth_bins, middle_of
@@ -44,7 +44,7 @@ class Depth(MapTask):
         return MapLabel("depth", "scalar", "m" if self.kind == "metric_m" else "relative")
 
     def head(self, model: ModelConfig) -> nn.Module:
-        return DenseHead(1, model.head_convs, model.head_channels, model.batch_norm_momentum)
+        return dense_head(1, model)
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
         truth, mask = labels["depth"], valid_pixels(labels)

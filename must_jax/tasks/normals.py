@@ -11,7 +11,7 @@ import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
-from must_jax.models.heads import DenseHead
+from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import DIRECTIONS, best_direction, direction_bins
@@ -35,7 +35,7 @@ class Normals(MapTask):
         return MapLabel("normals", "vector")
 
     def head(self, model: ModelConfig) -> nn.Module:
-        return DenseHead(3, model.head_convs, model.head_channels, model.batch_norm_momentum)
+        return dense_head(3, model)
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
         truth = labels["normals"]

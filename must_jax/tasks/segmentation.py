@@ -16,7 +16,7 @@ from must_jax.config import ModelConfig
 from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID, MapLabel
 from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
-from must_jax.models.heads import DenseHead
+from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import most_frequent
@@ -50,7 +50,7 @@ class Segmentation(MapTask):
         return self.confidence_threshold
 
     def head(self, model: ModelConfig) -> nn.Module:
-        return DenseHead(len(self.classes), model.head_convs, model.head_channels, model.batch_norm_momentum)
+        return dense_head(len(self.classes), model)
 
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
         ids = labels["ids"]

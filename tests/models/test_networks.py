@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from must_jax.config import ModelConfig
 from must_jax.models.fpn import FPN, LEVELS, STRIDES, fuse
-from must_jax.models.heads import DetectorHead, detector_points
-from must_jax.models.layers import BatchNorm, convolve
+from must_jax.models.heads import DetectorHead, dense_head, detector_points
+from must_jax.models.layers import BatchNorm, convolve, convolve_edge
 from must_jax.models.resnet import DEPTHS, ResNet, Stem, _max_pool
 
 
@@ -79,6 +80,30 @@ def test_convolve_is_the_same_function_on_maps_smaller_than_the_kernel(side: int
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     for ours, theirs in zip(pull(expected), reference_pull(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [2, 5])
+def test_edge_padding_repeats_the_outermost_cells(side: int) -> None:
+    x, kernel = normal(0, 2, side, side + 1, 4), normal(1, 3, 3, 4, 5)
+
+    def padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return reference_conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge"), kernel, 1)[:, 1:-1, 1:-1]
+
+    actual, pull = jax.vjp(convolve_edge, x, kernel)
+    expected, reference_pull = jax.vjp(padded, x, kernel)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    for ours, theirs in zip(pull(expected), reference_pull(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "edge"])
+def test_with_edge_padding_maps_have_no_frame(padding: str) -> None:
+    """What is the same everywhere gives the same everywhere."""
+    head = dense_head(2, ModelConfig(head_channels=8, head_convs=2, head_padding=padding))
+    features = {"fused": jnp.broadcast_to(normal(1, 8), (1, 16, 16, 8))}
+    found = np.asarray(head.apply(head.init(jax.random.key(0), features, False), features, False)["maps"])
+    frame = np.abs(found - found[:, 8:9, 8:9]).max() / np.abs(found).max()
+    assert frame < 1e-4 if padding == "edge" else frame > 0.1
 
 
 def test_the_stem_is_a_7x7_convolution_with_stride_2() -> None:
