@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -69,6 +70,7 @@ class Workers:
     def __init__(self, make: Make, layout: Layout, count: int, threads: int) -> None:
         self._layout, self._next = layout, 0
         self._begun: set[int] = set()  # memory of batches
+        self._free: list[int] | None = []  # that of batches which nobody holds; fresh pages are slow
         lanes = [threads * (worker + 1) // count - threads * worker // count for worker in range(count)]
         pairs = [[socket.socketpair() for _ in range(lane_count)] for lane_count in lanes]
         self._lanes = [Connection(ours.detach()) for worker in pairs for ours, _ in worker]
@@ -96,7 +98,8 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for lane in self._lanes:
             lane.close()
-        for memory in self._begun:
+        free, self._free = self._free or [], None
+        for memory in (*self._begun, *free):
             os.close(memory)
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
@@ -112,7 +115,7 @@ class Workers:
         Raises (so does the function):
           WorkerLost: a worker has ended.
         """
-        memory, asked = _memory(self._layout.bytes), []
+        memory, asked = self._free.pop() if self._free else _memory(self._layout.bytes), []
         self._begun.add(memory)
         for rows in parts:
             lane = self._lanes[self._next]
@@ -132,10 +135,16 @@ class Workers:
                 unread += answer
             mapped = mmap.mmap(memory, self._layout.bytes)
             self._begun.remove(memory)
-            os.close(memory)
+            weakref.finalize(mapped, self._take_back, memory).atexit = False
             return self._layout.views(mapped, copy_small=True), unread
 
         return finished
+
+    def _take_back(self, memory: int) -> None:
+        if self._free is None:
+            os.close(memory)
+        else:
+            self._free.append(memory)
 
 
 def main() -> None:

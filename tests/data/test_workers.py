@@ -131,3 +131,18 @@ def test_a_small_array_of_a_batch_does_not_keep_all_of_it():
     kept = next(made)["by"]["process"]
     assert kept.base is None
     made.close()
+
+
+def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(started):
+    files = len(os.listdir("/proc/self/fd"))
+    with closing(batches(1, 1, ahead=1)) as made:
+        first, second = next(made), next(made)
+        part = second["value"][2:]
+        del second
+        for step in range(2, 20):
+            assert (next(made)["value"][:, 0] == 1000 * step + np.arange(ROWS)).all()
+        np.testing.assert_array_equal(first["value"][:, 0], np.arange(ROWS))
+        np.testing.assert_array_equal(part[:, 0], 1000 + np.arange(2, ROWS))
+        assert len(os.listdir("/proc/self/fd")) < files + 10
+    del first, part
+    assert len(os.listdir("/proc/self/fd")) <= files
