@@ -39,6 +39,7 @@ Names = Annotated[tuple[str, ...], Field(max_length=MAX_LISTED), Listed]
 # Numbers. Each has limits: a value beyond them is a typing error, better reported than tried. True is not a number.
 Number = pydantic.BeforeValidator(_number)
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT), Number]
+Bytes = Annotated[int, Field(ge=0, le=2**50), Number]
 PositiveCount = Annotated[int, Field(gt=0, le=MAX_COUNT), Number]
 BatchSize = Annotated[int, Field(gt=0, le=2**20), Number]
 ShardImages = Annotated[int, Field(gt=0, le=10**6), Number]

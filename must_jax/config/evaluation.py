@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from must_jax.config.base import (
     BatchSize,
+    Bytes,
     Config,
     Count,
     ImageSize,
@@ -69,6 +70,8 @@ class TransferConfig(Config):
 class EvaluateConfig(Config):
     """The scorecard: every starting point on every downstream set."""
 
+    free: ClassVar[frozenset[str]] = Config.free | {"feature_bytes"}
+
     stage: Literal["evaluate"] = "evaluate"
     data_dir: str = "data"
     """Folder of the image sets that are read by name."""
@@ -86,6 +89,8 @@ class EvaluateConfig(Config):
     """Height and width of the network's input in pixels, a multiple of 32; images are fitted into it, aspect kept."""
     max_boxes: MaxBoxes = 100
     """Boxes of an image that are trained on."""
+    feature_bytes: Bytes = 4 * 2**30
+    """Memory for the features that frozen transfer trains on; those beyond lie in the workdir while they are needed."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 import jax
+import numpy as np
+from clu.metrics import Average
 
 from must_jax.engine.step import Averages
 from must_jax.errors import UserError
@@ -46,3 +48,29 @@ class Skipped:
                 f"update {update}; lower config.optimizer.learning_rate, or set clip_norm or warmup_steps; "
                 f"--config.stage=replay --config.replay={update} shows what in it is not finite"
             )
+
+
+class SkippedSideBySide(Skipped):
+    """The same for trainings side by side. One that diverges is noted; all of them do, or the others go on.
+
+    Attributes:
+      diverged: positions of the trainings that have diverged.
+    """
+
+    def __init__(self, trainings: int) -> None:
+        super().__init__()
+        self._each = [Skipped() for _ in range(trainings)]
+        self.diverged: set[int] = set()
+
+    def look(self, update: int, averages: Averages) -> None:
+        """Raises `Diverged` when the last one diverges."""
+        totals: np.ndarray = jax.device_get(averages["skipped"].total)
+        for position, (skipped, total) in enumerate(zip(self._each, totals, strict=True)):
+            if position in self.diverged:
+                continue
+            try:
+                skipped.look(update, {"skipped": Average(total, np.float32(1))})
+            except Diverged:
+                self.diverged.add(position)
+                if len(self.diverged) == len(self._each):
+                    raise

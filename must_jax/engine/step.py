@@ -129,11 +129,67 @@ def make_train_step(
 
     gradients = make_gradients(forward, tasks, weights, accumulate)
 
+    def whole(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+    def spread(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, state_shardings(mesh, tree))
+
+    return jax.jit(
+        _make_update(gradients, optimizer, whole, spread),
+        in_shardings=(None, split(mesh), replicated(mesh)),  # the state's: as given
+        out_shardings=(None, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def make_side_by_side_step(
+    forward: Forward,
+    tasks: Mapping[str, Task],
+    weights: Mapping[str, float],
+    optimizer: Optimizer,
+    mesh: Mesh,
+) -> TrainStep:
+    """Like `make_train_step`, but of as many trainings as the mesh has devices, each of them on its own device.
+
+    State, batch, schedule and averages have one more leading axis, with one entry for each training. Each device
+    computes as if it were alone, and waits for no other within an update.
+    """
+    update = _make_update(make_gradients(forward, tasks, weights), optimizer)
+
+    def own(state: State, batch: Batch, schedule: Schedule) -> tuple[State, Averages]:
+        alone = jax.tree.map(lambda x: x[0], (state, batch, schedule))
+        return jax.tree.map(lambda x: x[None], update(*alone))
+
+    each = split(mesh)
+    # Nothing is a sum over devices, so there is nothing for jax to check.
+    side_by_side = jax.shard_map(own, mesh=mesh, in_specs=each.spec, out_specs=each.spec, check_vma=False)
+    return jax.jit(
+        side_by_side, in_shardings=(each, each, replicated(mesh)), out_shardings=(each, each), donate_argnums=0
+    )
+
+
+def _as_it_is(tree: Any) -> Any:
+    return tree
+
+
+def _make_update(
+    gradients: Callable[[Any, Any, Batch], tuple[Any, Any, Averages]],
+    optimizer: Optimizer,
+    whole: Callable[[Any], Any] = _as_it_is,
+    spread: Callable[[Any], Any] = _as_it_is,
+) -> Callable[[State, Batch, Schedule], tuple[State, Averages]]:
+    """One update, to be compiled.
+
+    Args:
+      whole: lays out parameters for the computation of gradients.
+      spread: lays out gradients and states for what the optimizer does.
+    """
+
     def step(state: State, batch: Batch, schedule: Schedule) -> tuple[State, Averages]:
-        whole = jax.lax.with_sharding_constraint(state["params"], replicated(mesh))
-        grads, stats, averages = gradients(whole, state["stats"], batch)
+        grads, stats, averages = gradients(whole(state["params"]), state["stats"], batch)
         params = state["params"]
-        grads = jax.lax.with_sharding_constraint(grads, state_shardings(mesh, grads))
+        grads = spread(grads)
         finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(averages["loss"].total)
         for leaf in jax.tree.leaves(stats):  # a variance can overflow where nothing else does
             finite &= jnp.all(jnp.isfinite(leaf))
@@ -156,14 +212,9 @@ def make_train_step(
         averages["skipped"] = Average(1 - finite.astype(jnp.float32), jnp.float32(1))
         if STOP in batch:
             averages[STOP] = Average(jnp.max(batch[STOP]), jnp.float32(1))
-        return jax.lax.with_sharding_constraint(new, state_shardings(mesh, new)), averages
+        return spread(new), averages
 
-    return jax.jit(
-        step,
-        in_shardings=(None, split(mesh), replicated(mesh)),  # the state's: as given
-        out_shardings=(None, replicated(mesh)),
-        donate_argnums=0,
-    )
+    return step
 
 
 def make_predict_step(

@@ -8,13 +8,15 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
+from must_jax.data.kept import Room
 from must_jax.data.pipeline import Source
 from must_jax.engine import distributed
 from must_jax.errors import UserError
@@ -25,13 +27,13 @@ from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
 from must_jax.stages import inputs, memory, overview, results, supervision
-from must_jax.stages.transfer import MEASURED, Downstream, Transfer, Trunk
+from must_jax.stages.transfer import MEASURED, Downstream, Outcome, Start, Training, Transfer, Trunk
 from must_jax.stages.workdir import REPORT, RESULT_FILE, check, claim
 from must_jax.trained import Trained
 
 RUNS_FILE = "runs.jsonl"
 
-RULES = 2  # version of the measurement; results of other versions are measured again
+RULES = 3  # version of the measurement; results of other versions are measured again
 
 Measured = Mapping[str, float | None]  # "validation" and "test" -> headline metric; None: training diverged
 
@@ -39,7 +41,7 @@ Measured = Mapping[str, float | None]  # "validation" and "test" -> headline met
 def run(config: EvaluateConfig, workdir: Path) -> None:
     """Writes `scorecard.json`, `scorecard.csv` and, last, `result.json` into the workdir.
 
-    Every finished training run is in `runs.jsonl`, so an interrupted evaluation resumes with the next one, and a
+    Finished training runs are in `runs.jsonl`, so an interrupted evaluation resumes with what is missing, and a
     finished one only repeats what starts from a retrained model.
 
     Raises:
@@ -62,7 +64,14 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
     if any(transfer.mode == "frozen" for transfer in config.transfers):
         trunk = build_model(config.model, {})
         for each in downstream:
-            memory.check_features(f"config.downstream.{each.name}", trunk, each.image_size, each.kept)
+            memory.check_features(
+                f"config.downstream.{each.name}",
+                trunk,
+                each.image_size,
+                mesh.size * each.kept,
+                config.feature_bytes,
+                workdir,
+            )
     if distributed.is_first():
         claim(workdir, config)
     distributed.wait("claimed")
@@ -116,22 +125,27 @@ class Runs:
     def __len__(self) -> int:
         return len(self._done)
 
-    def get(self, name: str, measure: Callable[[], Measured]) -> Measured:
-        """The stored values of the run `name`; if there are none, measures and stores them."""
-        if name not in self._done:
-            self._done[name] = measure()
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": name, **self._done[name]}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+    def __contains__(self, name: str) -> bool:
+        return name in self._done
+
+    def __getitem__(self, name: str) -> Measured:
         return self._done[name]
+
+    def add(self, measured: Mapping[str, Measured]) -> None:
+        """Stores the values of these runs, name -> values."""
+        lines = [json.dumps({"run": name, **values}) + "\n" for name, values in measured.items()]
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+        self._done |= measured
 
 
 def _measure(
     config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
     """All results; each process measures its share, and the first process then has all of them."""
-    trunk = Trunk.of(build_model(config.model, {}))
+    trunk, room = Trunk.of(build_model(config.model, {})), Room(config.feature_bytes, workdir)
     cells = [
         (number, transfer, downstream, init)
         for number, transfer in enumerate(config.transfers)
@@ -147,11 +161,13 @@ def _measure(
                 group = list(of_set)
                 number, transfer, downstream, _ = group[0]
                 # Compiled, and features computed, only once a run of it is missing.
-                program = functools.cache(functools.partial(Transfer, transfer, downstream, trunk, mesh))
+                program = functools.cache(functools.partial(Transfer, transfer, downstream, trunk, mesh, room))
                 data = _digest(downstream)
-                for _, _, _, init in group:
-                    name = f"{number}/{transfer.mode}/{downstream.name} {data}/rules {RULES}/{init}"
-                    rows += _rows(name, init, transfer, downstream, starts[init], program, runs, progress)
+                name = f"{number}/{transfer.mode}/{downstream.name} {data}/rules {RULES}"
+                inits = [init for *_, init in group]
+                for at in range(0, len(inits), mesh.size):  # few enough for their features
+                    some = {init: starts[init] for init in inits[at : at + mesh.size]}
+                    rows += _OfSet(name, transfer, downstream, some, program, runs, progress).rows()
         return rows
 
     rows = rows_of(cells[distributed.position() :: distributed.processes()])
@@ -161,36 +177,97 @@ def _measure(
     return rows
 
 
-def _rows(
-    name: str,
-    init: str,
-    transfer: TransferConfig,
-    downstream: Downstream,
-    trained: Trained | None,
-    program: Callable[[], Transfer],
-    runs: Runs,
-    progress: Progress,
-) -> list[Row]:
-    """One starting point on one set: the first seed's validation selects a learning rate, and all seeds are tested."""
-    start = functools.cache(lambda: program().start(trained.variables if trained else None))
-    made_of = trained.digest[:16] if trained else "random"  # a retrained starting point is measured again
+class _Job(NamedTuple):
+    init: str
+    seed: int
+    rate: float
 
-    def measured(seed: int, rate: float, *splits: str) -> Measured:
-        run = f"{name}/{made_of}/seed {seed}/rate {rate:g}/{' and '.join(splits)}"
-        values = runs.get(run, lambda: program().measure(start(), seed, rate, *splits))
-        progress.note(f"{transfer.mode} {downstream.name} from {init}")
-        progress.advance()
-        return values
 
-    first, *others = transfer.seeds
-    splits = MEASURED if len(transfer.learning_rates) > 1 else ("test",)  # with one rate there is no choice
-    tried = {rate: measured(first, rate, *splits) for rate in transfer.learning_rates}
-    rate = choose({rate: values.get("validation") for rate, values in tried.items()})
-    by_seed = {first: tried[rate]} | {seed: measured(seed, rate, "test") for seed in others}
-    task = downstream.task
-    what = init, task.name, downstream.name, transfer.mode, task.metric
-    cost = rate, transfer.steps, transfer.steps * transfer.batch_size
-    return [Row(*what, values["test"], seed, *cost) for seed, values in by_seed.items()]
+class _OfSet:
+    """Some starting points on one set: the first seed's validation selects a learning rate, all seeds are tested."""
+
+    def __init__(
+        self,
+        name: str,
+        config: TransferConfig,
+        downstream: Downstream,
+        starts: Mapping[str, Trained | None],
+        program: Callable[[], Transfer],
+        runs: Runs,
+        progress: Progress,
+    ) -> None:
+        self._name, self._config, self._downstream, self._starts = name, config, downstream, starts
+        self._program, self._runs, self._progress = program, runs, progress
+        self._start = functools.cache(self._made)
+        self._to_do = len(starts) * (len(config.learning_rates) + len(config.seeds) - 1)
+
+    def rows(self) -> list[Row]:
+        first, *others = self._config.seeds
+        rates, task = self._config.learning_rates, self._downstream.task
+        if len(rates) > 1:
+            self._try(first)
+            chosen = {init: self._chosen(init, first) for init in self._starts}
+        else:  # there is no choice, and no need of validation
+            chosen, others = dict.fromkeys(self._starts, rates[0]), [first, *others]
+        jobs = [_Job(init, seed, rate) for init, rate in chosen.items() for seed in others]
+        for job, outcome in self._trainings([job for job in jobs if self._run(job) not in self._runs]):
+            self._runs.add({self._run(job): {"test": self._program().measure(outcome, "test")}})
+        self._progress.advance(self._to_do)  # what has been measured before
+        steps, images = self._config.steps, self._config.steps * self._config.batch_size
+        return [
+            Row(
+                *(init, task.name, self._downstream.name, self._config.mode, task.metric),
+                self._runs[self._run(_Job(init, seed, rate))]["test"],
+                *(seed, rate, steps, images),
+            )
+            for init, rate in chosen.items()
+            for seed in self._config.seeds
+        ]
+
+    def _try(self, seed: int) -> None:
+        """Measures every rate on validation, and the one that is best there on test."""
+        jobs = [_Job(init, seed, rate) for init in self._starts for rate in self._config.learning_rates]
+        missing = {job.init for job in jobs if self._run(job) not in self._runs}
+        trainings = self._trainings([job for job in jobs if job.init in missing])
+        for _, of_init in itertools.groupby(trainings, key=lambda each: each[0].init):
+            values: dict[float, float | None] = {}
+            for job, outcome in of_init:
+                values[job.rate] = self._program().measure(outcome, "validation")
+                if choose(values) == job.rate:
+                    best, best_outcome = job, outcome  # of the others, nothing needs to be kept
+            test = self._program().measure(best_outcome, "test")
+            tried = {rate: self._run(best._replace(rate=rate)) for rate in values}
+            self._runs.add(
+                {
+                    name: {"validation": values[rate], "test": test if rate == best.rate else None}
+                    for rate, name in tried.items()
+                }
+            )
+
+    def _chosen(self, init: str, seed: int) -> float:
+        rates = self._config.learning_rates
+        return choose({rate: self._runs[self._run(_Job(init, seed, rate))]["validation"] for rate in rates})
+
+    def _trainings(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Outcome]]:
+        """Each of these, and what it was trained to; as many side by side as there are devices."""
+        done = 0
+        while done < len(jobs):
+            some = jobs[done : done + self._program().side_by_side]
+            trainings = [Training(self._start(job.init), job.seed, job.rate) for job in some]
+            self._progress.note(f"{self._config.mode} {self._downstream.name} from {some[0].init}")
+            yield from zip(some, self._program().train(trainings), strict=True)
+            done += len(some)
+            self._to_do -= len(some)
+            self._progress.advance(len(some))
+
+    def _run(self, job: _Job) -> str:
+        start = self._starts[job.init]
+        made_of = start.digest[:16] if start else "random"  # a retrained starting point is measured again
+        return f"{self._name}/{job.init}/{made_of}/seed {job.seed}/rate {job.rate:g}"
+
+    def _made(self, init: str) -> Start:
+        start = self._starts[init]
+        return self._program().start(start.variables if start else None)
 
 
 def _load(name: str, folder: str, model: ModelConfig) -> Trained | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from must_jax import files
 from must_jax.cores import memory_bytes
 from must_jax.errors import UserError
 from must_jax.models.api import Model
@@ -26,13 +28,18 @@ def check_model(model: Model, image_size: int) -> None:
     _check("the parameters of this network", 2 * size, "the width or the channels of config.model")
 
 
-def check_features(what: str, model: Model, image_size: int, examples: int) -> None:
-    """Checks what `Model.features` returns for this many examples, which frozen transfer keeps at a time."""
+def check_features(what: str, model: Model, image_size: int, examples: int, room_bytes: int, workdir: Path) -> None:
+    """Checks what `Model.features` returns for the examples that frozen transfer keeps at a time.
+
+    Args:
+      room_bytes: of memory; what goes beyond is written to the disk of `workdir`.
+    """
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
     leaves = jax.tree.leaves(jax.eval_shape(model.features, model.shapes(image_size), image))
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    features = f"the features of {examples:,} examples of {image_size} x {image_size}, for frozen transfer to {what},"
-    _check(features, examples * size, "image_size, or take of its splits, or drop the frozen transfer")
+    size = examples * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    features = f"the features of {examples:,} examples of {image_size} x {image_size}, for frozen transfer to {what}"
+    _check(f"{features},", min(size, room_bytes), "config.feature_bytes, and what is beyond goes to disk")
+    files.check_space(workdir, size - room_bytes, features)
 
 
 def _check(what: str, needed: int, lower: str) -> None:

@@ -121,10 +121,16 @@ def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task:
         batch = {"features": features, "labels": batch["labels"]}
         variables = {kind: {"heads": parts["heads"]} for kind, parts in variables.items()}
     state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0, mesh)
-    about = f"{transfer.mode} {name}"
-    yield Step(f"train {about}", programs.step, (state, batch, _schedule()), transfer.batch_size)
+    about, together = f"{transfer.mode} {name}", programs.side_by_side
+    side_by_side = _side_by_side((state, batch, _schedule()), together)
+    yield Step(f"train {about}", programs.step, side_by_side, together * transfer.batch_size)
     inputs = {key: value for key, value in batch.items() if key not in HOST}
     yield Step(f"evaluate {about}", programs.predict, (variables, inputs), transfer.batch_size)
+
+
+def _side_by_side(arguments: Any, trainings: int) -> Any:
+    """The same for so many trainings, with one more leading axis."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((trainings, *x.shape), x.dtype), arguments)
 
 
 def check_batch(what: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:

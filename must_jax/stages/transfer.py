@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,15 +14,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax.config import TransferConfig
-from must_jax.data.kept import KeptBatches
+from must_jax.data.kept import KeptBatches, Room
 from must_jax.data.pipeline import Source, TruthReader, eval_batches, train_batches
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.fit import fit
-from must_jax.engine.mesh import put_batch, put_replicated
-from must_jax.engine.optimizers import build_optimizer
-from must_jax.engine.skipped import Diverged
-from must_jax.engine.state import Variables, init_state, trained_variables
-from must_jax.engine.step import HOST, Batch, make_predict_step, make_train_step
+from must_jax.engine.mesh import put, put_batch, put_replicated
+from must_jax.engine.mesh import split as split_over
+from must_jax.engine.optimizers import build_optimizer, schedule
+from must_jax.engine.skipped import Diverged, SkippedSideBySide
+from must_jax.engine.state import State, Variables, trained_variables
+from must_jax.engine.step import HOST, Batch, make_predict_step, make_side_by_side_step
 from must_jax.models.api import Features, Model, transfer
 from must_jax.stages.inputs import Unreadable, lengths
 from must_jax.tasks.base import Task
@@ -70,11 +71,33 @@ class Start:
     examples: Callable[[str, int], Iterable[Batch]]
 
 
-class Transfer:
-    """One downstream set in one mode. All starting points, seeds and learning rates share its two compiled programs."""
+class Training(NamedTuple):
+    """One training from a starting point."""
 
-    def __init__(self, config: TransferConfig, downstream: Downstream, trunk: Trunk, mesh: Mesh) -> None:
+    start: Start
+    seed: int
+    learning_rate: float
+
+
+class Outcome(NamedTuple):
+    """What a training came to; its variables are None if it diverged."""
+
+    training: Training
+    variables: Variables | None
+
+
+class Transfer:
+    """One downstream set in one mode. All starting points, seeds and learning rates share its two compiled programs.
+
+    Attributes:
+      side_by_side: how many trainings run at a time, one on each device.
+    """
+
+    def __init__(
+        self, config: TransferConfig, downstream: Downstream, trunk: Trunk, mesh: Mesh, room: Room | None = None
+    ) -> None:
         self._config, self._downstream, self._trunk, self._mesh = config, downstream, trunk, mesh
+        self.side_by_side, self._room = mesh.size, room
         task, model = downstream.task, downstream.model
 
         def heads(variables: Variables, batch: Batch, train: bool) -> tuple[Any, Any]:
@@ -86,7 +109,8 @@ class Transfer:
         forward = {"frozen": heads, "finetune": whole}[config.mode]
         self._tasks, weight = {task.name: task}, 1.0 if task.weight is None else task.weight
         self.optimizer = build_optimizer(config.optimizer)
-        self.step = make_train_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
+        self.step = make_side_by_side_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
+        self._fresh_optimizer = jax.jit(self.optimizer.init)
         self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
         self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
         self._truth = {
@@ -97,36 +121,58 @@ class Transfer:
         # All starting points share these.
         self._train_batches, self._eval_batches = KeptBatches(self._read_train), KeptBatches(self._read_split)
         self._init = functools.cache(self._fresh)
+        # Those of the starting points that train side by side.
+        self._pools, self._held_out = Latest(self.side_by_side), Latest(len(MEASURED) * self.side_by_side)
 
     def start(self, trained: Variables | None) -> Start:
         """A starting point with the backbone and pyramid of `trained`; None = random ones."""
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
-    def measure(self, start: Start, seed: int, learning_rate: float, *splits: str) -> dict[str, float | None]:
-        """Trains once. Returns each of these splits of `MEASURED` -> the headline metric; None: training diverged."""
-        optimizer = self._config.optimizer.model_copy(update={"learning_rate": learning_rate})
-        state = init_state(start.variables(seed), self.optimizer, self._mesh, ema=optimizer.ema_decay > 0)
+    def train(self, trainings: Sequence[Training]) -> list[Outcome]:
+        """Trains them at the same time, as if each were alone: at most `side_by_side`."""
+        idle = self.side_by_side - len(trainings)  # their devices repeat the last one
+        each, last = [*trainings, *[trainings[-1]] * idle], self._config.steps
+        optimizers = [
+            self._config.optimizer.model_copy(update={"learning_rate": training.learning_rate}) for training in each
+        ]
+        skipped = SkippedSideBySide(len(each))
+        batches = [training.start.train(training.seed) for training in each]
         try:
             state = fit(
                 self.step,
-                state,
-                start.train(seed),
-                optimizer,
-                self._config.steps,
+                put(_stacked([self._state(training) for training in each]), split_over(self._mesh)),
+                (_stacked(parts) for parts in zip(*batches, strict=True)),
+                self._config.optimizer,
+                last,
                 mesh=self._mesh,
-                batch_size=self._config.batch_size,
+                batch_size=len(each) * self._config.batch_size,
+                schedule=lambda k: _stacked([schedule(optimizer, last, k) for optimizer in optimizers]),
+                skipped=skipped,
             )
         except Diverged:
-            return dict.fromkeys(splits)
-        variables = trained_variables(state)
-        metric = f"{self._downstream.task.name}/{self._downstream.task.metric}"
-        size = self._downstream.image_size
-        return {
-            split: evaluate(
-                self.predict, variables, start.examples(split, seed), self._truth[split], self._tasks, size, self._mesh
-            ).metrics[metric]
-            for split in splits
-        }
+            return [Outcome(training, None) for training in trainings]
+        trained = jax.device_get(trained_variables(state))
+        variables = [jax.tree.map(lambda leaf: leaf[number], trained) for number in range(len(each))]  # noqa: B023
+        return [
+            Outcome(training, None if number in skipped.diverged else variables[number])
+            for number, training in enumerate(trainings)
+        ]
+
+    def measure(self, outcome: Outcome, split: str) -> float | None:
+        """The headline metric on a split of `MEASURED`; None if the training diverged."""
+        if outcome.variables is None:
+            return None
+        task, size = self._downstream.task, self._downstream.image_size
+        examples = outcome.training.start.examples(split, outcome.training.seed)
+        variables = put_replicated(self._mesh, outcome.variables)
+        found = evaluate(self.predict, variables, examples, self._truth[split], self._tasks, size, self._mesh)
+        return found.metrics[f"{task.name}/{task.metric}"]
+
+    def _state(self, training: Training) -> State:
+        """Before the first update, as NumPy arrays."""
+        variables = training.start.variables(training.seed)
+        opt_state = jax.device_get(self._fresh_optimizer(variables["params"]))
+        return {**variables, "opt_state": opt_state, "ema": variables if self._config.optimizer.ema_decay > 0 else {}}
 
     def _finetune(self, trained: Variables | None) -> Start:
         """All parameters are trained on augmented images."""
@@ -138,41 +184,49 @@ class Transfer:
         return Start(variables, self._train_batches, lambda split, seed: self._eval_batches(split))
 
     def _frozen(self, trained: Variables | None) -> Start:
-        """Only heads are trained, on features that are computed here and kept in host memory, one seed at a time.
+        """Only heads are trained, on features that are computed here and kept on the host.
 
         Heads and augmented images differ between seeds and, for a random starting point, so does the whole trunk. A
         trained trunk's features of held-out images do not.
         """
+        start = object()
 
-        def trunk(seed: int) -> Variables:
-            return put_replicated(self._mesh, _parts(trained, TRUNK) if trained else self._random_trunk(seed))
-
-        def pool(seed: int) -> Batch:
-            count = math.ceil(COPIES * len(self._downstream.sources["train"].images) / self._config.batch_size)
-            batches = itertools.islice(self._train_batches(seed), count)
-            featured = (self._featured(trunk_of(drawn_by(seed)), batch, "labels") for batch in batches)
-            return _joined(featured, count)
-
-        def held_out(seed: int) -> dict[str, list[Batch]]:
-            return {
-                split: [self._featured(trunk_of(seed), batch, *HOST) for batch in self._eval_batches(split)]
-                for split in MEASURED
-            }
-
-        trunk_of, pool_of, held_out_of = map(_latest, (trunk, pool, held_out))
+        @functools.cache
+        def trunk(drawn_by: int) -> Variables:
+            return put_replicated(self._mesh, _parts(trained, TRUNK) if trained else self._random_trunk(drawn_by))
 
         def drawn_by(seed: int) -> int:
             return 0 if trained else seed
 
-        return Start(
-            lambda seed: _parts(self._init(seed), ("heads",)),
-            lambda seed: _shuffled(pool_of(seed), self._config.batch_size, seed),
-            lambda split, seed: held_out_of(drawn_by(seed))[split],
-        )
+        def pool(seed: int) -> Batch:
+            count = math.ceil(COPIES * len(self._downstream.sources["train"].images) / self._config.batch_size)
+            batches = itertools.islice(self._train_batches(seed), count)
+            featured = self._featured(trunk(drawn_by(seed)), batches, count, "labels")
+            return jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), featured)
 
-    def _featured(self, trunk: Variables, batch: Batch, *kept: str) -> Batch:
-        features = jax.device_get(self._trunk.features(trunk, put_batch(self._mesh, batch["image"])))
-        return {"features": features, **{key: batch[key] for key in kept}}
+        def held_out(split: str, drawn_by: int) -> list[Batch]:
+            count = math.ceil(len(self._downstream.sources[split].images) / self._config.batch_size)
+            featured = self._featured(trunk(drawn_by), self._eval_batches(split), count, *HOST)
+            return [jax.tree.map(lambda values: values[k], featured) for k in range(count)]  # noqa: B023
+
+        def train(seed: int) -> Iterator[Batch]:
+            of_seed = self._pools.get((start, seed), lambda: pool(seed))
+            return _shuffled(of_seed, self._config.batch_size, seed)
+
+        def examples(split: str, seed: int) -> list[Batch]:
+            drawn = drawn_by(seed)
+            return self._held_out.get((start, split, drawn), lambda: held_out(split, drawn))
+
+        return Start(lambda seed: _parts(self._init(seed), ("heads",)), train, examples)
+
+    def _featured(self, trunk: Variables, batches: Iterable[Batch], count: int, *kept: str) -> Batch:
+        """The features of `count` batches, and what is `kept` of them, with one more leading axis for the batches."""
+
+        def featured(batch: Batch) -> Batch:
+            features = jax.device_get(self._trunk.features(trunk, put_batch(self._mesh, batch["image"])))
+            return {"features": features, **{key: batch[key] for key in kept}}
+
+        return _joined(map(featured, batches), count, self._room.empty if self._room else np.empty)
 
     def _random_trunk(self, seed: int) -> Variables:
         """A random trunk in which all blocks contribute and norms use statistics of the training images.
@@ -220,28 +274,42 @@ def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
     return {kind: {part: tree[part] for part in parts} for kind, tree in variables.items()}
 
 
-def _joined(batches: Iterable[Batch], count: int) -> Batch:
-    """`count` batches of one size as one; no more than one of them is in memory twice."""
+def _stacked(trees: Sequence[Any]) -> Any:
+    """NumPy trees of one structure -> one tree, with a leading axis for the trees."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _joined(batches: Iterable[Batch], count: int, empty: Callable[..., np.ndarray] = np.empty) -> Batch:
+    """`count` batches of one size -> [count, ...]; no more than one of them is in memory twice.
+
+    Args:
+      empty: (shape, dtype) -> an array for the result.
+    """
     whole = None
     for number, batch in enumerate(batches):
         if whole is None:
-            whole = jax.tree.map(lambda part: np.empty((count, *part.shape), part.dtype), batch)
+            whole = jax.tree.map(lambda part: empty((count, *np.shape(part)), part.dtype), batch)
         for all_, part in zip(jax.tree.leaves(whole), jax.tree.leaves(batch), strict=True):
             all_[number] = part
-    return jax.tree.map(lambda all_: all_.reshape(-1, *all_.shape[2:]), whole)
+    return whole or {}
 
 
-def _latest(make: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Caches the last result of `make`, which is released before the next one is made."""
-    kept: dict[int, Any] = {}
+class Latest:
+    """The `most` results that were last asked for; the oldest is released before another one is made."""
 
-    def get(seed: int) -> Any:
-        if seed not in kept:
-            kept.clear()
-            kept[seed] = make(seed)
-        return kept[seed]
+    def __init__(self, most: int) -> None:
+        self._most, self._kept = most, dict[Any, Any]()
 
-    return get
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The result of `key`; if it is not among them, of `make`."""
+        if key in self._kept:
+            found = self._kept.pop(key)
+        else:
+            while len(self._kept) >= self._most:
+                self._kept.pop(next(iter(self._kept)))
+            found = make()
+        self._kept[key] = found
+        return found
 
 
 def _shuffled(pool: Batch, batch_size: int, seed: int) -> Iterator[Batch]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from must_jax.data.kept import KeptBatches
+from must_jax.data.kept import KeptBatches, Room
 
 SIZE = np.zeros(10, np.int32).nbytes
 
@@ -66,3 +67,23 @@ def test_one_stream_is_read_twice_at_a_time(room: int):
     assert read(batches, "a", 4) == list(range(4))
     assert [batch["image"][0] - 9700 for batch in itertools.islice(first, 6)] == list(range(1, 7))
     assert read(batches, "a", 9) == list(range(9))
+
+
+def test_arrays_beyond_the_room_lie_in_files_without_names(tmp_path: Path):
+    room = Room(2 * SIZE, tmp_path)
+    arrays = [room.empty((10,), np.dtype(np.int32)) for _ in range(3)]
+    assert [isinstance(array, np.memmap) for array in arrays] == [False, False, True]
+    assert not list(tmp_path.iterdir())  # nothing is left, however the process ends
+    for number, array in enumerate(arrays):
+        array[:] = number
+    assert [array.tolist() for array in arrays] == [[number] * 10 for number in range(3)]
+
+
+def test_room_is_free_again_once_the_last_view_of_an_array_is_gone(tmp_path: Path):
+    room = Room(SIZE, tmp_path)
+    array = room.empty((10,), np.dtype(np.int32))
+    view = array.reshape(2, 5)
+    del array
+    assert isinstance(room.empty((10,), np.dtype(np.int32)), np.memmap)
+    del view
+    assert not isinstance(room.empty((10,), np.dtype(np.int32)), np.memmap)

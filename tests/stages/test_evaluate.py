@@ -7,17 +7,18 @@ import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_teacher import redescribe
 
 from must_jax.config import EvaluateConfig, TrainConfig
-from must_jax.engine.skipped import Diverged
+from must_jax.engine.step import make_side_by_side_step
 from must_jax.errors import UserError
 from must_jax.stages import evaluate, inputs, train, transfer
+from must_jax.stages.transfer import Outcome
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 ROW = ["init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps", "image_steps"]
@@ -65,12 +66,12 @@ def steps(config: EvaluateConfig, home: Path) -> list[Any]:
     made = []
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        made.append(train.make_train_step(*args, **kwargs))
+        made.append(make_side_by_side_step(*args, **kwargs))
         return made[-1]
 
     threads = threading.active_count()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "make_train_step", make)
+        patch.setattr(transfer, "make_side_by_side_step", make)
         evaluate.run(config, home / "finished")
     assert threading.active_count() < threads + 20  # pipelines end with the runs that read them
     return made
@@ -90,11 +91,17 @@ def fake(measure: Any, patch: pytest.MonkeyPatch) -> list[tuple[str, str, int, f
     """Nothing is trained; the calls are listed as (mode, set, seed, learning rate)."""
     calls: list[tuple[str, str, int, float]] = []
 
-    def fake_measure(self: Any, start: Any, seed: int, learning_rate: float, *_: str) -> Mapping[str, float]:
-        calls.append((self._config.mode, self._downstream.name, seed, learning_rate))
-        return measure(seed, learning_rate)
+    def fake_train(self: Any, trainings: Any) -> list[Outcome]:
+        for _, seed, learning_rate in trainings:
+            calls.append((self._config.mode, self._downstream.name, seed, learning_rate))
+        return [Outcome(training, {}) for training in trainings]
+
+    def fake_measure(self: Any, outcome: Outcome, split: str) -> float:
+        _, seed, learning_rate = outcome.training
+        return measure(seed, learning_rate)[split]
 
     patch.setattr(transfer.Transfer, "start", lambda self, trained: None)
+    patch.setattr(transfer.Transfer, "train", fake_train)
     patch.setattr(transfer.Transfer, "measure", fake_measure)
     return calls
 
@@ -136,8 +143,8 @@ def test_training_takes_the_steps_that_are_said(
 ):
     taken = []
 
-    def fit(step: Any, state: Any, batches: Any, optimizer: Any, steps: int, **kwargs: Any) -> Any:
-        taken.append((optimizer.learning_rate, steps, next(batches)["labels"].keys()))
+    def fit(step: Any, state: Any, batches: Any, optimizer: Any, steps: int, schedule: Any, **kwargs: Any) -> Any:
+        taken.append((schedule(0)["learning_rate"].tolist(), steps, next(batches)["labels"].keys()))
         return state
 
     monkeypatch.setattr(transfer, "fit", fit)
@@ -145,8 +152,9 @@ def test_training_takes_the_steps_that_are_said(
         update={"downstream": {"shapes": config.downstream["shapes"]}, "transfers": config.transfers[:1]}
     )
     evaluate.run(one, tmp_path / "run")
-    assert [(rate, steps) for rate, steps, _ in taken[:2]] == [(0.1, 3), (0.01, 3)]
-    assert [steps for _, steps, _ in taken] == [3] * 6
+    tried, *_ = taken  # both rates from both starting points, side by side on four devices
+    np.testing.assert_allclose(tried[0], [0.1, 0.01, 0.1, 0.01])
+    assert [steps for _, steps, _ in taken] == [3] * len(taken)
     assert all(labels == {"classification"} for *_, labels in taken)
 
 
@@ -154,20 +162,19 @@ def test_a_training_that_diverges_is_counted_as_such(
     config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It does not end the evaluation: another learning rate may do; and it has no value, neither 0 nor another."""
-    original, diverging = transfer.fit, 0.1
+    original, diverging = transfer.Transfer.train, 0.1
 
-    def fit(step: Any, state: Any, batches: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        if optimizer.learning_rate == diverging:
-            raise Diverged("not finite")
-        return original(step, state, batches, optimizer, *args, **kwargs)
+    def train(self: Any, trainings: Any) -> list[Outcome]:
+        outcomes = original(self, trainings)
+        return [outcome._replace(variables=None) if outcome[0][2] == diverging else outcome for outcome in outcomes]
 
-    monkeypatch.setattr(transfer, "fit", fit)
+    monkeypatch.setattr(transfer.Transfer, "train", train)
     one = config.model_copy(
         update={"downstream": {"range": config.downstream["range"]}, "transfers": config.transfers[:1]}
     )
     evaluate.run(one, tmp_path / "run")
     values = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").read_text().splitlines()]
-    assert {line["validation"] for line in values if "/rate 0.1/" in line["run"]} == {None}
+    assert {line["validation"] for line in values if "/rate 0.1" in line["run"]} == {None}
     assert {row["learning_rate"] for row in rows(tmp_path / "run")} == {0.01}
 
     diverging = 0.01  # the only one that is left, and with every seed
@@ -176,6 +183,16 @@ def test_a_training_that_diverges_is_counted_as_such(
     assert {row["value"] for row in rows(tmp_path / "all")} == {None}
     with (tmp_path / "all/scorecard.csv").open() as file:
         assert {row["value"] for row in csv.DictReader(file)} == {""}
+
+
+def test_test_images_are_looked_at_only_for_the_rate_that_was_chosen(
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fake(lambda seed, rate: {"validation": rate, "test": 7.0}, monkeypatch)
+    evaluate.run(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").read_text().splitlines()]
+    tried = {line["run"]: line for line in lines if "validation" in line}
+    assert {(line["validation"], line["test"]) for line in tried.values()} == {(0.1, 7.0), (0.01, None)}
 
 
 def test_the_learning_rate_is_chosen_on_validation(
@@ -206,13 +223,13 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(
     for name in ("result.json", "scorecard.json", "scorecard.csv"):
         (finished / name).unlink()
     (finished / "runs.jsonl").write_text("".join(lines[:-1]) + lines[-1][:10])
-    done, measure = [], transfer.Transfer.measure
+    done, original = [], transfer.Transfer.train
 
-    def counted(self: Any, *args: Any) -> Any:
-        done.append(args)
-        return measure(self, *args)
+    def counted(self: Any, trainings: Any) -> Any:
+        done.extend(trainings)
+        return original(self, trainings)
 
-    monkeypatch.setattr(transfer.Transfer, "measure", counted)
+    monkeypatch.setattr(transfer.Transfer, "train", counted)
     evaluate.run(config, finished)
     assert len(done) == 1
     assert rows(finished) == before  # the same training comes to the same value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from must_jax.config import AugmentConfig, ModelConfig, SourceConfig, TransferConfig
+from must_jax.engine import skipped
 from must_jax.engine.mesh import make_mesh
 from must_jax.models.api import build_model
 from must_jax.stages import inputs, transfer
-from must_jax.stages.transfer import TRUNK, Downstream, Transfer, Trunk
+from must_jax.stages.transfer import TRUNK, Downstream, Training, Transfer, Trunk
 
 MODEL = ModelConfig(backbone="resnet18", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
 
@@ -124,3 +126,21 @@ def test_what_all_starting_points_share_is_made_once(
     assert all(name == "eval_batches" and begin == len(seen[0][2]) for name, begin in again), again
     for other in seen[1:]:
         jax.tree.map(np.testing.assert_array_equal, seen[0], other)
+
+
+def test_trainings_side_by_side_are_what_each_is_alone(frozen: Transfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other starting points, seeds and rates; one that diverges leaves the others alone."""
+    config = frozen._config.model_copy(update={"steps": 4})
+    downstream, trunk = frozen._downstream, frozen._trunk
+    monkeypatch.setattr(skipped, "MOST", 1)
+    monkeypatch.setattr(skipped.Skipped.__init__, "__defaults__", (1, lambda update: None))
+    each = {}
+    for devices in (1, 4):
+        program = Transfer(config, downstream, trunk, make_mesh(devices))
+        starts = program.start(None), program.start(frozen._random_trunk(5))
+        trainings = [Training(starts[0], 0, 0.1), Training(starts[1], 1, 0.01), Training(starts[1], 0, math.inf)]
+        some = [trainings] if devices == 4 else [[training] for training in trainings]
+        each[devices] = [outcome for trainings in some for outcome in program.train(trainings)]
+    for alone, beside in zip(each[1], each[4], strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), alone[1], beside[1])
+    assert [outcome.variables is None for outcome in each[4]] == [False, False, True]
