@@ -43,22 +43,31 @@ class Entry:
     seconds: float | None = None
 
 
-def write(title: str, entries: Sequence[Entry], workdir: Path, ranked_images: int = 0) -> Report:
-    """Writes `report/index.html` into the workdir: everything about these runs, as far as they are."""
-    contents = collect(title, entries, ranked_images)
+def write(
+    title: str,
+    entries: Sequence[Entry],
+    workdir: Path,
+    ranked_images: int = 0,
+    pictured: Sequence[Entry] | None = None,
+) -> Report:
+    """Writes `report/index.html` into the workdir: everything about these runs, as far as they are; see `collect`."""
+    contents = collect(title, entries, ranked_images, pictured)
     html.write(contents, workdir / REPORT)
     return contents
 
 
-def collect(title: str, entries: Sequence[Entry], ranked_images: int) -> Report:
+def collect(
+    title: str, entries: Sequence[Entry], ranked_images: int, pictured: Sequence[Entry] | None = None
+) -> Report:
     """The report of these runs.
 
     Args:
       ranked_images: on how many images of a task the worst and the best are looked for; 0 = no model is run.
+      pictured: those to show pictures of; None = all.
     """
     training = [entry for entry in entries if isinstance(entry.config, TrainConfig)]
     rows, starts = scorecards(entries)
-    shown = pictures.collect(entries, ranked_images)
+    shown = pictures.collect(entries if pictured is None else pictured, ranked_images)
     return Report(
         title=title,
         facts=_facts(),

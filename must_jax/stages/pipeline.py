@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import graphlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from must_jax.stages import STAGES
 from must_jax.stages.workdir import PLACE, REPORT, RESULT_FILE, check, claim
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
+SO_FAR_IMAGES = 24  # ranked in the reports on the way
 PLAIN_WIDTH = 120  # characters per line without a terminal
 
 
 def run(config: PipelineConfig, workdir: Path) -> None:
-    """Runs each stage in workdir/NAME, then writes `report/index.html` and, last, `result.json`.
+    """Runs each stage in workdir/NAME, writes `report/index.html` after each and, last, `result.json`.
 
     An interrupted pipeline resumes where it was: every stage resumes or says that it is finished. A stage whose config
     or inputs have changed since is repeated, with those that read it; what it had made is moved to NAME.before-N.
@@ -63,12 +65,19 @@ def run(config: PipelineConfig, workdir: Path) -> None:
                 _write_report(config, stages, workdir)
                 say(f"the finished stages are in {report}")
             raise
+        if name not in finished and number < len(stages):
+            with _timed(REPORT.parent.name, workdir):
+                _write_report(config, stages, workdir, name)
+            say(f"so far: {report}, with what {name} answers")
+        import jax  # not needed if everything is finished
+
+        jax.clear_caches()  # other stages do not use these programs, and they take memory
 
     say("\nreport")
-    began = time.monotonic()
-    rows, starts = _write_report(config, stages, workdir)
+    with _timed(REPORT.parent.name, workdir):
+        rows, starts = _write_report(config, stages, workdir)
     spent = times(workdir)
-    total = sum(spent.values()) + time.monotonic() - began
+    total = sum(spent.values())
     write_json(workdir / RESULT_FILE, {"seconds": total, "stages": spent})
 
     from must_jax.report.page import duration
@@ -147,8 +156,6 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
 
 
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:
-    import jax  # not needed if everything is finished
-
     from must_jax.stages import renewal
 
     folder = workdir / name
@@ -158,32 +165,48 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
         write_json(workdir / TIMES_FILE, {other: spent for other, spent in times(workdir).items() if other != name})
     renewal.record(stage, folder)
     began = time.monotonic()
-    try:
+    with _timed(name, workdir):
         STAGES[stage.stage](stage, folder)
         if isinstance(stage, PrepareConfig):  # which writes only to the data folder
             claim(folder, stage)
             write_json(folder / RESULT_FILE, {"seconds": time.monotonic() - began})
+
+
+@contextlib.contextmanager
+def _timed(name: str, workdir: Path) -> Iterator[None]:
+    """Adds the time that the block takes to that of `name`."""
+    began = time.monotonic()
+    try:
+        yield
     finally:
         before = times(workdir)
         write_json(workdir / TIMES_FILE, {**before, name: before.get(name, 0.0) + time.monotonic() - began})
-    jax.clear_caches()  # other stages do not use these programs, and they take memory
 
 
 def times(workdir: Path) -> dict[str, float]:
-    """Stage -> seconds over all restarts."""
+    """Stage -> seconds over all restarts; "report" for the reports."""
     path = workdir / TIMES_FILE
     return read_json(path, dict[str, float], "remove it, only timings are lost") if path.exists() else {}
 
 
 def _write_report(
-    config: PipelineConfig, stages: Mapping[str, Any], workdir: Path
+    config: PipelineConfig, stages: Mapping[str, Any], workdir: Path, just_finished: str = ""
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Writes the report. Returns the rows and starting points of the scorecards in it."""
+    """Writes the report. Returns the rows and starting points of the scorecards in it.
+
+    Args:
+      just_finished: the only stage to show pictures of, which take time; "" = all.
+    """
     from must_jax.stages import overview
 
     seconds = times(workdir)
     entries = [overview.Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
-    contents = overview.write(config.title, entries, workdir, ReportConfig().ranked_images)
+    ranked_images = ReportConfig().ranked_images
+    if just_finished:
+        pictured = [entry for entry in entries if entry.name == just_finished]
+        contents = overview.write(config.title, entries, workdir, min(SO_FAR_IMAGES, ranked_images), pictured)
+    else:
+        contents = overview.write(config.title, entries, workdir, ranked_images)
     return contents.rows, contents.starts
 
 

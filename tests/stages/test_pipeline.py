@@ -66,7 +66,7 @@ def ran(
 
 def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp_path: Path):
     pipeline.run(THREE, tmp_path / "run")
-    assert [folder.name for folder, _ in ran] == ["third", "first", "second", "report"]
+    assert [folder.name for folder, _ in ran] == ["third", "report", "first", "report", "second", "report"]
     assert ran[0][0].parent == tmp_path / "run"
 
 
@@ -81,8 +81,17 @@ def test_an_audit_comes_between_labelling_and_training(ran: list[tuple[Path, Any
     stages = THREE.model_dump()["stages"]
     stages["z"] = {"stage": "audit", "images": "scenes/unlabelled_tiny:train", "columns": "{workdir}/third"}
     pipeline.run(named(**stages), tmp_path / "run")
-    assert [folder.name for folder, _ in ran] == ["third", "z", "first", "second", "report"]
-    assert ran[1][1].columns == (str(tmp_path / "run/third"),) and ran[1][1].data_dir == "somewhere"
+    assert [folder.name for folder, _ in ran] == [
+        "third",
+        "report",
+        "z",
+        "report",
+        "first",
+        "report",
+        "second",
+        "report",
+    ]
+    assert ran[2][1].columns == (str(tmp_path / "run/third"),) and ran[2][1].data_dir == "somewhere"
 
 
 def test_the_order_of_the_config_is_kept_where_nothing_is_read():
@@ -135,12 +144,13 @@ def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
     monkeypatch.setitem(pipeline.STAGES, "train", fail)
     with pytest.raises(UserError, match="near chance"):
         pipeline.run(THREE, tmp_path)
-    assert [folder.name for folder, _ in ran] == ["third", "report"]
+    assert [folder.name for folder, _ in ran] == ["third", "report", "report"]
     assert not (tmp_path / "result.json").exists()
     monkeypatch.setattr(pipeline, "STAGES", stages)
     pipeline.run(THREE, tmp_path)
-    assert [folder.name for folder, _ in ran[2:]] == ["third", "first", "second", "report"]
-    assert set(json.loads((tmp_path / "result.json").read_text())["stages"]) == {"first", "second", "third"}
+    again = ["third", "first", "report", "second", "report"]  # none after what was finished before
+    assert [folder.name for folder, _ in ran[3:]] == again
+    assert set(json.loads((tmp_path / "result.json").read_text())["stages"]) == {"first", "second", "third", "report"}
 
 
 def test_times_add_up_over_restarts(ran: list[tuple[Path, Any]], tmp_path: Path):
