@@ -68,7 +68,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
         if name not in finished and number < len(stages):
             with _timed(REPORT.parent.name, workdir):
                 _write_report(config, stages, workdir, name)
-            say(f"so far: {report}, with what {name} answers")
+            say(f"so far: {report}")
         import jax  # not needed if everything is finished
 
         jax.clear_caches()  # other stages do not use these programs, and they take memory

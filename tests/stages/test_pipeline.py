@@ -284,7 +284,7 @@ def test_a_scorecard_whose_inputs_have_changed_goes_on_in_its_folder(
     del ran[:]
     stages["first"]["seed"] = 1
     pipeline.run(named(**stages), tmp_path)
-    assert [folder.name for folder, _ in ran] == ["first", "last", "report"]
+    assert [folder.name for folder, _ in ran] == ["first", "report", "last", "report"]
     assert [path.name for path in tmp_path.glob("*.before-*")] == ["first.before-1"]
 
 
@@ -313,7 +313,7 @@ def test_a_set_that_is_prepared_comes_before_those_that_read_it(ran: list[tuple[
     train = training(train=[{"images": "own:train[:50%]"}], tasks={"classification": {}})
     stages = {"a": train, "b": {**prepare, "labels": {"classification": boxes}}}
     pipeline.run(named(**stages), tmp_path / "run")
-    assert [folder.name for folder, _ in ran] == ["b", "a", "report"]
+    assert [folder.name for folder, _ in ran] == ["b", "report", "a", "report"]
     with pytest.raises(UserError, match=r"config\.stages\.c: images='own:tain'.* did you mean 'train'"):
         pipeline.run(named(**stages, c=training(train=[{"images": "own:tain"}])), tmp_path / "run")
     del stages["b"]["labels"]
