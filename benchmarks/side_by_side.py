@@ -1,6 +1,6 @@
 """Trainings of the quick start's scorecard on a CPU: updates shared by all devices, against a training on each device.
 
-    python benchmarks/side_by_side.py [--set=segmentation] [--rounds=4] [--updates=10]
+    python benchmarks/side_by_side.py [--set=segmentation] [--mode=finetune] [--rounds=4] [--updates=10]
 
 Alternating rounds in one process, on rendered images. The CPU time of an image says more than the rate where other
 programs run.
@@ -34,13 +34,14 @@ CONFIG = Path(__file__).parents[1] / "configs" / "evaluate.py"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--set", default="segmentation")
+    parser.add_argument("--mode", default="", choices=("", "frozen", "finetune"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--data_dir", default="data")
     options = parser.parse_args()
     setup_devices()
     config = parse(read_config(CONFIG))
-    for transfer in config.transfers:
+    for transfer in (each for each in config.transfers if options.mode in ("", each.mode)):
         mesh = make_mesh(0, [transfer.batch_size])
         updates = {
             "shared": (_prepared(config, transfer, options, make_train_step), transfer.batch_size),
