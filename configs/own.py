@@ -37,7 +37,14 @@ PILE = "folder:my_data/pile"
 
 # Size and length. These suit two CPU cores; for GPUs and TPUs see configs/student.py, "At the scale of the paper".
 IMAGE_SIZE = 64  # pixels, a multiple of 32
-MODEL = {"backbone": "resnet10", "width": 0.5, "pyramid_channels": 64, "head_channels": 32, "head_convs": 2}
+MODEL = {
+    "backbone": "resnet10",
+    "width": 0.5,
+    "pyramid_channels": 64,
+    "head_channels": 32,
+    "head_convs": 2,
+    "head_padding": "edge",
+}
 BATCH_SIZE = 32
 LEARNING_RATE = 0.1  # for BATCH_SIZE; change both by the same factor
 TEACHER_STEPS, STUDENT_STEPS, TRANSFER_STEPS = 1000, 2000, 100
