@@ -272,7 +272,7 @@ def _values(node: Any, parts: Sequence[str], names: Sequence[str] = ()) -> Itera
         entries = [parts[0]] if parts[0] not in _ANY else [*names] or [*node]
         for name in entries:
             if name in node:
-                yield from _values(node[name], parts[1:])
+                yield from _values(node[name], parts[1:], () if parts[0] in _ANY else names)
     elif isinstance(node, list | tuple) and parts[0] == ANY_ENTRY:
         for each in node:
             yield from _values(each, parts[1:])

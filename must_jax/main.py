@@ -66,9 +66,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         folder = path.parent if list(path.parent.glob("*.py")) else Path("configs")
         raise UserError(f"--config={path} is not a file; {nearest(str(path), map(str, folder.glob('*.py')))}")
-    sys.path.insert(
-        0, str(path.resolve().parents[1])
-    )  # lets one config import another: `from configs import quickstart`
+    sys.path.insert(0, str(path.resolve().parent.parent))  # lets one config import another: from configs import ...
     try:
         return ConfigDict(runpy.run_path(str(path))["get_config"]()).to_dict()
     except (Exception, SystemExit) as error:

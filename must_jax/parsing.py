@@ -20,7 +20,7 @@ _Parsed = TypeVar("_Parsed", bound=pydantic.BaseModel)
 
 
 VALUES = """\
-none               empties any key: text, lists, mappings, optional values
+none               empties what may be empty: lists, mappings, optional values
 a,b or [a, b]      a list; KEY.0=... sets its first entry, and the number
                    after the last one adds an entry
 {"a": 1, "b": 2}   a mapping, which replaces the whole mapping; KEY.a=1 sets

@@ -93,7 +93,7 @@ class Progress:
 
     def _print(self) -> None:
         self._printed, self._printed_done = time.monotonic(), self._done
-        share = int(100 * self._done / (self._total or 1))
+        share = int(100 * self._done / (self._total or 1) + 1e-6)  # sums of fractions end a little below their total
         say(f"{self._title} {self._done:.0f}/{self._total:.0f} ({share} %) {self._numbers()}".rstrip())
 
     def _numbers(self) -> str:

@@ -173,7 +173,7 @@ class Trained:
         try:
             fitted = ahead(items, lambda item: partial(_pair, item, pool.submit(fit, item)), 2 * batch_size)
             answers = itertools.chain.from_iterable(ahead(_batches(fitted, batch_size), begin, 1))
-            yield from ahead(answers, lambda answer: pool.submit(answer).result, 2 * cores())
+            yield from ahead(answers, lambda answer: pool.submit(answer).result, min(cores(), batch_size))
         finally:
             pool.shutdown(cancel_futures=True)
 

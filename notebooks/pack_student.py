@@ -20,7 +20,7 @@ import numpy as np
 from must_jax import description, trained
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.state import digest
-from must_jax.files import MODEL_FILE, bytes_in, write_json
+from must_jax.files import bytes_in
 
 EXAMPLE = Path(__file__).parents[1] / "must_jax/example"
 BITS = 12
@@ -39,10 +39,10 @@ def pack(run: Path, folder: Path) -> None:
     variables = jax.tree.map(rounded, trained.load(run).variables)
     shutil.rmtree(folder / trained.CHECKPOINTS, ignore_errors=True)
     with Checkpoints(folder / trained.CHECKPOINTS, {}) as checkpoints:
-        checkpoints.save(told.settings.steps, {**variables, "opt_state": {}, "ema": {}}, {})
+        checkpoints.save(told.checkpoint, {**variables, "opt_state": {}, "ema": {}}, {})
     values = told.model_dump(mode="json")
     values |= {"digest": digest(variables["params"]), "stats_digest": digest(variables["stats"])}
-    write_json(folder / MODEL_FILE, values | {"checksum": description.checksum(values)})
+    description.sign(folder, values)
 
 
 def main() -> None:

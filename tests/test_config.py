@@ -413,3 +413,13 @@ def test_every_key_says_what_it_is_for() -> None:
     fields = {f"{m.__name__}.{key}": field for m in models for key, field in m.model_fields.items() if key != "stage"}
     assert len(fields) > 150
     assert [name for name, field in fields.items() if not field.description] == []
+
+
+def test_none_empties_keys_of_a_report_and_options_of_a_task() -> None:
+    assert parse({"stage": "report", "runs": None}).runs == ()
+    assert parse(train(tasks={"depth": None})).tasks == {"depth": {}}
+
+
+def test_brackets_that_are_no_pair_belong_to_the_names() -> None:
+    assert base.listed("(old) photos,x (new)") == ["(old) photos", "x (new)"]
+    assert base.listed("(a, b)") == ["a", "b"]

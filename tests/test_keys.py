@@ -53,6 +53,13 @@ def test_stages_of_a_pipeline_have_their_keys(capsys: pytest.CaptureFixture[str]
     assert "stages.NAME.transfers.0.learning_rates" in said
 
 
+def test_values_shown_in_a_pipeline_are_those_of_stages_of_that_kind(capsys: pytest.CaptureFixture[str]):
+    """Its trainings have the default's batches of 32; the label stage has 64, which is its default."""
+    said = helped("quickstart", capsys=capsys)
+    assert said.count("stages.NAME.batch_size  (integer; default 32)") == 1
+    assert said.count("stages.NAME.batch_size  (integer; default 64)") == 1
+
+
 def test_a_stage_on_top_of_another(capsys: pytest.CaptureFixture[str]):
     said = helped("label", "--config.stage=compile", capsys=capsys)
     assert "compile.topology  (text; required)" in said and "teachers  (list; required" in said

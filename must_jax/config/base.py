@@ -19,7 +19,8 @@ HERE = "<path>"  # in a message: the path of the config that it is about
 def listed(value: Any) -> Any:
     """A list on the command line: a,b or [a, b], or a single value."""
     if isinstance(value, str):
-        inner = value[1:-1] if value[:1] + value[-1:] in ("[]", "()") else value
+        closed = value[:1] + value[-1:] in ("[]", "()") and value.find(value[-1:]) == len(value) - 1
+        inner = value[1:-1] if closed else value
         return [part.strip() for part in inner.split(",")] if inner.strip() else ()
     return (value,) if isinstance(value, int | float) else value
 
@@ -117,7 +118,8 @@ def as_written(model: type[pydantic.BaseModel], values: Any) -> Any:
         if value is None or (isinstance(value, str | list | tuple | Mapping) and not value):
             changed[name] = _nothing(field)
         elif isinstance(value, Mapping) and get_origin(field.annotation) is dict:
-            empty = {str: ""}.get(get_args(field.annotation)[1])
+            entries = get_args(field.annotation)[1]
+            empty = {str: "", dict: {}}.get(get_origin(entries) or entries)
             changed[name] = {key: empty if entry is None else entry for key, entry in value.items()}
     return {**values, **changed}
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import Field
 
-from must_jax.config.base import Config, Count, Names, Number, PositiveCount
+from must_jax.config.base import Config, Count, Names, Number, PositiveCount, as_written
 from must_jax.config.data import AuditConfig, LabelConfig, PrepareConfig
 from must_jax.config.evaluation import EvaluateConfig
 from must_jax.config.training import TrainConfig
@@ -53,7 +53,7 @@ class _AboutRuns(Config):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, values: Any) -> Any:
-        return values
+        return as_written(cls, values)
 
 
 class DescribeConfig(_AboutRuns):
@@ -69,8 +69,8 @@ class ReportConfig(_AboutRuns):
     stage: Literal["report"] = "report"
     runs: Names = ()
     """Workdirs to report on, of any stages, finished or not; none = that of the command."""
-    data_dir: str = ""
-    """Folder of the image sets now; empty = where the runs found them."""
+    moved_data_dir: str = ""
+    """Folder of the image sets, if they have been moved; empty = where each run found them."""
     ranked_images: Annotated[int, Field(ge=0, le=10_000), Number] = 100
     """Images of a task, drawn at random, of which the worst and the best are shown; 0 = no model is run."""
 

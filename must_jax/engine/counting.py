@@ -43,10 +43,14 @@ class Counting:
     def add(self, predictions: jax.Array, row: int, image: Tiles) -> None:
         """Counts one image sooner or later, at the latest with `finish`, which has to follow on each batch."""
         device, own = divmod(row, self._rows)
-        new = len(image["at"])
-        if self._waiting[device] and _number(self._waiting[device]) + new > _FULL:
-            self.finish(predictions)
-        self._waiting[device].append({**image, "row": np.full(new, own, np.int32)})
+        image = {**image, "row": np.full(len(image["at"]), own, np.int32)}
+        # Large images in parts, unless something is counted of the whole image first.
+        size = len(image["at"]) if self._task.moments() else _FULL
+        for start in range(0, len(image["at"]), size):
+            part = jax.tree.map(lambda x: x[start : start + size], image)  # noqa: B023
+            if self._waiting[device] and _number(self._waiting[device]) + len(part["at"]) > _FULL:
+                self.finish(predictions)
+            self._waiting[device].append(part)
 
     def finish(self, predictions: jax.Array) -> None:
         """Counts what waits; returns before the devices are done."""

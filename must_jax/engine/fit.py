@@ -76,6 +76,21 @@ def fit(
     extra: dict[str, float] = {}
     since = clock.state()
 
+    def log(done: int, scheduled: Mapping[str, np.ndarray]) -> None:
+        nonlocal window, since, extra
+        row = _means(window) | {
+            "learning_rate": float(scheduled["learning_rate"]),
+            **clock.rates(batch_size, since),
+            **also(),
+            **extra,
+        }
+        window, since, extra = [], clock.state(), {}
+        if writer:
+            writer.write(done, row)
+        if progress:
+            loss = row.get("loss", math.nan)
+            progress.note(f"loss {loss:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
+
     def ends(done: int, state: State) -> bool:
         """Validates, if that is due; returns whether it ends the run."""
         if validations is None or not validations.is_due(done):
@@ -116,18 +131,7 @@ def fit(
 
         done, last = k + 1, k + 1 == steps
         if log_every and (done % log_every == 0 or last):
-            row = _means(window) | {
-                "learning_rate": float(scheduled["learning_rate"]),
-                **clock.rates(batch_size, since),
-                **also(),
-                **extra,
-            }
-            window, since, extra = [], clock.state(), {}
-            if writer:
-                writer.write(done, row)
-            if progress:
-                loss = row.get("loss", math.nan)
-                progress.note(f"loss {loss:.4g}, {100 * row['data_wait_share']:.0f} % waiting for data")
+            log(done, scheduled)
         due = validations is not None and validations.is_due(done)
         stop = checkpoints is not None and not last and _is_told_to_stop(before)
         if checkpoints and (stop or last or due or (checkpoint_every and done % checkpoint_every == 0)):
@@ -143,6 +147,8 @@ def fit(
             skipped.look(k, running)
             raise Preempted(f"stopped after update {done} of {steps}")
         if ends(done, state):
+            if window:
+                log(done, scheduled)
             break
     if running is not None:
         skipped.look(k, running)

@@ -159,8 +159,8 @@ def local_view(tree: Any) -> Any:
 
 
 def split_locally(devices: Sequence[jax.Device]) -> NamedSharding:
-    """Splits the leading axis over these devices of one process."""
-    mesh = jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    """Splits the leading axis over these devices of one process, in this order, which `jax.make_mesh` may change."""
+    mesh = Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 

@@ -42,8 +42,8 @@ def build_optimizer(config: OptimizerConfig) -> Optimizer:
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
     adam = optax.scale_by_adam(config.momentum, _ADAM_B2, _ADAM_EPSILON)
-    moments = [decay, optax.trace(config.momentum)] if config.name == "sgd" else [adam]
-    chain = optax.chain(*clip, *moments)
+    parts = [decay, optax.trace(config.momentum)] if config.name == "sgd" else [adam, decay]
+    chain = optax.chain(*clip, *parts)
 
     def update(grads: Any, state: Any, params: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer count
@@ -53,12 +53,12 @@ def build_optimizer(config: OptimizerConfig) -> Optimizer:
         return state[-1].trace
 
     def adam_of(state: Any, params: Any) -> Any:
-        moments = state[-1]
+        moments, of_decay = state[-2:]
         with jax.numpy_dtype_promotion("standard"):
             mean = optax.tree.bias_correction(moments.mu, config.momentum, moments.count)
             square = optax.tree.bias_correction(moments.nu, _ADAM_B2, moments.count)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _ADAM_EPSILON), mean, square)
-        return decay.update(updates, decay.init(params), params)[0]
+        return decay.update(updates, of_decay, params)[0]
 
     return Optimizer(chain.init, update, momentum_of if config.name == "sgd" else adam_of)
 

@@ -40,7 +40,8 @@ class Validations:
       steps: of the whole run.
       metric: decides which model is the best: the highest value, the first of equals; "" = the last model is kept.
       patience: with `metric`, so many validations in a row that are no better end the training; 0 = never.
-      best: from the checkpoint that the run continues from.
+      best: from the checkpoint that the run continues from, which was saved before the validation of its model.
+      ended: updates of the finished run that is trained further, whose last model was validated; 0 = there is none.
       keep: called after `measure`, with its number of updates, if that model is the one to keep so far.
     """
 
@@ -53,17 +54,18 @@ class Validations:
         metric: str = "",
         patience: int = 0,
         best: Best | None = None,
+        ended: int = 0,
         keep: Callable[[int], None] = lambda done: None,
     ) -> None:
         self._measure, self._every, self._steps, self._keep = measure, every, steps, keep
-        self._metric, self._patience = metric, patience
+        self._metric, self._patience, self._ended = metric, patience, ended
         self.best = best or Best()
         self.done = 0  # updates of the model that was validated last
         self.metrics: dict[str, float] = {}  # of that model
 
     def is_due(self, done: int) -> bool:
         """Whether the model is validated after `done` updates."""
-        return done == self._steps or (self._every > 0 and done > 0 and done % self._every == 0)
+        return done > 0 and (done in (self._steps, self._ended) or (self._every > 0 and done % self._every == 0))
 
     def look(self, done: int, state: State) -> bool:
         """Validates the model after `done` updates; returns whether training ends here."""

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from must_jax.config import DescribeConfig, PipelineConfig
+from must_jax.description import BestRecord
 from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
 from must_jax.engine.writer import read_rows
@@ -87,17 +88,24 @@ def _going_on(
     config: Mapping[str, Any], workdir: Path, finished: results.TrainResult | None
 ) -> Iterator[RenderableType]:
     """Which model is kept, and what was changed after the run was finished."""
-    if config["best"] and (points := validations(workdir).get(config["best"])):
-        known = [(value, -step) for step, value in zip(*points, strict=True) if not math.isnan(value)]
-        if known:
-            value, step = max(known)
-            after = sum(each > -step for each in points[0])
-            yield f"\nbest {config['best']}: {value:.4g} at step {-step:,}, {_count(after, 'validation')} after it"
+    best = finished.best if finished else _best_so_far(config["best"], workdir)
+    if best and best.step is not None:
+        after = _count(best.since, "validation")
+        yield f"\nbest {best.metric}: {best.value:.4g} at step {best.step:,}, {after} after it"
     for former in history(workdir):
         changes = ", ".join(f"{key} {value:,}" for key, value in former.items() if isinstance(value, int))
         yield f"\nuntil {former.get('until')}: {changes}"
     if finished and finished.untrained:
         yield f"\nnever trained, and cannot label: {', '.join(finished.untrained)}"
+
+
+def _best_so_far(metric: str, workdir: Path) -> BestRecord | None:
+    steps, values = validations(workdir).get(metric, ([], []))
+    known = [(value, -step) for step, value in zip(steps, values, strict=True) if not math.isnan(value)]
+    if not known:
+        return None
+    value, step = max(known)
+    return BestRecord(metric=metric, value=value, step=-step, since=sum(each > -step for each in steps))
 
 
 def _time_spent(spent: goodput.Goodput, ascii: bool) -> Iterator[RenderableType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import itertools
 import json
@@ -39,7 +40,7 @@ Measured = Mapping[str, float | None]  # "validation" and "test" -> headline met
 
 
 def run(config: EvaluateConfig, workdir: Path) -> None:
-    """Writes `scorecard.json`, `scorecard.csv` and, last, `result.json` into the workdir.
+    """Writes `scorecard.json`, `scorecard.csv`, `result.json` and, last, `report/index.html` into the workdir.
 
     Finished training runs are in `runs.jsonl`, so an interrupted evaluation resumes with what is missing, and a
     finished one only repeats what starts from a retrained model.
@@ -50,6 +51,9 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     """
     check(workdir, config)
     if _is_finished(config, workdir):
+        if distributed.is_first() and not (workdir / REPORT).exists():  # stopped just before
+            inputs.mesh_of(config)
+            _write_report(config, workdir)
         say(f"{workdir} is finished; nothing to do")
         return
     mesh = inputs.mesh_of(config)
@@ -84,10 +88,16 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
             "seconds": time.monotonic() - began,
             "starts": {name: _described(start) for name, start in starts.items()},
         }
+        (workdir / REPORT).unlink(missing_ok=True)  # of an earlier scorecard
         write_json(workdir / RESULT_FILE, result)
-        overview.write(workdir.resolve().name, [overview.Entry(workdir.resolve().name, config, workdir)], workdir)
+        _write_report(config, workdir)
         say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}, see {workdir / REPORT}")
     distributed.wait("written")
+
+
+def _write_report(config: EvaluateConfig, workdir: Path) -> None:
+    name = workdir.resolve().name
+    overview.write(name, [overview.Entry(name, config, workdir)], workdir)
 
 
 def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
@@ -168,6 +178,8 @@ def _measure(
                 for at in range(0, len(inits), mesh.size):  # few enough for their features
                     some = {init: starts[init] for init in inits[at : at + mesh.size]}
                     rows += _OfSet(name, transfer, downstream, some, program, runs, progress).rows()
+                del program
+                gc.collect()  # its features, which refer to what made them
         return rows
 
     rows = rows_of(cells[distributed.position() :: distributed.processes()])

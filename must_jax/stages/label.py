@@ -58,7 +58,7 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
         there = {
             about["task"]: workdir / COLUMNS / name for name, about in columns.items() if about["teacher"] == teacher
         }
-        if not there or (model and not model.tasks.keys() <= there.keys()):
+        if not there or (model and not model.tasks.keys() - {*model.training.untrained} <= there.keys()):
             return False
         for task, folder in there.items():
             if not manifest.is_whole(folder):

@@ -28,7 +28,7 @@ from must_jax.errors import UserError
 from must_jax.labels.columns import open_column
 from must_jax.labels.summary import summarize
 from must_jax.progress import Progress, say
-from must_jax.report.gallery import thumbnail
+from must_jax.report.gallery import opened, thumbnail
 from must_jax.report.html import Gallery
 from must_jax.stages import results
 from must_jax.stages.finished import finished_columns
@@ -122,7 +122,8 @@ def collect(runs: Sequence[Run], ranked_images: int) -> Shown:
             shown.extremes += _extremes(name, able[name], able[name].tasks[task], truth.source, ranked_images)
     for name, model in reversed(models.items()):
         if len(model.tasks) > 1 and truths:
-            shown.galleries.insert(0, _together(name, model, [truth.source for truth in truths.values()]))
+            with shown.trying():
+                shown.galleries.insert(0, _together(name, model, [truth.source for truth in truths.values()]))
     return shown
 
 
@@ -152,7 +153,7 @@ def _together(name: str, model: Trained, sources: Sequence[Source]) -> Gallery:
     """All tasks of a model, on one image of each source in turn."""
     each = ([(source, i) for i in evenly_spread(len(source.images), PICTURES)] for source in sources)
     chosen = [place for places in itertools.zip_longest(*each) for place in places if place is not None][:PICTURES]
-    images = [decode_image(source.images.record(i)["image"]) for source, i in chosen]
+    images = [image for source, i in chosen if not isinstance(image := opened(source.images, i), str)]
     drawn = [_drawn(model, image) for image in images]
     rows = {"image": images} | {task: [pictures[task] for pictures in drawn] for task in model.tasks}
     return Gallery(f"{name}, all tasks at once", "One pass of one network.", _thumbnails(rows))
@@ -226,13 +227,13 @@ def _labelled(run: Run) -> Iterator[Gallery]:
     images = open_images(run.config.images, run.config.data_dir, run.config.take)
     columns = [open_column(folder, images) for folder in folders]
     positions = evenly_spread(len(images), PICTURES)
-    photos = [decode_image(images.record(position)["image"]) for position in positions]
-    rows = {"image": photos}
+    found = {position: photo for position in positions if not isinstance(photo := opened(images, position), str)}
+    rows = {"image": [*found.values()]}
     for column in columns:
         task = build_task(column.task, column.classes, column.manifest.rule)
         rows[column.folder.name] = [
             task.draw(photo, label) if (label := column[position])["present"] else np.full_like(photo, 128)
-            for photo, position in zip(photos, positions, strict=True)
+            for position, photo in found.items()
         ]
     yield Gallery(f"{run.name}: pseudo labels", f"Images of {images.name}. None of this is truth.", _thumbnails(rows))
 

@@ -24,20 +24,20 @@ def run(config: ReportConfig, workdir: Path) -> None:
     for folder in runs:
         if not (folder / CONFIG_FILE).exists():
             raise UserError(f"there is no run in {folder}; start it first, or name the folders with --config.runs=")
-    entries = [entry for folder in runs for entry in entries_of(folder, config.data_dir)]
+    entries = [entry for folder in runs for entry in entries_of(folder, config.moved_data_dir)]
     title = title_of(runs[0]) if len(runs) == 1 else ", ".join(folder.name for folder in runs)
     overview.write(title, _told_apart(entries), workdir, config.ranked_images)
     say(f"report: {workdir / REPORT}")
 
 
-def entries_of(workdir: Path, data_dir: str = "") -> list[Entry]:
+def entries_of(workdir: Path, moved_data_dir: str = "") -> list[Entry]:
     """The run in a workdir; of a pipeline, its stages.
 
     Args:
-      data_dir: where the image sets are now; "" = where the run found them.
+      moved_data_dir: where the image sets are now; "" = where the run found them.
     """
     config = _opened(workdir)
-    moved = {"data_dir": data_dir} if data_dir else {}
+    moved = {"data_dir": moved_data_dir} if moved_data_dir else {}
     if isinstance(config, PipelineConfig):
         config, times = config.model_copy(update=moved), pipeline.times(workdir)
         return [

@@ -35,7 +35,7 @@ from must_jax.files import write_json
 from must_jax.models.api import Model, build_model
 from must_jax.progress import Progress, say
 from must_jax.reading import read_bytes
-from must_jax.stages import gate, going_on, inputs, memory, self_test, starting, supervision, validation
+from must_jax.stages import curves, gate, going_on, inputs, memory, self_test, starting, supervision, validation
 from must_jax.stages.validation import HeldOut, Validation
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
@@ -140,6 +140,7 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
                 )
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     _check_measured(config, validation.names_of(held_out, tasks))
+    _check_more_is_better(config, tasks)
     model, optimizer, step = build(config, tasks, weights, mesh)
     memory.check_model(model, config.image_size)
     variables = model.init(jax.random.key(config.seed), config.image_size)
@@ -271,6 +272,7 @@ def _train(
             patience=config.patience,
             keep=keep,
             best=best,
+            ended=before or 0,
         )
         writer = None
         if distributed.is_first():
@@ -341,6 +343,7 @@ def _measure_again(
             inputs.check_fits(model.tasks, held.source)
             supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
         _check_measured(config, validation.names_of(held_out, model.tasks))
+        _check_more_is_better(config, model.tasks)
         whole.enter_context(preemption.deferred())
     with distributed.together({}, config.ready_within_s):
         if distributed.is_first():
@@ -353,7 +356,10 @@ def _measure_again(
     )
     metrics = again.measure(put_replicated(mesh, model.variables))
     if distributed.is_first():
-        if told.checkpoint == told.settings.steps:  # otherwise the rows are about models of which it was the best
+        # Otherwise the rows are about models of which it was the best, or of other validations.
+        if told.checkpoint == told.settings.steps and not any(
+            len(steps) > 1 for steps, _ in curves.validations(workdir).values()
+        ):
             with MetricWriter(workdir, told.settings.steps, validates=True) as writer:
                 writer.write(told.settings.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
         write_json(workdir / validation.FILE, again.found)
@@ -399,12 +405,23 @@ def _check_measured(config: TrainConfig, measured: Collection[str]) -> None:
         if name not in measured:
             raise UserError(
                 f"config.minimum names '{name}', which is not measured; {nearest(name, measured)}; "
-                "correct it, or require nothing with --config.minimum={}"
+                "correct it, or require nothing with --config.minimum=none"
             )
     if config.best and config.best not in measured:
         raise UserError(
             f"config.best names '{config.best}', which is not measured; {nearest(config.best, measured)}; correct it"
         )
+
+
+def _check_more_is_better(config: TrainConfig, tasks: Mapping[str, Task]) -> None:
+    named = {"minimum": config.minimum, "best": [config.best] if config.best else []}
+    for key, name in ((key, name) for key, names in named.items() for name in names):
+        task, _, metric = name.partition("@")[0].partition("/")
+        if metric in tasks[task].errors:
+            raise UserError(
+                f"config.{key} names '{name}', an error, of which less is better; "
+                f"name a score, such as {task}/{tasks[task].metric}"
+            )
 
 
 def _listed(values: Mapping[str, float]) -> str:

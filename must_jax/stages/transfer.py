@@ -136,12 +136,12 @@ class Transfer:
             self._config.optimizer.model_copy(update={"learning_rate": training.learning_rate}) for training in each
         ]
         skipped = SkippedSideBySide(len(each))
-        batches = [training.start.train(training.seed) for training in each]
+        streams = {_stream(training): training.start.train(training.seed) for training in trainings}
         try:
             state = fit(
                 self.step,
                 put(_stacked([self._state(training) for training in each]), split_over(self._mesh)),
-                (_stacked(parts) for parts in zip(*batches, strict=True)),
+                _side_by_side(streams, [_stream(training) for training in each]),
                 self._config.optimizer,
                 last,
                 mesh=self._mesh,
@@ -272,6 +272,18 @@ class Transfer:
 
 def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
     return {kind: {part: tree[part] for part in parts} for kind, tree in variables.items()}
+
+
+def _stream(training: Training) -> tuple[Any, int]:
+    """The same for trainings on the same batches."""
+    return training.start.train, training.seed
+
+
+def _side_by_side(streams: Mapping[Any, Iterator[Batch]], order: Sequence[Any]) -> Iterator[Batch]:
+    """The next batch of each stream, stacked in this order; a stream that is named several times is read once."""
+    while True:
+        batches = {name: next(stream) for name, stream in streams.items()}
+        yield _stacked([batches[name] for name in order])
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -93,6 +93,7 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     name: ClassVar[str]  # key in the registry, in configs, batches, outputs and columns
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
+    errors: ClassVar[frozenset[str]] = frozenset()  # metrics of which less is better
     has_classes: ClassVar[bool] = False
     counted: ClassVar[str] = ""  # the map in its predictions, if it has one: the devices measure it (`tasks/maps.py`)
 

@@ -32,6 +32,7 @@ class Depth(MapTask):
 
     name: ClassVar[str] = "depth"
     metric: ClassVar[str] = "delta1"
+    errors: ClassVar[frozenset[str]] = frozenset({"abs_rel", "rmse"})
     counted: ClassVar[str] = "depth"
 
     kind: Literal["metric_m", "relative"] = "metric_m"

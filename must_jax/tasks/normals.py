@@ -28,6 +28,7 @@ class Normals(MapTask):
 
     name: ClassVar[str] = "normals"
     metric: ClassVar[str] = "within_11_25"
+    errors: ClassVar[frozenset[str]] = frozenset({"mean_angle_deg"})
     counted: ClassVar[str] = "normals"
 
     @property

@@ -261,3 +261,9 @@ def test_what_is_no_number_is_never_the_best():
     assert (validations.best.step, validations.kept) == (None, 7)
     validations.look(8, {})
     assert (validations.best.step, validations.kept) == (8, 8)
+
+
+def test_a_finished_run_that_goes_on_has_its_last_model_validated_again() -> None:
+    """Its checkpoint was saved before that, and does not know whether that model was the best."""
+    due = Validations(lambda done, state: {}, 4, 8, ended=5).is_due
+    assert [done for done in range(9) if due(done)] == [4, 5, 8]

@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit(home: Path, capsys: pytest.CaptureFixture[str
     ("overrides", "sentence"),
     [
         (("--config.compile.topology=v9:2x2",), "chip 'v9' is unknown"),
-        (("--config.compile.topology=",), "chip '' is unknown"),
+        (("--config.compile.topology=",), "config.compile.topology is none"),
         (("--config.compile.topologie=2",), "config.compile.topologie is unknown; did you mean 'topology'?"),
         (("--config.compile.programs=trian",), "programs names 'trian', which is not a program; did you mean 'train'?"),
         (("--config.batch_sise=8",), "config.batch_sise is unknown; did you mean 'batch_size'?"),

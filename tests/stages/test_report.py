@@ -118,9 +118,9 @@ def test_an_image_alone_is_measured_as_an_evaluation_does(finished: Path, conten
 
 
 def test_what_lies_behind_the_metrics_is_shown(contents: Report):
-    assert {(each.title, each.task, each.images) for each in contents.details} <= {
-        ("teacher", "depth", "scenes/teacher_depth_tiny:validation")
-    }
+    (found,) = contents.details
+    assert (found.title, found.task, found.images) == ("teacher", "depth", "scenes/teacher_depth_tiny:validation")
+    assert found.details.curves
 
 
 def test_any_runs_make_a_report(finished: Path, tmp_path: Path):

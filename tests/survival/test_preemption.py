@@ -93,7 +93,8 @@ def test_the_process_group_while_workers_render(student, start, tmp_path):
     """All of them end; what was begun is thrown away, and the next start begins anew."""
     workdir, data = tmp_path / "run", tmp_path / "data"
     images = "--config.train.0.images=scenes/teacher_depth:train"  # enough images for workers
-    process = start(student, f"--workdir={workdir}", f"--config.data_dir={data}", images, "--config.validation=none")
+    unwatched = "--config.validation=none", "--config.best=none"
+    process = start(student, f"--workdir={workdir}", f"--config.data_dir={data}", images, *unwatched)
     process.wait_for(lambda: len(members(process.pid)) >= 3)
     process.wait_for(lambda: list(data.rglob("*incomplete*")))
     process.send_group()
