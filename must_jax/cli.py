@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from must_jax.errors import OtherProcessFailed, Preempted, UserError, printable
 
+FAILED = 1  # exit code after another process failed: restarting may help
 INTERRUPTED = 130  # exit code after Ctrl-C
 PREEMPTED_CODE = "MUST_JAX_PREEMPTED_CODE"  # environment variable, for launchers that cannot read the workdir
 
@@ -44,7 +45,7 @@ _NAMES = {
 
 def exit_code(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code: 0 on success, 2 after a user error, 130 after Ctrl-C, 1 if another
-    process of the run failed, 0 or PREEMPTED_CODE if preempted.
+    process failed, of the run or a worker, 0 or PREEMPTED_CODE if preempted.
 
     Anything else is a bug and keeps its traceback.
     """
@@ -58,7 +59,7 @@ def exit_code(command: Callable[[], None]) -> int:
     except Preempted as stop:
         return _end(int(os.environ.get(PREEMPTED_CODE, 0)), f"preempted, {stop}; the same command continues")
     except OtherProcessFailed as error:
-        return _end(1, f"error: {error}")
+        return _end(FAILED, f"error: {error}")
     except KeyboardInterrupt:
         return _end(INTERRUPTED, "stopped; the same command continues")
     except Exception as error:

@@ -14,7 +14,11 @@ class UserError(Exception):
 
 
 class OtherProcessFailed(Exception):
-    """Another process of this run failed, with no known user error: restarting may help."""
+    """Another process failed, with no known user error: restarting may help."""
+
+
+class WorkerLost(OtherProcessFailed):
+    """A process that works for this one has ended by itself."""
 
 
 class Preempted(KeyboardInterrupt):

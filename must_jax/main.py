@@ -13,6 +13,7 @@ import os
 import runpy
 import sys
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -156,11 +157,18 @@ def main(argv: Sequence[str]) -> int:
 def leave(code: int) -> NoReturn:
     """Ends this process.
 
-    After an interruption, jax may still be compiling in a thread, and would crash in an orderly shutdown.
+    After an interruption, jax may still be compiling in a thread, and would crash in an orderly shutdown. After another
+    process has failed, jax would wait for the others, which may wait for this one.
     """
+    jax = sys.modules.get("jax")
+    if code == cli.FAILED and jax and jax.distributed.is_initialized():
+        stopping = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # at once, if all of them end
+        stopping.start()
+        stopping.join(HEARD_WITHIN_S)
+        _leave_at_once(code)
     if code != cli.INTERRUPTED and not preemption.interrupted():
         sys.exit(code)
-    if jax := sys.modules.get("jax"):
+    if jax:
         jax.distributed.shutdown()  # tells the others that this process has not died
     _leave_at_once(code)
 

@@ -40,7 +40,7 @@ def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
     """
     keys = path.split(".")
     try:
-        return _changed(values, keys, _read(text))
+        return _changed(_listed(values), keys, _read(text))
     except _NoIndex as error:
         upto = len(keys) - error.left
         there = ".".join([*keys[:upto], "0", *keys[upto:]])
@@ -101,6 +101,16 @@ def _data_sets(sources: Any) -> set[str]:
     listed = [sources] if isinstance(sources, Mapping) else sources if isinstance(sources, list | tuple) else []
     images = [str(source.get("images")) for source in listed if isinstance(source, Mapping)]
     return {each if each.startswith("folder:") else each.partition(":")[0] for each in images}
+
+
+def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A single source of validation, as configs of earlier versions have it, is a list of one."""
+    changes: dict[str, Any] = {}
+    if isinstance(source := values.get("validation"), Mapping):
+        changes["validation"] = [source]
+    if isinstance(stages := values.get("stages"), Mapping):
+        changes["stages"] = {key: _listed(each) if isinstance(each, Mapping) else each for key, each in stages.items()}
+    return {**values, **changes}
 
 
 class _NoIndex(Exception):

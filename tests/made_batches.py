@@ -46,6 +46,13 @@ class Maker:
         return [Unread(f"{step}[{row}]", "why") for row in rows if row == 3]
 
 
+class Unloadable(Maker):
+    """Cannot be made again in another process."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
 class Counting:
     """Counts the steps that were begun, in this process."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -291,6 +292,23 @@ def test_other_data_to_train_on_needs_other_data_to_measure_on(overrides: tuple[
             check_other_data(before, values, paths)
         for key in ("validation", "minimum"):
             assert (f"--config.{prefix}{key}=none" in str(raised.value)) == (key in left)
+
+
+@pytest.mark.parametrize("prefix", ["", "stages.teacher."])
+def test_a_single_source_of_validation_is_changed_as_a_list_of_one(prefix: str):
+    """As the message about other data says."""
+    file = train(validation=SOURCE, minimum={})
+    before = {"stage": "pipeline", "stages": {"teacher": file}} if prefix else file
+    other = override(before, f"{prefix}train.0.images", "folder:a")
+    with pytest.raises(UserError) as raised:
+        check_other_data(before, other, [f"{prefix}train.0.images"])
+    path = re.search(r"--config\.(\S+)=\.\.\.", str(raised.value))[1]  # type: ignore[index]
+    changed = override(other, path, "folder:b")
+    check_other_data(before, changed, [f"{prefix}train.0.images", path])
+    read = parse(changed)
+    read = read.stages["teacher"] if isinstance(read, PipelineConfig) else read
+    assert isinstance(read, TrainConfig)
+    assert [each.images for each in read.validation] == ["folder:b"]
 
 
 def test_learning_rates_are_a_comma_list():

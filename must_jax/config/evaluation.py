@@ -21,7 +21,14 @@ from must_jax.config.base import (
     Rate,
     Seed,
 )
-from must_jax.config.parts import AugmentConfig, ModelConfig, OptimizerConfig, SourceConfig, too_much_warmup
+from must_jax.config.parts import (
+    AugmentConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SourceConfig,
+    too_much_warmup,
+)
 from must_jax.errors import nearest
 
 
@@ -70,7 +77,7 @@ class TransferConfig(Config):
 class EvaluateConfig(Config):
     """The scorecard: every starting point on every downstream set."""
 
-    free: ClassVar[frozenset[str]] = Config.free | {"feature_bytes"}
+    free: ClassVar[frozenset[str]] = Config.free | {"feature_bytes", "input"}
 
     stage: Literal["evaluate"] = "evaluate"
     data_dir: str = "data"
@@ -91,6 +98,8 @@ class EvaluateConfig(Config):
     """Boxes of an image that are trained on."""
     feature_bytes: Bytes = 4 * 2**30
     """Memory for the features that frozen transfer trains on; those beyond lie in the workdir while they are needed."""
+    input: InputConfig = InputConfig()
+    """How batches are made ahead of the devices. Workers make only those that are trained on."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -43,7 +43,7 @@ class KeptBatches(Generic[_Key]):
         for batch in self._make(key, k):
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
             if k == len(kept) and size <= self._free:  # another reader of the stream may be ahead
-                kept.append(batch)
+                kept.append(jax.tree.map(np.array, batch))  # those of workers keep files open
                 self._free -= size
             yield batch
             k += 1

@@ -46,7 +46,7 @@ class Known:
     def __init__(self, of: Path) -> None:
         """`of`: the folder of the files."""
         folder = Path(os.environ.get("MUST_JAX_CACHE_DIR") or CACHE).expanduser() / "known"
-        self._path = folder / hashlib.sha256(os.fsencode(os.path.realpath(of))).hexdigest()[:32]
+        self._path = folder / hashlib.sha256(_identity(of)).hexdigest()[:32]
         self._rows = _read(self._path)
         self._new: list[tuple[int, int, int]] = []
         with contextlib.suppress(OSError):
@@ -77,6 +77,17 @@ class Known:
             _remove_unused(self._path.parent.iterdir())
             with files.committed(self._path) as temporary:
                 temporary.write_bytes(_check(data) + data)
+
+
+def _identity(folder: Path) -> bytes:
+    """Tells apart the copies that hosts with one home have at the same path.
+
+    By inode: the number of a network disk may be another one after every start.
+    """
+    inode = 0
+    with contextlib.suppress(OSError):
+        inode = folder.stat().st_ino
+    return b"%s\n%d" % (os.fsencode(os.path.realpath(folder)), inode)
 
 
 def _read(path: Path) -> np.ndarray:

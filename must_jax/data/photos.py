@@ -74,7 +74,7 @@ def check(spec: str, folder: Path, listing: Listing, take: int = 0) -> Checked:
     if (unknown := wanted - before) > _MANY and not take:
         say(
             f"{spec}: {counted(unknown, 'photo')} are decoded, to find those that cannot be read; "
-            "later starts only look at photos that have changed"
+            "later starts only decode those that have changed, or could not be read"
         )
     found, end, saved_s = 0, 0, time.monotonic()
     try:

@@ -14,8 +14,10 @@ import gc
 import mmap
 import os
 import pickle
+import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,20 +25,21 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import reduction
-from multiprocessing.connection import Connection
 from typing import IO, Any, NamedTuple, cast
 
 import cloudpickle
 
 from must_jax.data.layout import Layout
-from must_jax.errors import UserError
+from must_jax.errors import UserError, WorkerLost
 
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from must_jax.data import workers; workers.main()"
 )
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)  # sent to all processes of a job; this one tells its workers when to end
 _END_WITHIN_S = 20.0
+_REAPED_WITHIN_S = 1.0
+_REQUEST = struct.Struct("=qqq")  # a batch, and its rows from and to; with it comes the file of the batch's memory
+_FILES = 10_240  # that may be open: a socket for each thread, and one or two for each batch; macOS allows no more
 
 Make = Callable[[int, range, dict[str, Any]], list["Unread"]]
 
@@ -55,8 +58,25 @@ class _Failure(NamedTuple):
     is_mistake: bool
 
 
-class WorkerLost(RuntimeError):
-    """A worker process has ended by itself."""
+class _Lane(NamedTuple):
+    """The way to one thread of a worker, and the stream of its answers."""
+
+    end: socket.socket
+    answers: IO[bytes]
+
+    @classmethod
+    def over(cls, ours: socket.socket) -> _Lane:
+        return cls(ours, ours.makefile("rb"))
+
+    def ask(self, step: int, rows: range, memory: int) -> None:
+        socket.send_fds(self.end, [_REQUEST.pack(step, rows.start, rows.stop)], [memory])
+
+    def answer(self) -> list[Unread] | _Failure:
+        return cast(list[Unread] | _Failure, pickle.load(self.answers))
+
+    def close(self) -> None:
+        self.answers.close()
+        self.end.close()
 
 
 class Workers:
@@ -71,9 +91,10 @@ class Workers:
         self._layout, self._next = layout, 0
         self._begun: set[int] = set()  # memory of batches
         self._free: list[int] | None = []  # that of batches which nobody holds; fresh pages are slow
+        _allow_files()
         lanes = [threads * (worker + 1) // count - threads * worker // count for worker in range(count)]
         pairs = [[socket.socketpair() for _ in range(lane_count)] for lane_count in lanes]
-        self._lanes = [Connection(ours.detach()) for worker in pairs for ours, _ in worker]
+        self._lanes = [_Lane.over(ours) for worker in pairs for ours, _ in worker]
         theirs = [there for worker in pairs for _, there in worker]
         numbers = [[there.fileno() for _, there in worker] for worker in pairs]
         with _blocked():  # for good, in the new process: it does not end before its work is done
@@ -120,16 +141,15 @@ class Workers:
         for rows in parts:
             lane = self._lanes[self._next]
             self._next = (self._next + 1) % len(self._lanes)
-            with _lost():
-                lane.send((step, rows.start, rows.stop))
-                reduction.send_handle(lane, memory, None)
+            with self._lost():
+                lane.ask(step, rows, memory)
             asked.append(lane)
 
         def finished() -> tuple[dict[str, Any], list[Unread]]:
             unread: list[Unread] = []
             for lane in asked:
-                with _lost():
-                    answer = lane.recv()
+                with self._lost():
+                    answer = lane.answer()
                 if isinstance(answer, _Failure):
                     raise UserError(answer.text) if answer.is_mistake else RuntimeError(f"in a worker: {answer.text}")
                 unread += answer
@@ -146,6 +166,23 @@ class Workers:
         else:
             self._free.append(memory)
 
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        """Names the reason for a socket that is closed at its other end."""
+        try:
+            yield
+        except (EOFError, ConnectionError, pickle.UnpicklingError):  # the last one: in the middle of an answer
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_REAPED_WITHIN_S)
+            if (self._process.returncode or 0) > 0:
+                raise WorkerLost(
+                    "the processes that read images could not be started; see the traceback above"
+                ) from None
+            raise WorkerLost(
+                "a worker process that reads images has ended, or was killed, as systems do if memory is short; then "
+                "lower config.input.workers or config.input.prefetch_bytes"
+            ) from None
+
 
 def main() -> None:
     """Forks into workers, and ends them as soon as their reader closes the input of this process, or dies."""
@@ -159,7 +196,7 @@ def main() -> None:
             continue
         for number in (number for other in numbers if other is not own for number in other):
             os.close(number)
-        lanes = [threading.Thread(target=_work, args=(Connection(number), make, layout)) for number in own]
+        lanes = [threading.Thread(target=_work, args=(socket.socket(fileno=number), make, layout)) for number in own]
         for lane in lanes:
             lane.start()
         for lane in lanes:
@@ -174,11 +211,13 @@ def main() -> None:
         os.waitpid(child, 0)
 
 
-def _work(lane: Connection, make: Make, layout: Layout) -> None:
-    with lane, contextlib.suppress(EOFError, OSError):
+def _work(lane: socket.socket, make: Make, layout: Layout) -> None:
+    with lane, contextlib.suppress(OSError):
         while True:
-            step, start, stop = lane.recv()
-            memory = reduction.recv_handle(lane)
+            request, files, *_ = socket.recv_fds(lane, _REQUEST.size, 1, socket.MSG_WAITALL)
+            if not files:  # its reader is gone
+                return
+            (memory,), (step, start, stop) = files, _REQUEST.unpack(request)
             answer: list[Unread] | _Failure
             try:
                 answer = make(step, range(start, stop), layout.views(mmap.mmap(memory, layout.bytes)))
@@ -188,7 +227,7 @@ def _work(lane: Connection, make: Make, layout: Layout) -> None:
                 answer = _Failure(traceback.format_exc(), False)
             finally:
                 os.close(memory)
-            lane.send(answer)
+            lane.sendall(pickle.dumps(answer))
 
 
 def _memory(size: int) -> int:
@@ -202,16 +241,12 @@ def _memory(size: int) -> int:
     return file
 
 
-@contextlib.contextmanager
-def _lost() -> Iterator[None]:
-    """Names the reason for a socket that is closed at its other end."""
-    try:
-        yield
-    except (EOFError, ConnectionError):
-        raise WorkerLost(
-            "a worker process that reads images has ended, or was killed, as systems do if memory is short; then lower "
-            "config.input.workers or config.input.prefetch_bytes"
-        ) from None
+def _allow_files() -> None:
+    """Raises the limit of open files, often 1024, as far as any user may: a few hundred cores need more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextlib.contextmanager

@@ -121,7 +121,12 @@ def open_column(folder: str | Path, images: ImageSet) -> LabelColumn:
     """
     column = LabelColumn(folder)
     there = labelled_images(Path(folder), column.manifest, images)
-    return column if there is images else column.at(np.searchsorted(there.numbers, images.numbers))
+    if there is images:
+        return column
+    positions = np.searchsorted(there.numbers, images.numbers)
+    if not np.array_equal(np.take(there.numbers, positions, mode="clip"), images.numbers):
+        raise _of_others(Path(folder), column.manifest, images)
+    return column.at(positions)
 
 
 def labelled_images(folder: Path, column: Manifest, images: ImageSet) -> ImageSet:
@@ -137,9 +142,7 @@ def labelled_images(folder: Path, column: Manifest, images: ImageSet) -> ImageSe
             f"for a sample of N images), or {column.anew}"
         )
     if labelled.digest != images.digest:
-        raise UserError(
-            f"{folder} labels different images ({labelled.name}) from those that {images.name} has now; {column.anew}"
-        )
+        raise _of_others(folder, column, images)
     if labelled.sampled and labelled.length < len(images):
         raise UserError(
             f"{folder} labels a sample of {labelled.length} images of {labelled.name}, but {len(images)} are to be "
@@ -153,7 +156,18 @@ def labelled_images(folder: Path, column: Manifest, images: ImageSet) -> ImageSe
             "labelled with take, they are its first images, and take is a sample since then; "
             f"{column.anew}"
         )
+    if there.which() != labelled.numbers:
+        raise _of_others(folder, column, images)
     return there
+
+
+def _of_others(folder: Path, column: Manifest, images: ImageSet) -> UserError:
+    sample = f", a sample of {column.images.length}" if column.images.sampled else ""
+    since = "; photos have become readable, or unreadable, since" if column.images.digest == images.digest else ""
+    return UserError(
+        f"{folder} labels different images ({column.images.name}{sample}) from those that {images.name} has now"
+        f"{since}; {column.anew}"
+    )
 
 
 def beside(images: ImageSet, tasks: Collection[str] | None = None) -> list[Path]:

@@ -42,6 +42,7 @@ class ImagesRecord(_Record):
     Attributes:
       digest: of the whole set.
       sampled: these are the images that `take` takes from it, not all of them.
+      numbers: of a sample, the digest of their numbers in the set, see `ImageSet.which`.
     """
 
     name: str
@@ -49,10 +50,17 @@ class ImagesRecord(_Record):
     digest: str
     # Columns of whole sets are described as before there were samples.
     sampled: Annotated[bool, pydantic.Field(exclude_if=lambda sampled: not sampled)] = False
+    numbers: Annotated[str, pydantic.Field(exclude_if=lambda numbers: not numbers)] = ""
 
     @classmethod
     def of(cls, images: ImageSet) -> ImagesRecord:
-        return cls(name=images.name, length=len(images), digest=images.digest, sampled=images.sampled)
+        return cls(
+            name=images.name,
+            length=len(images),
+            digest=images.digest,
+            sampled=images.sampled,
+            numbers=images.which(),
+        )
 
 
 class TeacherRecord(_Record):

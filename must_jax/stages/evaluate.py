@@ -313,7 +313,7 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
         supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
-    return Downstream(name, task, model, evaluation.image_size, sources)
+    return Downstream(name, task, model, evaluation.image_size, sources, evaluation.input)
 
 
 def _check_apart(where: str, sources: Mapping[str, Source]) -> None:

@@ -222,9 +222,9 @@ def _maker_of(column: Manifest) -> str:
 
 
 def check_unchanged(columns: Iterable[Column]) -> None:
-    """Reads every byte of the label columns: an unreadable label should not end a training run of days.
+    """Reads the label columns that have changed since they were last read, every byte of them.
 
-    What was read before is not read again until it changes, and processes that see the same files share them.
+    An unreadable label should not end a training run of days. Processes that see the same files share them.
 
     Raises:
       UserError: labels were changed or damaged since they were written.
@@ -309,7 +309,7 @@ def fingerprint(sources: Sequence[Source], key: str = "train") -> dict[str, Any]
     data: dict[str, Any] = {}
     for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
         data |= {f"{key}.{i}.images": images.digest, f"{key}.{i}.length": len(images)}
-        data |= {f"{key}.{i}.sampled": True} if images.sampled else {}
+        data |= {f"{key}.{i}.sampled": images.which()} if images.sampled else {}
         for j, column in enumerate(columns):
             made = getattr(column, "manifest", None)
             maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH

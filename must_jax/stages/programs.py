@@ -112,7 +112,8 @@ def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator
 
 def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task: Task, mesh: Mesh) -> Iterator[Step]:
     model = build_model(config.model, {task.name: task.head(config.model)})
-    programs = Transfer(transfer, Downstream(name, task, model, config.image_size, {}), Trunk.of(model), mesh)
+    downstream = Downstream(name, task, model, config.image_size, {}, config.input)
+    programs = Transfer(transfer, downstream, Trunk.of(model), mesh)
     variables = model.shapes(config.image_size)
     blank = batch_like({task.name: task.label}, image_size=config.image_size, batch_size=transfer.batch_size)
     batch: dict[str, Any] = _shapes(blank)

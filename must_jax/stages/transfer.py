@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax.config import TransferConfig
+from must_jax.config import InputConfig, TransferConfig
 from must_jax.data.kept import KeptBatches, Room
 from must_jax.data.pipeline import Source, TruthReader, eval_batches, train_batches
 from must_jax.engine.evaluate import evaluate
@@ -48,13 +48,18 @@ class Trunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Downstream:
-    """One held-out set: the model that learns it, and where its splits "train", "validation" and "test" come from."""
+    """One held-out set: the model that learns it, and where its splits "train", "validation" and "test" come from.
+
+    Attributes:
+      input: how much is read ahead. Workers read only what is trained on: they would be started for each validation.
+    """
 
     name: str
     task: Task
     model: Model
     image_size: int
     sources: Mapping[str, Source]
+    input: InputConfig
 
     @property
     def kept(self) -> int:
@@ -254,6 +259,7 @@ class Transfer:
             batch_size=self._config.batch_size,
             seed=seed,
             start_step=start_step,
+            config=self._downstream.input,
             on_bad=self._unreadable["train"].add,
         )
         return self._unreadable["train"].guard(batches)
@@ -265,6 +271,7 @@ class Transfer:
             image_size=self._downstream.image_size,
             batch_size=self._config.batch_size,
             start_step=start_step,
+            config=self._downstream.input.model_copy(update={"workers": 0}),
             on_bad=self._unreadable[split].add,
         )
         return self._unreadable[split].guard(batches)

@@ -121,6 +121,18 @@ def test_caches_that_were_not_used_for_long_are_removed(a_new_cache: Path, tmp_p
     assert len([*(a_new_cache / "known").iterdir()]) == 1
 
 
+def test_copies_at_one_path_on_several_hosts_are_all_known(tmp_path: Path, decoded: list[str]):
+    """Which have one home, and so one cache."""
+    copies = [tmp_path / name for name in ("a", "b")]
+    for copy in copies * 2:
+        if not copy.exists():
+            fill(copy, 3)
+        copy.rename(tmp_path / "p")
+        assert len(names(tmp_path / "p")) == 3
+        (tmp_path / "p").rename(copy)
+    assert len(decoded) == 6
+
+
 def test_a_sample_of_a_folder(tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch):
     """As of all that can be read, in the order of the folder; and no more are decoded than are needed."""
     monkeypatch.setattr(photos, "_CHECKED_TOGETHER", 2)

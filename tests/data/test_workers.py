@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from made_batches import ROWS, Counting, Maker, like
+from made_batches import ROWS, Counting, Maker, Unloadable, like
 
+from must_jax import cli
 from must_jax.config import InputConfig
+from must_jax.data.kept import KeptBatches
 from must_jax.data.layout import Layout
 from must_jax.data.prefetch import prefetched
-from must_jax.data.workers import WorkerLost
-from must_jax.errors import UserError
+from must_jax.errors import UserError, WorkerLost
 
 WITHIN_S = 60.0
 BYTES = Layout(like()).bytes
@@ -97,6 +99,33 @@ def test_a_worker_that_is_killed_ends_the_reader_not_the_data():
         began = time.monotonic()
     assert time.monotonic() - began < WITHIN_S / 4  # although the other one waits for 1000 s
     assert not psutil.pid_exists(max(workers))
+
+
+def test_workers_that_cannot_start_are_no_matter_of_memory(capfd: pytest.CaptureFixture[str], started: Any):
+    assert cli.exit_code(lambda: list(batches(1, 1, Unloadable()))) == cli.FAILED
+    *trace, last = capfd.readouterr().err.splitlines()
+    assert "ValueError" in trace[-1] and "no number" in trace[-1]
+    assert last.startswith("error: ") and "traceback above" in last and "memory" not in last
+    assert not started()
+
+
+def test_more_lanes_than_files_may_be_open():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+    try:
+        assert len(list(batches(2, 64, ahead=100, steps=150))) == 150
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_batches_that_are_kept_hold_no_files_open():
+    files = len(os.listdir("/proc/self/fd"))
+    config = InputConfig(workers=1, prefetch_bytes=1)
+    kept = KeptBatches(lambda _, start: prefetched(Maker(), range(start, 30), like(64), config, 1))
+    made = list(kept(0))
+    del made
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert [batch["value"][1, 0] for batch in kept(0)] == [1000 * step + 1 for step in range(30)]
 
 
 @pytest.mark.parametrize(("mistake", "expected"), [(True, UserError), (False, RuntimeError)])

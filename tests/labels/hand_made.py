@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.sample import drawn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
 
@@ -34,16 +36,17 @@ TEACHER = TeacherRecord(
 class Images:
     """What a column needs to know of an image set."""
 
-    sampled = False
+    which = ImageSet.which
 
-    def __init__(self, length: int = 10, digest: str = "d1") -> None:
-        self.length, self.name, self.digest, self.numbers = length, "photos", digest, np.arange(length)
+    def __init__(self, length: int = 10, digest: str = "d1", take: int = 0) -> None:
+        self.name, self.digest, self._whole, self.numbers = "photos", digest, length, drawn(length, take)
+        self.sampled = len(self) < length
 
     def taking(self, take: int) -> Images:
-        return self
+        return Images(self._whole, self.digest, take)
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.numbers)
 
 
 def describe(task: str, images: Images, shard_images: int = 4, **changes: object) -> Manifest:

@@ -15,11 +15,14 @@ from smooth import jpeg
 from must_jax.data import encodings
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind, VectorLabel
+from must_jax.data.pipeline import Source
+from must_jax.data.sample import drawn
 from must_jax.errors import UserError
 from must_jax.labels import verify
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.manifest import ImagesRecord, _checksum
 from must_jax.labels.writer import ColumnWriter
+from must_jax.stages import inputs
 
 READ_WITHOUT_MUST_JAX = """
 import sys
@@ -276,6 +279,11 @@ def test_a_sample_is_read_from_columns_of_the_whole_set_and_of_larger_samples(tm
                 wanted = label_of("classification", int(read.name_of(index)[:2]))
                 np.testing.assert_allclose(column[index]["probs"], wanted["probs"], atol=1e-3)
             assert [*verify.other_images(tmp_path / name, column.manifest, read)] == []
+    unknown = whole.taking(4)
+    unknown.numbers = np.where(unknown.numbers == unknown.numbers[1], 3, unknown.numbers)  # the unreadable one
+    for name in ("whole", "nine"):
+        with pytest.raises(UserError, match="labels different images"):
+            open_column(tmp_path / name, unknown)
     first = {"name": whole.name, "length": 4, "digest": whole.digest}
     (tmp_path / "old").mkdir()
     description = describe("classification", whole).model_copy(update={"images": ImagesRecord(**first)})
@@ -288,3 +296,31 @@ def test_a_sample_is_read_from_columns_of_the_whole_set_and_of_larger_samples(tm
     for read in (whole, four):
         with pytest.raises(UserError, match=r"labels 4 images .* which has 13 now; .* its first images"):
             open_column(tmp_path / "old", read)
+
+
+@pytest.mark.parametrize("take", [4, 0])
+@pytest.mark.parametrize("becomes_readable", [False, True])
+def test_a_column_is_refused_once_other_photos_of_the_folder_can_be_read(
+    take: int, becomes_readable: bool, tmp_path: Path
+) -> None:
+    """Names and sizes do not tell it. The number of images does, but of a sample: others take their place."""
+    (tmp_path / "p").mkdir()
+    for number in range(12):
+        (tmp_path / f"p/{number:02d}.jpg").write_bytes(jpeg(16, 16))
+    photo = tmp_path / f"p/{drawn(12, 4)[1]:02d}.jpg"
+    good = photo.read_bytes()
+    states = [good, b"x" * len(good)]
+    photo.write_bytes(states[becomes_readable])
+    before = open_images(f"folder:{tmp_path / 'p'}", "", take)
+    write_column(tmp_path / "c", "classification", before)
+    assert len(open_column(tmp_path / "c", before)) == len(before)
+    photo.write_bytes(states[not becomes_readable])
+    now = open_images(f"folder:{tmp_path / 'p'}", "", take)
+    assert now.digest == before.digest
+    assert (len(now) == len(before) == 4) == bool(take)
+    with pytest.raises(UserError, match="different images.* readable" if take else r"labels 1\d images.* 1\d now"):
+        open_column(tmp_path / "c", now)
+    with pytest.raises(UserError, match="'images'"):
+        ColumnWriter(tmp_path / "c", describe("classification", now))
+    there = [inputs.fingerprint([Source(images, ())]) for images in (before, now)]
+    assert there[0] != there[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from must_jax.config import AugmentConfig, ModelConfig, SourceConfig, TransferConfig
+from must_jax.config import AugmentConfig, InputConfig, ModelConfig, SourceConfig, TransferConfig
 from must_jax.engine import skipped
 from must_jax.engine.mesh import make_mesh
 from must_jax.models.api import build_model
@@ -37,7 +38,10 @@ def frozen(data_dir: Path) -> Transfer:
     task = inputs.build_tasks({"depth": {}}, [sources["train"]], 4)["depth"]
     model = build_model(MODEL, {"depth": task.head(MODEL)})
     return Transfer(
-        config, Downstream("range", task, model, 64, sources), Trunk.of(build_model(MODEL, {})), make_mesh(1)
+        config,
+        Downstream("range", task, model, 64, sources, InputConfig()),
+        Trunk.of(build_model(MODEL, {})),
+        make_mesh(1),
     )
 
 
@@ -93,6 +97,15 @@ def test_each_seed_has_images_of_its_own_also_from_a_trained_trunk(frozen: Trans
     assert not np.allclose(*map(np.sort, pools))  # whatever their order
     held_out = [trained.examples("test", seed) for seed in (0, 1)]
     assert held_out[0] is held_out[1]  # computed once
+
+
+def test_how_much_is_read_ahead_is_chosen(frozen: Transfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    downstream = replace(frozen._downstream, input=InputConfig(workers=2, prefetch_bytes=5))
+    chosen = Transfer(frozen._config, downstream, frozen._trunk, frozen._mesh)
+    for name in ("train_batches", "eval_batches"):
+        monkeypatch.setattr(transfer, name, lambda *_, config, **__: iter([config]))
+    assert list(chosen._read_train(0, 0)) == [downstream.input]
+    assert list(chosen._read_split("test", 0)) == [InputConfig(workers=0, prefetch_bytes=5)]
 
 
 @pytest.mark.parametrize("mode", ["frozen", "finetune"])

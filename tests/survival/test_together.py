@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,28 @@ def test_where_one_breaks_down_the_other_ends_and_may_be_started_again(start):
     assert second.end() == 1 and "MemoryError: too many images" in second.output
     assert first.end() == 1, first.output
     assert first.output.splitlines()[-1] == f"error: process 1 on {HOST}: MemoryError: too many images"
+
+
+ALONE = """
+import time
+from must_jax import main
+from must_jax.engine import distributed
+
+distributed.join()
+distributed.wait("begun")
+if not distributed.is_first():
+    main.leave(1)
+while True:
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_has_failed_does_not_wait_for_one_that_has_not(start):
+    """It may be what the other one waits for."""
+    _, second = (start(environment=joined, program=("-c", ALONE)) for joined in group(2))
+    began = time.monotonic()
+    assert second.end() == 1
+    assert time.monotonic() - began < 60
 
 
 def test_two_processes_agree_on_what_is_not_finite(student, start_together, tmp_path):
