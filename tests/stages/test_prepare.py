@@ -88,7 +88,7 @@ def test_one_that_is_not_finished_is_not_read(photos: Path):
         (["images=tfds:coco:train"], "there is no TFDS dataset in data/coco"),
         (["name=a/b"], "config.name: 'a/b' is not a valid name; use a-z, 0-9 and _, and begin with a letter"),
         (["name=Photos"], "config.name: 'Photos' is not a valid name"),
-        (["name="], "config.name: '' is not a valid name"),
+        (["name="], "config.name is none"),
         (["name=scenes"], "config.name: 'scenes:train' has another meaning"),
         (
             ["image_column=x"],
