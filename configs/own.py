@@ -13,8 +13,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from must_jax.errors import UserError
+
 # Your labelled sets: a name -> the photos, and where the labels of which tasks are. All formats and options:
-# docs/label_store.md, True labels. Remove what you do not have; a task may have labels in several sets.
+# docs/label_store.md, True labels. Remove what you do not have; a task may have labels in several sets. Photos in tar
+# files: "images": "tar:FILES".
 SETS: dict[str, dict[str, Any]] = {
     "rooms": {
         "images": "folder:my_data/rooms",
@@ -65,6 +68,7 @@ def get_config() -> ConfigDict:
 
 def pipeline(sets: dict[str, dict[str, Any]], pile: str) -> dict[str, Any]:
     """The stages, in order; one that reads a set, run or label column of another comes after it."""
+    _check(sets)
     tasks = list(dict.fromkeys(task for each in sets.values() for task in each["labels"]))
     stages = {f"prepare_{name}": _prepare(name, **each, shuffle=True) for name, each in sets.items()}
     if not pile.startswith("folder:"):
@@ -73,8 +77,7 @@ def pipeline(sets: dict[str, dict[str, Any]], pile: str) -> dict[str, Any]:
     trained = {task: [name for name, each in sets.items() if task in each["labels"]] for task in tasks}
     for task, names in trained.items():
         train = [{"images": f"{name}:{TEACHERS}"} for name in names]
-        validation = [_watched(name, task, names) for name in names]
-        stages[f"teacher_{task}"] = _train(train, validation, [task], TEACHER_STEPS)
+        stages[f"teacher_{task}"] = _train(train, _watched(names, {task: names}), [task], TEACHER_STEPS)
     take = 64 if TRIAL else 0
     stages["label"] = {
         "stage": "label",
@@ -92,7 +95,7 @@ def pipeline(sets: dict[str, dict[str, Any]], pile: str) -> dict[str, Any]:
     }
     stages["student"] = _train(
         [{"images": pile, "take": take, "labels": ["{workdir}/label"]}],
-        [_watched(name, task, names) for task, names in trained.items() for name in names],
+        _watched([*sets], trained),
         tasks,
         STUDENT_STEPS,
     )
@@ -100,13 +103,35 @@ def pipeline(sets: dict[str, dict[str, Any]], pile: str) -> dict[str, Any]:
     return {"stage": "pipeline", "title": "Own data", "data_dir": "data", "stages": stages}
 
 
+def _check(sets: dict[str, dict[str, Any]]) -> None:
+    if not sets:
+        raise UserError("SETS is empty; name photos that have labels of at least one task")
+    if "pile" in sets:
+        raise UserError("SETS: 'pile' is the name of the photos without labels; give the set another name")
+    for name, each in sets.items():
+        if not each.get("labels"):
+            raise UserError(
+                f"SETS: '{name}' has no labels; add them, or remove it (photos without labels are the PILE)"
+            )
+        if each["images"].startswith("parquet:"):
+            raise UserError(
+                f"SETS: '{name}' is in Parquet files, which cannot be shuffled, so their parts would not be samples; "
+                "write its photos to a folder or tar files (only the PILE can be Parquet)"
+            )
+
+
 def _prepare(name: str, images: str, labels: dict[str, Any] | None = None, shuffle: bool = False) -> dict[str, Any]:
     return {"stage": "prepare", "name": name, "images": images, "labels": labels or {}, "shuffle": shuffle}
 
 
-def _watched(name: str, task: str, names: list[str]) -> dict[str, Any]:
-    """A validation source; the second set of a task gives its metrics its name."""
-    return {"images": f"{name}:{VALIDATION}", "tasks": [task], "name": name if name != names[0] else ""}
+def _watched(sets: list[str], trained: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """A validation source for each set, with all of its tasks. Metrics of a task's second set have the set's name."""
+    watched = []
+    for name in sets:
+        tasks = [task for task, names in trained.items() if name in names]
+        is_second = any(trained[task][0] != name for task in tasks)
+        watched.append({"images": f"{name}:{VALIDATION}", "tasks": tasks, "name": name if is_second else ""})
+    return watched
 
 
 def _optimizer(steps: int) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def read_config(path: Path) -> dict[str, Any]:
     sys.path.insert(0, str(path.resolve().parent.parent))  # lets one config import another: from configs import ...
     try:
         return ConfigDict(runpy.run_path(str(path))["get_config"]()).to_dict()
+    except UserError as error:
+        raise UserError(f"config file {path}: {error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"config file {path} fails with {type(error).__name__}: {error}") from error
     finally:

@@ -29,6 +29,10 @@ class TruthConfig(Config):
 class PrepareConfig(Config):
     """Imports images as an image set, `data_dir/NAME`, which other stages read as "NAME:train"."""
 
+    free: ClassVar[frozenset[str]] = Config.free | {  # all: the set itself records what it is made from, and compares
+        *("name", "images", "image_column", "image_suffix", "shuffle", "shard_images", "max_pixels", "labels")
+    }
+
     stage: Literal["prepare"] = "prepare"
     data_dir: str = "data"
     """Folder of the image sets that are read by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from must_jax.config import (
     PrepareConfig,
     SourceConfig,
     TrainConfig,
+    TruthConfig,
 )
 from must_jax.data import scenes
 from must_jax.data.image_sets import open_images, shared
@@ -28,13 +29,17 @@ from must_jax.errors import UserError, nearest
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
+from must_jax.labels.formats import build_format
 from must_jax.models.api import build_model
 from must_jax.stages import inputs, memory, prepare
 from must_jax.stages.inputs import TRUTH
 from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task
 
-_TRUNK = ("backbone", "width", "pyramid_channels")  # of a model: what `init` needs to be the same
+_INIT = {  # part of a network -> what must be the same in both models for `init` to take it; heads may differ
+    "backbone": ("backbone", "width"),
+    "fpn": ("width", "pyramid_channels"),
+}
 _ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
 _ANY_CLASSES = ("one", "other")  # metrics have the same names for all classes
 
@@ -60,7 +65,8 @@ class Foreseen:
 
     def __init__(self, workdir: Path, data_dir: str) -> None:
         self._workdir, self._data_dir = workdir, data_dir
-        self._sets: dict[str, frozenset[str]] = {}  # sets that will be prepared -> the tasks of their labels
+        # Sets that will be prepared -> the tasks of their labels -> the classes, if the config says them.
+        self._sets: dict[str, dict[str, tuple[str, ...]]] = {}
         self._runs: dict[Path, Run] = {}
         self._columns: dict[Path, Column] = {}
         self._labelled: set[Path] = set()  # label runs
@@ -81,13 +87,17 @@ class Foreseen:
                 found = [str(error)]
         return found
 
-    def add(self, name: str, config: InPipeline) -> None:
-        """The stage will have run."""
+    def add(self, name: str, config: InPipeline, kept: bool = False) -> None:
+        """The stage will have run.
+
+        Args:
+          kept: it is finished and stays as it is, so what it has made can be asked.
+        """
         folder = self._workdir / name
         match config:
             case PrepareConfig():
-                self._sets[config.name] = frozenset(config.labels)
-            case TrainConfig() if not (folder / MODEL_FILE).exists():  # otherwise it is asked itself
+                self._sets[config.name] = {task: _declared(truth) for task, truth in config.labels.items()}
+            case TrainConfig() if not (kept and (folder / MODEL_FILE).exists()):
                 measured: set[str] = set()
                 with contextlib.suppress(UserError):  # a mistake of its own
                     for each in config.validation:
@@ -112,6 +122,7 @@ class Foreseen:
         kept = set(config.tasks) & {*config.columns.keep} or set(config.tasks)
         for task in kept - known - {*config.columns.drop}:
             yield f"no images are labelled for task '{task}'; labelled are: {', '.join(sorted(known)) or 'none'}"
+        yield from self._unlike({*config.tasks}, [*config.train, *config.validation])
 
         first: dict[str, int] = {}
         metrics: list[str] = []
@@ -138,7 +149,8 @@ class Foreseen:
                     yield f"config.{key} names '{name}', which is not measured; {nearest(name, metrics)}"
         yield from _of_memory(config.model, config.image_size)
         if config.init:
-            yield from self._of_another("init", config.init, config.model, _TRUNK)
+            needed = [field for part in config.init_parts for field in _INIT.get(part, ())]
+            yield from self._of_another("init", config.init, config.model, tuple(dict.fromkeys(needed)))
 
     def _of_labelling(self, config: LabelConfig) -> Iterator[str]:
         known: set[str] = set()
@@ -177,6 +189,7 @@ class Foreseen:
                 yield from self._misfits(where, source)
                 if each.task not in self._tasks_of(source):
                     yield f"{where} ({source.images}) has no labels of task '{each.task}'; use images that do"
+            yield from self._unlike({each.task}, [*splits.values()])
             if self._overlap(each.test, each.train):
                 yield (
                     f"config.downstream.{name}.test ({each.test.images}) shares images with its train "
@@ -197,6 +210,19 @@ class Foreseen:
         ]
         if differ:
             yield f"config.model is not that of config.{key} ({folder}): {', '.join(differ)}; make them the same"
+
+    def _unlike(self, tasks: Collection[str], sources: Sequence[SourceConfig]) -> Iterator[str]:
+        """True labels of one task that are declared with different classes."""
+        first: dict[str, tuple[str, tuple[str, ...]]] = {}
+        for source in sources:
+            name = source.images.partition(":")[0]
+            for task, classes in self._sets.get(name, {}).items() if TRUTH in source.labels else ():
+                if task in tasks and classes and first.setdefault(task, (name, classes))[1] != classes:
+                    others, theirs = first[task]
+                    yield (
+                        f"the {task} labels of {name} have the classes {', '.join(classes)}, but those of {others} "
+                        f"have {', '.join(theirs)}; give both the same list"
+                    )
 
     def _misfits(self, where: str, source: SourceConfig) -> Iterator[str]:
         """Columns that label other images than those that they are read with."""
@@ -239,7 +265,7 @@ class Foreseen:
         if dataset.startswith("scenes/"):
             made = scenes.CONFIGS.get(dataset.removeprefix("scenes/"))
             return frozenset(made.truths) if made else frozenset()
-        known = self._sets.get(dataset, frozenset())
+        known = frozenset(self._sets.get(dataset, ()))
         if dataset == "folder" or not (Path(self._data_dir).expanduser() / dataset).is_dir():
             return known
         try:
@@ -265,6 +291,14 @@ class Foreseen:
             return coming
         made = description.read(folder)
         return Run(made.model, frozenset(made.tasks), frozenset(name.split("/")[0] for name in made.metrics))
+
+
+def _declared(truth: TruthConfig) -> tuple[str, ...]:
+    """The classes that are said for true labels; () = they are found when the labels are read."""
+    try:
+        return tuple(getattr(build_format(truth.format, truth.options), "classes", ()))
+    except UserError:  # a mistake of its own
+        return ()
 
 
 def _positions(spec: str) -> list[tuple[str, int, int]]:

@@ -60,15 +60,13 @@ def run(config: PipelineConfig, workdir: Path) -> None:
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")
         try:
             _run_stage(name, stage, workdir)
-        except UserError:
+        except UserError as error:
             if number > 1:
-                _write_report(config, stages, workdir)
-                say(f"the finished stages are in {report}")
+                say(f"{name} has failed: {error}")  # before anything else can go wrong
+                _report_so_far(config, stages, workdir)
             raise
         if name not in finished and number < len(stages):
-            with _timed(REPORT.parent.name, workdir):
-                _write_report(config, stages, workdir, name)
-            say(f"so far: {report}")
+            _report_so_far(config, stages, workdir, [name], SO_FAR_IMAGES)
         import jax  # not needed if everything is finished
 
         jax.clear_caches()  # other stages do not use these programs, and they take memory
@@ -89,12 +87,14 @@ def run(config: PipelineConfig, workdir: Path) -> None:
 def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: PipelineConfig, workdir: Path) -> None:
     """Raises UserError if anything is wrong with any stage that is to run; if several things are, prints them all."""
     from must_jax.stages.foreseen import Foreseen
+    from must_jax.stages.renewal import is_unchanged
 
     foreseen, found = Foreseen(workdir, config.data_dir), list[str]()
     for name, stage in stages.items():
-        if name not in finished:  # inputs of a finished stage may be gone
+        kept = name in finished and is_unchanged(stage, workdir / name)
+        if not kept:  # inputs of one that is kept may be gone
             found += [f"config.stages.{name}: {mistake}" for mistake in foreseen.mistakes(stage)]
-        foreseen.add(name, stage)
+        foreseen.add(name, stage, kept)
     if len(found) == 1:
         raise UserError(found[0])
     if found:
@@ -107,7 +107,7 @@ def _tell(repeated: Mapping[str, str], finished: Sequence[str], workdir: Path) -
     if repeated:
         say("\n".join(f"{name} is repeated: {why}" for name, why in repeated.items()))
         kept = f"; kept: {', '.join(finished)}" if finished else ""
-        say(f"what these stages have made is not deleted, but moved to {workdir}/NAME.before-N{kept}")
+        say(f"what these stages have made stays, in {workdir}/NAME.before-N{kept}")
 
 
 def ordered(config: PipelineConfig) -> list[str]:
@@ -189,24 +189,43 @@ def times(workdir: Path) -> dict[str, float]:
     return read_json(path, dict[str, float], "remove it, only timings are lost") if path.exists() else {}
 
 
+def _report_so_far(
+    config: PipelineConfig,
+    stages: Mapping[str, Any],
+    workdir: Path,
+    pictured: Sequence[str] | None = None,
+    ranked_images: int = 0,
+) -> None:
+    """As `_write_report`; whatever goes wrong with the page is told, and is no reason to end a pipeline."""
+    try:
+        with _timed(REPORT.parent.name, workdir):
+            _write_report(config, stages, workdir, pictured, ranked_images)
+    except Exception as error:
+        say(f"no report: {error}" if isinstance(error, UserError) else f"no report: {type(error).__name__}: {error}")
+    else:
+        say(f"so far: {workdir / REPORT}")
+
+
 def _write_report(
-    config: PipelineConfig, stages: Mapping[str, Any], workdir: Path, just_finished: str = ""
+    config: PipelineConfig,
+    stages: Mapping[str, Any],
+    workdir: Path,
+    pictured: Sequence[str] | None = None,
+    ranked_images: int | None = None,
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Writes the report. Returns the rows and starting points of the scorecards in it.
 
     Args:
-      just_finished: the only stage to show pictures of, which take time; "" = all.
+      pictured: the stages to show pictures of, which take time; None = all.
+      ranked_images: at most so many, as in `ReportConfig`; None = its own number.
     """
     from must_jax.stages import overview
 
     seconds = times(workdir)
     entries = [overview.Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
-    ranked_images = ReportConfig().ranked_images
-    if just_finished:
-        pictured = [entry for entry in entries if entry.name == just_finished]
-        contents = overview.write(config.title, entries, workdir, min(SO_FAR_IMAGES, ranked_images), pictured)
-    else:
-        contents = overview.write(config.title, entries, workdir, ranked_images)
+    shown = entries if pictured is None else [entry for entry in entries if entry.name in pictured]
+    ranked = ReportConfig().ranked_images if ranked_images is None else ranked_images
+    contents = overview.write(config.title, entries, workdir, ranked, shown)
     return contents.rows, contents.starts
 
 

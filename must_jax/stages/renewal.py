@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from must_jax import description
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PipelineConfig, PrepareConfig, TrainConfig
 from must_jax.data import folders
 from must_jax.data.image_sets import open_images
+from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE, make_folder, write_json
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.reading import read_json
 from must_jax.stages import going_on
+from must_jax.stages.finished import NO_RULE
 from must_jax.stages.inputs import TRUTH, run_digest
 from must_jax.stages.labels import find
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference, stored
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference, differs, stored, told_before
 
 INPUTS_FILE = "inputs.json"  # in the folder of a stage: what it reads -> a digest of that when it began
 _ADVICE = "remove it; then it is assumed that what the stage has read is unchanged"
@@ -28,7 +31,16 @@ _MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is o
 def is_finished(config: Any, folder: Path) -> bool:
     """Whether nothing is left to do, whatever has changed since."""
     made = Path(config.data_dir).expanduser() / config.name if isinstance(config, PrepareConfig) else folder
-    return (folder / RESULT_FILE).exists() and made.exists() and not _longer(config, folder)
+    return (folder / RESULT_FILE).exists() and made.exists() and not _is_longer(config, folder)
+
+
+def is_unchanged(config: Any, folder: Path) -> bool:
+    """Whether the stage in the folder has begun with this very config, those keys included that may change."""
+    try:
+        there = stored(folder, [config.stage]) if (folder / CONFIG_FILE).exists() else None
+    except UserError:  # of another version, or damaged
+        return False
+    return there is not None and not differs(folder, there, config.model_dump(mode="json"))
 
 
 def is_same(config: PipelineConfig, workdir: Path) -> bool:
@@ -40,12 +52,20 @@ def is_same(config: PipelineConfig, workdir: Path) -> bool:
 
 
 def planned(stages: Mapping[str, Any], workdir: Path) -> dict[str, str]:
-    """The stages, of these in their order, that have begun and must be repeated -> why."""
+    """The stages, of these in their order, that have begun and must be repeated -> why.
+
+    Raises:
+      UserError: an unfinished training gets more steps, which it can only after it has finished.
+    """
     reasons: dict[str, str] = {}
-    longer = {name for name, config in stages.items() if _longer(config, workdir / name)}
+    longer: set[str] = set()
     for name, config in stages.items():
         repeated = {str(workdir / other): other for other in (*reasons, *longer)}
-        if why := outdated(config, workdir / name):
+        try:
+            why = outdated(config, workdir / name)
+        except UserError as error:
+            raise UserError(str(error).replace("config.steps", f"config.stages.{name}.steps")) from None
+        if why:
             reasons[name] = why
         elif (workdir / name / CONFIG_FILE).exists():
             for path in _reads(config).values():
@@ -53,6 +73,8 @@ def planned(stages: Mapping[str, Any], workdir: Path) -> dict[str, str]:
                 if other:
                     reasons[name] = f"it reads {other}" + ", which is trained further" * (other in longer)
                     break
+        if name not in reasons and _is_longer(config, workdir / name):
+            longer.add(name)
     return reasons
 
 
@@ -60,8 +82,8 @@ def outdated(config: Any, folder: Path) -> str:
     """Why what a stage has made, or begun, must not be used; "" if it may be, or there is nothing."""
     if isinstance(config, PrepareConfig) or not (folder / CONFIG_FILE).exists():
         return ""  # preparing compares what is there itself, and adds labels
-    if differs := difference(folder, config, _longer(config, folder)):
-        return differs
+    if why := difference(folder, config, _raised(config, folder)) or _other_rule(config, folder):
+        return why
     before = _recorded(folder)
     for key, digest in digests(config).items():
         if digest is not None and before.get(key, digest) != digest:
@@ -70,15 +92,21 @@ def outdated(config: Any, folder: Path) -> str:
 
 
 def set_aside(config: Any, folder: Path) -> Path | None:
-    """Makes room for a stage that is outdated. Returns where its folder is now; None if it can go on in it."""
-    if isinstance(config, _MEASURES) and not difference(folder, config):
-        (folder / RESULT_FILE).unlink(missing_ok=True)
-        (folder / INPUTS_FILE).unlink(missing_ok=True)
-        return None
+    """Makes room for a stage that is outdated. Returns where what it has made is now.
+
+    What measures only what is new goes on in its folder, and would overwrite its tables and pages: these are copied.
+    """
     number = 1
     while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
         number += 1
-    return folder.rename(aside)
+    if not isinstance(config, _MEASURES) or difference(folder, config):
+        return folder.rename(aside)
+    if not (folder / RESULT_FILE).exists():  # nothing is finished that could be lost
+        return None
+    shutil.copytree(folder, aside)
+    (folder / RESULT_FILE).unlink()
+    (folder / INPUTS_FILE).unlink(missing_ok=True)
+    return aside
 
 
 def record(config: Any, folder: Path) -> None:
@@ -96,14 +124,46 @@ def digests(config: Any) -> dict[str, str | None]:
     return {key: _digest(key, what, config) for key, what in _reads(config).items()}
 
 
-def _longer(config: Any, folder: Path) -> tuple[str, ...]:
-    """The key that makes a finished training longer, which then goes on in its folder; () = none does."""
+def _is_longer(config: Any, folder: Path) -> bool:
+    """Whether a finished training will go on in its folder."""
     if not isinstance(config, TrainConfig) or not (folder / MODEL_FILE).exists():
+        return False
+    same = not difference(folder, config, _raised(config, folder))
+    return same and not going_on.is_complete(config, description.read(folder))
+
+
+def _raised(config: Any, folder: Path) -> tuple[str, ...]:
+    """The key in which a finished training may differ, since it goes on in its folder; () = none.
+
+    Raises:
+      UserError: nothing but more steps, for an unfinished training: its updates would be lost.
+    """
+    if not isinstance(config, TrainConfig):
         return ()
     try:
-        return going_on.changed(config, folder, description.read(folder))
-    except UserError:  # fewer steps are another training
-        return ()
+        return going_on.changed(config, folder, description.read(folder) if (folder / MODEL_FILE).exists() else None)
+    except UserError:
+        before = told_before(folder, "steps")
+        if isinstance(before, int) and before < config.steps and not difference(folder, config, ("steps",)):
+            raise
+        return ()  # another training
+
+
+def _other_rule(config: Any, folder: Path) -> str:
+    """What differs in the rules by which pseudo labels are made, for tasks that have some; "" = nothing."""
+    if not isinstance(config, LabelConfig):
+        return ""
+    before = told_before(folder, "tasks") or {}
+    for task in dict.fromkeys((*before, *config.tasks)):
+        there, here = (
+            {key: value for key, value in rules.get(task, {}).items() if key not in NO_RULE}
+            for rules in (before, config.model_dump(mode="json")["tasks"])
+        )
+        for key in dict.fromkeys((*there, *here)):
+            if there.get(key) != here.get(key) and any((folder / COLUMNS).glob(f"*-{task}")):
+                values = [repr(rule[key]) if key in rule else "not set" for rule in (there, here)]
+                return f"config.tasks.{task}.{key} is {values[0]} there and {values[1]} here"
+    return ""
 
 
 def _recorded(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from made_teacher import HEADLINES, make_teacher
 from photos import jpeg, picture, write_files
 
-from must_jax.config import PipelineConfig, PrepareConfig, TrainConfig
+from must_jax.config import PipelineConfig, TrainConfig
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.stages import pipeline, prepare, renewal, workdir
@@ -153,6 +153,28 @@ def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
     assert set(json.loads((tmp_path / "result.json").read_text())["stages"]) == {"first", "second", "third", "report"}
 
 
+def test_a_report_on_the_way_that_fails_is_told_and_ends_nothing(
+    ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def broken(*args: Any) -> Any:
+        if len(args) > 3:  # on the way
+            raise RuntimeError("no font")
+        return (), {}
+
+    def fail(config: Any, workdir: Path) -> None:
+        raise UserError("near chance")
+
+    train = pipeline.STAGES["train"]
+    monkeypatch.setattr(pipeline, "_write_report", broken)
+    monkeypatch.setitem(pipeline.STAGES, "train", fail)
+    with pytest.raises(UserError, match="near chance"):
+        pipeline.run(THREE, tmp_path)
+    assert re.search("first .*near chance.*no report: .*no font", capsys.readouterr().err, re.S)
+    monkeypatch.setitem(pipeline.STAGES, "train", train)
+    pipeline.run(THREE, tmp_path)
+    assert (tmp_path / "result.json").exists()
+
+
 def test_times_add_up_over_restarts(ran: list[tuple[Path, Any]], tmp_path: Path):
     (tmp_path / "times.json").write_text('{"third": 100.0}')
     pipeline.run(THREE, tmp_path)
@@ -253,39 +275,20 @@ def test_a_finished_training_that_gets_more_steps_goes_on(
     assert (tmp_path / "first.before-1").exists()
 
 
-def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
-    """But other labels of the same task do."""
-    photos = write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(4)})
-    classes = {"classification": {"format": "class_folders"}}
-
-    def prepared(**labels: Any) -> TrainConfig:
-        config = PrepareConfig(name="own", images=f"folder:{photos}", data_dir=str(tmp_path / "data"), labels=labels)
-        prepare.run(config, tmp_path)
-        trained = {"train": [{"images": "own:train"}], "tasks": {"classification": {}}, "data_dir": config.data_dir}
-        return TrainConfig(**training(**trained))
-
-    before = renewal.digests(prepared(**classes))
-    assert before["train.0.labels.0"]
-    (tmp_path / "masks/a").mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / "masks/a/0.png"), np.zeros(picture().shape[:2], np.uint8))
-    masks = {"format": "id_png", "path": str(tmp_path / "masks"), "options": {"classes": ["wall"]}}
-    assert renewal.digests(prepared(**classes, segmentation=masks)) == before
-    shutil.rmtree(tmp_path / "data/own/columns/classification")
-    others = {"classification": {"format": "class_folders", "options": {"classes": "b,a"}}}
-    assert renewal.digests(prepared(**others)) != before
-
-
 def test_a_scorecard_whose_inputs_have_changed_goes_on_in_its_folder(
     ran: list[tuple[Path, Any]], digests: None, tmp_path: Path
 ):
     """It measures again what starts from them, and nothing else."""
     stages = {"first": training(), "last": last(inits={"first": "{workdir}/first"}, model=MODEL)}
     pipeline.run(named(**stages), tmp_path)
+    (tmp_path / "last/scorecard.csv").write_text("the first one")
     del ran[:]
     stages["first"]["seed"] = 1
     pipeline.run(named(**stages), tmp_path)
     assert [folder.name for folder, _ in ran] == ["first", "report", "last", "report"]
-    assert [path.name for path in tmp_path.glob("*.before-*")] == ["first.before-1"]
+    assert {path.name for path in tmp_path.glob("*.before-*")} == {"first.before-1", "last.before-1"}
+    assert (tmp_path / "last.before-1/scorecard.csv").read_text() == "the first one"
+    assert (tmp_path / "last/scorecard.csv").exists()  # what measures again may use what it has
 
 
 def test_all_mistakes_of_all_stages_are_told_at_once(
@@ -319,6 +322,55 @@ def test_a_set_that_is_prepared_comes_before_those_that_read_it(ran: list[tuple[
     del stages["b"]["labels"]
     with pytest.raises(UserError, match="no images are labelled for task 'classification'; labelled are: none"):
         pipeline.run(named(**stages), tmp_path / "another")
+
+
+def test_a_prepared_set_gets_more_labels_and_its_photos_move(
+    ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Which repeats nothing. What is wrong with the new labels is told with all other mistakes."""
+    monkeypatch.setitem(pipeline.STAGES, "prepare", prepare.run)
+    photos = write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(4)})
+    labels: dict[str, Any] = {"classification": {"format": "class_folders"}}
+    own: dict[str, Any] = {"stage": "prepare", "name": "own", "images": f"folder:{photos}", "labels": labels}
+    train = training(train=[{"images": "own:train"}], tasks={"classification": {}})
+
+    def run(**stages: Any) -> None:
+        del ran[:]
+        pipeline.run(named(prepare_own=own, train=train, **stages), tmp_path / "run")
+
+    run()
+    masks = {"format": "id_png", "path": str(tmp_path / "masks"), "options": {"classes": ["wall"]}}
+    labels["segmentation"] = masks
+    with pytest.raises(UserError, match="2 mistakes"):
+        run(last=last(set={"task": "dept"}))
+    assert "stages.prepare_own: config.labels.segmentation: there is no folder" in capsys.readouterr().err and not ran
+    (tmp_path / "masks/a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "masks/a/0.png"), np.zeros(picture().shape[:2], np.uint8))
+    photos.rename(tmp_path / "moved")
+    own["images"] = f"folder:{tmp_path}/moved"
+    run()
+    assert {path.name for path in Path("somewhere/own/columns").iterdir()} == {"classification", "segmentation"}
+    assert "train" in [folder.name for folder, _ in ran] and not list((tmp_path / "run").glob("*.before-*"))
+
+    monkeypatch.setitem(pipeline.STAGES, "prepare", pipeline.STAGES["train"])
+    other = {"stage": "prepare", "name": "other", "images": f"folder:{tmp_path}/moved"}
+    other["labels"] = {"segmentation": {**masks, "options": {"classes": ["floor"]}}}
+    both = training(train=[{"images": "own:train"}, {"images": "other:train"}], tasks={"segmentation": {}})
+    with pytest.raises(
+        UserError, match=r"stages\.both: the segmentation labels of other have the classes floor, .*wall"
+    ):
+        run(other=other, both=both)
+
+
+def test_a_mistake_in_a_key_that_may_change_is_found_before_any_work(ran: list[tuple[Path, Any]], tmp_path: Path):
+    """Also in a finished stage."""
+    pipeline.run(THREE, tmp_path)
+    del ran[:]
+    stages = THREE.model_dump()["stages"]
+    stages["second"]["validation"] = [{"images": "scenes/teacher_depth_tiny:validaton"}]
+    with pytest.raises(UserError, match=r"stages\.second: .* did you mean 'validation'"):
+        pipeline.run(named(**stages), tmp_path)
+    assert ran == []
 
 
 DOWNSTREAM = {split: {"images": f"scenes/downstream_depth_tiny:{split}"} for split in ("train", "validation", "test")}
@@ -387,6 +439,12 @@ def test_a_mistake_in_a_late_stage_is_found_before_any_work(
     assert ran == []
     assert not (tmp_path / "run").exists()
     assert not Path("somewhere").exists()  # nothing is rendered to find out
+
+
+def test_only_the_parts_that_are_taken_have_to_be_the_same(ran: list[tuple[Path, Any]], tmp_path: Path):
+    wider = training(init="{workdir}/first", init_parts=["backbone"], model={**MODEL, "pyramid_channels": 16})
+    pipeline.run(named(**THREE.model_dump()["stages"], wider=wider), tmp_path / "run")
+    assert "wider" in [folder.name for folder, _ in ran]
 
 
 @pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "accept_failed", "batch_size"])

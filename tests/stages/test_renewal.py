@@ -1,0 +1,121 @@
+"""What must be repeated in a pipeline that has changed, and what goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from made_teacher import HEADLINES, SMALL, make_teacher, redescribe
+from photos import jpeg, picture, write_files
+
+from must_jax.config import EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
+from must_jax.errors import UserError
+from must_jax.stages import prepare, renewal, workdir
+from must_jax.stages.foreseen import Foreseen
+
+TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
+HELD_OUT = {"images": "scenes/teacher_depth_tiny:validation"}
+DOWNSTREAM = {split: {"images": f"scenes/downstream_depth_tiny:{split}"} for split in ("train", "validation", "test")}
+
+
+def training(**values: Any) -> TrainConfig:
+    given = {"train": [TRUTH], "tasks": {"depth": {}}, "model": SMALL, "image_size": 32, "batch_size": 16, "steps": 5}
+    return TrainConfig.model_validate(given | values)
+
+
+def labelling(**values: Any) -> LabelConfig:
+    return LabelConfig.model_validate({"images": "scenes/unlabelled_tiny:train", "teachers": ["t"]} | values)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_teacher(tmp_path_factory.mktemp("made") / "first", ("depth",), 32, HEADLINES)
+
+
+@pytest.fixture
+def first(made: Path, tmp_path: Path) -> Path:
+    """A finished training of 5 updates, of `training()`."""
+    shutil.copytree(made, folder := tmp_path / "first")
+    workdir.claim(folder, training())
+    (folder / workdir.RESULT_FILE).write_text("{}")
+    return folder
+
+
+def test_more_steps_for_an_unfinished_training_are_refused(tmp_path: Path):
+    """They would move its updates aside. Other changes make it another training."""
+    workdir.claim(tmp_path / "first", training(steps=2000))
+    with pytest.raises(UserError, match=r"2,000 .* config.stages.first.steps is 3,000.*--config.stages.first.steps=20"):
+        renewal.planned({"first": training(steps=3000)}, tmp_path)
+    for another in (training(steps=1000), training(steps=3000, seed=1)):
+        assert renewal.planned({"first": another}, tmp_path).keys() == {"first"}
+
+
+def test_a_training_that_patience_has_ended_is_not_longer(first: Path):
+    """Until that is raised: nothing that reads it has to be repeated."""
+    validated = {"validation": [HELD_OUT], "best": "depth/delta1"}
+    best = {"metric": "depth/delta1", "value": 90.0, "step": 3, "since": 2}
+    redescribe(first / "model.json", training={"planned_steps": 10, "best": best})
+    (first / workdir.CONFIG_FILE).unlink()
+    workdir.claim(first, training(**validated, patience=2, steps=10))
+    workdir.claim(first.parent / "reader", training(init=str(first)))
+    for patience, steps, repeated in ((2, 10, False), (2, 20, False), (3, 10, True), (3, 20, True)):
+        config = training(**validated, patience=patience, steps=steps)
+        planned = renewal.planned({"first": config, "reader": training(init=str(first))}, first.parent)
+        assert (list(planned), renewal.is_finished(config, first)) == (["reader"] * repeated, not repeated)
+
+
+def test_another_rule_for_pseudo_labels_repeats_them(tmp_path: Path):
+    """Of tasks that have labels, and if it is a rule."""
+    (tmp_path / "label/columns/t-detection").mkdir(parents=True)
+    workdir.claim(tmp_path / "label", labelling(tasks={"detection": {"score_threshold": 0.5, "weight": 1}}))
+    for threshold, weight, others in ((0.5, 2, {}), (0.5, 1, {"normals": {"kind": "x"}})):
+        tasks = {"detection": {"score_threshold": threshold, "weight": weight}, **others}
+        assert renewal.outdated(labelling(tasks=tasks), tmp_path / "label") == ""
+    why = renewal.outdated(labelling(tasks={"detection": {"score_threshold": 0.3}}), tmp_path / "label")
+    assert why == "config.tasks.detection.score_threshold is 0.5 there and 0.3 here"
+    assert "not set here" in renewal.outdated(labelling(), tmp_path / "label")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_training_that_is_repeated_is_judged_by_its_new_config(first: Path, kept: bool):
+    """Not by the model that it is about to replace."""
+    redescribe(first / "model.json", metrics={})
+    model = SMALL.model_copy(update={"width": 0.25})
+    foreseen = Foreseen(first.parent, "data")
+    foreseen.add("first", training(model=model, validation=[HELD_OUT]), kept)
+    scorecard = EvaluateConfig.model_validate(
+        {
+            "inits": {"first": str(first)},
+            "downstream": {"range": {"task": "depth", **DOWNSTREAM}},
+            "transfers": [{"mode": "frozen", "steps": 2, "batch_size": 8, "learning_rates": [0.1]}],
+            "model": model,
+        }
+    )
+    mistakes = [*foreseen.mistakes(scorecard), *foreseen.mistakes(labelling(teachers=[str(first)]))]
+    assert len(mistakes) == (2 if kept else 0), mistakes
+
+
+def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
+    """But other labels of the same task do."""
+    photos = write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(4)})
+    classes = {"classification": {"format": "class_folders"}}
+
+    def prepared(**labels: Any) -> TrainConfig:
+        config = PrepareConfig(name="own", images=f"folder:{photos}", data_dir=str(tmp_path / "data"), labels=labels)
+        prepare.run(config, tmp_path)
+        trained = {"train": [{"images": "own:train"}], "tasks": {"classification": {}}, "data_dir": config.data_dir}
+        return training(**trained)
+
+    before = renewal.digests(prepared(**classes))
+    assert before["train.0.labels.0"]
+    (tmp_path / "masks/a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "masks/a/0.png"), np.zeros(picture().shape[:2], np.uint8))
+    masks = {"format": "id_png", "path": str(tmp_path / "masks"), "options": {"classes": ["wall"]}}
+    assert renewal.digests(prepared(**classes, segmentation=masks)) == before
+    shutil.rmtree(tmp_path / "data/own/columns/classification")
+    others = {"classification": {"format": "class_folders", "options": {"classes": "b,a"}}}
+    assert renewal.digests(prepared(**others)) != before
