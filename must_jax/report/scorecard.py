@@ -145,7 +145,7 @@ RULE = (
 )
 
 
-ONE_SEED = "one seed has no spread, so that none of the differences can be told from noise"
+ONE_SEED = "one seed has no spread, so no difference can be told from noise"
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,10 @@ def test_the_same_errors(chunk: int, name: str):
         json.loads(WRONG[name])
     with pytest.raises(ValueError) as ours:
         read(WRONG[name].encode())
-    place = str(theirs.value).partition(": ")[2]
-    assert str(ours.value).partition(": ")[2] == place, theirs.value
+    place, found = (str(error).partition(": ")[2] for error in (theirs.value, ours.value))
+    if "trailing comma" in str(theirs.value):  # from Python 3.13 on, it points at the comma instead of what follows
+        place, found = (where.partition(" column")[0] for where in (place, found))
+    assert found == place, theirs.value
 
 
 def test_every_text_that_is_cut_off(chunk: int):
