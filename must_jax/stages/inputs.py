@@ -221,17 +221,22 @@ def _maker_of(column: Manifest) -> str:
     return column.teacher.name if column.teacher else TRUTH
 
 
-def check_unchanged(columns: Iterable[Column]) -> None:
+def check_unchanged(columns: Iterable[Column], within_s: float = distributed.READY_WITHIN_S) -> None:
     """Reads the label columns that have changed since they were last read, every byte of them.
 
     An unreadable label should not end a training run of days. Processes that see the same files share them.
+
+    Args:
+      within_s: how long to wait for the other processes; without them, this one reads all.
 
     Raises:
       UserError: labels were changed or damaged since they were written.
     """
     stored = {column.folder: column.manifest for column in columns if isinstance(column, LabelColumn)}  # each once
     shards = [(folder, shard) for folder, column in stored.items() for shard in column.shards]
-    alike = distributed.are_alike(verify.state(shards))
+    if not shards:
+        return
+    alike = distributed.are_alike(verify.state(shards), within_s)
     verify.check_unchanged(shards, (distributed.position(), distributed.processes()) if alike else (0, 1))
 
 

@@ -126,7 +126,8 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     sources, options = inputs.open_training(config)
     held_out = validation.opened(config, options)
     checked = [held.source for held in held_out]
-    inputs.check_unchanged(column for source in (*sources, *checked) for column in source.columns)
+    columns = [column for source in (*sources, *checked) for column in source.columns]
+    inputs.check_unchanged(columns, config.ready_within_s)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
     learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
@@ -338,7 +339,8 @@ def _measure_again(
         mesh = inputs.mesh_of(config)
         model = trained.load(workdir, mesh)
         held_out = validation.opened(config, model.tasks)
-        inputs.check_unchanged(column for held in held_out for column in held.source.columns)
+        columns = [column for held in held_out for column in held.source.columns]
+        inputs.check_unchanged(columns, config.ready_within_s)
         for held in held_out:
             inputs.check_fits(model.tasks, held.source)
             supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
