@@ -112,8 +112,9 @@ def set_aside(config: Any, folder: Path) -> Path | None:
 def record(config: Any, folder: Path) -> None:
     """Records what a stage reads, where it is not recorded yet."""
     made = {key: digest for key, digest in digests(config).items() if digest is not None}
-    if before := _recorded(folder):
-        made |= before
+    # A stage that was refused before it began has read nothing.
+    before = _recorded(folder) if (folder / CONFIG_FILE).exists() else {}
+    made |= before
     if made != before:
         make_folder(folder)
         write_json(folder / INPUTS_FILE, made)
