@@ -228,7 +228,7 @@ class Foreseen:
         """Columns that label other images than those that they are read with."""
         for label in source.labels:
             for folder, column in self._columns_of(label).items():
-                if column.images != source.images:
+                if not _are_same(column.images, source.images):
                     yield f"{where}: {folder} labels {column.images}, not {source.images}; read it with those images"
                 elif column.take and not 0 < source.take <= column.take:
                     read = f"take={source.take}" if source.take else "all of them"
@@ -246,7 +246,7 @@ class Foreseen:
         found = {}
         for folder in find(path):
             made = manifest.read(folder)
-            take = made.images.length if getattr(made.images, "sampled", False) else 0
+            take = made.images.length if made.images.sampled else 0
             found[folder] = Column(made.task, made.images.name, take)
         return found
 
@@ -316,6 +316,14 @@ def _positions(spec: str) -> list[tuple[str, int, int]]:
 
 
 @functools.cache
+def _are_same(one: str, other: str) -> bool:
+    """Whether two names of images mean the same: folders can be written in several ways."""
+    if one.startswith("folder:") and other.startswith("folder:"):
+        paths = [Path(each.removeprefix("folder:")).expanduser().resolve() for each in (one, other)]
+        return paths[0] == paths[1]
+    return one == other
+
+
 def _metrics(task: str) -> tuple[str, ...]:
     """The names of the metrics of a task, as they are measured on validation images."""
     built = build_task(task, _ANY_CLASSES if TASKS[task].has_classes else ())

@@ -210,8 +210,11 @@ def _digest(key: str, what: str, config: Any) -> str | None:
         if ".labels." in f".{key}" and ":" in what:  # those stored beside the images
             columns = beside(open_images(what, config.data_dir))
             return " ".join(manifest.read(each).checksum for each in columns if each.name in _tasks(key, config))
-        if key.startswith("columns.") or ".labels." in f".{key}":
+        if key.startswith("columns."):
             return " ".join(manifest.read(folder).checksum for folder in find(Path(what)))
+        if ".labels." in f".{key}":
+            found = map(manifest.read, find(Path(what)))
+            return " ".join(column.checksum for column in found if column.task in _tasks(key, config))
         return run_digest(what)
     except (UserError, OSError):
         return None

@@ -1,4 +1,4 @@
-"""Helpers that several tasks share: masked sums, resizing of dense maps, means on the host."""
+"""Helpers that several tasks share: masked sums, resizing of dense maps."""
 
 from __future__ import annotations
 
@@ -27,23 +27,3 @@ def resize_maps(maps: jax.Array, hw: tuple[int, ...]) -> jax.Array:
 def valid_pixels(labels: Mapping[str, _Array]) -> _Array:
     """f32[B, h, w]: 1 where an image is labelled (`present`) and its pixel is too (`valid`)."""
     return labels["valid"] * labels["present"][:, None, None]
-
-
-class Means:
-    """Weighted means by name, added up in float64 on the host."""
-
-    def __init__(self, *names: str):
-        self._sums = {name: np.zeros(2) for name in names}  # sum of the values, and their number
-
-    def add(self, name: str, values: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Adds the values; with a `mask`, only those where it is above 0."""
-        counted = values if mask is None else values[mask > 0]
-        self._sums[name] += counted.sum(dtype=np.float64), counted.size
-
-    def merge(self, other: Means) -> None:
-        for name, sums in self._sums.items():
-            sums += other._sums[name]
-
-    def result(self) -> dict[str, float]:
-        """Name -> mean; 0 if nothing was added."""
-        return {name: float(total / count) if count else 0.0 for name, (total, count) in self._sums.items()}

@@ -13,17 +13,16 @@ import jax
 import numpy as np
 import pytest
 from made_teacher import HEADLINES, make_teacher, redescribe
+from short_training import short_training
 
 from must_jax import trained
 from must_jax.config import LabelConfig, TrainConfig
 from must_jax.engine import goodput
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
-from must_jax.parsing import parse
 from must_jax.stages import describe, inputs, teachers, train
 from must_jax.stages.workdir import history
 
-MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 SCENES = "scenes/teacher_classification_tiny"
 
 
@@ -35,21 +34,14 @@ class Killed(BaseException):
 def config(data_dir: Path) -> Callable[..., TrainConfig]:
     def config(**changes: Any) -> TrainConfig:
         values = {
-            "stage": "train",
-            "data_dir": str(data_dir),
-            "devices": 2,
             "train": [{"images": f"{SCENES}:train"}],
             "validation": [{"images": f"{SCENES}:validation"}],
             "tasks": {"classification": {}},
-            "image_size": 32,
-            "model": MODEL,
             "optimizer": {"learning_rate": 0.02, "warmup_steps": 1, "clip_norm": 1.0, "ema_decay": 0.5},
-            "batch_size": 8,
             "steps": 4,
-            "log_every": 2,
             "checkpoint_every": 3,
         }
-        return parse(values | changes)  # type: ignore[return-value]
+        return short_training(data_dir, **values | changes)
 
     return config
 

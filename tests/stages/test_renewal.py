@@ -9,13 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hand_made import Images, write_column
 from made_teacher import HEADLINES, SMALL, make_teacher, redescribe
 from photos import jpeg, picture, write_files
 
-from must_jax.config import EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
 from must_jax.errors import UserError
 from must_jax.stages import prepare, renewal, workdir
-from must_jax.stages.foreseen import Foreseen
+from must_jax.stages.foreseen import Foreseen, _are_same
 
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
 HELD_OUT = {"images": "scenes/teacher_depth_tiny:validation"}
@@ -119,3 +120,25 @@ def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
     shutil.rmtree(tmp_path / "data/own/columns/classification")
     others = {"classification": {"format": "class_folders", "options": {"classes": "b,a"}}}
     assert renewal.digests(prepared(**others)) != before
+
+
+def test_a_column_of_another_task_repeats_no_training_that_does_not_read_it(tmp_path: Path):
+    """But it does repeat an audit of the whole label run."""
+    run = tmp_path / "run"
+
+    def digests() -> tuple[Any, Any]:
+        student = training(train=[{"images": "folder:photos", "labels": [str(run)]}])
+        audit = AuditConfig.model_validate({"images": "folder:photos", "columns": [str(run)]})
+        return renewal.digests(student)["train.0.labels.0"], renewal.digests(audit)["columns.0"]
+
+    write_column(run / "columns/t-depth", "depth", Images())
+    before = digests()
+    assert before[0]
+    write_column(run / "columns/t-normals", "normals", Images())
+    assert digests()[0] == before[0] and digests()[1] != before[1]
+
+
+def test_a_folder_may_be_written_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert _are_same("folder:photos", f"folder:{tmp_path}/x/../photos")
+    assert not _are_same("folder:photos", "folder:photos2") and not _are_same("photos:train", "photos:test")

@@ -11,18 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from short_training import short_training
 
 from must_jax import description, trained
 from must_jax.config import TrainConfig, ValidationConfig
 from must_jax.data.pipeline import Source
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
-from must_jax.parsing import parse
 from must_jax.stages import describe, train, validation
 from must_jax.stages.briefs import validated
 from must_jax.stages.curves import validations
 
-MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 CLASSES, DEPTH = "scenes/teacher_classification_tiny", "scenes/teacher_depth_tiny"
 
 
@@ -30,9 +29,6 @@ CLASSES, DEPTH = "scenes/teacher_classification_tiny", "scenes/teacher_depth_tin
 def config(data_dir: Path) -> Callable[..., TrainConfig]:
     def config(**changes: Any) -> TrainConfig:
         values = {
-            "stage": "train",
-            "data_dir": str(data_dir),
-            "devices": 2,
             "train": [{"images": f"{CLASSES}:train"}, {"images": f"{DEPTH}:train"}],
             "validation": [
                 {"images": f"{CLASSES}:validation"},
@@ -42,15 +38,11 @@ def config(data_dir: Path) -> Callable[..., TrainConfig]:
             "validate_every": 2,
             "best": "depth/delta1",
             "tasks": {"classification": {}, "depth": {}},
-            "image_size": 32,
-            "model": MODEL,
             "optimizer": {"learning_rate": 0.02, "warmup_steps": 2, "clip_norm": 1.0},
-            "batch_size": 8,
             "steps": 6,
-            "log_every": 2,
             "checkpoint_every": 100,
         }
-        return parse(values | changes)  # type: ignore[return-value]
+        return short_training(data_dir, **values | changes)
 
     return config
 
