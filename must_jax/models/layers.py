@@ -73,14 +73,23 @@ class Conv(nn.Module):
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """`[B, H, W, C]`, `[size, size, C, D]` -> `[B, ceil(H / stride), ceil(W / stride), D]`, padded by size // 2."""
     size, pad = kernel.shape[0], kernel.shape[0] // 2
-    if size == 1:  # a matrix product; as convolutions, XLA computes their gradients half as fast on a CPU
-        x = x[:, ::stride, ::stride]
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-    rows, columns = (math.ceil(n / stride) for n in x.shape[1:3])
-    if rows * columns >= size**2:
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = x[:, ::stride, ::stride]
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+    if (
+        size == 1
+    ):  # CPUs compute gradients of the product in half the time. On GPUs, XLA's compiler fails on some of them.
+        return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
+    rows, columns = (math.ceil(n / stride) for n in x.shape[1:3])
+    if rows * columns >= size**2:
+        return convolution(x, kernel)
     # Maps smaller than the kernel: one matrix product. XLA would swap map and kernel, 20 times slower on a CPU.
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corners = [(i, j) for i in range(size) for j in range(size)]

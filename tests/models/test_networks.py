@@ -82,6 +82,21 @@ def test_convolve_is_the_same_function_on_maps_smaller_than_the_kernel(side: int
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_1x1_convolution_is_a_product_on_cpus_and_a_convolution_elsewhere(stride: int) -> None:
+    x, kernel = normal(0, 2, 6, 8, 16), normal(1, 1, 1, 16, 5)
+
+    def gradients(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
+        return pull(y)
+
+    for platform in ("cpu", "cuda", "tpu"):
+        program = jax.jit(gradients).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.dot_general" in program) == (platform == "cpu"), platform
+        assert ("stablehlo.convolution" in program) == (platform != "cpu"), platform
+    np.testing.assert_allclose(convolve(x, kernel, stride), reference_conv(x, kernel, stride), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("side", [2, 5])
 def test_edge_padding_repeats_the_outermost_cells(side: int) -> None:
     x, kernel = normal(0, 2, side, side + 1, 4), normal(1, 3, 3, 4, 5)
