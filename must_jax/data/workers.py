@@ -10,6 +10,7 @@ grain's processes would each import jax and load the sources, copy every batch, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import mmap
 import os
@@ -196,7 +197,8 @@ def main() -> None:
             continue
         for number in (number for other in numbers if other is not own for number in other):
             os.close(number)
-        lanes = [threading.Thread(target=_work, args=(socket.socket(fileno=number), make, layout)) for number in own]
+        work = functools.partial(_work, make=make, layout=layout, maps={})
+        lanes = [threading.Thread(target=work, args=(socket.socket(fileno=number),)) for number in own]
         for lane in lanes:
             lane.start()
         for lane in lanes:
@@ -211,7 +213,13 @@ def main() -> None:
         os.waitpid(child, 0)
 
 
-def _work(lane: socket.socket, make: Make, layout: Layout) -> None:
+def _work(lane: socket.socket, make: Make, layout: Layout, maps: dict[int, mmap.mmap]) -> None:
+    """Works until its reader is gone.
+
+    Args:
+      maps: by number of the file (inode), the memory of batches that this process has written to before. The reader
+        lets none go and uses it again, and to map it anew would cost up to 2 us a page: a fifth of an image's time.
+    """
     with lane, contextlib.suppress(OSError):
         while True:
             request, files, *_ = socket.recv_fds(lane, _REQUEST.size, 1, socket.MSG_WAITALL)
@@ -220,7 +228,9 @@ def _work(lane: socket.socket, make: Make, layout: Layout) -> None:
             (memory,), (step, start, stop) = files, _REQUEST.unpack(request)
             answer: list[Unread] | _Failure
             try:
-                answer = make(step, range(start, stop), layout.views(mmap.mmap(memory, layout.bytes)))
+                if (number := os.fstat(memory).st_ino) not in maps:
+                    maps[number] = mmap.mmap(memory, layout.bytes)
+                answer = make(step, range(start, stop), layout.views(maps[number]))
             except UserError as error:
                 answer = _Failure(str(error), True)
             except BaseException:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,19 @@ def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(started):
         assert len(os.listdir("/proc/self/fd")) < files + 10
     del first, part
     assert len(os.listdir("/proc/self/fd")) <= files
+
+
+def test_a_worker_keeps_the_memory_of_batches_mapped():
+    rows, steps = 1024, 12
+    config = InputConfig(workers=1, prefetch_bytes=1)
+    with closing(prefetched(Maker(), range(100), like(rows), config, 1)) as made:
+        workers = {each for batch in islice(made, 8) for each in batch["by"]["process"].tolist()}
+        before = faults(*workers)
+        for _ in islice(made, steps):
+            pass
+        assert faults(*workers) - before < steps * rows / 4  # the rows of a batch are that many pages
+
+
+def faults(pid: int) -> int:
+    """How many pages a process had to map."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
