@@ -14,9 +14,10 @@ pipeline's work.
 
 python: where the CPU time of an image of 640 pixels with five label columns goes. py-spy (pip install py-spy) looks at
 the stack of a process that makes batches, native frames included, 100 times a second. What a package calls in
-libraries of the system (memcpy, malloc) counts as its own; NumPy's functions in Python count as NumPy. What is left is
-Python, with the records that protobuf and ArrayRecord read. A second look counts how often the process holds the lock
-of the interpreter (GIL): that bounds how many images one process makes, however many threads and cores it has.
+libraries of the system (memcpy, malloc) counts as its own; NumPy's functions in Python count as NumPy. ArrayRecord
+reads files and decompresses. What is left is Python, and protobuf, which takes records apart. A second look counts how
+often the process holds the lock of the interpreter (GIL), NumPy's part of that included: it bounds how many images one
+process makes, however many threads and cores it has.
 
 scaling: images of 640 pixels with five label columns, made by so many threads, and by so many worker processes with
 one thread each; by wall clock, so nothing else should run. All ways and counts take turns in each round. The yardstick

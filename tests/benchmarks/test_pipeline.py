@@ -40,4 +40,9 @@ def test_time_belongs_to_the_innermost_package(monkeypatch: pytest.MonkeyPatch) 
     assert owner(f"{ours};where (numpy/_core/multiarray.py:100)") == "NumPy"
     assert owner(f"{ours};0x7f6 (opencv_python_headless.libs/libopenblas.so);0x7f64 (libc.so.6)") == "OpenCV"
     assert owner(f"{ours};0x7f64d2 (libc.so.6)") == PYTHON
+    read = "ArrayRecordDataSource.__getitem__ (array_record/python/array_record_data_source.py:367)"
+    assert owner(f"{ours};{read}") == PYTHON
+    assert (
+        owner(f"{ours};{read};read (array_record/python/array_record_module.so);pread64 (libc.so.6)") == "ArrayRecord"
+    )
     assert owner(f"{ours};0x7f6 (google/_upb/_message.abi3.so);malloc (libc.so.6)") == PYTHON
