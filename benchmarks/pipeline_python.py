@@ -83,10 +83,12 @@ def sampled(py_spy: str, data_dir: str, seconds: float, *options: str) -> tuple[
         out = Path(folder) / "stacks"
         command = [py_spy, "record", "--native", *options, f"--rate={SAMPLES_S}", "--format=raw", f"--output={out}"]
         child = [sys.executable, __file__, data_dir, str(seconds)]
-        done = subprocess.run([*command, "--", *child], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run([*command, "--", *child], capture_output=True, text=True)
+        if done.returncode:  # it may not trace processes, for example
+            sys.exit(f"py-spy failed: {done.stderr}")
         lines = (line.rpartition(" ") for line in out.read_text().splitlines())
         stacks = {stack: int(count) for stack, _, count in lines if "work (pipeline_python.py" in stack}
-    return stacks, float(re.findall(rb"worked ([\d.]+) s", done.stdout)[0])
+    return stacks, float(re.findall(r"worked ([\d.]+) s", done.stdout)[0])
 
 
 def owner(stack: str) -> str:

@@ -243,8 +243,8 @@ class Records:
         self._source = ArrayRecordDataSource(builder.info.splits[split].file_instructions)
         self.stored = stored(builder.info.features, names)
         self._fields = [
-            (path, "/".join(path), NUMBERS.get(dtype.kind, "bytes_list"), shape, dtype)
-            for path, shape, dtype in self.stored
+            (folders, name, "/".join((*folders, name)), NUMBERS.get(dtype.kind, "bytes_list"), shape, dtype)
+            for (*folders, name), shape, dtype in self.stored
         ]
 
     def __len__(self) -> int:
@@ -254,12 +254,13 @@ class Records:
         """Feature name -> its value, or the dict of its values. A malformed record can raise anything."""
         stored = tf_example_pb2.Example.FromString(self._source[index]).features.feature
         record: dict[str, Any] = {}
-        for path, key, proto_list, shape, dtype in self._fields:
+        for folders, name, key, proto_list, shape, dtype in self._fields:
             values = getattr(stored[key], proto_list).value
             inner = record
-            for name in path[:-1]:
-                inner = inner.setdefault(name, {})
-            inner[path[-1]] = np.array(values, dtype).reshape(shape) if shape else values[0]
+            for folder in folders:
+                inner = inner.setdefault(folder, {})
+            # As a list: NumPy takes longer to look into other sequences.
+            inner[name] = np.array(values[:], dtype).reshape(shape) if shape else values[0]
         return record
 
     def canonical(self, index: int) -> bytes:

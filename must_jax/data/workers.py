@@ -4,7 +4,7 @@ One process is started anew, so that it has none of the threads of jax. It loads
 into the workers, which share that memory. Each thread of a worker has a socket, through which it is told which rows of
 which batch to write into a piece of shared memory, and answers with what it could not read.
 
-grain's processes would each import jax and load the sources, copy every batch, and need a /dev/shm of that size.
+grain's processes would each import jax and load the sources, take new memory for every batch, and need much /dev/shm.
 """
 
 from __future__ import annotations
