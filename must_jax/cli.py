@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from must_jax.errors import OtherProcessFailed, Preempted, UserError, printable
+from must_jax.errors import OtherProcessFailed, Preempted, UserError, is_out_of_memory, printable
 
 FAILED = 1  # exit code after another process failed: restarting may help
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -27,6 +27,8 @@ _MACHINE = {
     os.strerror(errno.EACCES): "choose a folder that you may read and write",
 }
 
+
+_LESS_MEMORY = "lower batch_size; a training may keep it, and raise config.accumulate or set config.remat"
 
 # By number, since their messages are common words.
 _NAMES = {
@@ -63,6 +65,9 @@ def exit_code(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return _end(INTERRUPTED, "stopped; the same command continues")
     except Exception as error:
+        if is_out_of_memory(error) and not isinstance(error, MemoryError):  # which may well be a bug
+            why = str(error).partition("\n")[0]  # the rest is a table of allocations
+            return _end(2, f"error: too little memory on a device: {why}; {_LESS_MEMORY}")
         advice = next((advice for text, advice in _MACHINE.items() if text in str(error)), None)
         if advice is None and isinstance(error, OSError) and error.errno is not None:
             advice = _NAMES.get(error.errno)

@@ -25,6 +25,11 @@ class Preempted(KeyboardInterrupt):
     """The run received SIGTERM and saved its state. This is not an error: the same command continues."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something did not fit into memory: of a device, as jax says it, or of this machine."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def printable(text: str) -> str:
     """One printable line: bytes that are not text are escaped (\\xff), and so are control characters (\\n)."""
     return "".join(character if character.isprintable() else _escaped(character) for character in text)

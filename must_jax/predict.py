@@ -78,7 +78,7 @@ def run(
 
     Raises:
       UserError: no such photo, no photo in a folder, none that can be read, results that would overwrite a photo or
-        each other, no finished run in `model`.
+        each other, no finished run in `model`, a batch that does not fit into memory.
     """
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, but must be at least 1")
@@ -261,9 +261,11 @@ def _predicted(
     from must_jax import trained
     from must_jax.data.decoding import decode_image, decode_reduced
     from must_jax.engine.mesh import make_mesh
+    from must_jax.stages import memory
     from must_jax.tasks.drawing import LARGEST_PX
 
     loaded = trained.load(model, make_mesh(min(batch_size, jax.local_device_count()), devices=jax.local_devices()))
+    memory.check_batch(batch_size, loaded.image_size, "--batch_size")
 
     def use(photo: Photo, predicted: trained.Predicted | Exception) -> Done:
         if isinstance(predicted, Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -31,9 +32,10 @@ from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
 from must_jax.engine.state import Variables, count_parameters, digest
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
-from must_jax.errors import UserError
+from must_jax.errors import UserError, is_out_of_memory
 from must_jax.files import MODEL_FILE
 from must_jax.models.api import Model, build_model
+from must_jax.progress import counted
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
@@ -139,6 +141,9 @@ class Trained:
           read: gives an item's pixels, u8[H, W, 3]. If it raises UserError or OSError, `use` gets that error instead.
           use: called, like `read`, from several threads at a time.
           batch_size: images that the devices work on at a time, rounded up to what they can share evenly.
+
+        Raises:
+          UserError: a batch does not fit into memory.
         """
         rows = 0  # of the largest batch yet: all others are filled up to it, as every new size has to be compiled
 
@@ -151,17 +156,19 @@ class Trained:
         def begin(batch: list[tuple[_Item, _Fitted | Exception]]) -> Callable[[], list[Callable[[], _Result]]]:
             nonlocal rows
             rows = max(rows, len(batch) + -len(batch) % self.mesh.size)
-            inputs = np.zeros((rows, self.image_size, self.image_size, 3), np.uint8)
-            for row, (_, fitted) in enumerate(batch):
-                if isinstance(fitted, _Fitted):
-                    inputs[row] = fitted.input
-            begun = self._predict(self._on_devices, put_batch(self.mesh, {"image": inputs}))
-            jax.tree.map(lambda x: x.copy_to_host_async(), begun)
-            return lambda: finish(batch, jax.device_get(begun))
+            with self._fits_memory(rows):
+                inputs = np.zeros((rows, self.image_size, self.image_size, 3), np.uint8)
+                for row, (_, fitted) in enumerate(batch):
+                    if isinstance(fitted, _Fitted):
+                        inputs[row] = fitted.input
+                begun = self._predict(self._on_devices, put_batch(self.mesh, {"image": inputs}))
+                jax.tree.map(lambda x: x.copy_to_host_async(), begun)
+            return lambda: finish(batch, begun)
 
-        def finish(
-            batch: list[tuple[_Item, _Fitted | Exception]], predictions: Predictions
-        ) -> list[Callable[[], _Result]]:
+        def finish(batch: list[tuple[_Item, _Fitted | Exception]], begun: Predictions) -> list[Callable[[], _Result]]:
+            with self._fits_memory(rows):  # programs run asynchronously, so this is where most of them fail
+                predictions = jax.device_get(begun)
+
             def result(row: int, item: _Item, fitted: _Fitted | Exception) -> _Result:
                 if isinstance(fitted, Exception):
                     return use(item, fitted)
@@ -176,6 +183,20 @@ class Trained:
             yield from ahead(answers, lambda answer: pool.submit(answer).result, min(cores(), batch_size))
         finally:
             pool.shutdown(cancel_futures=True)
+
+    @contextlib.contextmanager
+    def _fits_memory(self, batch_size: int) -> Iterator[None]:
+        """Says in a sentence that a batch of `each` does not fit."""
+        try:
+            yield
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            what = f"a batch of {counted(batch_size, 'image')} of {self.image_size} px"
+            remedy = f"set batch_size to {batch_size // 2} or less"
+            if batch_size == 1:
+                remedy = "free some, or use a device that has more"
+            raise UserError(f"{what} does not fit into memory; {remedy}") from error
 
     def _fitted(self, pixels: np.ndarray) -> _Fitted:
         image_hw = pixels.shape[0], pixels.shape[1]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from must_jax import stages
-from must_jax.cli import interrupted_later
+from must_jax.cli import exit_code, interrupted_later
 from must_jax.config import LabelConfig
 from must_jax.stages import STAGES, label
 
@@ -69,6 +69,17 @@ def test_another_thread_loads_without_ado() -> None:
     thread.start()
     thread.join()
     assert done == ["loaded"]
+
+
+def test_a_device_without_memory_ends_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of which only the first line of jax's message is a part."""
+
+    def command() -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nPeak buffers:\n...")
+
+    assert exit_code(command) == 2
+    said = capsys.readouterr().err
+    assert "9 bytes" in said and "batch_size" in said and "config.accumulate" in said and "Peak" not in said
 
 
 class Interrupted:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import skimage
 from command_line import call, config
+from photos import jpeg, write_files
 from PIL import Image
 
 import must_jax
-from must_jax import predict
+from must_jax import predict, trained
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import MapLabel
 from must_jax.labels.formats.base import Photo
@@ -25,6 +28,7 @@ from must_jax.labels.formats.depth_png import DepthPng
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.normal_png import NormalPng
 from must_jax.labels.formats.png import PngMaps
+from must_jax.stages import memory
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -156,6 +160,27 @@ def test_no_readable_photo_is_an_error(model: Path, tmp_path: Path, capsys):
     (tmp_path / "text.jpg").write_text("no image")
     assert look(f"--model={model}", f"--out={tmp_path}/out", tmp_path / "text.jpg") == 2
     assert f"{tmp_path}/text.jpg: an image cannot be read" in capsys.readouterr().err
+
+
+def test_a_batch_too_large_for_the_memory_is_an_error(
+    model: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    """Which names the flag and a value that may do; known before anything is read, or told by the devices."""
+    write_files(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(4)})
+    command = (f"--model={model}", f"--out={tmp_path}/out", "--batch_size=4", tmp_path / "photos")
+
+    def refuses(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nAllocations: many")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "put_batch", refuses)
+        assert look(*command) == 2
+    assert re.search(r"error: .*4 images.* batch_size to 2 or less", capsys.readouterr().err.splitlines()[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "memory_bytes", lambda: 1000)
+        assert look(*command) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("lower --batch_size")
+    assert look(*command) == 0
 
 
 @pytest.mark.parametrize("suffix", ["png", "npy"])

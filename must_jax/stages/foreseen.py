@@ -31,7 +31,7 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.labels.formats import build_format
 from must_jax.models.api import build_model
-from must_jax.stages import inputs, memory, prepare
+from must_jax.stages import inputs, memory, prepare, validation
 from must_jax.stages.inputs import TRUTH
 from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task
@@ -147,6 +147,7 @@ class Foreseen:
             for name in names:
                 if name not in metrics:
                     yield f"config.{key} names '{name}', which is not measured; {nearest(name, metrics)}"
+        yield from validation.errors_named(config)
         yield from _of_memory(config.model, config.image_size)
         if config.init:
             needed = [field for part in config.init_parts for field in _INIT.get(part, ())]

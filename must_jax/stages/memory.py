@@ -16,9 +16,9 @@ from must_jax.models.api import Model
 _GIB = 2**30
 
 
-def check_batch(rows: int, image_size: int) -> None:
+def check_batch(rows: int, image_size: int, lower: str = "batch_size or image_size") -> None:
     """Checks the pixels of this process's part of a batch: the minimum that a stage holds at a time."""
-    _check(f"{rows:,} images of {image_size} x {image_size}", rows * image_size**2 * 3, "batch_size or image_size")
+    _check(f"{rows:,} images of {image_size} x {image_size}", rows * image_size**2 * 3, lower)
 
 
 def check_model(model: Model, image_size: int) -> None:

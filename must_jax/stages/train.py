@@ -141,7 +141,6 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
                 )
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     _check_measured(config, validation.names_of(held_out, tasks))
-    _check_more_is_better(config, tasks)
     model, optimizer, step = build(config, tasks, weights, mesh)
     memory.check_model(model, config.image_size)
     variables = model.init(jax.random.key(config.seed), config.image_size)
@@ -345,7 +344,6 @@ def _measure_again(
             inputs.check_fits(model.tasks, held.source)
             supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
         _check_measured(config, validation.names_of(held_out, model.tasks))
-        _check_more_is_better(config, model.tasks)
         whole.enter_context(preemption.deferred())
     with distributed.together({}, config.ready_within_s):
         if distributed.is_first():
@@ -413,17 +411,8 @@ def _check_measured(config: TrainConfig, measured: Collection[str]) -> None:
         raise UserError(
             f"config.best names '{config.best}', which is not measured; {nearest(config.best, measured)}; correct it"
         )
-
-
-def _check_more_is_better(config: TrainConfig, tasks: Mapping[str, Task]) -> None:
-    named = {"minimum": config.minimum, "best": [config.best] if config.best else []}
-    for key, name in ((key, name) for key, names in named.items() for name in names):
-        task, _, metric = name.partition("@")[0].partition("/")
-        if metric in tasks[task].errors:
-            raise UserError(
-                f"config.{key} names '{name}', an error, of which less is better; "
-                f"name a score, such as {task}/{tasks[task].metric}"
-            )
+    for mistake in validation.errors_named(config):
+        raise UserError(mistake)
 
 
 def _listed(values: Mapping[str, float]) -> str:

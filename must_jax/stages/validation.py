@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from must_jax.engine.step import PredictStep, make_predict_step
 from must_jax.errors import UserError
 from must_jax.models.api import Model
 from must_jax.stages import inputs
+from must_jax.tasks import TASKS
 from must_jax.tasks.base import Task
 
 FILE = "validation.json"
@@ -161,6 +162,18 @@ def names_of(held_out: Sequence[HeldOut], tasks: Mapping[str, Task]) -> list[str
         for name, end in held.ends.items()
         for metric in tasks[name].metrics().result()
     ]
+
+
+def errors_named(config: TrainConfig) -> Iterator[str]:
+    """What is wrong with `best` and `minimum`: those that name an error, of which less is better."""
+    named = {"minimum": config.minimum, "best": [config.best] if config.best else []}
+    for key, name in ((key, name) for key, names in named.items() for name in names):
+        task, _, metric = name.partition("@")[0].partition("/")
+        if task in TASKS and metric in TASKS[task].errors:
+            yield (
+                f"config.{key} names '{name}', an error, of which less is better; "
+                f"name a score, such as {task}/{TASKS[task].metric}"
+            )
 
 
 def _opened(config: ValidationConfig, where: str, data_dir: str, tasks: Mapping[str, Any]) -> Source:

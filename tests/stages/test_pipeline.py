@@ -416,6 +416,8 @@ def audit(**values: Any) -> dict[str, Any]:
         (training(tasks={"normals": {}}), "no images are labelled for task 'normals'; labelled are: depth"),
         (training(validation=[{"images": "scenes/teacher_normals_tiny:train"}]), "validation.0 .* no task"),
         (training(validation=[HELD_OUT], minimum={"depth/delta7": 1}), "did you mean 'depth/delta1'"),
+        (training(validation=[HELD_OUT], best="depth/rmse"), "config.best names 'depth/rmse', .* depth/delta1"),
+        (training(validation=[HELD_OUT], minimum={"depth/abs_rel": 1}), "config.minimum .*abs_rel.* depth/delta1"),
         (training(validation=[HELD_OUT, HELD_OUT]), "depth is measured on config.validation.0 and on .*1; name"),
         (label(teachers=["{workdir}/first"]), "first is not validated on depth"),
         (label(teachers=["elsewhere/second"], tasks={"normals": {}}), "'normals', which no teacher knows"),
