@@ -84,5 +84,24 @@ class Details:
     curves: Sequence[Lines] = field(default_factory=tuple)
 
 
+def compared(details: Mapping[str, Details]) -> tuple[str, Details]:
+    """Several models on one image set, by name: the figure by class that matters most, and curves of a single line.
+
+    Returns:
+      The name of that figure ("" if there are none), and a column and a line for each model.
+    """
+    tables = {name: each.per_class for name, each in details.items() if each.per_class and each.per_class.columns}
+    figures = {name: next(iter(table.columns.values())) for name, table in tables.items()}
+    first = next(iter(tables.values()), None)
+    lines: dict[tuple[str, str, str], dict[str, tuple[list[float], list[float]]]] = {}
+    for name, each in details.items():
+        for curve in each.curves:
+            if len(curve.series) == 1:
+                lines.setdefault((curve.title, curve.x, curve.y), {})[name] = next(iter(curve.series.values()))
+    table = Table(first.classes, figures) if first else None
+    of_all = Details(table, None, tuple(Lines(*about, series) for about, series in lines.items()))
+    return next(iter(first.columns)) if first else "", of_all
+
+
 def _last_if_none(value: float | None) -> tuple[bool, float]:
     return value is None, value or 0.0

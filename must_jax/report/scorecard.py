@@ -14,6 +14,7 @@ from pathlib import Path
 
 from must_jax import files
 from must_jax.reading import read_json
+from must_jax.report.details import Details
 
 JSON_FILE, CSV_FILE = "scorecard.json", "scorecard.csv"
 
@@ -25,6 +26,7 @@ class Row:
     Attributes:
       value: on the test split, higher is better; None: the training diverged.
       steps, image_steps: of the transfer; image-steps are steps times batch size, 0 = not known (earlier versions).
+      details: what lies behind the value; for the first seed only.
     """
 
     init: str
@@ -37,6 +39,7 @@ class Row:
     learning_rate: float
     steps: int
     image_steps: int = 0
+    details: Details | None = None
 
 
 @dataclass(frozen=True)
@@ -203,11 +206,14 @@ def told(table: Table, starts: Mapping[str, Start]) -> list[str]:
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:
-    """Writes `scorecard.json` and `scorecard.csv`; a reader never sees half a file."""
+    """Writes `scorecard.json` and, without details, `scorecard.csv`; a reader never sees half a file."""
     values = [dataclasses.asdict(row) for row in rows]
-    names = [field.name for field in dataclasses.fields(Row)]
+    for value in values:
+        if value["details"] is None:
+            del value["details"]
+    names = [field.name for field in dataclasses.fields(Row) if field.name != "details"]
     table = io.StringIO()
-    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer = csv.DictWriter(table, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(values)
     files.write_text(folder / CSV_FILE, table.getvalue())

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -20,6 +20,7 @@ from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, Trans
 from must_jax.data.kept import Room
 from must_jax.data.pipeline import Source
 from must_jax.engine import distributed
+from must_jax.engine.evaluate import Evaluation
 from must_jax.errors import UserError
 from must_jax.files import write_json, write_text
 from must_jax.models.api import build_model
@@ -28,6 +29,7 @@ from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
 from must_jax.stages import inputs, memory, overview, results, supervision
+from must_jax.stages.results import RunRecord
 from must_jax.stages.transfer import MEASURED, Downstream, Outcome, Start, Training, Transfer, Trunk
 from must_jax.stages.workdir import REPORT, RESULT_FILE, check, claim
 from must_jax.trained import Trained
@@ -35,8 +37,6 @@ from must_jax.trained import Trained
 RUNS_FILE = "runs.jsonl"
 
 RULES = 3  # version of the measurement; results of other versions are measured again
-
-Measured = Mapping[str, float | None]  # "validation" and "test" -> headline metric; None: training diverged
 
 
 def run(config: EvaluateConfig, workdir: Path) -> None:
@@ -125,12 +125,12 @@ class Runs:
     def __init__(self, workdir: Path) -> None:
         number = distributed.position()
         self._path = workdir / (f"runs-{number}.jsonl" if number else RUNS_FILE)
-        self._done: dict[str, Measured] = {}
+        self._done: dict[str, RunRecord] = {}
         for path in {self._path, *workdir.glob(results.RUNS_FILES)}:
-            done = read_json_lines(path, results.RunRecord)  # unreadable ones are measured again
+            done = read_json_lines(path, RunRecord)  # unreadable ones are measured again
             if path == self._path:
-                write_text(path, "".join(f"{json.dumps(each.model_dump())}\n" for each in done))
-            self._done |= {each.run: {"validation": each.validation, "test": each.test} for each in done}
+                write_text(path, "".join(map(_line, done)))
+            self._done |= {each.run: each for each in done}
 
     def __len__(self) -> int:
         return len(self._done)
@@ -138,17 +138,19 @@ class Runs:
     def __contains__(self, name: str) -> bool:
         return name in self._done
 
-    def __getitem__(self, name: str) -> Measured:
+    def __getitem__(self, name: str) -> RunRecord:
         return self._done[name]
 
-    def add(self, measured: Mapping[str, Measured]) -> None:
-        """Stores the values of these runs, name -> values."""
-        lines = [json.dumps({"run": name, **values}) + "\n" for name, values in measured.items()]
+    def add(self, measured: Sequence[RunRecord]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+            file.write("".join(map(_line, measured)))
             file.flush()
             os.fsync(file.fileno())
-        self._done |= measured
+        self._done |= {each.run: each for each in measured}
+
+
+def _line(run: RunRecord) -> str:
+    return run.model_dump_json(exclude_unset=True) + "\n"
 
 
 def _measure(
@@ -223,18 +225,16 @@ class _OfSet:
             chosen, others = dict.fromkeys(self._starts, rates[0]), [first, *others]
         jobs = [_Job(init, seed, rate) for init, rate in chosen.items() for seed in others]
         for job, outcome in self._trainings([job for job in jobs if self._run(job) not in self._runs]):
-            self._runs.add({self._run(job): {"test": self._program().measure(outcome, "test")}})
+            self._runs.add([self._tested(job, outcome)])
         self._progress.advance(self._to_do)  # what has been measured before
         steps, images = self._config.steps, self._config.steps * self._config.batch_size
-        return [
-            Row(
-                *(init, task.name, self._downstream.name, self._config.mode, task.metric),
-                self._runs[self._run(_Job(init, seed, rate))]["test"],
-                *(seed, rate, steps, images),
-            )
-            for init, rate in chosen.items()
-            for seed in self._config.seeds
-        ]
+
+        def row(init: str, rate: float, seed: int) -> Row:
+            measured = self._runs[self._run(_Job(init, seed, rate))]
+            about = (init, task.name, self._downstream.name, self._config.mode, task.metric)
+            return Row(*about, measured.test, seed, rate, steps, images, measured.details)
+
+        return [row(init, rate, seed) for init, rate in chosen.items() for seed in self._config.seeds]
 
     def _try(self, seed: int) -> None:
         """Measures every rate on validation, and the one that is best there on test."""
@@ -244,21 +244,30 @@ class _OfSet:
         for _, of_init in itertools.groupby(trainings, key=lambda each: each[0].init):
             values: dict[float, float | None] = {}
             for job, outcome in of_init:
-                values[job.rate] = self._program().measure(outcome, "validation")
+                values[job.rate] = self._value(self._program().measure(outcome, "validation"))
                 if choose(values) == job.rate:
                     best, best_outcome = job, outcome  # of the others, nothing needs to be kept
-            test = self._program().measure(best_outcome, "test")
-            tried = {rate: self._run(best._replace(rate=rate)) for rate in values}
-            self._runs.add(
-                {
-                    name: {"validation": values[rate], "test": test if rate == best.rate else None}
-                    for rate, name in tried.items()
-                }
-            )
+            tested = self._tested(best, best_outcome)
+            others = {rate: RunRecord(run=self._run(best._replace(rate=rate)), test=None) for rate in values}
+            tried = {**others, best.rate: tested}
+            self._runs.add([tried[rate].model_copy(update={"validation": value}) for rate, value in values.items()])
+
+    def _tested(self, job: _Job, outcome: Outcome) -> RunRecord:
+        """The headline metric on test and, of the first seed, what lies behind it, but not how classes are confused."""
+        found = self._program().measure(outcome, "test")
+        tested: dict[str, Any] = {"run": self._run(job), "test": self._value(found)}
+        if found and job.seed == self._config.seeds[0]:
+            details = found.details[self._downstream.task.name]
+            tested["details"] = {key: value for key, value in details.items() if key != "confusion"}  # can be large
+        return RunRecord.model_validate(tested)
+
+    def _value(self, found: Evaluation | None) -> float | None:
+        task = self._downstream.task
+        return found.metrics[f"{task.name}/{task.metric}"] if found else None
 
     def _chosen(self, init: str, seed: int) -> float:
         rates = self._config.learning_rates
-        return choose({rate: self._runs[self._run(_Job(init, seed, rate))]["validation"] for rate in rates})
+        return choose({rate: self._runs[self._run(_Job(init, seed, rate))].validation for rate in rates})
 
     def _trainings(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Outcome]]:
         """Each of these, and what it was trained to; as many side by side as there are devices."""

@@ -24,6 +24,7 @@ from must_jax.files import MODEL_FILE
 from must_jax.labels import gate, manifest
 from must_jax.reading import read_json
 from must_jax.report import html, scorecard
+from must_jax.report.details import Details, compared
 from must_jax.report.html import Check, Column, Curve, Data, Detail, Report, Stage
 from must_jax.stages import pictures, results, validation
 from must_jax.stages.briefs import state
@@ -76,7 +77,7 @@ def collect(
         curves=[curve for entry in training if (curve := _losses(entry))],
         validations=list(itertools.chain.from_iterable(map(_validations, training))),
         checks=list(itertools.chain.from_iterable(map(_checks, training))),
-        details=list(itertools.chain.from_iterable(map(_details, training))),
+        details=list(itertools.chain.from_iterable(map(_details, entries))),
         columns=_columns(entries),
         galleries=shown.galleries,
         extremes=shown.extremes,
@@ -194,12 +195,33 @@ def _checks(entry: Entry) -> Iterator[Check]:
 
 
 def _details(entry: Entry) -> Iterator[Detail]:
+    if isinstance(entry.config, TrainConfig):
+        return _validated(entry)
+    return _compared(entry) if isinstance(entry.config, EvaluateConfig) else iter(())
+
+
+def _validated(entry: Entry) -> Iterator[Detail]:
     path = entry.workdir / validation.FILE
     told = read_json(path, dict[str, results.Validated], "remove it, only details are lost") if path.exists() else {}
     for images, found in told.items():
         for task, details in found.details.items():
             if details != type(details)():
                 yield Detail(entry.name, task, images, details)
+
+
+def _compared(entry: Entry) -> Iterator[Detail]:
+    """The starting points of a finished scorecard beside each other, on every set, by class and curve: one seed."""
+    rows, _ = scorecards([entry])
+    seed = rows[0].seed if rows else 0
+    for (mode, dataset), of_cell in itertools.groupby(
+        [row for row in rows if row.details and row.seed == seed], key=lambda row: (row.mode, row.dataset)
+    ):
+        found = {row.init: row for row in of_cell}
+        task, images = next(iter(found.values())).task, entry.config.downstream[dataset].test.images
+        figure, details = compared({init: row.details for init, row in found.items() if row.details})
+        if details != Details():
+            by_class = f", {figure} by class" if figure else ""
+            yield Detail(f"{entry.name}: {dataset}, {mode}, seed {seed}{by_class}", task, images, details)
 
 
 def _columns(entries: Sequence[Entry]) -> list[Column]:

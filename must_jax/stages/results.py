@@ -73,6 +73,7 @@ class RunRecord(Run):
 
     validation: float | None = None  # None: it diverged, or was not measured
     test: float | None
+    details: Details | None = None  # of the test images, for the first seed
 
 
 class Verdict(pydantic.BaseModel):

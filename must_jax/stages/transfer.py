@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from must_jax.config import InputConfig, TransferConfig
 from must_jax.data.kept import KeptBatches, Room
 from must_jax.data.pipeline import Source, TruthReader, eval_batches, train_batches
-from must_jax.engine.evaluate import evaluate
+from must_jax.engine.evaluate import Evaluation, evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put, put_batch, put_replicated
 from must_jax.engine.mesh import split as split_over
@@ -163,15 +163,14 @@ class Transfer:
             for number, training in enumerate(trainings)
         ]
 
-    def measure(self, outcome: Outcome, split: str) -> float | None:
-        """The headline metric on a split of `MEASURED`; None if the training diverged."""
+    def measure(self, outcome: Outcome, split: str) -> Evaluation | None:
+        """What it reaches on a split of `MEASURED`; None if the training diverged."""
         if outcome.variables is None:
             return None
-        task, size = self._downstream.task, self._downstream.image_size
+        size = self._downstream.image_size
         examples = outcome.training.start.examples(split, outcome.training.seed)
         variables = put_replicated(self._mesh, outcome.variables)
-        found = evaluate(self.predict, variables, examples, self._truth[split], self._tasks, size, self._mesh)
-        return found.metrics[f"{task.name}/{task.metric}"]
+        return evaluate(self.predict, variables, examples, self._truth[split], self._tasks, size, self._mesh)
 
     def _state(self, training: Training) -> State:
         """Before the first update, as NumPy arrays."""

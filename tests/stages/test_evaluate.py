@@ -15,9 +15,10 @@ import pytest
 from made_teacher import redescribe
 
 from must_jax.config import EvaluateConfig, TrainConfig
+from must_jax.engine.evaluate import Evaluation
 from must_jax.engine.step import make_side_by_side_step
 from must_jax.errors import UserError
-from must_jax.stages import evaluate, inputs, train, transfer
+from must_jax.stages import evaluate, inputs, overview, train, transfer
 from must_jax.stages.transfer import Outcome
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
@@ -96,9 +97,9 @@ def fake(measure: Any, patch: pytest.MonkeyPatch) -> list[tuple[str, str, int, f
             calls.append((self._config.mode, self._downstream.name, seed, learning_rate))
         return [Outcome(training, {}) for training in trainings]
 
-    def fake_measure(self: Any, outcome: Outcome, split: str) -> float:
-        _, seed, learning_rate = outcome.training
-        return measure(seed, learning_rate)[split]
+    def fake_measure(self: Any, outcome: Outcome, split: str) -> Evaluation:
+        (_, seed, learning_rate), task = outcome.training, self._downstream.task
+        return Evaluation({f"{task.name}/{task.metric}": measure(seed, learning_rate)[split]}, {task.name: {}})
 
     patch.setattr(transfer.Transfer, "start", lambda self, trained: None)
     patch.setattr(transfer.Transfer, "train", fake_train)
@@ -108,7 +109,7 @@ def fake(measure: Any, patch: pytest.MonkeyPatch) -> list[tuple[str, str, int, f
 
 def test_every_row_has_the_schema(finished: Path, config: EvaluateConfig):
     found = rows(finished)
-    assert all(list(row) == ROW for row in found)
+    assert all(list(row) == [*ROW, *["details"] * (row["seed"] == 0)] for row in found)
     expected = {
         *((init, name, "frozen", seed) for init in config.inits for name in config.downstream for seed in (0, 1)),
         *(("teacher", name, "finetune", 0) for name in config.downstream),
@@ -121,7 +122,7 @@ def test_every_row_has_the_schema(finished: Path, config: EvaluateConfig):
     }
     assert all(0 <= row["value"] <= 100 for row in found)
     with (finished / "scorecard.csv").open() as file:
-        assert [{name: str(value) for name, value in row.items()} for row in found] == list(csv.DictReader(file))
+        assert [{name: str(row[name]) for name in ROW} for row in found] == list(csv.DictReader(file))
 
 
 def test_one_program_serves_all_starts_seeds_and_rates(steps: list[Any], config: EvaluateConfig):
@@ -183,6 +184,20 @@ def test_a_training_that_diverges_is_counted_as_such(
     assert {row["value"] for row in rows(tmp_path / "all")} == {None}
     with (tmp_path / "all/scorecard.csv").open() as file:
         assert {row["value"] for row in csv.DictReader(file)} == {""}
+
+
+def test_the_first_seed_is_shown_by_class_and_curve(finished: Path, config: EvaluateConfig):
+    details = {(row["init"], row["dataset"], row["mode"]): row["details"] for row in rows(finished) if row["seed"] == 0}
+    columns = details["teacher", "shapes", "frozen"]["per_class"]["columns"]
+    assert len(columns["recall"]) == len(details["teacher", "shapes", "frozen"]["per_class"]["classes"]) > 2
+    found = {each.title: each.details for each in overview._details(overview.Entry("card", config, finished))}
+    by_class = found["card: shapes, frozen, seed 0, recall by class"].per_class
+    assert by_class and by_class.columns.keys() == config.inits.keys()
+    assert by_class.columns["teacher"] == columns["recall"]
+    curves = found["card: range, frozen, seed 0"].curves
+    assert curves and all(curve.series.keys() == config.inits.keys() for curve in curves)
+    page = (finished / "report/index.html").read_text()
+    assert "card: shapes" not in page and "shapes, frozen, seed 0, recall by class" in page
 
 
 def test_test_images_are_looked_at_only_for_the_rate_that_was_chosen(
