@@ -16,10 +16,11 @@ def run(config: PrepareConfig, workdir: Path) -> None:
         return
     from must_jax.stages import truth  # loads jax, which images alone do not need
 
-    truth.check(config.labels)
+    folders = truth.folders_of(config)
+    truth.check(config.labels, folders)
     images = prepare(config)
     for task, labels in config.labels.items():
-        truth.write(images, task, labels, truth.folder_of(config, task))
+        truth.write(images, task, labels, folders[task])
 
 
 def mistakes(config: PrepareConfig) -> list[str]:
@@ -29,7 +30,7 @@ def mistakes(config: PrepareConfig) -> list[str]:
     found = []
     for task, labels in config.labels.items():
         try:
-            truth.check({task: labels})
+            truth.check({task: labels}, truth.folders_of(config))
         except UserError as error:
             found.append(str(error))
     try:

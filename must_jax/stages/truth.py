@@ -22,25 +22,29 @@ from must_jax.tasks import TASKS, build_task, check_options
 SHARD_IMAGES = 1024
 
 
-def check(labels: Mapping[str, TruthConfig]) -> None:
+def check(labels: Mapping[str, TruthConfig], folders: Mapping[str, Path] | None = None) -> None:
     """Checks `labels`, task -> config, before any image or annotation is read.
+
+    Args:
+      folders: task -> its column. Of a finished one the labels may be gone.
 
     Raises:
       UserError: an unknown task, format or option, a format for another kind of label than the task's, a missing file.
     """
     for task, config in labels.items():
-        _format(task, config)
+        _format(task, config, (folders or {}).get(task))
 
 
-def folder_of(config: PrepareConfig, task: str) -> Path:
-    """Where "truth" looks for the columns of a prepared image set."""
-    return Path(config.data_dir).expanduser() / config.name / COLUMNS / task
+def folders_of(config: PrepareConfig) -> dict[str, Path]:
+    """Task -> where "truth" looks for its column of a prepared image set."""
+    columns = Path(config.data_dir).expanduser() / config.name / COLUMNS
+    return {task: columns / task for task in config.labels}
 
 
 def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_images: int = SHARD_IMAGES) -> Manifest:
     """Imports the labels of one task as the column `folder`. Images are matched by name.
 
-    An interrupted import resumes; a finished one says so.
+    An interrupted import resumes; a finished one says so, and no longer needs the labels that it was made from.
 
     Returns:
       The manifest of the finished column.
@@ -49,13 +53,14 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
       UserError: as `check`; annotations that changed since they were imported, are damaged, or contradict what is
         declared: unit, range, class list, the images' names and shapes; another process is using the column.
     """
-    format_ = _format(task, config)
+    format_ = _format(task, config, folder)
     path = Path(config.path).expanduser()
+    made = _imported(folder, config, format_) if config.path and not files.kind_of(path) else None
     source = SourceRecord(
         format=config.format,
         path=config.path,
         options=format_.model_dump(mode="json"),
-        digest=format_.digest(path, images),
+        digest=made.digest if made else format_.digest(path, images),
         licence=config.licence,
     )
     if truth.is_finished(folder, images, source):
@@ -82,7 +87,16 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
     return column
 
 
-def _format(task: str, config: TruthConfig) -> Format:
+def _imported(folder: Path, config: TruthConfig, format_: Format) -> SourceRecord | None:
+    """What a finished column was made from, if the config still means that; otherwise None."""
+    if not (folder / manifest.FILE).exists() or not manifest.is_whole(folder):
+        return None
+    source = manifest.read(folder).source
+    wanted = {"format": config.format, "path": config.path, "options": format_.model_dump(mode="json")}
+    return source if source and source.model_dump(mode="json", include={*wanted}) == wanted else None
+
+
+def _format(task: str, config: TruthConfig, folder: Path | None = None) -> Format:
     check_options(task, {})
     try:
         format_ = build_format(config.format, config.options)
@@ -101,6 +115,8 @@ def _format(task: str, config: TruthConfig) -> Format:
     if holds and not config.path:
         raise UserError(f"config.labels.{task}.path is missing; set it to the {holds} with the labels")
     if holds and (kind := files.kind_of(path)) != f"a {holds}":
+        if not kind and folder and _imported(folder, config, format_):
+            return format_
         what = f"there is no {holds} '{config.path}'"
         if kind:
             what = f"'{config.path}' is {kind}, but '{config.format}' reads a {holds}"

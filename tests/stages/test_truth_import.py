@@ -222,6 +222,17 @@ def test_images_and_labels_are_prepared_together(images: ImageSet, tmp_path: Pat
     assert call(*prepare, *boxes) == 2
     assert "was made from other annotations than those now in" in capsys.readouterr().err
 
+    (tmp_path / "coco.json").unlink()  # no longer needed, until there is something to import
+    assert call(*prepare, *boxes) == 0
+    assert (column / "manifest.json").stat().st_mtime_ns == made
+    other = (boxes[0], f"--config.labels.detection.path={tmp_path / 'other.json'}")
+    for flags in (other, (*boxes, "--config.labels.detection.options.orientation=stored")):
+        assert call(*prepare, *flags) == 2
+        assert "config.labels.detection: there is no file" in capsys.readouterr().err
+    next(column.glob("*array_record*")).unlink()
+    assert call(*prepare, *boxes) == 2
+    assert "config.labels.detection: there is no file" in capsys.readouterr().err
+
 
 @pytest.mark.parametrize("replace, suffix", [("train/,train/gt_", ""), (",_ids", "_ids")])
 def test_maps_called_otherwise_are_found_by_an_option_of_the_command(
