@@ -23,6 +23,7 @@ from must_jax.labels.summary import Summary, summarize
 _FREE: dict[str, Any] = {  # what may change while a column is made
     **dict.fromkeys(("created", "must_jax", "shards", "complete", "checksum"), True),
     "source": {"path": True, "licence": True},  # annotations are known by their digest
+    "teacher": {"metrics": True},  # it may have been measured on other images since
 }
 
 

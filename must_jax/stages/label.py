@@ -13,7 +13,7 @@ from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.progress import say
-from must_jax.stages.finished import NO_RULE, finished_columns
+from must_jax.stages.finished import finished_columns, rule_of
 from must_jax.stages.workdir import check
 
 
@@ -76,8 +76,7 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
                     f"{workdir} was labelled by another {teacher} than the one now in {path}; "
                     f"choose another --workdir or delete {folder}"
                 )
-            rule = {**model.tasks[task].options, **config.tasks.get(task, {})}
-            if {key: value for key, value in rule.items() if key not in NO_RULE} != column.rule:
+            if rule_of(config, model, task) != column.rule:
                 return False
     return True
 

@@ -1,4 +1,7 @@
-"""Which stages of a pipeline must be repeated: their config, or what they read, is not what it was when they began."""
+"""Which stages of a pipeline must be repeated: their config, or what they read, is not what it was when they began.
+
+A label run is repeated by columns, each of which says who made it and how: those of other teachers stay.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.reading import read_json
 from must_jax.stages import going_on
-from must_jax.stages.finished import NO_RULE
+from must_jax.stages.finished import outdated_columns
 from must_jax.stages.inputs import TRUTH, run_digest
 from must_jax.stages.labels import find
 from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference, differs, stored, told_before
 
 INPUTS_FILE = "inputs.json"  # in the folder of a stage: what it reads -> a digest of that when it began
 _ADVICE = "remove it; then it is assumed that what the stage has read is unchanged"
+_TEACHERS = "teachers."  # the keys of a label run's teachers
 _MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is out of date
 
 
@@ -58,47 +62,57 @@ def planned(stages: Mapping[str, Any], workdir: Path) -> dict[str, str]:
       UserError: an unfinished training gets more steps, which it can only after it has finished.
     """
     reasons: dict[str, str] = {}
-    longer: set[str] = set()
+    again: dict[str, str] = {}  # folder of a run or a column that will change -> why what reads it is repeated
     for name, config in stages.items():
-        repeated = {str(workdir / other): other for other in (*reasons, *longer)}
+        folder = workdir / name
+        if not _has_begun(config, folder):
+            continue
         try:
-            why = outdated(config, workdir / name)
+            why = _other_as_a_whole(config, folder)
         except UserError as error:
             raise UserError(str(error).replace("config.steps", f"config.stages.{name}.steps")) from None
+        changes = [folder]
+        if not why and isinstance(config, LabelConfig):
+            columns = outdated_columns(config, folder, again)
+            why, changes = _told(columns), list(columns)
+        elif not why:
+            why = _affected(config, again)
         if why:
             reasons[name] = why
-        elif (workdir / name / CONFIG_FILE).exists():
-            for path in _reads(config).values():
-                other = next((repeated[each] for each in repeated if path == each or path.startswith(f"{each}/")), "")
-                if other:
-                    reasons[name] = f"it reads {other}" + ", which is trained further" * (other in longer)
-                    break
-        if name not in reasons and _is_longer(config, workdir / name):
-            longer.add(name)
+            again |= {str(each): f"it reads {name}" for each in changes}
+        elif _is_longer(config, folder):
+            again[str(folder)] = f"it reads {name}, which is trained further"
     return reasons
 
 
 def outdated(config: Any, folder: Path) -> str:
-    """Why what a stage has made, or begun, must not be used; "" if it may be, or there is nothing."""
-    if isinstance(config, PrepareConfig) or not (folder / CONFIG_FILE).exists():
-        return ""  # preparing compares what is there itself, and adds labels
-    if why := difference(folder, config, _raised(config, folder)) or _other_rule(config, folder):
-        return why
-    before = _recorded(folder)
-    for key, digest in digests(config).items():
-        if digest is not None and before.get(key, digest) != digest:
-            return f"config.{key} ({_reads(config)[key]}) has changed since"
-    return ""
+    """Why what a stage has made, or begun, must not be used, or a part of it; "" if it may be, or there is nothing."""
+    if not _has_begun(config, folder):
+        return ""
+    why = _other_as_a_whole(config, folder)
+    if not why and isinstance(config, LabelConfig):
+        return _told(outdated_columns(config, folder, {}))
+    return why
 
 
 def set_aside(config: Any, folder: Path) -> Path | None:
     """Makes room for a stage that is outdated. Returns where what it has made is now.
 
     What measures only what is new goes on in its folder, and would overwrite its tables and pages: these are copied.
+    So are those of a label run of which only some columns are outdated: these are moved, the others stay where they
+    are. If it is killed meanwhile, the rest is still outdated the next time.
     """
     number = 1
     while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
         number += 1
+    if isinstance(config, LabelConfig) and not _other_as_a_whole(config, folder):
+        columns = outdated_columns(config, folder, {})
+        shutil.copytree(folder, aside, ignore=lambda where, _: [COLUMNS] * (where == str(folder)))
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        make_folder(aside / COLUMNS)
+        for column in columns:
+            column.rename(aside / COLUMNS / column.name)
+        return aside
     if not isinstance(config, _MEASURES) or difference(folder, config):
         return folder.rename(aside)
     if not (folder / RESULT_FILE).exists():  # nothing is finished that could be lost
@@ -121,8 +135,47 @@ def record(config: Any, folder: Path) -> None:
 
 
 def digests(config: Any) -> dict[str, str | None]:
-    """What a stage reads -> a digest of its present state; None if it is not there."""
-    return {key: _digest(key, what, config) for key, what in _reads(config).items()}
+    """What a stage reads -> a digest of its present state; None if it is not there.
+
+    Without the teachers of a label run: each column says itself which one made it.
+    """
+    read = {key: what for key, what in _reads(config).items() if not key.startswith(_TEACHERS)}
+    return {key: _digest(key, what, config) for key, what in read.items()}
+
+
+def _has_begun(config: Any, folder: Path) -> bool:
+    """Whether there is something that could be outdated: preparing compares what is there itself, and adds labels."""
+    return not isinstance(config, PrepareConfig) and (folder / CONFIG_FILE).exists()
+
+
+def _other_as_a_whole(config: Any, folder: Path) -> str:
+    """Why nothing that a stage has made may be used; "" if that may be, or parts of it."""
+    if why := difference(folder, config, _raised(config, folder)):
+        return why
+    before = _recorded(folder)
+    for key, digest in digests(config).items():
+        if digest is not None and before.get(key, digest) != digest:
+            return f"config.{key} ({_reads(config)[key]}) has changed since"
+    return ""
+
+
+def _affected(config: Any, again: Mapping[str, str]) -> str:
+    """Why a stage is repeated that reads one of the folders that will change; "" if it reads none."""
+    for key, path in _reads(config).items():
+        for folder, why in again.items():
+            if path == folder or path.startswith(f"{folder}/"):
+                return why
+            column = Path(folder)
+            is_read = column.parent.name == COLUMNS and path in (str(column.parent), str(column.parent.parent))
+            if is_read and (isinstance(config, AuditConfig) or column.name.rpartition("-")[2] in _tasks(key, config)):
+                return why
+    return ""
+
+
+def _told(columns: Mapping[Path, str]) -> str:
+    """Why columns of a label run are outdated, and which ones; "" without any."""
+    names = ", ".join(column.name for column in columns)
+    return f"{'; '.join(dict.fromkeys(columns.values()))} (only {names})" if columns else ""
 
 
 def _is_longer(config: Any, folder: Path) -> bool:
@@ -150,23 +203,6 @@ def _raised(config: Any, folder: Path) -> tuple[str, ...]:
         return ()  # another training
 
 
-def _other_rule(config: Any, folder: Path) -> str:
-    """What differs in the rules by which pseudo labels are made, for tasks that have some; "" = nothing."""
-    if not isinstance(config, LabelConfig):
-        return ""
-    before = told_before(folder, "tasks") or {}
-    for task in dict.fromkeys((*before, *config.tasks)):
-        there, here = (
-            {key: value for key, value in rules.get(task, {}).items() if key not in NO_RULE}
-            for rules in (before, config.model_dump(mode="json")["tasks"])
-        )
-        for key in dict.fromkeys((*there, *here)):
-            if there.get(key) != here.get(key) and any((folder / COLUMNS).glob(f"*-{task}")):
-                values = [repr(rule[key]) if key in rule else "not set" for rule in (there, here)]
-                return f"config.tasks.{task}.{key} is {values[0]} there and {values[1]} here"
-    return ""
-
-
 def _recorded(folder: Path) -> dict[str, str]:
     path = folder / INPUTS_FILE
     return read_json(path, dict[str, str], _ADVICE) if path.exists() else {}
@@ -188,7 +224,7 @@ def _reads(config: Any) -> dict[str, str]:
             read |= {"init": config.init} if config.init else {}
         case LabelConfig():
             source("", config.images, ())
-            read |= {f"teachers.{Path(teacher).name}": teacher for teacher in config.teachers}
+            read |= {f"{_TEACHERS}{Path(teacher).name}": teacher for teacher in config.teachers}
         case AuditConfig():
             source("", config.images, ())
             read |= {f"columns.{number}": each for number, each in enumerate(config.columns)}

@@ -244,17 +244,17 @@ def test_a_stage_whose_inputs_have_changed_is_repeated(
     ran: list[tuple[Path, Any]], digests: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Also when they are not the pipeline's own, and only then."""
-    home = tmp_path / "run"
-    pipeline.run(THREE, home)
+    home, stages = tmp_path / "run", named(first=training(init="elsewhere/second"), last=training())
+    pipeline.run(stages, home)
     (Path("elsewhere/second") / workdir.CONFIG_FILE).write_text("another")
-    pipeline.run(THREE, home)  # was not there before: not known to have changed
+    pipeline.run(stages, home)  # was not there before: not known to have changed
     assert not list(home.glob("*.before-*"))
     (Path("elsewhere/second") / workdir.CONFIG_FILE).write_text("a third one")
-    (home / "third/inputs.json").write_text('{"teachers.second": "another"}')
+    (home / "first/inputs.json").write_text('{"init": "another"}')
     capsys.readouterr()
-    pipeline.run(THREE, home)
-    assert "third is repeated: config.teachers.second (elsewhere/second) has changed" in capsys.readouterr().err
-    assert (home / "third.before-1").is_dir() and not (home / "second.before-1").exists()
+    pipeline.run(stages, home)
+    assert "first is repeated: config.init (elsewhere/second) has changed" in capsys.readouterr().err
+    assert (home / "first.before-1").is_dir() and not (home / "last.before-1").exists()
 
 
 def test_a_finished_training_that_gets_more_steps_goes_on(

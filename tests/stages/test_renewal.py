@@ -9,13 +9,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hand_made import Images, write_column
+from hand_made import TEACHER, Images, describe, write_column
 from made_teacher import HEADLINES, SMALL, make_teacher, redescribe
 from photos import jpeg, picture, write_files
 
+from must_jax import description
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
 from must_jax.errors import UserError
-from must_jax.stages import prepare, renewal, workdir
+from must_jax.labels import manifest
+from must_jax.labels.writer import ColumnWriter
+from must_jax.reading import read_json
+from must_jax.stages import label, prepare, renewal, workdir
 from must_jax.stages.foreseen import Foreseen, _are_same
 
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
@@ -70,15 +74,118 @@ def test_a_training_that_patience_has_ended_is_not_longer(first: Path):
 
 
 def test_another_rule_for_pseudo_labels_repeats_them(tmp_path: Path):
-    """Of tasks that have labels, and if it is a rule."""
-    (tmp_path / "label/columns/t-detection").mkdir(parents=True)
-    workdir.claim(tmp_path / "label", labelling(tasks={"detection": {"score_threshold": 0.5, "weight": 1}}))
-    for threshold, weight, others in ((0.5, 2, {}), (0.5, 1, {"normals": {"kind": "x"}})):
-        tasks = {"detection": {"score_threshold": threshold, "weight": weight}, **others}
-        assert renewal.outdated(labelling(tasks=tasks), tmp_path / "label") == ""
-    why = renewal.outdated(labelling(tasks={"detection": {"score_threshold": 0.3}}), tmp_path / "label")
-    assert why == "config.tasks.detection.score_threshold is 0.5 there and 0.3 here"
-    assert "not set here" in renewal.outdated(labelling(), tmp_path / "label")
+    """Of tasks that have labels, and if it is a rule. Further options of a later version are none."""
+    teacher, made = str(tmp_path / "t"), tmp_path / "label/columns/t-detection"
+    make_teacher(Path(teacher), ("detection", "depth"), 32, HEADLINES)
+    by = TEACHER.model_copy(update={"name": "t", "digest": description.read(teacher).digest})
+    rule = {"score_threshold": 0.5}
+    column = describe("detection", Images(), rule=rule, teacher=by)
+    ColumnWriter(made, column)
+    before = {"detection": {"score_threshold": 0.5, "weight": 1}}
+    workdir.claim(tmp_path / "label", labelling(teachers=[teacher], tasks=before))
+
+    def outdated(**detection: Any) -> str:
+        tasks = {"detection": detection, "depth": {"kind": "x"}}
+        return renewal.outdated(labelling(teachers=[teacher], tasks=tasks), tmp_path / "label")
+
+    redescribe(Path(teacher) / "model.json", tasks={"detection": {"score_threshold": 0.4, "later": 1}, "depth": {}})
+    assert outdated(score_threshold=0.5, weight=2) == outdated(score_threshold="5e-1") == ""
+    assert (
+        outdated(score_threshold=0.3)
+        == "config.tasks.detection.score_threshold is 0.5 there and 0.3 here (only t-detection)"
+    )
+    assert "0.5 there and 0.4 here" in outdated()
+
+
+def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of the other one are the same files, and what was there before stays, wherever the command was killed."""
+    photos = write_files(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(4)})
+    old, new, others, label_run = (tmp_path / name for name in ("old", "new", "others", "label"))
+    make_teacher(old, ("depth", "normals"), 32, HEADLINES)
+    make_teacher(others, ("depth",), 32, HEADLINES)
+    config = labelling(
+        images=f"folder:{photos}", teachers=[str(old), str(others)], batch_size=4, shard_images=2, gallery_images=1
+    )
+
+    def run() -> None:
+        if renewal.outdated(config, label_run):
+            renewal.set_aside(config, label_run)
+        renewal.record(config, label_run)
+        label.run(config, label_run)
+
+    def files(column: Path) -> dict[str, tuple[Any, ...]]:
+        return {
+            path.name: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in column.iterdir()
+        }
+
+    run()
+    before = {column.name: files(column) for column in (label_run / "columns").iterdir()}
+    assert before.keys() == {"old-depth", "old-normals", "others-depth"}
+    page = (label_run / "gallery.html").read_bytes()
+    redescribe(others / "model.json", metrics=HEADLINES | {"depth/delta1": 91.0})  # which repeats nothing
+    run()
+    assert not list(tmp_path.glob("*.before-*"))
+
+    make_teacher(new, ("depth", "normals"), 32, HEADLINES, seed=1)
+    old.rename(tmp_path / "earlier")
+    new.rename(old)
+    why = renewal.outdated(config, label_run)
+    assert "old has been trained anew" in why and "old-depth, old-normals" in why and "others" not in why
+    rename, left = Path.rename, iter(range(1))
+
+    def killed(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert not renewal.is_finished(config, label_run)
+    run()
+    aside = {path.name: files(path) for path in tmp_path.glob("label.before-*/columns/*")}
+    assert aside == {name: made for name, made in before.items() if name.startswith("old")}
+    assert (tmp_path / "label.before-1/gallery.html").read_bytes() == page
+    assert files(label_run / "columns/others-depth") == before["others-depth"]
+    for task in ("depth", "normals"):
+        made = manifest.read(label_run / f"columns/old-{task}")
+        assert made.complete and made.teacher and made.teacher.digest == description.read(old).digest
+    assert read_json(label_run / workdir.RESULT_FILE, dict[str, Any], "")["columns"].keys() == before.keys()
+    assert renewal.is_finished(config, label_run) and not renewal.outdated(config, label_run)
+
+    fewer = config.model_copy(update={"teachers": (str(others),)})  # what reads the run is to read no other columns
+    assert "no longer names old" in renewal.outdated(fewer, label_run)
+
+
+def test_what_reads_other_columns_is_not_repeated(first: Path):
+    """Nor what reads the label run for other tasks."""
+    home = first.parent
+    write_column(home / "label/columns/teacher-depth", "depth", Images())
+    write_column(home / "label/columns/first-normals", "normals", Images())
+    manifest_file = home / "label/columns/first-normals/manifest.json"
+    manifest_file.write_text(manifest_file.read_text().replace('"name": "teacher"', '"name": "first"'))
+
+    def student(labels: str, task: str) -> TrainConfig:
+        return training(train=[{"images": "folder:photos", "labels": [f"{home}/label{labels}"]}], tasks={task: {}})
+
+    stages = {
+        "first": training(seed=1),
+        "label": labelling(images="folder:photos", teachers=[f"{first}/", str(home / "teacher")]),
+        "audit": AuditConfig.model_validate({"images": "folder:photos", "columns": [f"{home}/label"]}),
+        "normals": student("", "normals"),
+        "depth": student("", "depth"),
+        "one": student("/columns/first-normals", "normals"),
+        "other": student("/columns/teacher-depth", "depth"),
+    }
+    for name, config in stages.items():
+        if name != "first":
+            workdir.claim(home / name, config)
+    planned = renewal.planned(stages, home)
+    assert planned.keys() == {"first", "label", "audit", "normals", "one"}
+    assert planned["label"] == "it reads first (only first-normals)"
 
 
 @pytest.mark.parametrize("kept", [True, False])
