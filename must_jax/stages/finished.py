@@ -9,12 +9,13 @@ from typing import Any
 
 from must_jax import description
 from must_jax.config import LabelConfig
+from must_jax.data.image_sets import open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.description import Description
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
-from must_jax.labels.manifest import Manifest
+from must_jax.labels.manifest import ImagesRecord, Manifest
 from must_jax.stages import results
 
 NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task that do not affect its labels
@@ -38,12 +39,36 @@ def outdated_columns(config: LabelConfig, workdir: Path, again: Mapping[str, str
     """
     teachers = {Path(path).resolve().name: path for path in config.teachers}
     outdated: dict[Path, str] = {}
-    for file in sorted((workdir / COLUMNS).glob(f"*/{manifest.FILE}")):
+    files = sorted((workdir / COLUMNS).glob(f"*/{manifest.FILE}"))
+    photos = photos_of(config) if files else None
+    for file in files:
         with contextlib.suppress(UserError):
             column = manifest.read(file.parent)
-            if column.teacher and (why := _outdated(config, column, teachers.get(column.teacher.name), again)):
+            if photos and are_others(column, photos):
+                outdated[file.parent] = f"{config.images} has changed"
+            elif column.teacher and (why := _outdated(config, column, teachers.get(column.teacher.name), again)):
                 outdated[file.parent] = why
     return outdated
+
+
+def photos_of(config: LabelConfig) -> ImagesRecord | None:
+    """The present state of a folder of photos; None if there is no folder.
+
+    Names and sizes, and which photos can be read: those that are known to be readable are not opened.
+
+    Raises:
+      UserError: none can be read.
+    """
+    folder = config.images.removeprefix("folder:")
+    if folder == config.images or not Path(folder).expanduser().is_dir():
+        return None
+    return ImagesRecord.of(open_images(config.images, config.data_dir, config.take))
+
+
+def are_others(column: Manifest, photos: ImagesRecord) -> bool:
+    """Whether a column labels other photos than there are now, wherever they are."""
+    there, here = (each.model_dump(exclude={"name"}) for each in (column.images, photos))
+    return there != here
 
 
 def rule_of(config: LabelConfig, model: Description, task: str) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from must_jax import description
 from must_jax.cli import interrupted_later
 from must_jax.config import LabelConfig
-from must_jax.data.folders import digest, list_folder
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.progress import say
-from must_jax.stages.finished import finished_columns, rule_of
+from must_jax.stages.finished import are_others, finished_columns, photos_of, rule_of
 from must_jax.stages.workdir import check
 
 
@@ -49,9 +48,10 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
     A teacher that no longer exists counts as unchanged.
 
     Raises:
-      UserError: a teacher was retrained since, or files of a folder of photos were added, removed or changed.
+      UserError: a teacher was retrained since, or photos of a folder were added, removed or changed, or have become
+        readable or unreadable.
     """
-    columns, photos = finished_columns(workdir), _photos(config.images)
+    columns, photos = finished_columns(workdir), photos_of(config)
     for path in config.teachers:
         teacher, file = Path(path).resolve().name, Path(path) / MODEL_FILE
         model = description.read(path) if file.exists() else None
@@ -64,9 +64,11 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
             if not manifest.is_whole(folder):
                 return False
             column = manifest.read(folder)
-            if photos not in (None, column.images.digest):
+            if photos and are_others(column, photos):
+                same = column.images.digest == photos.digest
                 raise UserError(
-                    f"{config.images} has changed since {workdir} labelled it; "
+                    f"{config.images} has changed since {workdir} labelled it"
+                    f"{'; photos have become readable, or unreadable' * same}; "
                     "choose another --workdir, or delete that folder"
                 )
             if model is None:
@@ -79,9 +81,3 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
             if rule_of(config, model, task) != column.rule:
                 return False
     return True
-
-
-def _photos(images: str) -> str | None:
-    """The current digest of a folder of photos, from names and sizes alone; None if there is no folder."""
-    path = Path(images.removeprefix("folder:")).expanduser()
-    return digest(list_folder(path).images) if images.startswith("folder:") and path.is_dir() else None

@@ -101,7 +101,8 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Those of the other one are the same files, and what was there before stays, wherever the command was killed."""
-    photos = write_files(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(4)})
+    broken = bytes(len(jpeg(4)))
+    photos = write_files(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(4)} | {"4.jpg": broken})
     old, new, others, label_run = (tmp_path / name for name in ("old", "new", "others", "label"))
     make_teacher(old, ("depth", "normals"), 32, HEADLINES)
     make_teacher(others, ("depth",), 32, HEADLINES)
@@ -155,6 +156,12 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
         assert made.complete and made.teacher and made.teacher.digest == description.read(old).digest
     assert read_json(label_run / workdir.RESULT_FILE, dict[str, Any], "")["columns"].keys() == before.keys()
     assert renewal.is_finished(config, label_run) and not renewal.outdated(config, label_run)
+
+    (photos / "4.jpg").write_bytes(jpeg(4))  # mended
+    assert all(name in renewal.outdated(config, label_run) for name in ("has changed", *before))
+    with pytest.raises(UserError, match="readable"):
+        label.run(config, label_run)
+    (photos / "4.jpg").write_bytes(broken)
 
     fewer = config.model_copy(update={"teachers": (str(others),)})  # what reads the run is to read no other columns
     assert "no longer names old" in renewal.outdated(fewer, label_run)
