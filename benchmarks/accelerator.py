@@ -238,8 +238,9 @@ def network_lines(result: Mapping[str, Any]) -> list[str]:
 
 def label_lines(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name:5} bare forward {each['bare']:.1f} images/s, labelling {each['labelling']:.1f}: {each['share']:.0%}; "
-        f"{1000 * each['host_seconds']:.2f} ms of CPU an image, {cores()} cores"
+        f"{name:5} bare forward {each['bare']:.1f} images/s, labelling by threads {each['threads']:.1f}, by {cores()} "
+        f"worker processes {each['labelling']:.1f}: {each['share']:.0%}; {1000 * each['process_seconds']:.2f} ms of "
+        "CPU an image left in the process that feeds the devices"
         for name, each in ((name, result[name]) for name in ("one", "five"))
     ]
 

@@ -218,8 +218,15 @@ def label_images(size: Size) -> dict[str, Any]:
         images = open_images(f"folder:{folder}", "")
         for name, models in {"one": {"teacher_depth": every["teacher_depth"]}, "five": every}.items():
             bare = forward_per_second(list(models.values()), batch_size, least_s=size.forward_s)
-            wall_s, cpu_s = labelling.label_all(images, models, batch_size)
-            result[name] = {"bare": bare, "labelling": 1 / wall_s, "share": 1 / wall_s / bare, "host_seconds": cpu_s}
+            threads_s, _ = labelling.label_all(images, models, batch_size)
+            wall_s, cpu_s = labelling.label_all(images, models, batch_size, cores())
+            result[name] = {
+                "bare": bare,
+                "threads": 1 / threads_s,
+                "labelling": 1 / wall_s,
+                "share": 1 / wall_s / bare,
+                "process_seconds": cpu_s,
+            }
     return result | {"images": size.images}
 
 

@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.models.api import build_model
 from must_jax.progress import say
-from must_jax.stages.answers import read
+from must_jax.stages.answers import read, readers
 from must_jax.stages.budget import forward_per_second
 from must_jax.stages.labelling import label, warm_up
 from must_jax.stages.teachers import begin_columns
@@ -88,11 +87,14 @@ class Instant(Trained):
     def dispatch(self, images: np.ndarray | jax.Array) -> Any:
         return self.answer
 
+    def answers(self, batch_size: int) -> Any:
+        return self.answer
+
 
 class Late:
     """A prediction that is there at a certain time."""
 
-    def __init__(self, array: np.ndarray, at: float) -> None:
+    def __init__(self, array: jax.Array, at: float) -> None:
         self._array, self._at = array, at
 
     def copy_to_host_async(self) -> None:
@@ -100,7 +102,7 @@ class Late:
 
     def __array__(self, *args: Any, **options: Any) -> np.ndarray:
         time.sleep(max(0.0, self._at - time.perf_counter()))
-        return self._array
+        return np.asarray(self._array)
 
 
 @dataclass
@@ -154,29 +156,31 @@ def write_images(folder: Path, preset: Preset, count: int) -> None:
         (folder / f"{index:06d}.jpg").write_bytes(jpeg)
 
 
-def label_all(images: ImageSet, models: Mapping[str, Trained], batch_size: int) -> tuple[float, float]:
-    """Wall and CPU seconds an image."""
+def label_all(
+    images: ImageSet, models: Mapping[str, Trained], batch_size: int, workers: int = 0
+) -> tuple[float, float]:
+    """Wall seconds an image, and CPU seconds of this process."""
     config = LabelConfig(images=images.name, teachers=tuple(models), batch_size=batch_size)
     with tempfile.TemporaryDirectory() as folder:
         teachers = begin_columns(Path(folder), models, images, config)
         warm_up(teachers, batch_size)
-        began, used = time.perf_counter(), time.process_time()
-        label(images, teachers, batch_size)
-        return (time.perf_counter() - began) / len(images), (time.process_time() - used) / len(images)
+        used = time.process_time()
+        seconds = label(images, teachers, batch_size, workers).seconds
+        return seconds / len(images), (time.process_time() - used) / len(images)
 
 
 def read_all(images: ImageSet, models: Sequence[Trained], batch_size: int) -> float:
     """CPU seconds an image for files, decoding and letterboxing."""
     used = time.process_time()
-    chunks = (range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size))
-    with ThreadPoolExecutor(cores()) as pool:
-        for _ in read(pool, images, chunks, models, batch_size):
+    chunks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
+    with readers(images, chunks, models, batch_size) as begin:
+        for _ in read(begin, chunks):
             pass
     return (time.process_time() - used) / len(images)
 
 
 def instant(model: Trained, images: np.ndarray) -> Instant:
-    answer = jax.device_get(model.dispatch(images))
+    answer = jax.block_until_ready(model.dispatch(images))
     return Instant(**{each.name: getattr(model, each.name) for each in fields(Trained)}, answer=answer)
 
 
@@ -199,8 +203,9 @@ def main() -> None:
         write_images(Path(folder), preset, HOST_IMAGES)
         more = open_images(f"folder:{folder}", "")
         images = open_images(f"folder:{folder}", "", args.images or preset.images)
-        with ThreadPoolExecutor(cores()) as pool:
-            batch = next(read(pool, images, [range(min(batch_size, len(images)))], list(models.values()), batch_size))
+        first = [range(min(batch_size, len(images)))]
+        with readers(images, first, list(models.values()), batch_size) as begin:
+            batch = next(read(begin, first))
         silent = {name: instant(model, batch.inputs[model.image_size]) for name, model in models.items()}
 
         bare, whole, host, fed, reading, waiting = [], [], [], [], [], []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -26,13 +25,10 @@ def memory_bytes() -> int | None:
         return None
 
 
-def spread(
-    pool: ThreadPoolExecutor, count: int, work: Callable[[range], Sequence[_Result]]
-) -> Callable[[], list[_Result]]:
-    """Starts `work` on the numbers below `count`, a range per core. Returns a function that waits for the results."""
-    ends = [count * part // cores() for part in range(cores() + 1)]
-    parts = [pool.submit(work, range(*each)) for each in itertools.pairwise(ends)]
-    return lambda: [result for part in parts for result in part.result()]
+def divided(length: int, parts: int) -> list[range]:
+    """The numbers below `length`, in parts of nearly equal length, none of them empty."""
+    ends = [length * part // parts for part in range(parts + 1)]
+    return [range(*each) for each in itertools.pairwise(ends) if each[0] < each[1]]
 
 
 def ahead(items: Iterable[_Item], begin: Callable[[_Item], Callable[[], _Result]], count: int) -> Iterator[_Result]:

@@ -30,6 +30,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
+def told(error: Exception) -> str:
+    """The error in one line, for messages about something that was left out."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def printable(text: str) -> str:
     """One printable line: bytes that are not text are escaped (\\xff), and so are control characters (\\n)."""
     return "".join(character if character.isprintable() else _escaped(character) for character in text)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -239,18 +239,26 @@ class Trained:
         """
         return self._condensed(self._on_devices, put_batch(self.mesh, {"image": images}))
 
+    def answers(self, batch_size: int) -> Predictions:
+        """Shapes and types of what `dispatch` returns for a batch."""
+        return cast(Predictions, jax.eval_shape(self._condensed, *self._inputs(batch_size)))
+
     def memory(self, batch_size: int) -> tuple[int, int] | None:
         """Bytes per device for a batch of `dispatch` (compiled for it): images, predictions, temporary memory.
 
         None if the compiler does not report it.
         """
-        images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
-        variables = jax.eval_shape(lambda: self.variables)
-        used = self._condensed.lower(variables, {"image": images}).compile().memory_analysis()
+        variables, batch = self._inputs(batch_size)
+        used = self._condensed.lower(variables, batch).compile().memory_analysis()
         if used is None:
             return None
-        images_bytes = math.prod(images.shape) // self.mesh.size
+        images_bytes = math.prod(batch["image"].shape) // self.mesh.size
         return images_bytes + used.output_size_in_bytes, used.temp_size_in_bytes
+
+    def _inputs(self, batch_size: int) -> tuple[Variables, dict[str, jax.ShapeDtypeStruct]]:
+        """Shapes and types of what the compiled predictions take."""
+        images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
+        return jax.eval_shape(lambda: self.variables), {"image": images}
 
     @cached_property
     def _on_devices(self) -> Variables:

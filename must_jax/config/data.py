@@ -89,6 +89,7 @@ class LabelConfig(Config):
         "tasks",
         "gallery_images",
         "worker",
+        "processes",
         "dry_run",
         "chips",
         "accept_failed",
@@ -117,6 +118,9 @@ class LabelConfig(Config):
     """Images in gallery.html."""
     worker: str = "0/1"
     """Number of this process, from 0, and how many there are; each takes every n-th shard."""
+    processes: Annotated[int, Field(ge=0, le=1024), Number] = 0
+    """Worker processes that read images, and as many that make labels; 0 = threads of this process, of which only one
+    at a time runs Python. A GPU needs them, about one per core."""
     dry_run: bool = False
     """Labels a sample, prints what the whole set costs, and writes nothing."""
     chips: Count = 0

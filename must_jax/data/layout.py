@@ -30,7 +30,7 @@ class Layout:
       bytes: size of the memory.
     """
 
-    def __init__(self, like: Mapping[str, Any]) -> None:
+    def __init__(self, like: Mapping[Any, Any]) -> None:
         self.rows = self.bytes = 0
 
         def placed(value: np.ndarray) -> _Array:
@@ -41,11 +41,15 @@ class Layout:
 
         self._arrays = _map(placed, like)
 
-    def empty(self) -> dict[str, Any]:
+    def empty(self) -> dict[Any, Any]:
         """A batch with undefined values, each array by itself."""
         return _map(lambda array: np.empty(array.shape, array.dtype), self._arrays)
 
-    def views(self, memory: Any, copy_small: bool = False) -> dict[str, Any]:
+    def fill(self, memory: Any, batch: Mapping[Any, Any]) -> None:
+        """Writes arrays into the memory: all of a batch or some, and all of their rows or the first ones."""
+        _copy(batch, self.views(memory))
+
+    def views(self, memory: Any, copy_small: bool = False) -> dict[Any, Any]:
         """The batch that lies in the memory, which exists as long as one of its arrays does."""
 
         def view(array: _Array) -> np.ndarray:
@@ -55,5 +59,13 @@ class Layout:
         return _map(view, self._arrays)
 
 
-def _map(change: Callable[[Any], Any], node: Mapping[str, Any]) -> dict[str, Any]:
+def _copy(batch: Mapping[Any, Any], to: Mapping[Any, Any]) -> None:
+    for name, each in batch.items():
+        if isinstance(each, Mapping):
+            _copy(each, to[name])
+        else:
+            to[name][: len(each)] = each
+
+
+def _map(change: Callable[[Any], Any], node: Mapping[Any, Any]) -> dict[Any, Any]:
     return {name: _map(change, each) if isinstance(each, Mapping) else change(each) for name, each in node.items()}

@@ -7,37 +7,41 @@ batches are small, each is made by one of them; where only a few are allowed ahe
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from must_jax.config import InputConfig
-from must_jax.cores import cores
+from must_jax.cores import cores, divided
 from must_jax.data.layout import Layout
 from must_jax.data.workers import Unread, Workers
 
-Batch = dict[str, Any]
+Batch = dict[Any, Any]
+_Told = TypeVar("_Told")
 OnBad = Callable[[str, str], None]  # takes what could not be read, and why
 
 _IN_HAND = 2  # pieces of work for each thread: one that it works on, and the next one
 
 
-class Maker(Protocol):
+class Maker(Protocol[_Told]):
     """Makes batches, which depend on their number alone. It is sent to worker processes."""
 
-    def __call__(self, step: int, rows: range, out: Batch) -> list[Unread]:
-        """Writes these rows of a batch. Returns what could not be read for them."""
+    def __call__(self, step: int, rows: range, batch: Batch, /) -> list[_Told]:
+        """Writes these rows of a batch, or reads what they were given. Returns what there is to tell about them."""
         ...
 
 
-Made = tuple[Batch, list[Unread]]
-Begin = Callable[[int, list[range]], Callable[[], Made]]  # starts a batch, in parts; returns what waits for it
+class Begin(Protocol[_Told]):
+    """Starts a batch in parts, with what its arrays are `given`, if anything. Returns what waits for it."""
+
+    def __call__(
+        self, step: int, parts: Sequence[range], given: Batch | None = None
+    ) -> Callable[[], tuple[Batch, list[_Told]]]: ...
 
 
 def prefetched(
-    make: Maker, steps: range, like: Batch, config: InputConfig, threads: int = 0, on_bad: OnBad | None = None
+    make: Maker[Unread], steps: range, like: Batch, config: InputConfig, threads: int = 0, on_bad: OnBad | None = None
 ) -> Iterator[Batch]:
     """The batches of these steps, in order.
 
@@ -50,10 +54,8 @@ def prefetched(
     layout = Layout(like)
     count = max(1, min(config.prefetch_bytes // layout.bytes, _IN_HAND * threads))  # of batches ahead
     parts = min(layout.rows, -(-_IN_HAND * threads // count))
-    ends = [layout.rows * part // parts for part in range(parts + 1)]
-    rows = [range(*each) for each in itertools.pairwise(ends)]
-    makers = Workers(make, layout, config.workers, threads) if config.workers else _threads(make, layout, threads)
-    with makers as begin:
+    rows = divided(layout.rows, parts)
+    with makers(make, layout, config.workers, threads) as begin:
         begun = deque(begin(step, rows) for step in steps[:count])
         for step in steps:
             batch, unread = begun.popleft()()
@@ -65,14 +67,21 @@ def prefetched(
             yield batch
 
 
+def makers(
+    make: Maker[_Told], layout: Layout, workers: int, threads: int
+) -> contextlib.AbstractContextManager[Begin[_Told]]:
+    """A context in which `make` is called, by so many threads in all: of worker processes, or of this one if 0."""
+    return Workers(make, layout, workers, max(threads, workers)) if workers else _threads(make, layout, threads)
+
+
 @contextlib.contextmanager
-def _threads(make: Maker, layout: Layout, count: int) -> Iterator[Begin]:
+def _threads(make: Maker[_Told], layout: Layout, count: int) -> Iterator[Begin[_Told]]:
     pool = ThreadPoolExecutor(count, "input")
 
-    def begin(step: int, parts: list[range]) -> Callable[[], Made]:
-        batch = layout.empty()
+    def begin(step: int, parts: Sequence[range], given: Batch | None = None) -> Callable[[], tuple[Batch, list[_Told]]]:
+        batch = layout.empty() if given is None else given
         begun = [pool.submit(make, step, rows, batch) for rows in parts]
-        return lambda: (batch, [unread for part in begun for unread in part.result()])
+        return lambda: (batch, [told for part in begun for told in part.result()])
 
     try:
         yield begin

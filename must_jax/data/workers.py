@@ -1,8 +1,8 @@
-"""Processes that make batches: `Workers` in the process that reads them, `main` in those that it starts.
+"""Processes that work on batches: `Workers` in the process that they belong to, `main` in those that it starts.
 
 One process is started anew, so that it has none of the threads of jax. It loads modules and sources once and then forks
 into the workers, which share that memory. Each thread of a worker has a socket, through which it is told which rows of
-which batch to write into a piece of shared memory, and answers with what it could not read.
+which batch to write into a piece of shared memory, or to read from it, and answers with a list.
 
 grain's processes would each import jax and load the sources, take new memory for every batch, and need much /dev/shm.
 """
@@ -10,6 +10,7 @@ grain's processes would each import jax and load the sources, take new memory fo
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 import mmap
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple, cast
 
 import cloudpickle
@@ -42,7 +43,7 @@ _REAPED_WITHIN_S = 1.0
 _REQUEST = struct.Struct("=qqq")  # a batch, and its rows from and to; with it comes the file of the batch's memory
 _FILES = 10_240  # that may be open: a socket for each thread, and one or two for each batch; macOS allows no more
 
-Make = Callable[[int, range, dict[str, Any]], list["Unread"]]
+Make = Callable[[int, range, dict[Any, Any]], list[Any]]
 
 
 class Unread(NamedTuple):
@@ -72,8 +73,8 @@ class _Lane(NamedTuple):
     def ask(self, step: int, rows: range, memory: int) -> None:
         socket.send_fds(self.end, [_REQUEST.pack(step, rows.start, rows.stop)], [memory])
 
-    def answer(self) -> list[Unread] | _Failure:
-        return cast(list[Unread] | _Failure, pickle.load(self.answers))
+    def answer(self) -> list[Any] | _Failure:
+        return cast(list[Any] | _Failure, pickle.load(self.answers))
 
     def close(self) -> None:
         self.answers.close()
@@ -81,16 +82,17 @@ class _Lane(NamedTuple):
 
 
 class Workers:
-    """A context in which worker processes make batches; within it, call it to begin one.
+    """A context in which worker processes work on batches; within it, call it to begin one.
 
     Args:
-      make: writes rows of a batch, see `prefetch.Maker`.
+      make: writes or reads rows of a batch, see `prefetch.Maker`.
       threads: of all workers together, at least one each.
     """
 
     def __init__(self, make: Make, layout: Layout, count: int, threads: int) -> None:
         self._layout, self._next = layout, 0
-        self._begun: set[int] = set()  # memory of batches
+        self._maps: dict[int, mmap.mmap] = {}  # by file, the memory of batches: to map it anew costs up to 2 us a page
+        self._begun: set[int] = set()  # files of batches
         self._free: list[int] | None = []  # that of batches which nobody holds; fresh pages are slow
         _allow_files()
         lanes = [threads * (worker + 1) // count - threads * worker // count for worker in range(count)]
@@ -123,6 +125,7 @@ class Workers:
         free, self._free = self._free or [], None
         for memory in (*self._begun, *free):
             os.close(memory)
+        self._maps.clear()
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         try:
@@ -131,14 +134,23 @@ class Workers:
             self._process.kill()
             self._process.wait()
 
-    def __call__(self, step: int, parts: Sequence[range]) -> Callable[[], tuple[dict[str, Any], list[Unread]]]:
-        """Begins a batch. Returns a function that waits for it, and returns it with what could not be read.
+    def __call__(
+        self, step: int, parts: Sequence[range], given: Mapping[Any, Any] | None = None
+    ) -> Callable[[], tuple[dict[Any, Any], list[Any]]]:
+        """Begins a batch. Returns a function that waits for it, and returns it with what the workers answer.
+
+        Args:
+          given: is written into its memory first.
 
         Raises (so does the function):
           WorkerLost: a worker has ended.
         """
         memory, asked = self._free.pop() if self._free else _memory(self._layout.bytes), []
         self._begun.add(memory)
+        if memory not in self._maps:
+            self._maps[memory] = mmap.mmap(memory, self._layout.bytes)
+        if given is not None:
+            self._layout.fill(self._maps[memory], given)
         for rows in parts:
             lane = self._lanes[self._next]
             self._next = (self._next + 1) % len(self._lanes)
@@ -146,18 +158,18 @@ class Workers:
                 lane.ask(step, rows, memory)
             asked.append(lane)
 
-        def finished() -> tuple[dict[str, Any], list[Unread]]:
-            unread: list[Unread] = []
+        def finished() -> tuple[dict[Any, Any], list[Any]]:
+            answers: list[Any] = []
             for lane in asked:
                 with self._lost():
                     answer = lane.answer()
                 if isinstance(answer, _Failure):
                     raise UserError(answer.text) if answer.is_mistake else RuntimeError(f"in a worker: {answer.text}")
-                unread += answer
-            mapped = mmap.mmap(memory, self._layout.bytes)
+                answers += answer
             self._begun.remove(memory)
-            weakref.finalize(mapped, self._take_back, memory).atexit = False
-            return self._layout.views(mapped, copy_small=True), unread
+            held = (ctypes.c_byte * self._layout.bytes).from_buffer(self._maps[memory])  # by whoever holds an array
+            weakref.finalize(held, self._take_back, memory).atexit = False
+            return self._layout.views(held, copy_small=True), answers
 
         return finished
 
@@ -176,12 +188,10 @@ class Workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_REAPED_WITHIN_S)
             if (self._process.returncode or 0) > 0:
-                raise WorkerLost(
-                    "the processes that read images could not be started; see the traceback above"
-                ) from None
+                raise WorkerLost("the worker processes could not be started; see the traceback above") from None
             raise WorkerLost(
-                "a worker process that reads images has ended, or was killed, as systems do if memory is short; then "
-                "lower config.input.workers or config.input.prefetch_bytes"
+                "a worker process has ended, or was killed, as systems do if memory is short; then lower "
+                "config.input.workers or config.input.prefetch_bytes, or, where labels are made, config.processes"
             ) from None
 
 
@@ -226,7 +236,7 @@ def _work(lane: socket.socket, make: Make, layout: Layout, maps: dict[int, mmap.
             if not files:  # its reader is gone
                 return
             (memory,), (step, start, stop) = files, _REQUEST.unpack(request)
-            answer: list[Unread] | _Failure
+            answer: list[Any] | _Failure
             try:
                 if (number := os.fstat(memory).st_ino) not in maps:
                     maps[number] = mmap.mmap(memory, layout.bytes)

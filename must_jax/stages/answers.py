@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from must_jax.cores import ahead, spread
-from must_jax.data.augment import apply as place
-from must_jax.data.augment import letterbox_geometry
-from must_jax.data.decoding import decode_reduced
+from must_jax.cores import ahead, cores, divided
 from must_jax.data.image_sets import ImageSet
-from must_jax.errors import UserError
+from must_jax.data.inputs import Example, Reader
+from must_jax.data.layout import Layout
+from must_jax.data.prefetch import Begin, makers
+from must_jax.engine.mesh import put_batch
+from must_jax.errors import told
 from must_jax.trained import Predictions, Trained
 
 AHEAD = 2  # batches by which one step of the work runs ahead of the next
 IN_FLIGHT = 2  # batches on the devices: one being computed, one being fetched
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image that was read, or the reason why it cannot be.
-
-    Attributes:
-      content_hw: by input side in pixels, the height and width that the image fills, from the top left corner.
-    """
-
-    name: str
-    content_hw: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    error: str = ""
 
 
 class Batch(NamedTuple):
@@ -43,8 +32,8 @@ class Batch(NamedTuple):
       inputs: by side in pixels, u8[rows, side, side, 3]; zeros where there is no image, so that shapes never change.
     """
 
-    examples: Sequence[Example]
     inputs: Mapping[int, np.ndarray]
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -60,41 +49,26 @@ def blank(model: Trained, batch_size: int) -> np.ndarray:
     return np.zeros((batch_size + -batch_size % model.mesh.size, model.image_size, model.image_size, 3), np.uint8)
 
 
-def told(error: Exception) -> str:
-    """The error in one line, for messages about a missing label."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+def readers(
+    images: ImageSet, chunks: Sequence[range], models: Sequence[Trained], batch_size: int, workers: int = 0
+) -> contextlib.AbstractContextManager[Begin[Example]]:
+    """A context in which the images of each chunk of positions, at most `batch_size` of them, can be read.
+
+    Args:
+      workers: processes that read; 0 = threads of this one.
+    """
+    inputs = {model.image_size: blank(model, batch_size) for model in models}
+    return makers(Reader(images, chunks), Layout(inputs), workers, cores())
 
 
-def read(
-    pool: ThreadPoolExecutor, images: ImageSet, chunks: Iterable[range], models: Sequence[Trained], batch_size: int
-) -> Iterator[Batch]:
-    """The images of each chunk of positions, at most `batch_size` of them; `pool` reads them ahead."""
+def read(begin: Begin[Example], chunks: Sequence[range]) -> Iterator[Batch]:
+    """The batches of `readers`, read ahead."""
 
-    def begin(positions: range) -> Callable[[], Batch]:
-        inputs = {model.image_size: blank(model, batch_size) for model in models}
+    def begun(number: int) -> Callable[[], Batch]:
+        made = begin(number, divided(len(chunks[number]), cores()))
+        return lambda: Batch(*made())
 
-        def draw(rows: range) -> list[Example]:
-            return [_draw(images, positions[row], {size: batch[row] for size, batch in inputs.items()}) for row in rows]
-
-        examples = spread(pool, len(positions), draw)
-        return lambda: Batch(examples(), inputs)
-
-    return ahead(chunks, begin, AHEAD)
-
-
-def _draw(images: ImageSet, position: int, inputs: Mapping[int, np.ndarray]) -> Example:
-    """Puts an image into the inputs, u8[size, size, 3] by size."""
-    name = f"{images.name}[{position}]"
-    try:
-        record = images.record(position)
-        name = record["name"]
-        image, image_hw = decode_reduced(record["image"], max(inputs))
-    except Exception as error:  # one broken record must not end a run of days
-        return Example(name, error=told(error))
-    geometries = {size: letterbox_geometry(image_hw, size) for size in inputs}
-    for size, geometry in geometries.items():
-        inputs[size][:] = place(geometry, image, {}, {}, map_size=0)[0]
-    return Example(name, {size: (g.y.out_length, g.x.out_length) for size, g in geometries.items()})
+    return ahead(range(len(chunks)), begun, AHEAD)
 
 
 def ask(
@@ -109,8 +83,16 @@ def ask(
     """
 
     def begin(batch: Batch, asked: Sequence[bool]) -> Callable[[], tuple[Sequence[Example], list[Answer]]]:
+        sent: dict[tuple[int, Mesh], jax.Array] = {}  # each size once for all teachers
+
+        def send(model: Trained) -> jax.Array:
+            size, mesh = model.image_size, model.mesh
+            if (size, mesh) not in sent:
+                sent[size, mesh] = put_batch(mesh, batch.inputs[size])
+            return sent[size, mesh]
+
         begun = [
-            _begin(model, batch.inputs[model.image_size], len(batch.examples)) if a else Answer
+            _begin(model, send, batch.inputs[model.image_size], len(batch.examples)) if a else Answer
             for model, a in zip(models, asked, strict=True)
         ]
         return lambda: (batch.examples, [answer() for answer in begun])
@@ -118,10 +100,12 @@ def ask(
     return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), IN_FLIGHT - 1)
 
 
-def _begin(model: Trained, inputs: np.ndarray, count: int) -> Callable[[], Answer]:
+def _begin(
+    model: Trained, send: Callable[[Trained], jax.Array], inputs: np.ndarray, count: int
+) -> Callable[[], Answer]:
     """Starts the model on the first `count` rows. If it fails on them, it is run row by row."""
     try:
-        begun = model.dispatch(inputs)
+        begun = model.dispatch(send(model))
         jax.tree.map(lambda x: x.copy_to_host_async(), begun)
     except Exception:  # either caused by these images, or it recurs and soon ends the run
         return lambda: _ask_one_by_one(model, inputs, count)

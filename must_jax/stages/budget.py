@@ -85,12 +85,16 @@ def forecast(config: LabelConfig, workdir: Path) -> Forecast:
     opening_seconds = time.monotonic() - began
     beside = next(path for path in workdir.resolve().parents if path.is_dir())  # on the same disk
     measured = measure(
-        images, lambda folder, sample: teachers.begin_columns(folder, models, sample, alone), config.batch_size, beside
+        images,
+        lambda folder, sample: teachers.begin_columns(folder, models, sample, alone),
+        config.batch_size,
+        beside,
+        config.processes,
     )
     return dataclasses.replace(measured, opening_seconds=opening_seconds)
 
 
-def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Forecast:
+def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, workers: int = 0) -> Forecast:
     """Labels a sample in a temporary folder inside `folder`, which should be on the disk for the labels.
 
     Raises:
@@ -99,11 +103,11 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path) -> Fo
     with tempfile.TemporaryDirectory(prefix=".dry_run-", dir=folder) as scratch:
         teachers = begin(Path(scratch) / "once", _sample(images))
         compile_seconds = warm_up(teachers, batch_size)
-        seconds = _timed(_sample(images), teachers, batch_size)
+        seconds = label(_sample(images), teachers, batch_size, workers).seconds
         count, passes = len(_sample(images)), min(math.ceil(LEAST_S / seconds), MOST_PASSES)
         if passes > 1:
             again = _sample(images, passes)
-            seconds = _timed(again, begin(Path(scratch) / "again", again), batch_size)
+            seconds = label(again, begin(Path(scratch) / "again", again), batch_size, workers).seconds
         writers = [column.writer for teacher in teachers for column in teacher.columns]
         shard_images = writers[0].manifest.shard_images
         sizes = {
@@ -156,12 +160,6 @@ def _sample(images: ImageSet, passes: int = 1) -> ImageSet:
         lambda index: images.record(chosen[index % len(chosen)]),
         images.digest,
     )
-
-
-def _timed(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> float:
-    began = time.perf_counter()
-    label(images, teachers, batch_size)
-    return time.perf_counter() - began
 
 
 def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:

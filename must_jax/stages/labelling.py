@@ -1,7 +1,8 @@
 """All teachers label an image set in one pass, shard by shard.
 
-Three steps run concurrently, a few batches apart: threads read images, one thread feeds the devices, and threads turn
-predictions into records, which are written in the order of the images and committed as shards fill up.
+Three steps run concurrently, a few batches apart: threads or processes read images, one thread feeds the devices, and
+threads or processes turn predictions into records, which are written in the order of the images and committed as shards
+fill up.
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from must_jax.cores import ahead, cores, spread
+from must_jax.cores import ahead, cores, divided
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.inputs import Example
+from must_jax.data.layout import Layout
 from must_jax.data.letterbox import cut_padding
-from must_jax.errors import UserError
+from must_jax.data.prefetch import Begin, makers
+from must_jax.errors import UserError, told
 from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
-from must_jax.stages.answers import AHEAD, Answer, Example, ask, blank, read, told
-from must_jax.tasks.base import Task
+from must_jax.stages.answers import AHEAD, Answer, ask, blank, read, readers
+from must_jax.tasks.base import NumpyArrays, Task
 from must_jax.trained import Trained
 
 MAX_BAD_SHARE, MAX_BAD = 0.1, 100  # if more images than both cannot be labelled, the run ends
@@ -94,6 +98,15 @@ class Failures:
 
 
 Entry = Encoded | Unlabelled | None  # a column's entry for an image; None: its shard is already written
+
+
+class Labelled(NamedTuple):
+    """How many images had to be read, and the seconds that it took, without the start of worker processes."""
+
+    images: int
+    seconds: float
+
+
 Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # for a chunk; by image, then by column
 
 
@@ -106,13 +119,17 @@ def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
     return time.monotonic() - began
 
 
-def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int:
-    """Writes the missing shards of all columns. Returns the number of images that had to be read.
+def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, workers: int = 0) -> Labelled:
+    """Writes the missing shards of all columns.
 
     An image that cannot be read, or that a teacher fails on, has no label in the affected columns.
 
+    Args:
+      workers: processes that read images, and as many that make labels; 0 = threads of this process.
+
     Raises:
       UserError: too many such images, including those in existing shards; a shard in which none can be labelled.
+      WorkerLost: a worker process has ended.
     """
     columns = [column for teacher in teachers for column in teacher.columns]
     manifest = columns[0].writer.manifest  # all columns have the same shards
@@ -122,18 +139,24 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
         for shard, positions in ranges.items()
         for start in range(0, len(positions), batch_size)
     ]
+    if not chunks:
+        return Labelled(0, 0.0)
     total, failures = sum(map(len, ranges.values())), Failures(images.name, columns, ranges)
+    models, positions = [teacher.model for teacher in teachers], [chunk.positions for chunk in chunks]
     with (
         Progress(f"labelling {images.name}", total) as progress,
-        ThreadPoolExecutor(cores()) as pool,
+        readers(images, positions, models, batch_size, workers) as reading,
+        _encoders(teachers, batch_size, workers) as encoding,
         ThreadPoolExecutor(1) as feeder,
     ):
-        models = [teacher.model for teacher in teachers]
-        batches = read(pool, images, (chunk.positions for chunk in chunks), models, batch_size)
-        answers = ask(models, batches, ([teacher.is_asked(chunk.shard) for teacher in teachers] for chunk in chunks))
+        for started in [begin(0, [range(0)] * cores()) for begin in (reading, encoding)]:
+            started()
+        began = time.monotonic()
+        asked = ([teacher.is_asked(chunk.shard) for teacher in teachers] for chunk in chunks)
+        answers = ask(models, read(reading, positions), asked)
         fed = ahead(chunks, lambda _: feeder.submit(next, answers).result, AHEAD)
         entries = ahead(
-            zip(chunks, fed, strict=True), lambda e: _begin_encoding(pool, teachers, e[0].shard, *e[1]), AHEAD
+            zip(chunks, fed, strict=True), lambda e: _begin_encoding(encoding, teachers, e[0].shard, *e[1]), AHEAD
         )
         for shard, group in itertools.groupby(zip(chunks, entries, strict=True), key=lambda each: each[0].shard):
             with contextlib.ExitStack() as stack:
@@ -148,52 +171,100 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int) -> int
                         f"none of {len(bad)} images of {images.name} in a row can be labelled, "
                         f"e.g. {': '.join(bad[-1])}; repair this, then the same command continues"
                     )
-    return total
+        return Labelled(total, time.monotonic() - began)
+
+
+def _encoders(
+    teachers: Sequence[Teacher], batch_size: int, workers: int
+) -> contextlib.AbstractContextManager[Begin[list[Entry]]]:
+    """A context in which predictions become what columns store, see `_begin_encoding`."""
+    columns = [(number, column) for number, teacher in enumerate(teachers) for column in teacher.columns]
+    encoder = _Encoder([(n, teachers[n].model.image_size, c.task, c.writer.encode) for n, c in columns])
+    like: dict[str, Any] = {}
+    if workers:  # threads take the arrays as they are
+        rows = len(blank(teachers[0].model, batch_size))
+        like = {
+            "wanted": np.empty((rows, len(columns)), bool),
+            "content_hw": {teacher.model.image_size: np.empty((rows, 2), np.int32) for teacher in teachers},
+            "predictions": {n: teachers[n].model.answers(rows) for n, column in columns if column.missing},
+        }
+    return makers(encoder, Layout(like), workers, cores())
 
 
 def _begin_encoding(
-    pool: ThreadPoolExecutor,
+    begin: Begin[list[Entry]],
     teachers: Sequence[Teacher],
     shard: int,
     examples: Sequence[Example],
     answers: Sequence[Answer],
 ) -> Callable[[], Entries]:
-    pairs = zip(teachers, answers, strict=True)
-    asked = [(teacher.model.image_size, column, answer) for teacher, answer in pairs for column in teacher.columns]
+    # By image, then by column: why there is no label; "" if there may be one, None if its shard is already written.
+    reasons = [
+        [
+            (example.error or answer.errors.get(row, "")) if shard in column.missing else None
+            for teacher, answer in zip(teachers, answers, strict=True)
+            for column in teacher.columns
+        ]
+        for row, example in enumerate(examples)
+    ]
+    given = {
+        "wanted": np.array([[reason == "" for reason in row] for row in reasons]),
+        "content_hw": {
+            size: np.array([example.content_hw.get(size, (0, 0)) for example in examples], np.int32)
+            for size in {teacher.model.image_size for teacher in teachers}
+        },
+        "predictions": {number: each.predictions for number, each in enumerate(answers) if each.predictions},
+    }
+    encoded = begin(0, divided(len(examples), cores()), given)
 
-    def encode(rows: range) -> list[list[Entry]]:
+    def entries() -> Entries:
+        rows = zip(reasons, encoded()[1], strict=True)
+        return examples, [
+            [Unlabelled(reason) if reason else entry for reason, entry in zip(*row, strict=True)] for row in rows
+        ]
+
+    return entries
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns predictions into what columns store; see `prefetch.Maker`.
+
+    Attributes:
+      columns: of each, the number of its teacher, that one's image size, the task, and what encodes a label.
+    """
+
+    columns: Sequence[tuple[int, int, Task, Callable[[Label], Encoded]]]
+
+    def __call__(self, _: int, rows: range, given: Mapping[str, Any], /) -> list[list[Entry]]:
         return [
             [
-                _entry(size, column, answer, row, examples[row]) if shard in column.missing else None
-                for size, column, answer in asked
+                self._entry(number, given, row) if wanted else None
+                for number, wanted in enumerate(given["wanted"][row].tolist())
             ]
             for row in rows
         ]
 
-    entries = spread(pool, len(examples), encode)
-    return lambda: (examples, entries())
+    def _entry(self, number: int, given: Mapping[str, Any], row: int) -> Entry:
+        teacher, image_size, task, encode = self.columns[number]
+        prediction = {name: values[row] for name, values in given["predictions"][teacher][task.name].items()}
+        height, width = given["content_hw"][image_size][row].tolist()
+        try:
+            return encode(_label(image_size, task, prediction, (height, width)))
+        except Exception as error:
+            return Unlabelled(told(error))
 
 
-def _entry(image_size: int, column: Column, answer: Answer, row: int, example: Example) -> Entry:
-    if reason := example.error or answer.errors.get(row, ""):
-        return Unlabelled(reason)
-    try:
-        return column.writer.encode(_label(image_size, column.task, answer, row, example))
-    except Exception as error:
-        return Unlabelled(told(error))
-
-
-def _label(image_size: int, task: Task, answer: Answer, row: int, example: Example) -> Label:
+def _label(image_size: int, task: Task, prediction: NumpyArrays, content_hw: tuple[int, int]) -> Label:
     """The pseudo label of one image.
 
     Raises:
       FloatingPointError: the teacher's prediction contains NaN or infinity.
     """
-    prediction = {name: values[row] for name, values in answer.predictions[task.name].items()}
     for name, values in prediction.items():
         if not np.isfinite(values).all():
             raise FloatingPointError(f"the teacher's {name} has non-finite values")
-    return cut_padding(task.label, task.pseudo_label(prediction), example.content_hw[image_size], image_size)
+    return cut_padding(task.label, task.pseudo_label(prediction), content_hw, image_size)
 
 
 def _write(

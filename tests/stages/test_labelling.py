@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from made_teacher import HEADLINES, make_teacher
 
-from must_jax import cores, trained
+from must_jax import trained
 from must_jax.config import LabelConfig
+from must_jax.data import inputs
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
@@ -67,7 +68,7 @@ def test_images_of_any_size_and_partial_batches_compile_nothing_after_the_warm_u
     labelling.warm_up(teachers, batch_size=4)
     assert len(compiled) >= 2  # a program a teacher
     compiled.clear()
-    assert labelling.label(images, teachers, batch_size=4) == 21
+    assert labelling.label(images, teachers, batch_size=4).images == 21
     assert not compiled
     models["small"].dispatch(np.zeros((6, 32, 32, 3), np.uint8))  # of another shape
     assert compiled
@@ -77,28 +78,45 @@ def test_each_image_is_read_and_decoded_once_for_all_teachers(
     models: dict[str, trained.Trained], images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, decoded = Counter(), []
-    record, decode = images.record, answers.decode_reduced
+    record, decode = images.record, inputs.decode_reduced
     monkeypatch.setattr(images, "record", lambda i: read.update([i]) or record(i))
-    monkeypatch.setattr(answers, "decode_reduced", lambda data, longest: decoded.append(data) or decode(data, longest))
+    monkeypatch.setattr(inputs, "decode_reduced", lambda data, longest: decoded.append(data) or decode(data, longest))
     labelling.label(images, begun(tmp_path, models, images), batch_size=4)
     assert read == Counter(range(21))
     assert Counter(decoded) == Counter(record(i)["image"] for i in range(21))
 
 
-def test_threads_and_what_is_begun_ahead_change_no_byte(
+def test_threads_workers_and_what_is_begun_ahead_change_no_byte(
     models: dict[str, trained.Trained], images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two images cannot be read, and a teacher fails on the second one of each batch."""
+
+    def read(index: int) -> dict:
+        return images.record(index) | ({"image": b"gone"} if index in (2, 20) else {})
+
+    def failing(model: trained.Trained, batch: jax.Array) -> dict:
+        predictions = dispatch(model, batch)
+        if model.image_size == 32:
+            predictions["depth"]["depth"] = predictions["depth"]["depth"].at[1].set(np.nan)
+        return predictions
+
+    dispatch = trained.Trained.dispatch
+    monkeypatch.setattr(trained.Trained, "dispatch", failing)
+    some_bad = ImageSet(images.name, len(images), read, images.digest)
     written = []
-    for threads, ahead in ((1, 0), (3, 2), (7, 5)):
-        for module in (cores, labelling):
+    for threads, ahead, workers in ((1, 0, 0), (3, 2, 0), (7, 5, 0), (3, 2, 2)):
+        for module in (answers, labelling):
             monkeypatch.setattr(module, "cores", lambda threads=threads: threads)
         for module in (answers, labelling):
             monkeypatch.setattr(module, "AHEAD", ahead)
-        folder = tmp_path / f"{threads}"
-        labelling.label(images, begun(folder, models, images), batch_size=4)
+        folder = tmp_path / f"{threads}-{workers}"
+        labelling.label(some_bad, begun(folder, models, images), 4, workers)
         written.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*array_record*") if p.is_file()})
     assert len(written[0]) == 6 * 2 * 3  # columns, a shard with its record, shards
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1] == written[2] == written[3]
+    absent = b"".join(content for path, content in written[0].items() if path.suffix == ".json")
+    assert absent.count(b"this format is not known") == 2 * 6
+    assert absent.count(b"non-finite") == 5  # batches with a second image
 
 
 def test_the_share_of_bad_images_is_of_all_that_are_covered(
@@ -119,8 +137,9 @@ def test_the_share_of_bad_images_is_of_all_that_are_covered(
 def test_inputs_are_the_letterboxed_images_and_nothing_else(
     models: dict[str, trained.Trained], images: ImageSet
 ) -> None:
-    with labelling.ThreadPoolExecutor(2) as pool:
-        batches = list(answers.read(pool, images, [range(3), range(3, 5)], list(models.values()), batch_size=3))
+    chunks = [range(3), range(3, 5)]
+    with answers.readers(images, chunks, list(models.values()), batch_size=3) as begin:
+        batches = list(answers.read(begin, chunks))
     assert [len(batch.examples) for batch in batches] == [3, 2]
     for batch in batches:
         assert {size: x.shape for size, x in batch.inputs.items()} == {64: (4, 64, 64, 3), 32: (4, 32, 32, 3)}
