@@ -297,7 +297,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "five": lambda bench: bench.measure("five", 240),
     "one": lambda bench: bench.measure("one", 120),
     "network": network,
-    "labelling": lambda bench: bench.measure("labelling", 150),
+    "labelling": lambda bench: bench.measure("labelling", 200),
     "bits": bits,
     "survival": lambda bench: survival(bench, begin_tests(bench)),
 }
