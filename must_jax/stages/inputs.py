@@ -163,14 +163,9 @@ def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str
       UserError: as `open_source`, or nothing remains.
     """
     drop, keep = {*config.columns.drop}, {*config.columns.keep}
-
-    def is_read(column: _Offered) -> bool:
-        names = {column.task, column.maker}
-        return not names & drop and (not keep or bool(names & keep))
-
     images = [open_images(source.images, config.data_dir, source.take) for source in config.train]
     offered = [_offered(source, each, config.tasks) for source, each in zip(config.train, images, strict=True)]
-    chosen = [list(filter(is_read, columns)) for columns in offered]
+    chosen = [[column for column in columns if config.columns.reads(column.task, column.maker)] for columns in offered]
     before, after = ({column.task for columns in each for column in columns} for each in (offered, chosen))
     kept = config.tasks.keys() & keep or config.tasks.keys()
     wanted = after | (kept - before - drop)
@@ -205,7 +200,7 @@ def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> 
         for folder in _folders(label, tasks):
             made = manifest.read(folder)
             stored.add(made.task)
-            column = _Offered(made.task, _maker_of(made), functools.partial(opened, folder, made.task))
+            column = _Offered(made.task, maker_of(made), functools.partial(opened, folder, made.task))
             (predicted if made.teacher else true).append(column)
     for task in config.min_confidence:
         if task not in stored:
@@ -216,7 +211,7 @@ def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> 
     return [column for column in (*true, *predicted) if column.task in tasks]
 
 
-def _maker_of(column: Manifest) -> str:
+def maker_of(column: Manifest) -> str:
     """The teacher's name, or TRUTH."""
     return column.teacher.name if column.teacher else TRUTH
 
@@ -453,7 +448,7 @@ def names_of(label: str, made: Collection[Path] = ()) -> set[str]:
     if coming or not path.exists():
         return {name for each in coming or [path] for name in each.name.rpartition("-")[::2]}
     columns = map(manifest.read, find(path))
-    return {name for each in columns for name in (each.task, _maker_of(each))}
+    return {name for each in columns for name in (each.task, maker_of(each))}
 
 
 def _content(column: Manifest) -> str:

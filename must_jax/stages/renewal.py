@@ -6,7 +6,7 @@ A label run is repeated by columns, each of which says who made it and how: thos
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from must_jax.labels.columns import beside
 from must_jax.reading import read_json
 from must_jax.stages import going_on
 from must_jax.stages.finished import outdated_columns
-from must_jax.stages.inputs import TRUTH, run_digest
+from must_jax.stages.inputs import TRUTH, maker_of, run_digest
 from must_jax.stages.labels import find
 from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference, differs, stored, told_before
 
@@ -166,8 +166,9 @@ def _affected(config: Any, again: Mapping[str, str]) -> str:
             if path == folder or path.startswith(f"{folder}/"):
                 return why
             column = Path(folder)
-            is_read = column.parent.name == COLUMNS and path in (str(column.parent), str(column.parent.parent))
-            if is_read and (isinstance(config, AuditConfig) or column.name.rpartition("-")[2] in _tasks(key, config)):
+            maker, _, task = column.name.rpartition("-")
+            is_there = column.parent.name == COLUMNS and path in (str(column.parent), str(column.parent.parent))
+            if is_there and _reads_labels(key, config, task, maker):
                 return why
     return ""
 
@@ -244,23 +245,27 @@ def _digest(key: str, what: str, config: Any) -> str | None:
         if kind == "images":
             return _images(what, config.data_dir)
         if ".labels." in f".{key}" and ":" in what:  # those stored beside the images
-            columns = beside(open_images(what, config.data_dir))
-            return " ".join(manifest.read(each).checksum for each in columns if each.name in _tasks(key, config))
-        if key.startswith("columns."):
-            return " ".join(manifest.read(folder).checksum for folder in find(Path(what)))
-        if ".labels." in f".{key}":
+            stored = beside(open_images(what, config.data_dir))
+            read = [manifest.read(folder) for folder in stored if _reads_labels(key, config, folder.name, TRUTH)]
+            return " ".join(column.checksum for column in read)
+        if key.startswith("columns.") or ".labels." in f".{key}":
             found = map(manifest.read, find(Path(what)))
-            return " ".join(column.checksum for column in found if column.task in _tasks(key, config))
+            read = [column for column in found if _reads_labels(key, config, column.task, maker_of(column))]
+            return " ".join(column.checksum for column in read)
         return run_digest(what)
     except (UserError, OSError):
         return None
 
 
-def _tasks(key: str, config: Any) -> Collection[str]:
-    """The tasks whose labels are read by a key: those of others may come later."""
-    if isinstance(config, EvaluateConfig):
-        return [each.task for name, each in config.downstream.items() if key.startswith(f"downstream.{name}.")]
-    return config.tasks
+def _reads_labels(key: str, config: Any, task: str, maker: str) -> bool:
+    """Whether a key of the config also stands for the labels of a task by a maker: those of others may change."""
+    match config:
+        case EvaluateConfig():
+            names = [name for name, each in config.downstream.items() if each.task == task]
+            return any(key.startswith(f"downstream.{name}.") for name in names)
+        case TrainConfig():
+            return task in config.tasks and config.columns.reads(task, maker)
+    return True  # an audit
 
 
 def _images(spec: str, data_dir: str) -> str | None:
