@@ -6,6 +6,7 @@ the same files as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -56,6 +57,7 @@ def prepare(config: PrepareConfig) -> ImageSet:
     folder = Path(config.data_dir).expanduser() / config.name / VERSION
     images = f"{config.name}:{shards.SPLIT}"
     if _is_finished(folder, config):
+        _remember_move(folder, config)
         say(f"{folder} is finished; nothing to do, read it as {images}")
     else:
         say(f"{folder}: {_make(folder, config)}; read it as {images}")
@@ -81,6 +83,14 @@ def _is_finished(folder: Path, config: PrepareConfig) -> bool:
         source = there.source  # what a finished set was made from may be gone
     plan.check_same(folder, config, source)
     return True
+
+
+def _remember_move(folder: Path, config: PrepareConfig) -> None:
+    """Where the source of a finished set is now: from there, too, it may be gone later."""
+    there = plan.read(folder)
+    if there is not None and there.images != config.images:
+        with contextlib.suppress(OSError, UserError):  # a folder that cannot be written to
+            there.model_copy(update={"images": config.images}).write(folder)
 
 
 def _open(config: PrepareConfig) -> RawImages:

@@ -327,7 +327,7 @@ def test_a_set_that_is_prepared_comes_before_those_that_read_it(ran: list[tuple[
 def test_a_prepared_set_gets_more_labels_and_its_photos_move(
     ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Which repeats nothing. What is wrong with the new labels is told with all other mistakes."""
+    """Which repeats nothing, nor does it if both are gone. Mistakes in new labels are told with all others."""
     monkeypatch.setitem(pipeline.STAGES, "prepare", prepare.run)
     photos = write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(4)})
     labels: dict[str, Any] = {"classification": {"format": "class_folders"}}
@@ -351,6 +351,18 @@ def test_a_prepared_set_gets_more_labels_and_its_photos_move(
     run()
     assert {path.name for path in Path("somewhere/own/columns").iterdir()} == {"classification", "segmentation"}
     assert "train" in [folder.name for folder, _ in ran] and not list((tmp_path / "run").glob("*.before-*"))
+
+    for folder in ("masks", "moved"):  # what is imported is not needed any more, whatever else changes
+        (tmp_path / folder).rename(tmp_path / f"away {folder}")
+    train["seed"] = 1
+    run()
+    assert [path.name for path in (tmp_path / "run").glob("*.before-*")] == ["train.before-1"]
+    labels["depth"] = {"format": "depth_png", "path": str(tmp_path / "depth"), "options": {"unit": "mm"}}
+    with pytest.raises(UserError, match=r"config\.labels\.depth: there is no folder"):  # and nothing else
+        run()
+    del labels["depth"]
+    for folder in ("masks", "moved"):
+        (tmp_path / f"away {folder}").rename(tmp_path / folder)
 
     monkeypatch.setitem(pipeline.STAGES, "prepare", pipeline.STAGES["train"])
     other = {"stage": "prepare", "name": "other", "images": f"folder:{tmp_path}/moved"}
