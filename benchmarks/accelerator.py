@@ -211,7 +211,7 @@ def train_lines(result: Mapping[str, Any]) -> list[str]:
 
 def network(bench: Bench) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for name, limit_s in {"must_jax": 150, "torch_compiled": 150, "torch": 60}.items():
+    for name, limit_s in {"must_jax": 150, "torch": 60, "torch_compiled": 200}.items():
         if name != "must_jax" and importlib.util.find_spec("torch") is None:
             result[name] = {"error": "PyTorch is not installed"}
             continue
@@ -224,7 +224,7 @@ def network(bench: Bench) -> dict[str, Any]:
 
 def network_lines(result: Mapping[str, Any]) -> list[str]:
     lines, ours = [], result["must_jax"].get("images_per_second")
-    for name in ("must_jax", "torch_compiled", "torch"):
+    for name in ("must_jax", "torch", "torch_compiled"):
         part = result[name]
         if "error" in part:
             lines.append(f"{name:14} FAILED, {part['error']}")
@@ -280,7 +280,7 @@ def begin_tests(bench: Bench) -> Part:
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-W", "default", "-p", "no:cacheprovider", *size.tests]
     return bench.begin(
         command,
-        180,
+        240,
         MUST_JAX_TEST_PLATFORMS=kind if kind == "cpu" else f"{kind},cpu",
         MUST_JAX_TEST_KILLS=str(size.kills),
         XLA_FLAGS=flags(DETERMINISTIC),
