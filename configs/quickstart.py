@@ -29,7 +29,7 @@ IMAGE_SIZE = 64
 MODEL = {
     "backbone": "resnet10",
     "width": 0.5,
-    "pyramid_channels": 64,
+    "pyramid_channels": 32,
     "head_channels": 32,
     "head_convs": 2,
     "head_padding": "edge",
@@ -85,7 +85,7 @@ def student(runs: str) -> ConfigDict:
     columns = tuple(f"{runs}/label/columns/teacher_{task}-{task}" for task in TASKS)
     return ConfigDict(
         {
-            **_training(steps=2000),
+            **_training(steps=2400),
             "train": ({"images": "scenes/unlabelled:train", "labels": columns},),
             "tasks": {task: {} for task in TASKS},
         }
@@ -102,7 +102,7 @@ def evaluate(runs: str) -> ConfigDict:
             "inits": {"scratch": "", **inits},
             "downstream": {name: _downstream(name, task) for name, task in DOWNSTREAM.items()},
             "transfers": (
-                _transfer("frozen", steps=100, batch_size=32, learning_rates=(0.2, 0.6)),
+                _transfer("frozen", steps=100, batch_size=16, learning_rates=(0.2, 0.6)),
                 _transfer("finetune", steps=60, batch_size=16, learning_rates=(0.2,)),
             ),
             "model": MODEL,
@@ -120,7 +120,7 @@ def _training(steps: int) -> dict[str, Any]:
         "augment": AUGMENT,
         "model": MODEL,
         "optimizer": OPTIMIZER,
-        "batch_size": 32,
+        "batch_size": 16,
         "steps": steps,
         "log_every": 50,
         "checkpoint_every": 500,
