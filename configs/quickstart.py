@@ -56,7 +56,7 @@ def teacher(task: str) -> ConfigDict:
     """One task, trained on ground truth."""
     return ConfigDict(
         {
-            **_training(steps=1000),
+            **_training(steps=800),
             "train": ({"images": f"scenes/teacher_{task}:train"},),
             "validation": ({"images": f"scenes/teacher_{task}:validation"},),
             "tasks": {task: {}},
@@ -85,7 +85,7 @@ def student(runs: str) -> ConfigDict:
     columns = tuple(f"{runs}/label/columns/teacher_{task}-{task}" for task in TASKS)
     return ConfigDict(
         {
-            **_training(steps=2400),
+            **_training(steps=1600),
             "train": ({"images": "scenes/unlabelled:train", "labels": columns},),
             "tasks": {task: {} for task in TASKS},
         }
@@ -103,7 +103,7 @@ def evaluate(runs: str) -> ConfigDict:
             "downstream": {name: _downstream(name, task) for name, task in DOWNSTREAM.items()},
             "transfers": (
                 _transfer("frozen", steps=100, batch_size=16, learning_rates=(0.2, 0.6)),
-                _transfer("finetune", steps=60, batch_size=16, learning_rates=(0.2,)),
+                _transfer("finetune", steps=50, batch_size=16, learning_rates=(0.2,)),
             ),
             "model": MODEL,
             "image_size": IMAGE_SIZE,
@@ -121,6 +121,7 @@ def _training(steps: int) -> dict[str, Any]:
         "model": MODEL,
         "optimizer": OPTIMIZER,
         "batch_size": 16,
+        "devices": 1,  # of so small a batch, several devices would each have too little
         "steps": steps,
         "log_every": 50,
         "checkpoint_every": 500,
