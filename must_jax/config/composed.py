@@ -27,7 +27,7 @@ class PipelineConfig(Config):
     data_dir: str = "data"
     """Folder of the image sets that are read by name; passed on to all stages."""
     devices: Count = 0
-    """Passed on to all stages; 0 = as many as can share the batches."""
+    """Passed on to all stages; 0 = what each of them says."""
     stages: Annotated[dict[str, Annotated[InPipeline, Field(discriminator="stage")]], Field(min_length=1)]
     """A name -> the config of a stage, which runs in the folder of that name; those whose config or inputs have changed
     are repeated. `{workdir}` in a value stands for the

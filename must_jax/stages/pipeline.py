@@ -150,7 +150,7 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
                 return [fill(item) for item in value]
         return value
 
-    handed_on = {"data_dir": config.data_dir, "devices": config.devices}
+    handed_on = {"data_dir": config.data_dir} | ({"devices": config.devices} if config.devices else {})
     known = {key: value for key, value in handed_on.items() if key in type(stage).model_fields}
     return type(stage).model_validate(fill(stage.model_dump()) | known)
 
