@@ -27,7 +27,9 @@ class Preempted(KeyboardInterrupt):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether something did not fit into memory: of a device, as jax says it, or of this machine."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    text = str(error)
+    exhausted = "RESOURCE_EXHAUSTED" in text and ("memory" in text.lower() or "allocat" in text)  # not a full queue
+    return isinstance(error, MemoryError) or exhausted
 
 
 def told(error: Exception) -> str:

@@ -49,14 +49,14 @@ def test_options_of_formats_are_listed(capsys: pytest.CaptureFixture[str]):
 
 def test_stages_of_a_pipeline_have_their_keys(capsys: pytest.CaptureFixture[str]):
     said = helped("quickstart", capsys=capsys)
-    assert "stages.NAME.steps  (integer; default 1000; here 2000)" in said
+    assert "stages.NAME.steps  (integer; default 1000; here 1600 and 800)" in said
     assert "stages.NAME.transfers.0.learning_rates" in said
 
 
 def test_values_shown_in_a_pipeline_are_those_of_stages_of_that_kind(capsys: pytest.CaptureFixture[str]):
-    """Its trainings have the default's batches of 32; the label stage has 64, which is its default."""
+    """Its trainings have batches of 16; the label stage has 64, which is its default."""
     said = helped("quickstart", capsys=capsys)
-    assert said.count("stages.NAME.batch_size  (integer; default 32)") == 1
+    assert said.count("stages.NAME.batch_size  (integer; default 32; here 16)") == 1
     assert said.count("stages.NAME.batch_size  (integer; default 64)") == 1
 
 

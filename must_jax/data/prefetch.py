@@ -55,7 +55,8 @@ def prefetched(
     count = max(1, min(config.prefetch_bytes // layout.bytes, _IN_HAND * threads))  # of batches ahead
     parts = min(layout.rows, -(-_IN_HAND * threads // count))
     rows = divided(layout.rows, parts)
-    with makers(make, layout, config.workers, threads) as begin:
+    keys = "config.input.workers or config.input.prefetch_bytes"
+    with makers(make, layout, config.workers, threads, keys) as begin:
         begun = deque(begin(step, rows) for step in steps[:count])
         for step in steps:
             batch, unread = begun.popleft()()
@@ -68,10 +69,14 @@ def prefetched(
 
 
 def makers(
-    make: Maker[_Told], layout: Layout, workers: int, threads: int
+    make: Maker[_Told], layout: Layout, workers: int, threads: int, keys: str
 ) -> contextlib.AbstractContextManager[Begin[_Told]]:
-    """A context in which `make` is called, by so many threads in all: of worker processes, or of this one if 0."""
-    return Workers(make, layout, workers, max(threads, workers)) if workers else _threads(make, layout, threads)
+    """A context in which `make` is called, by so many threads in all: of worker processes, or of this one if 0.
+
+    Args:
+      keys: of the config, to lower if workers are killed for lack of memory.
+    """
+    return Workers(make, layout, workers, max(threads, workers), keys) if workers else _threads(make, layout, threads)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ One process is started anew, so that it has none of the threads of jax. It loads
 into the workers, which share that memory. Each thread of a worker has a socket, through which it is told which rows of
 which batch to write into a piece of shared memory, or to read from it, and answers with a list.
 
-grain's processes would each import jax and load the sources, take new memory for every batch, and need much /dev/shm.
+grain's processes would each load modules and sources, take new memory for every batch, and need much /dev/shm.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ class Workers:
     Args:
       make: writes or reads rows of a batch, see `prefetch.Maker`.
       threads: of all workers together, at least one each.
+      keys: of the config, to lower if workers are killed for lack of memory.
     """
 
-    def __init__(self, make: Make, layout: Layout, count: int, threads: int) -> None:
-        self._layout, self._next = layout, 0
+    def __init__(self, make: Make, layout: Layout, count: int, threads: int, keys: str) -> None:
+        self._layout, self._next, self._keys = layout, 0, keys
         self._maps: dict[int, mmap.mmap] = {}  # by file, the memory of batches: to map it anew costs up to 2 us a page
         self._begun: set[int] = set()  # files of batches
         self._free: list[int] | None = []  # that of batches which nobody holds; fresh pages are slow
@@ -121,6 +122,8 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         for lane in self._lanes:
+            with contextlib.suppress(OSError):
+                lane.end.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer is let go
             lane.close()
         free, self._free = self._free or [], None
         for memory in (*self._begun, *free):
@@ -190,8 +193,7 @@ class Workers:
             if (self._process.returncode or 0) > 0:
                 raise WorkerLost("the worker processes could not be started; see the traceback above") from None
             raise WorkerLost(
-                "a worker process has ended, or was killed, as systems do if memory is short; then lower "
-                "config.input.workers or config.input.prefetch_bytes, or, where labels are made, config.processes"
+                f"a worker process has ended, or was killed, as systems do if memory is short; then lower {self._keys}"
             ) from None
 
 

@@ -83,9 +83,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         x = x[:, ::stride, ::stride]
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
-    if (
-        size == 1
-    ):  # CPUs compute gradients of the product in half the time. On GPUs, XLA's compiler fails on some of them.
+    # CPUs compute gradients of the product in half the time. On GPUs, XLA's compiler aborts on some products.
+    if size == 1:
         return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
     rows, columns = (math.ceil(n / stride) for n in x.shape[1:3])
     if rows * columns >= size**2:

@@ -22,6 +22,7 @@ from must_jax.errors import told
 from must_jax.trained import Predictions, Trained
 
 AHEAD = 2  # batches by which one step of the work runs ahead of the next
+KEYS = "config.processes or config.batch_size"  # to lower if worker processes are killed for lack of memory
 IN_FLIGHT = 2  # batches on the devices: one being computed, one being fetched
 
 
@@ -58,7 +59,7 @@ def readers(
       workers: processes that read; 0 = threads of this one.
     """
     inputs = {model.image_size: blank(model, batch_size) for model in models}
-    return makers(Reader(images, chunks), Layout(inputs), workers, cores())
+    return makers(Reader(images, chunks), Layout(inputs), workers, cores(), KEYS)
 
 
 def read(begin: Begin[Example], chunks: Sequence[range]) -> Iterator[Batch]:

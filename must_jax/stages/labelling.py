@@ -28,7 +28,7 @@ from must_jax.data.prefetch import Begin, makers
 from must_jax.errors import UserError, told
 from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
-from must_jax.stages.answers import AHEAD, Answer, ask, blank, read, readers
+from must_jax.stages.answers import AHEAD, KEYS, Answer, ask, blank, read, readers
 from must_jax.tasks.base import NumpyArrays, Task
 from must_jax.trained import Trained
 
@@ -98,6 +98,7 @@ class Failures:
 
 
 Entry = Encoded | Unlabelled | None  # a column's entry for an image; None: its shard is already written
+Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # for a chunk; by image, then by column
 
 
 class Labelled(NamedTuple):
@@ -105,9 +106,6 @@ class Labelled(NamedTuple):
 
     images: int
     seconds: float
-
-
-Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # for a chunk; by image, then by column
 
 
 def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
@@ -145,9 +143,9 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, worker
     models, positions = [teacher.model for teacher in teachers], [chunk.positions for chunk in chunks]
     with (
         Progress(f"labelling {images.name}", total) as progress,
+        ThreadPoolExecutor(1) as feeder,  # ends last: it may be waiting for the others
         readers(images, positions, models, batch_size, workers) as reading,
         _encoders(teachers, batch_size, workers) as encoding,
-        ThreadPoolExecutor(1) as feeder,
     ):
         for started in [begin(0, [range(0)] * cores()) for begin in (reading, encoding)]:
             started()
@@ -188,7 +186,7 @@ def _encoders(
             "content_hw": {teacher.model.image_size: np.empty((rows, 2), np.int32) for teacher in teachers},
             "predictions": {n: teachers[n].model.answers(rows) for n, column in columns if column.missing},
         }
-    return makers(encoder, Layout(like), workers, cores())
+    return makers(encoder, Layout(like), workers, cores(), KEYS)
 
 
 def _begin_encoding(

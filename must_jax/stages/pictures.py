@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
 PICTURES = 6  # images in a gallery
+LOOKED_AT = 120  # images of a set, if not all are labelled
 SEED = 0  # of the sample in which the worst and best images are looked for
 _READERS = 8  # threads, at most: a large photo and its labels take hundreds of megabytes
 
@@ -142,7 +143,7 @@ def _truth(config: TrainConfig, task: str) -> dict[str, Truth]:
 
 
 def _beside_truth(task: str, truth: Truth, able: Mapping[str, Trained]) -> Gallery:
-    read = [each for each in _examples(truth.source, task, evenly_spread(len(truth.source.images), PICTURES)) if each]
+    read = _labelled_examples(truth.source, task)
     draw = next(iter(able.values())).tasks[task].draw
     rows = {"image": [each.image for each in read], "ground truth": [draw(each.image, each.label) for each in read]}
     rows |= {name: [_drawn(model, each.image)[task] for each in read] for name, model in able.items()}
@@ -150,8 +151,9 @@ def _beside_truth(task: str, truth: Truth, able: Mapping[str, Trained]) -> Galle
 
 
 def _together(name: str, model: Trained, sources: Sequence[Source]) -> Gallery:
-    """All tasks of a model, on one image of each source in turn."""
-    each = ([(source, i) for i in evenly_spread(len(source.images), PICTURES)] for source in sources)
+    """All tasks of a model, on one image of each set in turn: several tasks may have the same set."""
+    sets = {source.images.name: source for source in sources}.values()
+    each = ([(source, i) for i in evenly_spread(len(source.images), PICTURES)] for source in sets)
     chosen = [place for places in itertools.zip_longest(*each) for place in places if place is not None][:PICTURES]
     images = [image for source, i in chosen if not isinstance(image := opened(source.images, i), str)]
     drawn = [_drawn(model, image) for image in images]
@@ -203,7 +205,7 @@ def _value(model: Trained, task: Task, example: Example) -> float:
     return metrics.result()[task.metric]
 
 
-def _examples(source: Source, task: str, positions: Sequence[int]) -> Iterator[Example | None]:
+def _examples(source: Source, task: str, positions: Sequence[int]) -> Generator[Example | None]:
     """The labelled images at these positions, read ahead by threads; None where there is no label, or it is broken."""
 
     def read(position: int) -> Example | None:
@@ -217,6 +219,15 @@ def _examples(source: Source, task: str, positions: Sequence[int]) -> Iterator[E
     readers = min(cores(), _READERS)
     with ThreadPoolExecutor(readers) as pool:
         yield from ahead(positions, lambda position: pool.submit(read, position).result, readers)
+
+
+def _labelled_examples(source: Source, task: str) -> list[Example]:
+    """Up to `PICTURES` labelled images; where few are labelled, they are looked for in more of the set."""
+    count = len(source.images)
+    positions = dict.fromkeys(itertools.chain(evenly_spread(count, PICTURES), evenly_spread(count, LOOKED_AT)))
+    with contextlib.closing(_examples(source, task, list(positions))) as read:
+        found = itertools.islice((example for example in read if example), PICTURES)
+        return sorted(found, key=lambda example: example.position)
 
 
 def _labelled(run: Run) -> Iterator[Gallery]:

@@ -24,6 +24,7 @@ from must_jax.stages.workdir import PLACE, REPORT, RESULT_FILE, check, claim
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
 SO_FAR_IMAGES = 24  # ranked in the reports on the way
+_KEY = re.compile(r"(?<![\w/.])config\.(?!stages\.|json\b|py\b)(?=[a-z])")  # of a stage, in a message
 PLAIN_WIDTH = 120  # characters per line without a terminal
 
 
@@ -61,6 +62,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
         try:
             _run_stage(name, stage, workdir)
         except UserError as error:
+            error.args = (_KEY.sub(f"config.stages.{name}.", str(error)),)  # as it is set here
             if number > 1:
                 say(f"{name} has failed: {error}")  # before anything else can go wrong
                 _report_so_far(config, stages, workdir)

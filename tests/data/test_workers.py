@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,7 +24,7 @@ from must_jax import cli
 from must_jax.config import InputConfig
 from must_jax.data.kept import KeptBatches
 from must_jax.data.layout import Layout
-from must_jax.data.prefetch import prefetched
+from must_jax.data.prefetch import makers, prefetched
 from must_jax.errors import UserError, WorkerLost
 
 WITHIN_S = 60.0
@@ -88,6 +89,24 @@ def test_workers_outlive_signals_to_all_processes_and_end_with_their_reader(star
             each.send_signal(signal.SIGINT)
         assert len(list(islice(made, 20))) == 20
     assert not any(each.is_running() for each in processes)
+
+
+def test_whoever_waits_for_a_worker_that_hangs_is_let_go(started: Any):
+    told: list[str] = []
+
+    def wait(finished: Callable[[], Any]) -> None:
+        try:
+            finished()
+        except WorkerLost as error:
+            told.append(str(error))
+
+    with makers(Maker(waits_at=0), Layout(like()), 1, 1, "config.processes") as begin:
+        thread = threading.Thread(target=wait, args=(begin(0, [range(ROWS)]),), daemon=True)
+        thread.start()
+        time.sleep(0.5)  # until it waits
+    thread.join(WITHIN_S)
+    assert len(told) == 1 and "lower config.processes" in told[0]
+    assert not started()
 
 
 def test_a_worker_that_is_killed_ends_the_reader_not_the_data():

@@ -138,12 +138,16 @@ def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
     ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(config: Any, workdir: Path) -> None:
-        raise UserError("near chance")
+        raise UserError("near chance, see a/config.json and --config=x.py; set config.steps, or --config.seed=2")
 
     stages = dict(pipeline.STAGES)
     monkeypatch.setitem(pipeline.STAGES, "train", fail)
-    with pytest.raises(UserError, match="near chance"):
+    with pytest.raises(UserError) as told:
         pipeline.run(THREE, tmp_path)
+    assert str(told.value) == (  # the keys are those of the pipeline
+        "near chance, see a/config.json and --config=x.py; "
+        "set config.stages.first.steps, or --config.stages.first.seed=2"
+    )
     assert [folder.name for folder, _ in ran] == ["third", "report", "report"]
     assert not (tmp_path / "result.json").exists()
     monkeypatch.setattr(pipeline, "STAGES", stages)

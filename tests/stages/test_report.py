@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from must_jax import trained
@@ -118,9 +120,12 @@ def test_an_image_alone_is_measured_as_an_evaluation_does(finished: Path, conten
 
 
 def test_what_lies_behind_the_metrics_is_shown(contents: Report):
-    (found,) = contents.details
-    assert (found.title, found.task, found.images) == ("teacher", "depth", "scenes/teacher_depth_tiny:validation")
-    assert found.details.curves
+    validated, compared = contents.details
+    told = ("teacher", "depth", "scenes/teacher_depth_tiny:validation")
+    assert (validated.title, validated.task, validated.images) == told
+    assert validated.details.curves
+    assert (compared.title, compared.images) == ("evaluate: range, frozen, seed 0", "scenes/downstream_depth_tiny:test")
+    assert all(curve.series.keys() == {"scratch", "teacher", "student"} for curve in compared.details.curves)
 
 
 def test_any_runs_make_a_report(finished: Path, tmp_path: Path):
@@ -195,3 +200,29 @@ def test_a_report_of_a_pipeline_that_is_half_done(finished: Path, tmp_path: Path
     assert [stage.finished for stage in found.stages] == [True, False, False]
     assert [gallery.title for gallery in found.galleries] == ["depth"]
     assert (found.rows, found.starts) == ([], {})
+
+
+class Images:
+    """Forty, of which some are labelled."""
+
+    name = "sparse"
+
+    def __len__(self) -> int:
+        return 40
+
+    def record(self, position: int) -> dict[str, bytes]:
+        return {"image": b""}
+
+
+def test_pictures_are_of_different_images_that_have_labels(monkeypatch: pytest.MonkeyPatch):
+    photo, source, seen = np.zeros((8, 8, 3), np.uint8), SimpleNamespace(images=Images()), []
+    monkeypatch.setattr(pictures, "decode_image", lambda _: photo)
+    monkeypatch.setattr(pictures, "label_of", lambda source, task, at: {"present": True} if at % 7 == 3 else None)
+    found = pictures._labelled_examples(source, "depth")
+    assert [each.position for each in found] == [3, 10, 17, 24, 31, 38]
+
+    monkeypatch.setattr(pictures, "opened", lambda images, at: seen.append(at) or photo)
+    monkeypatch.setattr(pictures, "_drawn", lambda model, image: {"depth": image})
+    sources = [SimpleNamespace(images=Images()) for _ in range(3)]  # three tasks of one set
+    pictures._together("student", SimpleNamespace(tasks={"depth": None}), sources)
+    assert len(seen) == len(set(seen)) == pictures.PICTURES
