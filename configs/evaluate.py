@@ -3,7 +3,7 @@
 Data: the six `scenes/downstream_*` sets (shapes, textures and cameras that no other set has; few labels) and the
 finished runs runs/teacher_*, runs/student. Heads are always new. Learning rates are chosen on the validation split;
 reported values are from the test split.
-Expected: runs/evaluate/scorecard.json and .csv, frozen and fine-tuned, three seeds. Cost: 15 minutes on two
+Expected: runs/evaluate/scorecard.json and .csv, frozen and fine-tuned, three seeds. Cost: 9 minutes on two
 cores (measured). Figures: README.
 
 To add a starting point: --config.inits.mine=runs/mine.

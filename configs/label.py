@@ -2,7 +2,7 @@
 
 Data: `scenes/unlabelled:train`, rendered on first use, and the five finished teachers in runs/teacher_*.
 Expected: runs/label/columns/<teacher>-<task>/, runs/label/gallery.html.
-Cost: 41 seconds on two cores (measured, rendering included).
+Cost: 46 seconds on two cores (measured, rendering included).
 
 Your own photographs, of any size (JPEG, PNG, WebP, most TIFF, BMP, GIF, AVIF, JPEG 2000; not HEIC or raw):
   python -m must_jax.main --config=configs/label.py --workdir=runs/my_photos \

@@ -49,7 +49,7 @@ def test_options_of_formats_are_listed(capsys: pytest.CaptureFixture[str]):
 
 def test_stages_of_a_pipeline_have_their_keys(capsys: pytest.CaptureFixture[str]):
     said = helped("quickstart", capsys=capsys)
-    assert "stages.NAME.steps  (integer; default 1000; here 1600 and 800)" in said
+    assert "stages.NAME.steps  (integer; default 1000; here 1600 and 900)" in said
     assert "stages.NAME.transfers.0.learning_rates" in said
 
 
