@@ -62,6 +62,7 @@ def test_smoke_goes_all_the_way(smoke: Path):
         "learning_rate",
         "steps",
         "image_steps",
+        "details",
     }
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import must_jax
-from must_jax.cores import ahead, cores
+from must_jax.cores import ahead, cores, divided
 
 
 def test_cores_where_the_system_does_not_tell_which_are_ours(monkeypatch: pytest.MonkeyPatch):
@@ -20,15 +19,11 @@ def test_cores_where_the_system_does_not_tell_which_are_ours(monkeypatch: pytest
     assert cores() == 7
 
 
-def test_work_is_spread_over_the_cores_and_comes_back_in_order(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(must_jax.cores, "cores", lambda: 3)
-    ranges = []
-    with ThreadPoolExecutor(3) as pool:
-        for count in (0, 1, 2, 7):
-            ranges.clear()
-            squares = must_jax.cores.spread(pool, count, lambda part: ranges.append(part) or [i * i for i in part])
-            assert squares() == [i * i for i in range(count)]
-            assert max(map(len, ranges)) <= -(-count // 3)
+def test_work_is_divided_into_parts_of_nearly_equal_length():
+    for length, parts in ((0, 3), (1, 3), (2, 3), (7, 3), (9, 3)):
+        ranges = divided(length, parts)
+        assert [i for part in ranges for i in part] == list(range(length))
+        assert len(ranges) == min(length, parts) and max(map(len, ranges), default=0) == -(-length // parts)
 
 
 def test_so_many_are_begun_ahead_and_no_more():

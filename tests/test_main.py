@@ -182,7 +182,7 @@ def test_too_little_disk(command: Command, monkeypatch: pytest.MonkeyPatch):
         ),
         (
             (),
-            0.01,
+            0.001,
             "error: the parameters of this network need at least 0.0 GiB of memory, this machine has 0.0 GiB; "
             "lower the width or the channels of config.model",
         ),
