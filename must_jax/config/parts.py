@@ -116,10 +116,9 @@ class ColumnsConfig(Config):
     """Labels of all other tasks or teachers are not read; none = keep all. If it names tasks, other tasks without
     labels are not trained."""
 
-    def reads(self, task: str, source: str) -> bool:
-        """Whether the labels of a task from a source are read."""
-        names = {task, source}
-        return not names & {*self.drop} and (not self.keep or bool(names & {*self.keep}))
+    def reads(self, *names: str) -> bool:
+        """Whether the labels that go by these names, of a task and a source, are read."""
+        return not {*names} & {*self.drop} and (not self.keep or bool({*names} & {*self.keep}))
 
 
 class InputConfig(Config):

@@ -13,6 +13,7 @@ import jax
 from must_jax.chips import Chip
 from must_jax.engine.hlo import Collective, Program
 from must_jax.engine.topology import without_cache
+from must_jax.errors import is_out_of_memory
 
 # Top-level keys of a state or of variables -> their names for a reader. All other arguments are the batch.
 _KINDS = {"params": "parameters", "stats": "statistics", "opt_state": "optimizer", "ema": "moving average"}
@@ -90,7 +91,7 @@ def compile_ahead(step: Step, chip: Chip, chips: int) -> tuple[Facts, str]:
         with without_cache():
             compiled = step.function.lower(*step.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")) from None
     seconds = time.perf_counter() - began

@@ -316,7 +316,6 @@ def _positions(spec: str) -> list[tuple[str, int, int]]:
     return [(part.splitname, part.from_ or 0, counts[part.splitname] if part.to is None else part.to) for part in parts]
 
 
-@functools.cache
 def _are_same(one: str, other: str) -> bool:
     """Whether two names of images mean the same: folders can be written in several ways."""
     if one.startswith("folder:") and other.startswith("folder:"):
@@ -325,6 +324,7 @@ def _are_same(one: str, other: str) -> bool:
     return one == other
 
 
+@functools.cache
 def _metrics(task: str) -> tuple[str, ...]:
     """The names of the metrics of a task, as they are measured on validation images."""
     built = build_task(task, _ANY_CLASSES if TASKS[task].has_classes else ())

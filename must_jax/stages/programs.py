@@ -172,8 +172,7 @@ def _schedule() -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """The tasks that still have labels after `config.columns`, as `inputs.choose` will find them."""
-    drop, keep = {*config.columns.drop}, {*config.columns.keep}
+    """The tasks that still have labels after `config.columns`, as `inputs.open_training` will find them."""
 
     def is_left(task: str) -> bool:
         makers = [
@@ -182,7 +181,7 @@ def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:
             for label in source.labels
             if task in (names := names_of(label)) or label == TRUTH
         ]
-        return not makers or any(not names & drop and (not keep or bool(names & keep)) for names in makers)
+        return not makers or any(config.columns.reads(*names) for names in makers)
 
     left = {task: options for task, options in config.tasks.items() if is_left(task)}
     if not left:
