@@ -62,7 +62,7 @@ def label_all(folder: Path, workdir: Path, count: int, trace: bool) -> dict[str,
     config = LabelConfig(images=f"folder:{folder}", teachers=("t",), take=count)
     images = open_images(config.images, "", count)
     teachers = begin_columns(workdir, {"t": teacher}, images, config)
-    assert label(images, teachers, config.batch_size) == count
+    assert label(images, teachers, config.batch_size).images == count
     for column in teachers[0].columns:
         column.writer.finish()
     found: dict[str, object] = {"peak": peak_bytes()}

@@ -29,7 +29,7 @@ import cv2
 import jax
 import numpy as np
 
-from must_jax.config import LabelConfig, ModelConfig
+from must_jax.config import InputConfig, LabelConfig, ModelConfig
 from must_jax.cores import cores
 from must_jax.data import scenes
 from must_jax.data.image_sets import ImageSet, open_images
@@ -165,7 +165,7 @@ def label_all(
         teachers = begin_columns(Path(folder), models, images, config)
         warm_up(teachers, batch_size)
         used = time.process_time()
-        seconds = label(images, teachers, batch_size, workers).seconds
+        seconds = label(images, teachers, batch_size, InputConfig(workers=workers)).seconds
         return seconds / len(images), (time.process_time() - used) / len(images)
 
 

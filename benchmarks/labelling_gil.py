@@ -3,8 +3,8 @@
 python benchmarks/labelling_gil.py [--rounds=2] [--images=1024]
 
 Networks of 512 pixels that answer at once, one for depth or five, label JPEGs of 500x375 in batches of 64, by threads
-and by worker processes (`config.processes`), one per core. A small library in C, loaded before all others, adds up the
-CPU time of each thread of the labelling process between taking and giving up the lock, and counts how often that
+and by worker processes (`config.input.workers`), one per core. A small library in C, loaded before all others, adds up
+the CPU time of each thread of the labelling process between taking and giving up the lock, and counts how often that
 happens: where many threads wait, each time costs some microseconds more. It sees the calls of extension modules, not
 the interpreter's own, as when a file is read. What is done once, as starting processes, is left out: figures are
 differences between two numbers of images.

@@ -76,6 +76,7 @@ def test_a_config_cannot_be_changed():
         ),
         (train(), "train.0.image=x", "config.train.0.image is unknown; did you mean 'images'?"),
         (train(), "optimiser.name=adamw", "config.optimiser is unknown; did you mean 'optimizer'?"),
+        (label(), "processes=16", "config.processes is unknown; it is now input.workers"),
         (train(), "batch_size=many", "config.batch_size is 'many', but should be a valid integer"),
         (train(), "batch_size=0", "config.batch_size is 0, but should be greater than 0"),
         (train(), "model.width=None", "config.model.width is none, but should be a valid number"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from must_jax.config.base import BatchSize, Config, Count, Names, Number, OptionsOf, PositiveCount, ShardImages
+from must_jax.config.parts import InputConfig
 
 MAX_PIXELS = 200_000_000  # of an image, wherever one is read
 
@@ -89,11 +91,12 @@ class LabelConfig(Config):
         "tasks",
         "gallery_images",
         "worker",
-        "processes",
+        "input",
         "dry_run",
         "chips",
         "accept_failed",
     }
+    former: ClassVar[Mapping[str, str]] = {"processes": "input.workers"}
 
     stage: Literal["label"] = "label"
     data_dir: str = "data"
@@ -118,9 +121,8 @@ class LabelConfig(Config):
     """Images in gallery.html."""
     worker: str = "0/1"
     """Number of this process, from 0, and how many there are; each takes every n-th shard."""
-    processes: Annotated[int, Field(ge=0, le=1024), Number] = 0
-    """Worker processes that read images, and as many that make labels; 0 = threads of this process, of which only one
-    at a time runs Python. A GPU needs them, about one per core."""
+    input: InputConfig = InputConfig()
+    """How batches are made ahead of the devices, and labels behind them. A GPU needs workers, about one per core."""
     dry_run: bool = False
     """Labels a sample, prints what the whole set costs, and writes nothing."""
     chips: Count = 0

@@ -125,7 +125,8 @@ class InputConfig(Config):
     """How batches are made ahead of the devices. It does not change them."""
 
     workers: Annotated[int, Field(ge=0, le=1024), Number] = 0
-    """Processes that read and augment images; 0 = threads of this process, of which only one at a time runs Python. All
-    workers together have one thread per core."""
+    """Processes that read and augment images, and as many that make labels where labels are made; 0 = threads of this
+    process, of which only one at a time runs Python. All workers together have one thread per core."""
     prefetch_bytes: Annotated[int, Field(gt=0, le=2**50), Number] = 2**31
-    """Memory for batches that are ready or being made, besides the one in use. One is always made ahead."""
+    """Memory for batches that are ready or being made, besides those in use; where labels are made, also for what waits
+    to be written. One is always made ahead."""

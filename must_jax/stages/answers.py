@@ -21,8 +21,9 @@ from must_jax.engine.mesh import put_batch
 from must_jax.errors import told
 from must_jax.trained import Predictions, Trained
 
-AHEAD = 2  # batches by which one step of the work runs ahead of the next
-KEYS = "config.processes or config.batch_size"  # to lower if worker processes are killed for lack of memory
+AHEAD = 2  # batches by which one step of the work runs ahead of the next, if the memory suffices
+IN_HAND = 2  # images for each thread: one that it works on, and the next one
+KEYS = "config.input.workers, config.input.prefetch_bytes or config.batch_size"  # to lower if workers are killed
 IN_FLIGHT = 2  # batches on the devices: one being computed, one being fetched
 
 
@@ -50,6 +51,15 @@ def blank(model: Trained, batch_size: int) -> np.ndarray:
     return np.zeros((batch_size + -batch_size % model.mesh.size, model.image_size, model.image_size, 3), np.uint8)
 
 
+def batches_ahead(models: Sequence[Trained], batch_size: int, prefetch_bytes: int) -> int:
+    """How many batches one step may run ahead of the next: images before the devices, predictions behind them twice."""
+    rows = len(blank(models[0], batch_size))
+    inputs = Layout({model.image_size: blank(model, batch_size) for model in models}).bytes
+    answers = Layout({number: model.answers(rows) for number, model in enumerate(models)}).bytes
+    wanted = max(AHEAD, -(-IN_HAND * cores() // rows))  # so that no thread waits for small batches
+    return max(1, min(wanted, prefetch_bytes // (inputs + 2 * answers)))
+
+
 def readers(
     images: ImageSet, chunks: Sequence[range], models: Sequence[Trained], batch_size: int, workers: int = 0
 ) -> contextlib.AbstractContextManager[Begin[Example]]:
@@ -62,14 +72,14 @@ def readers(
     return makers(Reader(images, chunks), Layout(inputs), workers, cores(), KEYS)
 
 
-def read(begin: Begin[Example], chunks: Sequence[range]) -> Iterator[Batch]:
-    """The batches of `readers`, read ahead."""
+def read(begin: Begin[Example], chunks: Sequence[range], count: int = AHEAD) -> Iterator[Batch]:
+    """The batches of `readers`, `count` of them read ahead."""
 
     def begun(number: int) -> Callable[[], Batch]:
         made = begin(number, divided(len(chunks[number]), cores()))
         return lambda: Batch(*made())
 
-    return ahead(range(len(chunks)), begun, AHEAD)
+    return ahead(range(len(chunks)), begun, count)
 
 
 def ask(

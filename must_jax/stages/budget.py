@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from must_jax.config import LabelConfig
+from must_jax.config import InputConfig, LabelConfig
 from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.budget import column_bytes, stored_records
@@ -31,6 +31,8 @@ LEAST_S = 10.0  # minimum time to measure a rate; in less, pipelines are still f
 MOST_PASSES = 64  # over the sample, to reach that time
 FORWARD_S = 1.0  # the same for a single teacher
 SPARE = 0.1  # of the memory, since never all of it is available
+
+_DEFAULT = InputConfig()
 
 Begin = Callable[[Path, ImageSet], list[Teacher]]  # creates the columns of all teachers in a folder
 
@@ -89,12 +91,12 @@ def forecast(config: LabelConfig, workdir: Path) -> Forecast:
         lambda folder, sample: teachers.begin_columns(folder, models, sample, alone),
         config.batch_size,
         beside,
-        config.processes,
+        config.input,
     )
     return dataclasses.replace(measured, opening_seconds=opening_seconds)
 
 
-def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, workers: int = 0) -> Forecast:
+def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, config: InputConfig = _DEFAULT) -> Forecast:
     """Labels a sample in a temporary folder inside `folder`, which should be on the disk for the labels.
 
     Raises:
@@ -103,11 +105,11 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, worke
     with tempfile.TemporaryDirectory(prefix=".dry_run-", dir=folder) as scratch:
         teachers = begin(Path(scratch) / "once", _sample(images))
         compile_seconds = warm_up(teachers, batch_size)
-        seconds = label(_sample(images), teachers, batch_size, workers).seconds
+        seconds = label(_sample(images), teachers, batch_size, config).seconds
         count, passes = len(_sample(images)), min(math.ceil(LEAST_S / seconds), MOST_PASSES)
         if passes > 1:
             again = _sample(images, passes)
-            seconds = label(again, begin(Path(scratch) / "again", again), batch_size, workers).seconds
+            seconds = label(again, begin(Path(scratch) / "again", again), batch_size, config).seconds
         writers = [column.writer for teacher in teachers for column in teacher.columns]
         shard_images = writers[0].manifest.shard_images
         sizes = {

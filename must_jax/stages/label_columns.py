@@ -53,7 +53,7 @@ def _make(config: LabelConfig, workdir: Path) -> None:
         _take_back(workdir, {column.writer.folder.name for column in columns if column.writer.missing()})
     compile_seconds = warm_up(begun, config.batch_size)
     began = time.monotonic()
-    labelled = label(images, begun, config.batch_size, config.processes).images
+    labelled = label(images, begun, config.batch_size, config.input).images
     distributed.wait("labelled")
     if not distributed.is_first():
         return

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from must_jax.config import InputConfig
 from must_jax.cores import ahead, cores, divided
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
@@ -28,11 +29,12 @@ from must_jax.data.prefetch import Begin, makers
 from must_jax.errors import UserError, told
 from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
-from must_jax.stages.answers import AHEAD, KEYS, Answer, ask, blank, read, readers
+from must_jax.stages.answers import KEYS, Answer, ask, batches_ahead, blank, read, readers
 from must_jax.tasks.base import NumpyArrays, Task
 from must_jax.trained import Trained
 
 MAX_BAD_SHARE, MAX_BAD = 0.1, 100  # if more images than both cannot be labelled, the run ends
+_DEFAULT = InputConfig()
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
     return time.monotonic() - began
 
 
-def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, workers: int = 0) -> Labelled:
+def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config: InputConfig = _DEFAULT) -> Labelled:
     """Writes the missing shards of all columns.
 
     An image that cannot be read, or that a teacher fails on, has no label in the affected columns.
 
     Args:
-      workers: processes that read images, and as many that make labels; 0 = threads of this process.
+      config: workers, and memory for batches ahead. It does not change the labels.
 
     Raises:
       UserError: too many such images, including those in existing shards; a shard in which none can be labelled.
@@ -141,20 +143,21 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, worker
         return Labelled(0, 0.0)
     total, failures = sum(map(len, ranges.values())), Failures(images.name, columns, ranges)
     models, positions = [teacher.model for teacher in teachers], [chunk.positions for chunk in chunks]
+    count = batches_ahead(models, batch_size, config.prefetch_bytes)
     with (
         Progress(f"labelling {images.name}", total) as progress,
         ThreadPoolExecutor(1) as feeder,  # ends last: it may be waiting for the others
-        readers(images, positions, models, batch_size, workers) as reading,
-        _encoders(teachers, batch_size, workers) as encoding,
+        readers(images, positions, models, batch_size, config.workers) as reading,
+        _encoders(teachers, batch_size, config.workers) as encoding,
     ):
         for started in [begin(0, [range(0)] * cores()) for begin in (reading, encoding)]:
             started()
         began = time.monotonic()
         asked = ([teacher.is_asked(chunk.shard) for teacher in teachers] for chunk in chunks)
-        answers = ask(models, read(reading, positions), asked)
-        fed = ahead(chunks, lambda _: feeder.submit(next, answers).result, AHEAD)
+        answers = ask(models, read(reading, positions, count), asked)
+        fed = ahead(chunks, lambda _: feeder.submit(next, answers).result, count)
         entries = ahead(
-            zip(chunks, fed, strict=True), lambda e: _begin_encoding(encoding, teachers, e[0].shard, *e[1]), AHEAD
+            zip(chunks, fed, strict=True), lambda e: _begin_encoding(encoding, teachers, e[0].shard, *e[1]), count
         )
         for shard, group in itertools.groupby(zip(chunks, entries, strict=True), key=lambda each: each[0].shard):
             with contextlib.ExitStack() as stack:

@@ -119,7 +119,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    return {key: value for key, value in _read(path).items() if key != HISTORY}
+    return _without_former({key: value for key, value in _read(path).items() if key != HISTORY})
+
+
+def _without_former(values: dict[str, Any]) -> dict[str, Any]:
+    """A config without keys of earlier versions that changed nothing of what was computed; also those of its stages."""
+    kind = STAGE_CONFIGS.get(str(values.get("stage")))
+    left = {key: value for key, value in values.items() if kind is None or key not in kind.former}
+    if isinstance(stages := left.get("stages"), dict):
+        parts = {name: _without_former(each) if isinstance(each, dict) else each for name, each in stages.items()}
+        left["stages"] = parts
+    return left
 
 
 def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "", changed: Collection[str] = ()) -> None:

@@ -100,12 +100,12 @@ def test_whoever_waits_for_a_worker_that_hangs_is_let_go(started: Any):
         except WorkerLost as error:
             told.append(str(error))
 
-    with makers(Maker(waits_at=0), Layout(like()), 1, 1, "config.processes") as begin:
+    with makers(Maker(waits_at=0), Layout(like()), 1, 1, "config.input.workers") as begin:
         thread = threading.Thread(target=wait, args=(begin(0, [range(ROWS)]),), daemon=True)
         thread.start()
         time.sleep(0.5)  # until it waits
     thread.join(WITHIN_S)
-    assert len(told) == 1 and "lower config.processes" in told[0]
+    assert len(told) == 1 and "lower config.input.workers" in told[0]
     assert not started()
 
 

@@ -94,7 +94,7 @@ def test_killed_at_random_moments_the_columns_end_up_the_same(
     moments, killed = random.Random(0), 0
     while killed < KILLS:
         workers = 2 if killed == 5 else 0
-        process, before = start(command, tmp_path, f"--config.processes={workers}"), shards(tmp_path)
+        process, before = start(command, tmp_path, f"--config.input.workers={workers}"), shards(tmp_path)
         count = before + moments.randint(1, 25)
         wait_until(lambda count=count: shards(tmp_path) >= count, process)
         process.send_signal(signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_stopped_by_its_user_it_says_so_and_goes_on(command: list[str], undistur
 @pytest.mark.parametrize("workers", [0, 2])
 def test_preempted_it_says_so_and_goes_on(command: list[str], undisturbed: Path, tmp_path: Path, workers: int) -> None:
     """By SIGTERM: what is written is whole, and whoever starts it again knows that it is to go on."""
-    process = start(command, tmp_path, f"--config.processes={workers}")
+    process = start(command, tmp_path, f"--config.input.workers={workers}")
     wait_until(lambda: shards(tmp_path) > 6, process)
     for _ in range(3):  # from several senders
         process.send_signal(signal.SIGTERM)

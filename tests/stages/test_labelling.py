@@ -13,7 +13,7 @@ import pytest
 from made_teacher import HEADLINES, make_teacher
 
 from must_jax import trained
-from must_jax.config import LabelConfig
+from must_jax.config import InputConfig, LabelConfig
 from must_jax.data import inputs
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh
@@ -104,19 +104,32 @@ def test_threads_workers_and_what_is_begun_ahead_change_no_byte(
     monkeypatch.setattr(trained.Trained, "dispatch", failing)
     some_bad = ImageSet(images.name, len(images), read, images.digest)
     written = []
-    for threads, ahead, workers in ((1, 0, 0), (3, 2, 0), (7, 5, 0), (3, 2, 2)):
+    for threads, prefetch_bytes, workers in ((1, 1, 0), (3, 2**30, 0), (9, 2**30, 0), (3, 2**30, 2)):
         for module in (answers, labelling):
             monkeypatch.setattr(module, "cores", lambda threads=threads: threads)
-        for module in (answers, labelling):
-            monkeypatch.setattr(module, "AHEAD", ahead)
-        folder = tmp_path / f"{threads}-{workers}"
-        labelling.label(some_bad, begun(folder, models, images), 4, workers)
+        folder, config = tmp_path / f"{threads}-{workers}", InputConfig(workers=workers, prefetch_bytes=prefetch_bytes)
+        labelling.label(some_bad, begun(folder, models, images), 4, config)
         written.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*array_record*") if p.is_file()})
     assert len(written[0]) == 6 * 2 * 3  # columns, a shard with its record, shards
     assert written[0] == written[1] == written[2] == written[3]
     absent = b"".join(content for path, content in written[0].items() if path.suffix == ".json")
     assert absent.count(b"this format is not known") == 2 * 6
     assert absent.count(b"non-finite") == 5  # batches with a second image
+
+
+def test_what_is_read_and_predicted_ahead_has_its_bytes(
+    models: dict[str, trained.Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch whatever it takes, and no more than keep the threads busy."""
+    rows = 8
+    images = rows * (64**2 + 32**2) * 3
+    predictions = sum(each.nbytes for m in models.values() for each in jax.tree.leaves(m.dispatch(answers.blank(m, 7))))
+    monkeypatch.setattr(answers, "cores", lambda: 40)
+    a_batch = images + 2 * predictions
+    found = [answers.batches_ahead([*models.values()], 7, size) for size in (1, 3.1 * a_batch, 3.9 * a_batch, 2**40)]
+    assert found == [1, 3, 3, 10]
+    monkeypatch.setattr(answers, "cores", lambda: 1)
+    assert answers.batches_ahead([*models.values()], 7, 2**40) == answers.AHEAD
 
 
 def test_the_share_of_bad_images_is_of_all_that_are_covered(

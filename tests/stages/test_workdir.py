@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from must_jax.config import SourceConfig, TrainConfig
+from must_jax.config import LabelConfig, PipelineConfig, SourceConfig, TrainConfig
 from must_jax.errors import UserError
-from must_jax.stages.workdir import CONFIG_FILE, claim
+from must_jax.stages.workdir import CONFIG_FILE, claim, stored
 
 CONFIG = TrainConfig(train=(SourceConfig(images="scenes/teacher_depth:train"),), tasks={"depth": {}})
 HOLDER = """
@@ -47,3 +47,23 @@ def test_a_folder_from_before_a_key_was_added_goes_on(tmp_path: Path):
     changed = CONFIG.model_copy(update={"optimizer": CONFIG.optimizer.model_copy(update={"ema_decay": 0.9})})
     with pytest.raises(UserError, match=r"config\.optimizer\.ema_decay is 0\.0 there and 0\.9 here"):
         claim(tmp_path, changed)
+
+
+def test_a_folder_from_before_a_key_was_renamed_goes_on(tmp_path: Path):
+    """Also the one of a pipeline around it; a key that never was is another config's."""
+    labelling = LabelConfig(images="folder:photos", teachers=("a",))
+    path = tmp_path / CONFIG_FILE
+    former = labelling.model_dump(mode="json") | {"processes": 4}
+    del former["input"]
+    for config, values in (
+        (labelling, former),
+        (PipelineConfig(stages={"label": labelling}), {"stage": "pipeline", "stages": {"label": former}}),
+    ):
+        path.write_text(json.dumps(values))
+        assert stored(tmp_path, [config.stage]) == config.model_dump(mode="json")
+        claim(tmp_path, config)
+        assert "processes" not in path.read_text()
+        path.unlink()
+    path.write_text(json.dumps(former | {"processors": 4}))
+    with pytest.raises(UserError, match=r"config\.processors is 4 there and 'not set' here"):
+        claim(tmp_path, labelling)
