@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -47,10 +47,14 @@ def _escaped(character: str) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt `name`: the closest of `known`, or the whole list if none is close."""
+def nearest(name: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """A hint for a misspelt `name`: the closest of `known`, or the whole list if none is close.
+
+    Args:
+      shown: how one of them is written, if not as it is.
+    """
     options = sorted(map(str, known))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:
-        return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(options) if options else 'none'}"
+        return f"did you mean '{shown(close[0])}'?"
+    return f"known: {', '.join(map(shown, options)) if options else 'none'}"

@@ -14,7 +14,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,17 +236,17 @@ def taken(folder: Path, advice: str) -> Iterator[None]:
     check_folder(folder, str(folder))
     make_folder(folder)
     try:
-        descriptor = lock(folder)
+        held = lock(folder)
     except BlockingIOError:
         raise UserError(f"another process is using {folder}; {advice}") from None
     try:
         yield
     finally:
-        os.close(descriptor)
+        unlock(held)
 
 
-def lock(folder: Path, worker: str = "") -> int:
-    """Locks a folder for this process, until it ends or closes the returned descriptor.
+def lock(folder: Path, worker: str = "") -> tuple[int, ...]:
+    """Locks a folder for this process, until it ends, or until `unlock` is called with what is returned.
 
     Args:
       worker: "" = exclusively; otherwise this process's name among those that share the folder.
@@ -254,9 +254,22 @@ def lock(folder: Path, worker: str = "") -> int:
     Raises:
       BlockingIOError: another process has locked it, or has the same worker name.
     """
-    if worker:
-        _take(folder / LOCK_FILE, fcntl.LOCK_SH)  # stays open until this process ends
-    return _take(folder / (f"{LOCK_FILE}-{worker}" if worker else LOCK_FILE), fcntl.LOCK_EX)
+    if not worker:
+        return (_take(folder / LOCK_FILE, fcntl.LOCK_EX),)
+    shared = _take(folder / LOCK_FILE, fcntl.LOCK_SH)
+    try:
+        return shared, _take(folder / f"{LOCK_FILE}-{worker}", fcntl.LOCK_EX)
+    except BaseException:
+        unlock([shared])
+        raise
+
+
+def unlock(descriptors: Iterable[int]) -> None:
+    """Gives a lock back, also if processes that this one has started have inherited it."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def is_locked(folder: Path) -> bool:

@@ -116,8 +116,8 @@ def sections(values: Mapping[str, Any]) -> list[Section]:
         names = tuple(n for n, s in stages.items() if isinstance(s, Mapping) and s.get("stage") == kind)
         if names:
             found.append(Section(kind, list(keys_of(model, f"stages.{ANY_NAME}.")), names))
-    main = main._replace(keys=[key for key in main.keys if not key.path.startswith(f"stages.{ANY_NAME}")])
-    return [main, *found]
+    own = [key for key in main.keys if not key.path.startswith(f"stages.{ANY_NAME}")]
+    return [main._replace(title=f"pipeline, which runs {', '.join(stages)}", keys=own), *found]
 
 
 def text(values: Mapping[str, Any], width: int = WIDTH) -> str:

@@ -9,6 +9,7 @@ Any value of a config can be overridden by its path. With --help, the keys of it
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import runpy
 import sys
@@ -24,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from must_jax import cli, preemption
-from must_jax.config import LabelConfig
+from must_jax.config import LabelConfig, PipelineConfig
 from must_jax.errors import Preempted, UserError, nearest
 from must_jax.files import check_folder, make_folder, write_text
 from must_jax.parsing import VALUES, abouts, check_other_data, override, parse
@@ -65,8 +66,10 @@ def read_config(path: Path) -> dict[str, Any]:
       UserError: the file does not exist, or it fails.
     """
     if not path.is_file():
-        folder = path.parent if list(path.parent.glob("*.py")) else Path("configs")
-        raise UserError(f"--config={path} is not a file; {nearest(str(path), map(str, folder.glob('*.py')))}")
+        folders = [path.parent, Path("configs")] if path.parent != Path() else [Path("configs"), Path()]
+        found = next(filter(None, (sorted(folder.glob("*.py")) for folder in folders)), [])
+        named = {file.stem: str(file) for file in found}
+        raise UserError(f"--config={path} is not a file; {nearest(path.stem, named, named.__getitem__)}")
     sys.path.insert(0, str(path.resolve().parent.parent))  # lets one config import another: from configs import ...
     try:
         return ConfigDict(runpy.run_path(str(path))["get_config"]()).to_dict()
@@ -129,7 +132,7 @@ def run(argv: Sequence[str]) -> None:
     if asks:
         from must_jax import keys  # loads jax
 
-        print(f"{first_line(file)}\n\n{keys.text(values)}")
+        print(f"{first_line(file)}\n\n{keys.text(_as_run(values))}")
         return
     config = parse(values)
     check_other_data(before, values, [path for path, _ in overrides])
@@ -150,6 +153,16 @@ def run(argv: Sequence[str]) -> None:
         raise
     if is_run:
         (workdir / PREEMPTED_FILE).unlink(missing_ok=True)
+
+
+def _as_run(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of a config; of a pipeline, its stages in the order in which they run, if that can be told."""
+    from must_jax.stages.pipeline import ordered
+
+    with contextlib.suppress(UserError):
+        if isinstance(config := parse(values), PipelineConfig):
+            return {**values, "stages": {name: values["stages"][name] for name in ordered(config)}}
+    return values
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from must_jax.errors import printable
 PLAIN_EVERY_S = 10.0
 WAITING_EVERY_S = 30.0
 _muted = False
+_kept: list[str] | None = None  # what is said, while `kept` does not let it be printed
 
 
 def mute() -> None:
@@ -24,8 +27,27 @@ def mute() -> None:
     _muted = True
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[list[str]]:
+    """Within the block, what is said is added to this list, and not printed; progress is shown as ever."""
+    global _kept
+    lines: list[str] = []
+    before, _kept = _kept, lines
+    try:
+        yield lines
+    finally:
+        _kept = before
+
+
 def say(text: str) -> None:
     """Prints one or more plain lines."""
+    if _kept is not None:
+        _kept.append(text)
+    else:
+        _print(text)
+
+
+def _print(text: str) -> None:
     if not _muted:
         print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 
@@ -94,7 +116,7 @@ class Progress:
     def _print(self) -> None:
         self._printed, self._printed_done = time.monotonic(), self._done
         share = int(100 * self._done / (self._total or 1) + 1e-6)  # sums of fractions end a little below their total
-        say(f"{self._title} {self._done:.0f}/{self._total:.0f} ({share} %) {self._numbers()}".rstrip())
+        _print(f"{self._title} {self._done:.0f}/{self._total:.0f} ({share} %) {self._numbers()}".rstrip())
 
     def _numbers(self) -> str:
         parts = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,11 @@ def test_options_of_formats_are_listed(capsys: pytest.CaptureFixture[str]):
 
 def test_stages_of_a_pipeline_have_their_keys(capsys: pytest.CaptureFixture[str]):
     said = helped("quickstart", capsys=capsys)
-    assert "stages.NAME.steps  (integer; default 1000; here 1600 and 900)" in said
+    assert "stages.NAME.steps  (integer; default 1000; here 900 and 1600)" in said
+    names = re.search(r"pipeline, which runs (.*?)\n  title", said, re.S)
+    assert names
+    order = names[1].replace(",", "").split()
+    assert order.index("teacher_depth") < order.index("label") < order.index("student") < order.index("evaluate")
     assert "stages.NAME.transfers.0.learning_rates" in said
 
 

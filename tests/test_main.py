@@ -69,6 +69,7 @@ def answer(said: str) -> str:
         ((TEACHER, "now"), "now is not a flag; write --config=FILE, --workdir=FOLDER or --config.KEY=VALUE"),
         ((TEACHER, "--config.steps", "3"), "--config.steps has no value; write --config.steps=VALUE"),
         ((f"--config={CONFIGS}/teacher_dept.py",), f"is not a file; did you mean '{CONFIGS}/teacher_depth.py'?"),
+        ((f"--config={CONFIGS}/teacher_depth",), f"is not a file; did you mean '{CONFIGS}/teacher_depth.py'?"),
         ((TEACHER, "--config.optimizer.lerning_rate=1"), "rning_rate is unknown; did you mean 'learning_rate'?"),
         ((TEACHER, "--config.batch_size=many"), "config.batch_size is 'many', but should be a valid integer"),
         ((TEACHER, "--config.image_size=50"), "config.image_size is 50, but should be a multiple of 32"),
@@ -302,8 +303,8 @@ def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyP
             "error: config.optimizer.lerning_rate is unknown; did you mean 'learning_rate'?\n",
         ),
         (
-            ("--config=configs/quickstrat.py",),
-            "error: --config=configs/quickstrat.py is not a file; did you mean 'configs/quickstart.py'?\n",
+            ("--config=quickstrat",),
+            "error: --config=quickstrat is not a file; did you mean 'configs/quickstart.py'?\n",
         ),
     ],
 )

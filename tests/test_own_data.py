@@ -9,14 +9,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import own_data
 import pytest
 from command_line import ROOT, call
 
 from must_jax import predict
 from must_jax.config import PipelineConfig
+from must_jax.data.order import Order
+from must_jax.data.plan import SHUFFLE_SEED
 from must_jax.errors import UserError
 from must_jax.parsing import parse
+from must_jax.report.html import Report
 from must_jax.stages import pipeline
 
 PAGE = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
@@ -74,7 +78,7 @@ def test_the_whole_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
                 assert found == 1, old
             Path("configs/mine.py").write_text(text.replace("# The photos without", f"{TWO_TASKS}# The photos without"))
         if command.endswith("student.seed=1"):
-            assert "student is repeated: config.seed is 0 there and 1 here" in said.err
+            assert "student is repeated: config.stages.student.seed was 0 and is 1; to keep" in said.err
             assert "evaluate is repeated: it reads student" in said.err
             assert "teacher_depth" in said.err.partition("kept: ")[2].partition("\n")[0]
     assert Path("runs/mine/report/index.html").stat().st_size > 10_000
@@ -107,7 +111,7 @@ def only_planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pipelines do no work after their checks; the stages that they would run are listed."""
     ran: list[str] = []
     monkeypatch.setattr(pipeline, "_run_stage", lambda name, stage, workdir: ran.append(name))
-    monkeypatch.setattr(pipeline, "_write_report", lambda *args: ((), {}))
+    monkeypatch.setattr(pipeline, "_write_report", lambda *args: Report("", {}))
     return ran
 
 
@@ -128,28 +132,76 @@ def test_one_to_five_tasks_have_no_mistakes(count: int, trial: str, tmp_path: Pa
     config = parse(made["pipeline"](sets, made["PILE"]))
     assert isinstance(config, PipelineConfig)
     student = config.stages["student"]
-    assert len(student.validation) == len(sets) and student.steps == (4 if trial == "1" else made["STUDENT_STEPS"])
+    assert len(student.validation) == len(sets) and student.steps == (4 if trial == "1" else made["STEPS"]["student"])
     pipeline.run(config, tmp_path / "run")
     assert len(ran) == len(sets) + count + 4
     assert ran.index("prepare_rooms") < ran.index(f"teacher_{SHOWN[0]}") < ran.index("label") < ran.index("student")
     assert ran.index("audit") < ran.index("student") < ran.index("evaluate")
 
 
-def test_a_task_with_labels_in_two_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_task_with_labels_in_two_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """Each set is validated once, and the metrics of the second one have its name."""
     ran, made = only_planned(monkeypatch), config_of("1", monkeypatch)
     rooms = made["SETS"]["rooms"]
-    labels = {"classification": {"format": "class_folders"}, "depth": rooms["labels"]["depth"]}
-    flats = {"images": rooms["images"], "labels": labels}
-    config = parse(made["pipeline"]({**made["SETS"], "flats": flats}, made["PILE"]))
+    folders = {"classification": {"format": "class_folders"}}
+    flats = {"images": rooms["images"], "labels": {"depth": rooms["labels"]["depth"]}}
+    sets = {**made["SETS"], "flats": flats, "areas": {"images": made["SETS"]["places"]["images"], "labels": folders}}
+    flats["labels"] |= folders  # has other classes, which are found before any work
+    with pytest.raises(UserError, match="mistakes"):
+        pipeline.run(parse(made["pipeline"](sets, made["PILE"])), tmp_path / "run")
+    assert "classification labels of flats have the classes house0, " in capsys.readouterr().err and not ran
+    del flats["labels"]["classification"]
+    config = parse(made["pipeline"](sets, made["PILE"]))
     pipeline.run(config, tmp_path / "run")
     assert {"prepare_flats", "evaluate"} <= {*ran}
     watched = {each.images.split(":")[0]: (each.name, each.tasks) for each in config.stages["student"].validation}
     assert watched == {
         "rooms": ("", SHOWN),
         "places": ("", ("classification",)),
-        "flats": ("flats", tuple(labels)[::-1]),
+        "flats": ("flats", ("depth",)),
+        "areas": ("areas", ("classification",)),
     }
+
+
+def test_sets_with_parts_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Test photos that no model has seen, and a set to validate on."""
+    ran, made = only_planned(monkeypatch), config_of("1", monkeypatch)
+    rooms = made["SETS"]["rooms"]
+    depth = {"images": rooms["images"], "labels": {"depth": rooms["labels"]["depth"]}}
+    watched = {"teachers": (0, 85), "transfer": (85, 95), "tuning": (95, 100)}
+    sets = {
+        "rooms": {**depth, "parts": watched},
+        "flat": {**depth, "parts": {"test": (0, 100)}},
+        "seen": {**depth, "parts": {"validation": (0, 100)}},
+    }
+    config = parse(made["pipeline"](sets, made["PILE"]))
+    pipeline.run(config, tmp_path / "run")
+    assert {"prepare_flat", "teacher_depth", "evaluate"} <= {*ran}
+    for name in ("teacher_depth", "student"):
+        assert [each.images for each in config.stages[name].validation] == ["seen:train"]
+    assert [each.images for each in config.stages["teacher_depth"].train] == ["rooms:train[:85%]"]
+    (tested,) = config.stages["evaluate"].downstream.values()
+    images = [each.images for each in (tested.train, tested.validation, tested.test)]
+    assert images == ["rooms:train[85%:95%]", "rooms:train[95%:]", "flat:train"]
+    assert config.stages["audit"].evaluation == ("flat:train",)
+
+
+def test_one_task_gets_more_updates(monkeypatch: pytest.MonkeyPatch):
+    """And only they change: a finished training goes on."""
+    before = config_of("0", monkeypatch)
+    after = config_of("0", monkeypatch)
+    after["STEPS"]["teacher_depth"] = 3000
+    stages, longer = (made["pipeline"](made["SETS"], made["PILE"])["stages"] for made in (before, after))
+    assert longer["teacher_depth"]["steps"] == 3000
+    free = dict.fromkeys(("steps", "validate_every", "log_every"), 1)
+    longer["teacher_depth"] |= free
+    stages["teacher_depth"] |= free
+    assert longer == stages
+    after["STEPS"]["teacher_dept"] = 3000
+    with pytest.raises(UserError, match="did you mean 'teacher_depth'"):
+        after["pipeline"](after["SETS"], after["PILE"])
 
 
 def test_what_the_config_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch):
@@ -160,6 +212,9 @@ def test_what_the_config_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch):
         ({"pile": rooms}, "'pile'"),
         ({"rooms": {"images": "folder:x", "labels": {}}}, "'rooms' has no labels"),
         ({"rooms": rooms | {"images": "parquet:x"}}, "'rooms' is in Parquet"),
+        ({"rooms": rooms | {"parts": {"tests": (0, 100)}}}, "did you mean 'test'"),
+        ({"rooms": rooms | {"parts": {"test": (50, 150)}}}, "part 'test' of 'rooms'"),
+        ({"rooms": rooms | {"parts": {"test": (0, 100)}}}, "no set with labels of detection has the part 'teachers'"),
     ):
         with pytest.raises(UserError, match=named):
             made["pipeline"](sets, made["PILE"])
@@ -176,3 +231,57 @@ def test_mistakes_are_told_as_the_page_says(tmp_path: Path, capsys: pytest.Captu
     shown = re.search(r"(- config\.stages\.prepare_rooms: config\.labels\.depth.*?)error: (.*?)\n```", PAGE, re.S)
     assert shown and [capsys.readouterr().err, str(raised.value)] == list(shown.groups())
     assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_inside_of_labels_are_told_before_anything_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """All of them, of all sets, as the page says."""
+    made = config_of("1", monkeypatch)
+    rooms, places = made["SETS"]["rooms"], made["SETS"]["places"]
+    rooms["labels"]["detection"]["options"] = {"classes": ["chair", "tabel", "lamp"]}
+    rooms["labels"]["segmentation"]["options"]["classes"] = ["wall", "floor"]
+    rooms["labels"]["normals"]["options"]["axes"] = "x,y,z"
+    places["labels"]["classification"]["options"] = {"classes": ["beach", "forest"]}
+    with pytest.raises(UserError, match="4 mistakes"):
+        pipeline.run(parse(made["pipeline"](made["SETS"], made["PILE"])), tmp_path / "run")
+    said = capsys.readouterr().err
+    whole = " ".join(PAGE.split())
+    for task, words in (
+        ("detection", "'table', but the classes are chair, tabel, lamp; 'tabel' of them never occurs"),
+        ("segmentation", "pixels of code 2"),
+        ("normals", "point away from the camera"),
+    ):
+        (line,) = (line for line in said.splitlines() if f"prepare_rooms: config.labels.{task}: " in line)
+        assert words in line
+        if task != "normals":
+            assert re.sub(r"house\d/\d+", "house0/0000", line) in whole
+    assert "prepare_places: config.labels.classification: street/" in said and "'street'" in said
+    assert "matched by" not in said and not (tmp_path / "run").exists() and not Path("data/rooms").exists()
+
+
+def test_parts_without_labels_are_refused_and_those_with_few_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """By the order in which the set will be shuffled."""
+    made, ran = config_of("1", monkeypatch), only_planned(monkeypatch)
+    rooms = made["SETS"]["rooms"]
+    rooms["labels"] = {"depth": {**rooms["labels"]["depth"], "path": "some_depth"}}
+    labelled = {9, 23}
+    for number in labelled:
+        file = f"house{number % 5}/{number:04d}.png"
+        Path("some_depth", file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path("my_data/depth_mm", file), Path("some_depth", file))
+    names = [f"house{number % 5}/{number:04d}.jpg" for number in range(40)]
+    order = Order([40], SHUFFLE_SEED)(np.arange(40))[1]
+    places = sorted(position for position, source in enumerate(order) if int(sorted(names)[source][7:11]) in labelled)
+    here, there = (int(100 * place / 40) for place in places)
+    rooms["parts"] = {"teachers": (here, 100), "validation": (here, here + 5), "test": (here + 5, there)}
+    rooms["parts"] |= {"transfer": (0, here + 5), "tuning": (0, here + 5)}
+    sets = {"rooms": rooms}
+    with pytest.raises(UserError, match=r"evaluate: .*depth\.test .*: none of its \d+ images has a label"):
+        pipeline.run(parse(made["pipeline"](sets, made["PILE"])), tmp_path / "run")
+    rooms["parts"]["test"] = (there, 100)
+    capsys.readouterr()
+    pipeline.run(parse(made["pipeline"](sets, made["PILE"])), tmp_path / "run")
+    assert f"look at rooms:train[{here}%:{here + 5}%]: so few" in capsys.readouterr().err and ran

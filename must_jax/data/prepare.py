@@ -71,6 +71,17 @@ def check(config: PrepareConfig) -> None:
         plan.check_same(folder, config, _open(config).digest)
 
 
+def open_source(config: PrepareConfig) -> RawImages:
+    """What a set is to be made from, listed.
+
+    Raises:
+      UserError: there is no such source, it has no images, or too many of a kind that is not read.
+    """
+    raw = _open(config)
+    _check_images(raw, config.images)
+    return raw
+
+
 def _is_finished(folder: Path, config: PrepareConfig) -> bool:
     there = plan.read(folder)
     if there is None or not (folder / shards.INFO_FILE).exists() or there.missing(folder):

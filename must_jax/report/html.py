@@ -19,7 +19,8 @@ class Stage:
 
     Attributes:
       data_wait_share: 0..1, of the training time.
-      state: "finished", "running", ...
+      state: "finished", "running", "failed", ...
+      failure: why it has failed.
       when: when it was last at work, ready to read.
     """
 
@@ -34,6 +35,7 @@ class Stage:
     data_wait_share: float | None = None
     parameters: int | None = None
     state: str = ""
+    failure: str = ""
     when: str = ""
 
     @property
@@ -63,7 +65,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Check:
-    """A metric on held-out images and the minimum it had to reach."""
+    """A metric on held-out images and the minimum that it had to reach: the config's, else the gate's near chance."""
 
     stage: str
     metric: str
@@ -117,6 +119,7 @@ class Report:
       extremes: the images of each task on which a model is worst, and those on which it is best.
       missing: why pictures are not there.
       times: stage -> {what the time was spent on: seconds}.
+      report_seconds: of this report and those before it.
     """
 
     title: str
@@ -134,6 +137,12 @@ class Report:
     rows: Sequence[scorecard.Row] = ()
     starts: Mapping[str, scorecard.Start] = field(default_factory=dict)
     times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    report_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return sum(stage.seconds or 0.0 for stage in self.stages) + self.report_seconds
 
 
 def write(report: Report, path: Path) -> None:

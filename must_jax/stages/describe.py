@@ -25,7 +25,7 @@ from must_jax.report.terminal import beside, curve
 from must_jax.stages import STAGES, results
 from must_jax.stages.briefs import brief, labelled_columns, state, validated
 from must_jax.stages.curves import headlines, losses, validations
-from must_jax.stages.pipeline import ordered, times
+from must_jax.stages.pipeline import failures, ordered, times
 from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, history, stored
 
 PLAIN_WIDTH = 80  # characters per line without a terminal
@@ -187,15 +187,17 @@ def _audit(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[Re
 
 
 def _pipeline(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
-    seconds_of, rows = times(workdir), []
+    seconds_of, failed, rows = times(workdir), failures(workdir), []
     for name in ordered(PipelineConfig.model_validate(config)):
         found = brief(config["stages"][name], workdir / name)
         seconds = seconds_of.get(name, found.seconds)
         took = "" if seconds is None else _duration(seconds)
-        rows.append((name, state(workdir / name), found.progress, took, found.note))
+        now = "failed" if name in failed else state(workdir / name)
+        rows.append((name, now, found.progress, took, found.note))
     heads = "stage", "state", "progress", "time", "result"
     yield ""
     yield _table(heads, rows, left=("state", "progress", "result"), whole=4)
+    yield from (f"\n{name} has failed: {why}" for name, why in failed.items())
 
 
 _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[RenderableType]]] = {

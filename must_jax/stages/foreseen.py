@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax import description
@@ -20,7 +21,6 @@ from must_jax.config import (
     PrepareConfig,
     SourceConfig,
     TrainConfig,
-    TruthConfig,
 )
 from must_jax.data import scenes
 from must_jax.data.image_sets import open_images, shared
@@ -29,9 +29,9 @@ from must_jax.errors import UserError, nearest
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
-from must_jax.labels.formats import build_format
 from must_jax.models.api import build_model
-from must_jax.stages import inputs, memory, prepare, validation
+from must_jax.stages import importing, inputs, memory, prepare, validation
+from must_jax.stages.importing import Coming
 from must_jax.stages.inputs import TRUTH
 from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task
@@ -41,6 +41,7 @@ _INIT = {  # part of a network -> what must be the same in both models for `init
     "fpn": ("width", "pyramid_channels"),
 }
 _ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
+_FEW = 10  # labels of a task, in a part that is measured on
 _ANY_CLASSES = ("one", "other")  # metrics have the same names for all classes
 
 
@@ -65,15 +66,15 @@ class Foreseen:
 
     def __init__(self, workdir: Path, data_dir: str) -> None:
         self._workdir, self._data_dir = workdir, data_dir
-        # Sets that will be prepared -> the tasks of their labels -> the classes, if the config says them.
-        self._sets: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._sets: dict[str, Coming] = {}  # those that will be prepared
+        self._few: dict[str, dict[str, int]] = {}  # held-out images -> tasks with few labels there, and how many
         self._runs: dict[Path, Run] = {}
         self._columns: dict[Path, Column] = {}
         self._labelled: set[Path] = set()  # label runs
 
     def mistakes(self, config: InPipeline) -> list[str]:
         """All that is wrong with the next stage, as far as it can be known before any work."""
-        found = prepare.mistakes(config) if isinstance(config, PrepareConfig) else self._basic(config)
+        found = self._of_import(config) if isinstance(config, PrepareConfig) else self._basic(config)
         if not found:  # otherwise more would follow from the same mistake
             checks: dict[type, Callable[[Any], Iterator[str]]] = {
                 TrainConfig: self._of_training,
@@ -96,7 +97,10 @@ class Foreseen:
         folder = self._workdir / name
         match config:
             case PrepareConfig():
-                self._sets[config.name] = {task: _declared(truth) for task, truth in config.labels.items()}
+                if kept:
+                    with contextlib.suppress(UserError):  # damaged, which its own run tells
+                        self._sets[config.name] = importing.look(config)
+                self._sets.setdefault(config.name, _not_looked_at(config))
             case TrainConfig() if not (kept and (folder / MODEL_FILE).exists()):
                 measured: set[str] = set()
                 with contextlib.suppress(UserError):  # a mistake of its own
@@ -109,6 +113,44 @@ class Foreseen:
                     for task in self._run(teacher).tasks if self._is_run(teacher) else TASKS:
                         column = Column(task, config.images, config.take)
                         self._columns[folder / COLUMNS / f"{Path(teacher).name}-{task}"] = column
+
+    def told(self) -> Iterator[str]:
+        """What is no mistake, but worth a look before the work begins."""
+        for images, tasks in self._few.items():
+            labelled = ", ".join(f"{count} for {task}" for task, count in tasks.items())
+            yield f"look at {images}: so few images have labels that what is measured there says little: {labelled}"
+
+    def _of_import(self, config: PrepareConfig) -> list[str]:
+        if found := prepare.mistakes(config):
+            return found
+        try:
+            self._sets[config.name] = importing.look(config)
+        except UserError as error:  # what exists is damaged
+            return [str(error)]
+        return self._sets[config.name].mistakes
+
+    def _too_small(
+        self, where: str, source: SourceConfig, tasks: Collection[str], measured: bool = True
+    ) -> Iterator[str]:
+        """Parts of sets that will be prepared: those without labels. Those with few are noted, if they are measured."""
+        name = source.images.partition(":")[0]
+        if TRUTH not in source.labels or (coming := self._sets.get(name)) is None or coming.length is None:
+            return
+        parts = [slice(start, end) for _, start, end in _positions(source.images, coming.length)]
+        images = sum(part.stop - part.start for part in parts)
+        if not images:
+            yield f"{where} ({source.images}) has none of the {coming.length} images of {name}; take a larger part"
+            return
+        for task in (task for task in tasks if task in coming.labelled):
+            count = sum(int(np.count_nonzero(coming.labelled[task][part])) for part in parts)
+            if not count:
+                total = int(np.count_nonzero(coming.labelled[task]))
+                yield (
+                    f"{where} ({source.images}): none of its {images} images has a label of {task}, of {total} in "
+                    f"{name}; take a larger part"
+                )
+            elif count < _FEW and measured:
+                self._few.setdefault(source.images, {})[task] = count
 
     def _basic(self, config: Any) -> list[str]:
         return inputs.mistakes(config, {*self._runs, *self._columns, *self._labelled}, self._sets.keys())
@@ -135,6 +177,7 @@ class Foreseen:
             measured = [task for task in config.tasks if task in tasks and task in (each.tasks or config.tasks)]
             if not measured:
                 yield f"{where} ({each.images}) has labels of no task that is trained here; remove it"
+            yield from self._too_small(where, each, measured)
             for task in measured:
                 before = first.setdefault(task, number)
                 if before != number and not each.name:
@@ -190,6 +233,7 @@ class Foreseen:
                 yield from self._misfits(where, source)
                 if each.task not in self._tasks_of(source):
                     yield f"{where} ({source.images}) has no labels of task '{each.task}'; use images that do"
+                yield from self._too_small(where, source, [each.task], split != "train")
             yield from self._unlike({each.task}, [*splits.values()])
             if self._overlap(each.test, each.train):
                 yield (
@@ -217,7 +261,8 @@ class Foreseen:
         first: dict[str, tuple[str, tuple[str, ...]]] = {}
         for source in sources:
             name = source.images.partition(":")[0]
-            for task, classes in self._sets.get(name, {}).items() if TRUTH in source.labels else ():
+            known = self._sets[name].classes if name in self._sets and TRUTH in source.labels else {}
+            for task, classes in known.items():
                 if task in tasks and classes and first.setdefault(task, (name, classes))[1] != classes:
                     others, theirs = first[task]
                     yield (
@@ -266,7 +311,7 @@ class Foreseen:
         if dataset.startswith("scenes/"):
             made = scenes.CONFIGS.get(dataset.removeprefix("scenes/"))
             return frozenset(made.truths) if made else frozenset()
-        known = frozenset(self._sets.get(dataset, ()))
+        known = frozenset(self._sets[dataset].classes if dataset in self._sets else ())
         if dataset == "folder" or not (Path(self._data_dir).expanduser() / dataset).is_dir():
             return known
         try:
@@ -294,18 +339,19 @@ class Foreseen:
         return Run(made.model, frozenset(made.tasks), frozenset(name.split("/")[0] for name in made.metrics))
 
 
-def _declared(truth: TruthConfig) -> tuple[str, ...]:
-    """The classes that are said for true labels; () = they are found when the labels are read."""
-    try:
-        return tuple(getattr(build_format(truth.format, truth.options), "classes", ()))
-    except UserError:  # a mistake of its own
-        return ()
+def _not_looked_at(config: PrepareConfig) -> Coming:
+    """What is known of a set that has mistakes, or that stays as it is."""
+    classes = {}
+    for task, labels in config.labels.items():
+        with contextlib.suppress(UserError):  # a mistake of its own
+            classes[task] = importing.declared(labels)
+    return Coming(None, {task: classes.get(task, ()) for task in config.labels}, {}, [])
 
 
-def _positions(spec: str) -> list[tuple[str, int, int]]:
-    """The parts of a set whose length may not be known yet: split, first position, end; () if they cannot be told."""
+def _positions(spec: str, length: int = _ANY_COUNT) -> list[tuple[str, int, int]]:
+    """The parts of a set that is to be prepared: split, first position, end; () if they cannot be told."""
     dataset, _, split = spec.partition(":")
-    counts = {SPLIT: _ANY_COUNT}
+    counts = {SPLIT: length}
     if dataset.startswith("scenes/"):
         counts = dict(scenes.CONFIGS[dataset.removeprefix("scenes/")].images)
     infos = {name: tfds.core.SplitInfo(name, [count], 0) for name, count in counts.items()}

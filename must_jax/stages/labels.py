@@ -9,13 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.config import LabelsConfig
-from must_jax.data.image_sets import open_images
+from must_jax.data.image_sets import evenly_spread, open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
+from must_jax.labels.columns import LabelColumn
+from must_jax.labels.manifest import Manifest
+from must_jax.labels.statistics import Statistics
+from must_jax.labels.told import told
 from must_jax.labels.verify import Described
 from must_jax.progress import counted, say
 
+SAMPLED = 200  # labels of a column without classes
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -35,9 +40,26 @@ def run(config: LabelsConfig, workdir: Path) -> None:
     console = Console(width=max(160, Console().width))
     console.print(table(described))
     for folder, column in described:
-        if column.classes:
-            told = column.summary().told_classes(column.label_kind, column.classes)
-            console.print(f"{folder.name}: {told}", markup=False, highlight=False, soft_wrap=True)
+        if line := contents(folder, column):
+            console.print(f"{folder.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def contents(folder: Path, column: Manifest) -> str:
+    """What a column holds: its classes; of maps of values their range, by a sample; "" = it is not finished."""
+    if column.classes:
+        return column.summary().told_classes(column.label_kind, column.classes)
+    if not column.complete:
+        return ""
+    statistics = Statistics(0)
+    try:
+        labels = LabelColumn(folder)
+        for position in (positions := evenly_spread(len(labels), SAMPLED)):
+            statistics.add(labels.kind, position, labels[position])
+    except UserError as error:
+        return str(error)
+    of = f", in a sample of {len(positions)} labels" if len(positions) < len(labels) else ""
+    labelled = len(labels) - column.summary().absent
+    return f"{labelled:,} of {counted(len(labels), 'image')}; {told(labels.kind, (), statistics)}{of}"
 
 
 def without_manifest(path: Path) -> list[Path]:
@@ -117,8 +139,8 @@ def _verified(config: LabelsConfig, folders: Sequence[Path], lost: Sequence[Path
     for problem in found:
         say(f"damaged: {problem}")
     if found:
-        told = f"{counted(len(found), 'problem')} in {counted(len(folders) + len(lost), 'column')}"
-        raise UserError(f"{told}, listed above; do not train on them until they are repaired")
+        summed = f"{counted(len(found), 'problem')} in {counted(len(folders) + len(lost), 'column')}"
+        raise UserError(f"{summed}, listed above; do not train on them until they are repaired")
     say(f"intact: {counted(len(folders), 'column')}")
     return whole
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ import jax
 import must_jax
 from must_jax import description
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, SourceConfig, TrainConfig
+from must_jax.data import plan
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
@@ -29,19 +30,20 @@ from must_jax.report.html import Check, Column, Curve, Data, Detail, Report, Sta
 from must_jax.stages import pictures, results, validation
 from must_jax.stages.briefs import state
 from must_jax.stages.curves import losses, validations
-from must_jax.stages.gate import score_of_teacher
+from must_jax.stages.gate import score, score_of_teacher
 from must_jax.stages.workdir import CONFIG_FILE, REPORT, RESULT_FILE
 from must_jax.tasks import TASKS, build_task
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run: its workdir, and how long it took, if that is known."""
+    """One run: its workdir, how long it took, if that is known, and why it has failed, if it has."""
 
     name: str
     config: Any  # of its stage
     workdir: Path
     seconds: float | None = None
+    failure: str = ""
 
 
 def write(
@@ -49,12 +51,15 @@ def write(
     entries: Sequence[Entry],
     workdir: Path,
     ranked_images: int = 0,
-    pictured: Sequence[Entry] | None = None,
-) -> Report:
-    """Writes `report/index.html` into the workdir: everything about these runs, as far as they are; see `collect`."""
-    contents = collect(title, entries, ranked_images, pictured)
-    html.write(contents, workdir / REPORT)
-    return contents
+    report_seconds: float = 0.0,
+) -> None:
+    """Writes `report/index.html` into the workdir: everything about these runs, as far as they are; see `collect`.
+
+    Args:
+      report_seconds: of the reports of a pipeline.
+    """
+    contents = collect(title, entries, ranked_images)
+    html.write(replace(contents, report_seconds=report_seconds), workdir / REPORT)
 
 
 def collect(
@@ -133,17 +138,24 @@ def _stage(entry: Entry) -> Stage:
         tasks=tasks,
         seconds=seconds,
         batch_size=getattr(entry.config, "batch_size", None),
-        state=state(entry.workdir),
-        when=_when(entry.workdir),
+        state="failed" if entry.failure else state(entry.workdir),
+        failure=entry.failure,
+        when=_when(entry),
         **known,
     )
 
 
-def _when(workdir: Path) -> str:
-    """When the run was last at work: by its own log, else by its newest file."""
-    lines = goodput.read(workdir)
-    files = (workdir / name for name in (RESULT_FILE, CONFIG_FILE))
-    last = lines[-1].time if lines else next((file.stat().st_mtime for file in files if file.exists()), None)
+def _when(entry: Entry) -> str:
+    """When the run was last at work: by its own log, else by its newest file; an image set, when it was made."""
+    folder, names = entry.workdir, (RESULT_FILE, CONFIG_FILE)
+    if isinstance(entry.config, PrepareConfig):  # reading it again is no work
+        made = Path(entry.config.data_dir).expanduser() / entry.config.name
+        files = [*made.glob(f"*/{plan.FILE}"), *made.glob(f"{COLUMNS}/*/{manifest.FILE}")]
+        last = max((file.stat().st_mtime for file in files), default=None)
+    else:
+        lines = goodput.read(folder)
+        files = [folder / name for name in names if (folder / name).exists()]
+        last = lines[-1].time if lines else next((file.stat().st_mtime for file in files), None)
     return "" if last is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
 
 
@@ -189,9 +201,13 @@ def _validations(entry: Entry) -> Iterator[Curve]:
 
 
 def _checks(entry: Entry) -> Iterator[Check]:
-    metrics = description.read(entry.workdir).metrics if (entry.workdir / MODEL_FILE).exists() else {}
-    for name, value in metrics.items():
-        yield Check(entry.name, name, value, entry.config.minimum.get(name))
+    if not (entry.workdir / MODEL_FILE).exists():
+        return
+    told = description.read(entry.workdir)
+    tasks = [build_task(name, of.classes) for name, of in told.tasks.items()]
+    least = {f"{task.name}/{task.metric}": score(task, told.metrics).near_chance for task in tasks}
+    for name, value in told.metrics.items():
+        yield Check(entry.name, name, value, entry.config.minimum.get(name, least.get(name)))
 
 
 def _details(entry: Entry) -> Iterator[Detail]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
+import json
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,26 @@ from must_jax.errors import UserError
 from must_jax.files import write_json
 from must_jax.progress import say
 from must_jax.reading import read_json
+from must_jax.report.page import duration
 from must_jax.stages import STAGES
-from must_jax.stages.workdir import PLACE, REPORT, RESULT_FILE, check, claim
+from must_jax.stages.workdir import (
+    NOT_SET,
+    PLACE,
+    REPORT,
+    RESULT_FILE,
+    Difference,
+    check,
+    claim,
+    differences,
+    release,
+)
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
+FAILURES_FILE = "failures.json"  # stage -> why it has failed, until it is run again
+_NAMED = 3  # keys in which a stage differs, at most
 SO_FAR_IMAGES = 24  # ranked in the reports on the way
 _KEY = re.compile(r"(?<![\w/.])config\.(?!stages\.|json\b|py\b)(?=[a-z])")  # of a stage, in a message
+_ACCEPTED = re.compile(r"\baccept_failed=([\w,]+)")
 PLAIN_WIDTH = 120  # characters per line without a terminal
 
 
@@ -54,7 +71,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
             "a pipeline runs in one process; to use several, start its stages one by one with their own configs"
         )
     _check_all(stages, finished, config, workdir)
-    _tell(repeated, finished, workdir)
+    _tell(repeated, finished, stages, workdir)
     claim(workdir, config)
     (workdir / RESULT_FILE).unlink(missing_ok=True)
     for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -62,28 +79,23 @@ def run(config: PipelineConfig, workdir: Path) -> None:
         try:
             _run_stage(name, stage, workdir)
         except UserError as error:
-            error.args = (_KEY.sub(f"config.stages.{name}.", str(error)),)  # as it is set here
+            error.args = (_as_set_here(str(error), name, stages, workdir),)
+            _note_failure(workdir, name, str(error))  # before anything else can go wrong
             if number > 1:
-                say(f"{name} has failed: {error}")  # before anything else can go wrong
-                _report_so_far(config, stages, workdir)
+                say(f"{name} has failed; first the report of what is finished, then why")
+                _report_so_far(config, workdir)
             raise
         if name not in finished and number < len(stages):
-            _report_so_far(config, stages, workdir, [name], SO_FAR_IMAGES)
+            _report_so_far(config, workdir, [name], SO_FAR_IMAGES)
         import jax  # not needed if everything is finished
 
         jax.clear_caches()  # other stages do not use these programs, and they take memory
 
     say("\nreport")
-    with _timed(REPORT.parent.name, workdir):
-        rows, starts = _write_report(config, stages, workdir)
-    spent = times(workdir)
-    total = sum(spent.values())
-    write_json(workdir / RESULT_FILE, {"seconds": total, "stages": spent})
-
-    from must_jax.report.page import duration
-
-    _print_summary(rows, starts)
-    say(f"report: {report}\ntotal time: {duration(total)}")
+    contents = _write_report(config, workdir)
+    write_json(workdir / RESULT_FILE, {"seconds": contents.seconds, "stages": times(workdir)})
+    _print_summary(contents.rows, contents.starts)
+    say(f"report: {report}\ntotal time: {duration(contents.seconds)}")
 
 
 def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: PipelineConfig, workdir: Path) -> None:
@@ -97,6 +109,9 @@ def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: Pipel
         if not kept:  # inputs of one that is kept may be gone
             found += [f"config.stages.{name}: {mistake}" for mistake in foreseen.mistakes(stage)]
         foreseen.add(name, stage, kept)
+    if not found:
+        for line in foreseen.told():
+            say(line)
     if len(found) == 1:
         raise UserError(found[0])
     if found:
@@ -105,11 +120,44 @@ def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: Pipel
         raise UserError(f"{len(found)} mistakes, listed above, in the stages of this pipeline; nothing has begun")
 
 
-def _tell(repeated: Mapping[str, str], finished: Sequence[str], workdir: Path) -> None:
+def _tell(repeated: Mapping[str, str], finished: Sequence[str], stages: Mapping[str, Any], workdir: Path) -> None:
+    """What is repeated and why, how to keep what is there, and where that will be if it is not kept."""
+    for name, why in repeated.items():
+        if changed := list(differences(workdir / name, stages[name])):
+            say(f"{name} is repeated: {_told(name, changed)}")
+        else:
+            say(f"{name} is repeated: {_KEY.sub(f'config.stages.{name}.', why)}")
     if repeated:
-        say("\n".join(f"{name} is repeated: {why}" for name, why in repeated.items()))
         kept = f"; kept: {', '.join(finished)}" if finished else ""
         say(f"what these stages have made stays, in {workdir}/NAME.before-N{kept}")
+
+
+def _told(name: str, changed: Sequence[Difference]) -> str:
+    """In which keys a stage differs from the run in its folder, and how that one is kept."""
+    whose = f"config.stages.{name}."
+    told = [f"{whose}{key} was {there!r} and is {here!r}" for key, there, here in changed[:_NAMED]]
+    if len(changed) > _NAMED:
+        return f"{', '.join(told)}, and {len(changed) - _NAMED} more keys differ"
+    if any(NOT_SET in (there, here) for _, there, here in changed):  # which is more than a value
+        return f"{', '.join(told)}; to keep what it has made, set this in the config file as it was"
+    as_it_was = " ".join(f"--{whose}{key}={shlex.quote(_written(there))}" for key, there, _ in changed)
+    return f"{', '.join(told)}; to keep what it has made, set that in the config file, or add {as_it_was}"
+
+
+def _written(value: Any) -> str:
+    """A value without keys as `parsing.override` reads it."""
+    return (value or "none") if isinstance(value, str) else json.dumps(value) if value not in (None, [], {}) else "none"
+
+
+def _as_set_here(message: str, name: str, stages: Mapping[str, Any], workdir: Path) -> str:
+    """A stage's message with the pipeline's keys; labels that one stage accepts must be accepted by their readers."""
+    message = _KEY.sub(f"config.stages.{name}.", message)
+    if isinstance(stages[name], LabelConfig) and (accepted := _ACCEPTED.search(message)):
+        folder = str(workdir / name)
+        for reader, config in stages.items():
+            if isinstance(config, TrainConfig) and any(folder in each.labels for each in config.train):
+                message += f", and let {reader} learn from these labels with config.stages.{reader}.{accepted[0]}"
+    return message
 
 
 def ordered(config: PipelineConfig) -> list[str]:
@@ -163,15 +211,20 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
     folder = workdir / name
     if why := renewal.outdated(stage, folder):  # now that the stages before it are finished
         aside = renewal.set_aside(stage, folder)
+        why = _KEY.sub(f"config.stages.{name}.", why)
         say(f"{name} is repeated: {why}" + (f"; what it had made is now in {aside}" if aside else ""))
         write_json(workdir / TIMES_FILE, {other: spent for other, spent in times(workdir).items() if other != name})
     renewal.record(stage, folder)
-    began = time.monotonic()
-    with _timed(name, workdir):
-        STAGES[stage.stage](stage, folder)
-        if isinstance(stage, PrepareConfig):  # which writes only to the data folder
-            claim(folder, stage)
-            write_json(folder / RESULT_FILE, {"seconds": time.monotonic() - began})
+    _note_failure(workdir, name, "")
+    try:
+        with _timed(name, workdir):
+            STAGES[stage.stage](stage, folder)
+            if isinstance(stage, PrepareConfig):  # which writes only to the data folder
+                claim(folder, stage)
+        if isinstance(stage, PrepareConfig):
+            write_json(folder / RESULT_FILE, {"seconds": times(workdir)[name]})
+    finally:
+        release(folder)
 
 
 @contextlib.contextmanager
@@ -191,17 +244,38 @@ def times(workdir: Path) -> dict[str, float]:
     return read_json(path, dict[str, float], "remove it, only timings are lost") if path.exists() else {}
 
 
+def failures(workdir: Path) -> dict[str, str]:
+    """Stage -> why it has failed, for those that have since they were last run."""
+    path = workdir / FAILURES_FILE
+    return read_json(path, dict[str, str], "remove it, only these sentences are lost") if path.exists() else {}
+
+
+def _note_failure(workdir: Path, name: str, why: str) -> None:
+    before = failures(workdir)
+    after = {stage: told for stage, told in before.items() if stage != name} | ({name: why} if why else {})
+    if after != before:
+        write_json(workdir / FAILURES_FILE, after)
+
+
+def entries(config: PipelineConfig, workdir: Path) -> list[Any]:
+    """The stages in their order, for `overview.collect`."""
+    from must_jax.stages.overview import Entry
+
+    seconds, failed = times(workdir), failures(workdir)
+    return [
+        Entry(
+            name, placed(config.stages[name], config, workdir), workdir / name, seconds.get(name), failed.get(name, "")
+        )
+        for name in ordered(config)
+    ]
+
+
 def _report_so_far(
-    config: PipelineConfig,
-    stages: Mapping[str, Any],
-    workdir: Path,
-    pictured: Sequence[str] | None = None,
-    ranked_images: int = 0,
+    config: PipelineConfig, workdir: Path, pictured: Sequence[str] | None = None, ranked_images: int = 0
 ) -> None:
     """As `_write_report`; whatever goes wrong with the page is told, and is no reason to end a pipeline."""
     try:
-        with _timed(REPORT.parent.name, workdir):
-            _write_report(config, stages, workdir, pictured, ranked_images)
+        _write_report(config, workdir, pictured, ranked_images)
     except Exception as error:
         say(f"no report: {error}" if isinstance(error, UserError) else f"no report: {type(error).__name__}: {error}")
     else:
@@ -210,25 +284,27 @@ def _report_so_far(
 
 def _write_report(
     config: PipelineConfig,
-    stages: Mapping[str, Any],
     workdir: Path,
     pictured: Sequence[str] | None = None,
     ranked_images: int | None = None,
-) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Writes the report. Returns the rows and starting points of the scorecards in it.
+) -> Any:
+    """Writes the report, with the time that all of it took up to then. Returns its contents, a `html.Report`.
 
     Args:
       pictured: the stages to show pictures of, which take time; None = all.
       ranked_images: at most so many, as in `ReportConfig`; None = its own number.
     """
+    from must_jax.report import html
     from must_jax.stages import overview
 
-    seconds = times(workdir)
-    entries = [overview.Entry(name, stage, workdir / name, seconds.get(name)) for name, stage in stages.items()]
-    shown = entries if pictured is None else [entry for entry in entries if entry.name in pictured]
+    own, found = REPORT.parent.name, entries(config, workdir)
+    shown = found if pictured is None else [entry for entry in found if entry.name in pictured]
     ranked = ReportConfig().ranked_images if ranked_images is None else ranked_images
-    contents = overview.write(config.title, entries, workdir, ranked, shown)
-    return contents.rows, contents.starts
+    with _timed(own, workdir):
+        contents = overview.collect(config.title, found, ranked, shown)
+    contents = replace(contents, report_seconds=times(workdir)[own])
+    html.write(contents, workdir / REPORT)
+    return contents
 
 
 def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def run(config: ReportConfig, workdir: Path) -> None:
             raise UserError(f"there is no run in {folder}; start it first, or name the folders with --config.runs=")
     entries = [entry for folder in runs for entry in entries_of(folder, config.moved_data_dir)]
     title = title_of(runs[0]) if len(runs) == 1 else ", ".join(folder.name for folder in runs)
-    overview.write(title, _told_apart(entries), workdir, config.ranked_images)
+    spent = sum(pipeline.times(folder).get(REPORT.parent.name, 0.0) for folder in runs)
+    overview.write(title, _told_apart(entries), workdir, config.ranked_images, spent)
     say(f"report: {workdir / REPORT}")
 
 
@@ -39,11 +41,7 @@ def entries_of(workdir: Path, moved_data_dir: str = "") -> list[Entry]:
     config = _opened(workdir)
     moved = {"data_dir": moved_data_dir} if moved_data_dir else {}
     if isinstance(config, PipelineConfig):
-        config, times = config.model_copy(update=moved), pipeline.times(workdir)
-        return [
-            Entry(name, pipeline.placed(config.stages[name], config, workdir), workdir / name, times.get(name))
-            for name in pipeline.ordered(config)
-        ]
+        return pipeline.entries(config.model_copy(update=moved), workdir)
     return [Entry(workdir.resolve().name, config.model_copy(update=moved), workdir)]
 
 
@@ -63,7 +61,4 @@ def _opened(workdir: Path) -> Any:
 def _told_apart(entries: list[Entry]) -> list[Entry]:
     """By their paths, those that share a name."""
     names = [entry.name for entry in entries]
-    return [
-        entry if names.count(entry.name) == 1 else Entry(str(entry.workdir), entry.config, entry.workdir, entry.seconds)
-        for entry in entries
-    ]
+    return [entry if names.count(entry.name) == 1 else replace(entry, name=str(entry.workdir)) for entry in entries]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
 from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
-from must_jax.files import lock, make_folder, write_json
+from must_jax.files import lock, make_folder, unlock, write_json
 from must_jax.reading import read_json, validated
 
 CONFIG_FILE = "config.json"
@@ -23,8 +24,10 @@ REPORT = Path("report") / "index.html"
 SKIPPED_FILE = "skipped.jsonl"  # non-finite updates, and the images of their batches
 _DAMAGED = "remove only this file; nothing of the run is lost: starting it again with its config rewrites it"
 HISTORY = "history"  # key of config.json
+NOT_SET = "not set"  # a key without a value
 PLACE = "{workdir}"  # in a config: the pipeline's folder
-_HELD: set[tuple[int, int]] = set()  # device and inode of the folders that this process has claimed: they may be moved
+# Device and inode of the folders that this process has claimed, which may be moved -> their locks.
+_HELD: dict[tuple[int, int], tuple[int, ...]] = {}
 
 
 def check(workdir: Path, config: pydantic.BaseModel, changed: Collection[str] = ()) -> None:
@@ -43,8 +46,24 @@ def check(workdir: Path, config: pydantic.BaseModel, changed: Collection[str] = 
         )
 
 
+class Difference(NamedTuple):
+    """A key of a config with its value in a run's folder, and here; NOT_SET: it has none."""
+
+    key: str
+    there: Any
+    here: Any
+
+    def __str__(self) -> str:
+        return f"config.{self.key} is {self.there!r} there and {self.here!r} here"
+
+
 def difference(workdir: Path, config: pydantic.BaseModel, changed: Collection[str] = ()) -> str:
-    """The first key in which a config differs from that of the run in the folder, with both values; "" = none.
+    """The first of `differences`, in words; "" = none. Raises the same errors."""
+    return str(next(differences(workdir, config, changed), ""))
+
+
+def differences(workdir: Path, config: pydantic.BaseModel, changed: Collection[str] = ()) -> Iterator[Difference]:
+    """The keys in which a config differs from that of the run in the folder.
 
     Args:
       changed: as in `check`.
@@ -54,7 +73,7 @@ def difference(workdir: Path, config: pydantic.BaseModel, changed: Collection[st
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
-        return ""
+        return
     stored, readable = _stored(path), True
     try:
         kind = STAGE_CONFIGS.get(str(stored.get("stage")), type(config))
@@ -63,17 +82,16 @@ def difference(workdir: Path, config: pydantic.BaseModel, changed: Collection[st
         readable = False
     theirs = dict(_leaves(stored))
     ours, place = dict(_leaves(config.model_dump(mode="json"))), home(workdir)
-    for key in (*ours, *theirs):
-        there, here = theirs.get(key, "not set"), ours.get(key, "not set")
-        if key not in changed and not _is_free(key, ours) and not _same(there, here, place):
-            differs = f"config.{key} is {there!r} there and {here!r} here"
-            if readable:
-                return differs
+    for key in dict.fromkeys((*ours, *theirs)):
+        differs = Difference(key, theirs.get(key, NOT_SET), ours.get(key, NOT_SET))
+        if key in changed or _is_free(key, ours) or _same(differs.there, differs.here, place):
+            continue
+        if not readable:
             raise UserError(
                 f"{workdir} belongs to a run with a different config: {differs}; choose another --workdir, or, if the "
                 f"run there has this config after all, remove only {path}"
             )
-    return ""
+        yield differs
 
 
 def differs(workdir: Path, there: Any, here: Any) -> bool:
@@ -133,7 +151,7 @@ def _without_former(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(workdir: Path, config: pydantic.BaseModel, worker: str = "", changed: Collection[str] = ()) -> None:
-    """Claims the folder for this config, by `config.json` in it, and for this process, until it ends.
+    """Claims the folder for this config, by `config.json` in it, and for this process, until it ends or `release`s it.
 
     With `worker` it is shared by processes with different names. Paths inside a pipeline are written with PLACE, so it
     can resume from another directory and after a move. Former values of the keys `changed` are added to its history.
@@ -164,10 +182,16 @@ def _lock(workdir: Path, worker: str) -> None:
     if (status.st_dev, status.st_ino) in _HELD:
         return
     try:
-        lock(workdir, worker)
+        _HELD[status.st_dev, status.st_ino] = lock(workdir, worker)
     except BlockingIOError:
         raise UserError(f"another process is using {workdir}; wait for it, or choose another --workdir") from None
-    _HELD.add((status.st_dev, status.st_ino))
+
+
+def release(workdir: Path) -> None:
+    """Ends the claim of this process, if it has one: the run is over, but the process has other work."""
+    with contextlib.suppress(FileNotFoundError):
+        status = workdir.stat()
+        unlock(_HELD.pop((status.st_dev, status.st_ino), ()))
 
 
 def _is_free(key: str, config: Mapping[str, Any]) -> bool:

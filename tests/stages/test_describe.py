@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -114,10 +113,9 @@ def test_states(tmp_path: Path):
     for worker in ("", "1-of-2"):
         lock = files.lock(workdir, worker)
         assert state(workdir) == "running"
-        os.close(lock)
+        files.unlock(lock)
         write(workdir / "result.json", {})
-        if not worker:
-            assert state(workdir) == "finished"
+        assert state(workdir) == "finished"
 
 
 def test_a_pipeline_in_its_order_a_line_a_stage(tmp_path: Path):
@@ -134,6 +132,9 @@ def test_a_pipeline_in_its_order_a_line_a_stage(tmp_path: Path):
         "a_teacher_of_depth  finished     100/100 steps  1:15  delta1 91.25",
         "a_student           not started  0/100 steps",
     ]
+    write(tmp_path / "failures.json", {"a_student": "near chance"})
+    *_, line, _, why = told(tmp_path).splitlines()
+    assert line.split()[:2] == ["a_student", "failed"] and why == "a_student has failed: near chance"
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def config_of(run: Path, action: str) -> LabelsConfig:
 def test_every_column_has_a_row(action: str, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels.run(config_of(made, action), Path())
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines()] == ["column", "depth", "detection", "detection:"]
+    assert [line.split()[0] for line in out.splitlines()] == ["column", "depth", "detection", "depth:", "detection:"]
     classes = manifest.read(made / "columns/detection").classes
+    assert re.search(r"^depth: \d+ of \d+ images; depth from \S+ over .* m; valid: \d", out, re.M)
     assert out.splitlines()[-1].startswith(f"detection: {len(classes)} classes, images with each: {classes[0]} ")
     assert ("intact: 2 columns" in err) == (action == "verify")
 

@@ -17,7 +17,10 @@ from photos import jpeg, picture, write_files
 from must_jax.config import PipelineConfig, TrainConfig
 from must_jax.engine import distributed
 from must_jax.errors import UserError
+from must_jax.parsing import override
+from must_jax.report.html import Report
 from must_jax.stages import pipeline, prepare, renewal, workdir
+from must_jax.stages.briefs import state
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
@@ -60,7 +63,13 @@ def ran(
         calls.append((folder, config))
 
     monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("prepare", "train", "label", "audit", "evaluate"), stage))
-    monkeypatch.setattr(pipeline, "_write_report", lambda *args: calls.append((Path("report"), None)) or ((), {}))
+
+    def report(config: PipelineConfig, home: Path, *_: Any) -> Report:
+        with pipeline._timed("report", home):
+            calls.append((Path("report"), None))
+        return Report("", {}, report_seconds=sum(pipeline.times(home).values()))
+
+    monkeypatch.setattr(pipeline, "_write_report", report)
     return calls
 
 
@@ -150,8 +159,11 @@ def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
     )
     assert [folder.name for folder, _ in ran] == ["third", "report", "report"]
     assert not (tmp_path / "result.json").exists()
+    assert pipeline.failures(tmp_path) == {"first": str(told.value)}
+    assert [entry.failure for entry in pipeline.entries(THREE, tmp_path)] == ["", str(told.value), ""]
     monkeypatch.setattr(pipeline, "STAGES", stages)
     pipeline.run(THREE, tmp_path)
+    assert pipeline.failures(tmp_path) == {}
     again = ["third", "first", "report", "second", "report"]  # none after what was finished before
     assert [folder.name for folder, _ in ran[3:]] == again
     assert set(json.loads((tmp_path / "result.json").read_text())["stages"]) == {"first", "second", "third", "report"}
@@ -163,7 +175,7 @@ def test_a_report_on_the_way_that_fails_is_told_and_ends_nothing(
     def broken(*args: Any) -> Any:
         if len(args) > 3:  # on the way
             raise RuntimeError("no font")
-        return (), {}
+        return Report("", {})
 
     def fail(config: Any, workdir: Path) -> None:
         raise UserError("near chance")
@@ -173,10 +185,41 @@ def test_a_report_on_the_way_that_fails_is_told_and_ends_nothing(
     monkeypatch.setitem(pipeline.STAGES, "train", fail)
     with pytest.raises(UserError, match="near chance"):
         pipeline.run(THREE, tmp_path)
-    assert re.search("first .*near chance.*no report: .*no font", capsys.readouterr().err, re.S)
+    assert re.search("first has failed.*no report: .*no font", capsys.readouterr().err, re.S)
+    assert pipeline.failures(tmp_path) == {"first": "near chance"}
     monkeypatch.setitem(pipeline.STAGES, "train", train)
     pipeline.run(THREE, tmp_path)
     assert (tmp_path / "result.json").exists()
+
+
+def test_a_stage_that_is_over_is_free(ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its folder is locked while it works, and not while the next one does."""
+    train, states = pipeline.STAGES["train"], []
+
+    def work(config: Any, folder: Path) -> None:
+        train(config, folder)
+        states.append([state(tmp_path / name) for name in ("third", "first", "second")])
+
+    monkeypatch.setitem(pipeline.STAGES, "train", work)
+    pipeline.run(THREE, tmp_path)
+    assert states == [["finished", "running", "not started"], ["finished", "finished", "running"]]
+    assert state(tmp_path / "second") == "finished"
+
+
+def test_labels_that_one_stage_accepts_are_accepted_by_those_that_learn_from_them(
+    ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(config: Any, workdir: Path) -> None:
+        raise UserError("hardly learnt; or label anyway with config.accept_failed=depth,normals")
+
+    monkeypatch.setitem(pipeline.STAGES, "label", refuse)
+    stages = THREE.model_dump()["stages"]
+    stages["first"]["train"][0]["labels"] = ["{workdir}/third"]
+    with pytest.raises(UserError) as told:
+        pipeline.run(named(**stages), tmp_path)
+    for name in ("third", "first"):
+        assert f"config.stages.{name}.accept_failed=depth,normals" in str(told.value)
+    assert "config.stages.second" not in str(told.value)
 
 
 def test_times_add_up_over_restarts(ran: list[tuple[Path, Any]], tmp_path: Path):
@@ -233,7 +276,10 @@ def test_a_changed_stage_is_repeated_with_those_that_read_it_and_nothing_is_lost
         stages["first"]["seed"] = seed
         pipeline.run(named(**stages), home)
         said = capsys.readouterr().err
-        assert f"first is repeated: config.seed is {seed - 1} there and {seed} here" in said
+        assert (
+            f"first is repeated: config.stages.first.seed was {seed - 1} and is {seed}; to keep what it has made, "
+            f"set that in the config file, or add --config.stages.first.seed={seed - 1}\n"
+        ) in said
         assert (
             "second is repeated: it reads first" in said and "third is repeated" not in said and "kept: third" in said
         )
@@ -242,6 +288,52 @@ def test_a_changed_stage_is_repeated_with_those_that_read_it_and_nothing_is_lost
     assert not list(home.glob("third.before-*"))
     assert json.loads((home / "first/config.json").read_text())["seed"] == 2
     assert (home / "result.json").exists()
+
+
+def test_what_was_set_aside_is_taken_back_by_its_name(ran: list[tuple[Path, Any]], digests: None, tmp_path: Path):
+    """With the values that it was made with, as docs/own_data.md says."""
+    home, stages = tmp_path / "run", THREE.model_dump()["stages"]
+    pipeline.run(THREE, home)
+    (home / "first/mine.txt").write_text("mine")
+    stages["first"]["seed"] = 1
+    pipeline.run(named(**stages), home)
+    for name in ("first", "second"):
+        shutil.rmtree(home / name)
+        (home / f"{name}.before-1").rename(home / name)
+    del ran[:]
+    pipeline.run(THREE, home)
+    assert (home / "first/mine.txt").exists() and not list(home.glob("*.before-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model.width": 0.25}, "--config.stages.first.model.width=0.125"),
+        ({"tasks.depth.weight": 2}, "set this in the config file as it was"),  # there was none
+        ({"init": "elsewhere/second", "seed": 3}, "--config.stages.first.seed=0 --config.stages.first.init=none"),
+        ({"seed": 1, "batch_size": 64, "max_boxes": 64, "optimizer.momentum": 0.5}, "and 1 more keys differ"),
+    ],
+)
+def test_how_to_keep_what_a_changed_stage_has_made(
+    ran: list[tuple[Path, Any]], tmp_path: Path, changes: dict, told: str, capsys: pytest.CaptureFixture[str]
+):
+    """What is said keeps it."""
+    base: dict[str, Any] = {"first": training()}
+    pipeline.run(named(**base), tmp_path)
+    values: dict[str, Any] = {"stages": base}
+    for key, value in changes.items():
+        values = override(values, f"stages.first.{key}", json.dumps(value))
+    capsys.readouterr()
+    pipeline.run(named(**values["stages"]), tmp_path)
+    said = capsys.readouterr().err
+    assert told in said
+    if "--config." in told:
+        (tmp_path / "first").rename(tmp_path / "other")
+        (tmp_path / "first.before-1").rename(tmp_path / "first")
+        for each in re.findall(r"--config\.(\S+)=(\S+)", said):
+            values = override(values, *each)
+        pipeline.run(named(**values["stages"]), tmp_path)
+        assert not list(tmp_path.glob("first.before-*"))
 
 
 def test_a_stage_whose_inputs_have_changed_is_repeated(
@@ -257,7 +349,7 @@ def test_a_stage_whose_inputs_have_changed_is_repeated(
     (home / "first/inputs.json").write_text('{"init": "another"}')
     capsys.readouterr()
     pipeline.run(stages, home)
-    assert "first is repeated: config.init (elsewhere/second) has changed" in capsys.readouterr().err
+    assert "first is repeated: config.stages.first.init (elsewhere/second) has changed" in capsys.readouterr().err
     assert (home / "first.before-1").is_dir() and not (home / "last.before-1").exists()
 
 
@@ -314,7 +406,7 @@ def test_all_mistakes_of_all_stages_are_told_at_once(
 
 
 def test_a_set_that_is_prepared_comes_before_those_that_read_it(ran: list[tuple[Path, Any]], tmp_path: Path):
-    (tmp_path / "photos").mkdir()
+    write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(6)})
     boxes = {"format": "class_folders"}
     prepare = {"stage": "prepare", "name": "own", "images": f"folder:{tmp_path}/photos"}
     train = training(train=[{"images": "own:train[:50%]"}], tasks={"classification": {}})

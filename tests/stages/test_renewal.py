@@ -157,6 +157,14 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
     assert read_json(label_run / workdir.RESULT_FILE, dict[str, Any], "")["columns"].keys() == before.keys()
     assert renewal.is_finished(config, label_run) and not renewal.outdated(config, label_run)
 
+    old.rename(tmp_path / "later")  # as docs/own_data.md takes a teacher and its labels back
+    (tmp_path / "earlier").rename(old)
+    for column in tmp_path.glob("label.before-*/columns/*"):
+        shutil.rmtree(label_run / "columns" / column.name)
+        column.rename(label_run / "columns" / column.name)
+    run()
+    assert {column.name: files(column) for column in (label_run / "columns").iterdir()} == before
+
     (photos / "4.jpg").write_bytes(jpeg(4))  # mended
     assert all(name in renewal.outdated(config, label_run) for name in ("has changed", *before))
     with pytest.raises(UserError, match="readable"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,11 +128,11 @@ def test_at_work_in_one_column_is_one_process(images: ImageSet, tmp_path: Path):
         imported(images, "detection", tmp_path / "c", **config)
     assert [path.name for path in (tmp_path / "c").iterdir()] == [files.LOCK_FILE]
     imported(images, "detection", tmp_path / "d", **config)  # another column
-    os.close(other)
+    files.unlock(other)
     imported(images, "detection", tmp_path / "c", **config)
     other = files.lock(tmp_path / "c")
     imported(images, "detection", tmp_path / "c", **config)  # is finished
-    os.close(other)
+    files.unlock(other)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ class RawImages(Protocol):
     @property
     def named_by(self) -> Literal["", "path"]: ...
 
+    def names(self) -> Sequence[str] | None:
+        """The names of all images, in their order; None if only the images themselves tell them."""
+        ...
+
     def __len__(self) -> int: ...
 
     def items(self, positions: range) -> Iterator[Item]:

@@ -52,6 +52,9 @@ class Folder:
                 return f"{BY_SUFFIX}; for those in {archives[0]} and the like, set images='{scheme}:{self._folder}'"
         return BY_SUFFIX
 
+    def names(self) -> list[str]:
+        return [printable(name) for name, _ in self._images]
+
     def __len__(self) -> int:
         return len(self._images)
 

@@ -78,6 +78,9 @@ class Parquet:
     def named_by(self) -> Literal["", "path"]:
         return "path" if self._contents.has_paths else ""
 
+    def names(self) -> None:
+        return None
+
     def __len__(self) -> int:
         return self._contents.ends[-1]
 

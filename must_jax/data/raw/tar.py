@@ -99,6 +99,9 @@ class Tar:
         name = next(self.items(range(1))).name
         return f"some names are in several tar files, so all begin with that of their file: '{name}'"
 
+    def names(self) -> list[str]:
+        return [item.name for item in self.items(range(len(self)))]
+
     def __len__(self) -> int:
         return len(self._contents.images)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -18,8 +18,10 @@ from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.orientation import upright
 from must_jax.labels.statistics import Statistics
+from must_jax.progress import say
 
 PRESENT = np.float32(1)
+_MOST_LISTED = 20
 
 
 class Photo(NamedTuple):
@@ -36,6 +38,7 @@ class Annotations(NamedTuple):
       kind, classes: what the labels are.
       label: returns the label of an image, or None if it has none (not the same as an empty one); thread-safe. Raises
         UserError if a file contradicts what was declared.
+      has: whether the image of a name has a label.
       review: to be called once all labels have been read, with their statistics. Prints what is strange about all of
         them together, and raises UserError if that contradicts what was declared.
     """
@@ -43,6 +46,7 @@ class Annotations(NamedTuple):
     kind: LabelKind
     classes: tuple[str, ...]
     label: Callable[[Photo], Label | None]
+    has: Callable[[str], bool] = lambda name: True
     review: Callable[[Statistics], None] = lambda statistics: None
 
 
@@ -136,6 +140,8 @@ def shape(kind: LabelKind) -> str:
 def known_classes(found: Sequence[str], declared: Sequence[str], where: Callable[[str], str]) -> tuple[str, ...]:
     """The declared classes if there are any, otherwise those found; both keep their order.
 
+    Declared ones that do not occur are told.
+
     Args:
       where: returns what has a class of that name, for the message.
 
@@ -146,7 +152,20 @@ def known_classes(found: Sequence[str], declared: Sequence[str], where: Callable
     for name in found:
         if name not in classes:
             raise UserError(
-                f"{where(name)} has the class '{name}', which is not in classes ({', '.join(classes)}); "
-                "add it there, or correct the labels"
+                f"{where(name)} has the class '{name}', which is not in classes ({', '.join(classes)}"
+                f"{never(classes, found)}); add it there, or correct the labels"
             )
+    if absent := never(classes, found):
+        say(f"look at the classes{absent}; those that do: {some(found)}")
     return classes
+
+
+def never(declared: Sequence[str], found: Collection[str]) -> str:
+    """ "; 'a', 'b' of them never occur" for declared classes that do not; otherwise ""."""
+    names = [f"'{name}'" for name in declared if name not in found]
+    return f"; {some(names)} of them never {'occurs' if len(names) == 1 else 'occur'}" if names else ""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:_MOST_LISTED]) + f", and {len(names) - _MOST_LISTED} more" * (len(names) > _MOST_LISTED)

@@ -17,13 +17,13 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
-from must_jax.labels.formats.base import Annotations, Photo
+from must_jax.labels.formats.base import Annotations, Photo, never, some
 from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, ImageLabels, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.json_files import Category, Id, Integer, by, read_json
 from must_jax.labels.formats.names import match
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal
-from must_jax.progress import counted
+from must_jax.progress import counted, say
 
 _LARGE = 2**31 - 1
 _Coordinate = Annotated[FiniteFloat, Field(gt=-_LARGE, lt=_LARGE), Number]
@@ -140,7 +140,7 @@ class Coco(BoxesFormat):
             hw, where = (image.height, image.width), f"{path}: {image.file_name}"
             return self.placed(kind, labels[numbers[image.id]], photo, hw, where)
 
-        return Annotations(labels.kind, classes, label)
+        return Annotations(labels.kind, classes, label, file_names.__contains__)
 
     def _labels(
         self,
@@ -243,16 +243,18 @@ def category_classes(
     """
     by("name", categories, path)
     names = {id_: each.name for id_, each in sorted(by("id", categories, path).items())}
-    classes = tuple(declared or names.values())
+    classes, found = tuple(declared or names.values()), [*names.values()]
     indices = {id_: classes.index(name) for id_, name in names.items() if name in classes}
+    if absent := never(classes, found):
+        say(f"look at the classes of {path}{absent}; those that do: {some(found)}")
 
     def class_of(category_id: int) -> int:
         if category_id in indices:
             return indices[category_id]
         named = f"'{names[category_id]}'" if category_id in names else "which it does not list"
         raise UserError(
-            f"{path} has labels of category {category_id}, {named}, but the classes are {', '.join(classes)}; "
-            "add it to them, or correct the file"
+            f"{path} has labels of category {category_id}, {named}, but the classes are {', '.join(classes)}"
+            f"{never(classes, found)}; add it to them, or correct the file"
         )
 
     return class_of, classes

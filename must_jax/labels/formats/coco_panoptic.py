@@ -113,7 +113,7 @@ class CocoPanoptic(Placed):
             ids = _classes_of_pixels(file, segments, path)
             return self.placed(stored, map_label(stored, ids, None, self.max_side), photo, ids.shape[:2], str(file))
 
-        return Annotations(stored, classes, label)
+        return Annotations(stored, classes, label, file_names.__contains__)
 
     def _masks_of(self, path: Path) -> Path:
         folder = Path(self.masks).expanduser() if self.masks else path.with_suffix("")

@@ -7,6 +7,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -27,6 +28,7 @@ from must_jax.labels.formats.names import digest_of_sizes, files_below, match, s
 from must_jax.labels.statistics import Statistics
 
 SUFFIX = ".png"
+_OPENED_TOGETHER, _OPENING = 256, 16  # files at a time in each thread; threads, which wait for the network
 MOST_SIDE = 16_383  # pixels, WebP's limit
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -129,7 +131,9 @@ class PngMaps(Placed):
             label = map_label(stored, values, valid, self.max_side)
             return self.placed(stored, label, photo, values.shape[:2], str(file))
 
-        return Annotations(stored, self.class_names, label, functools.partial(self.review, path, seen))
+        return Annotations(
+            stored, self.class_names, label, files.__contains__, functools.partial(self.review, path, seen)
+        )
 
     def _as_key(self, name: str) -> str:
         old, new = self.replace
@@ -174,16 +178,24 @@ def check_headers(files: Iterable[Path], allowed: Sequence[Header], format_: str
     Raises:
       UserError: a file that is not a PNG, or has another bit depth or other channels.
     """
-    for file in files:
-        with file.open("rb") as opened:
-            start = opened.read(26)
-        if not start.startswith(_SIGNATURE) or len(start) < 26:
-            what = "is not a PNG file; convert or remove it" if start else "is empty; replace or remove it"
-            raise UserError(f"{file} {what}")
-        header = Header(start[24], _COLOURS.get(start[25], "unknown"))
-        if header not in allowed:
-            kinds = " or ".join(map(str, allowed))
-            raise UserError(f"{file} is {header}, but {format_} takes {kinds}; convert or remove it{unlike}")
+
+    def check(some: Sequence[Path]) -> None:
+        for file in some:
+            with file.open("rb") as opened:
+                start = opened.read(26)
+            if not start.startswith(_SIGNATURE) or len(start) < 26:
+                what = "is not a PNG file; convert or remove it" if start else "is empty; replace or remove it"
+                raise UserError(f"{file} {what}")
+            header = Header(start[24], _COLOURS.get(start[25], "unknown"))
+            if header not in allowed:
+                kinds = " or ".join(map(str, allowed))
+                raise UserError(f"{file} is {header}, but {format_} takes {kinds}; convert or remove it{unlike}")
+
+    every = list(files)
+    parts = (every[start : start + _OPENED_TOGETHER] for start in range(0, len(every), _OPENED_TOGETHER))
+    with ThreadPoolExecutor(_OPENING) as pool:
+        for _ in pool.map(check, parts):  # raises what the first of them raises
+            pass
 
 
 def _read(file: Path) -> bytes:

@@ -10,7 +10,15 @@ from must_jax.progress import say
 MOST_NAMED = 20  # with more, something is wrong with all of them
 
 
-def refusal(problems: Sequence[str], count: int = 0, of: str = "") -> UserError:
+class Refusal(UserError):
+    """Labels that were refused; `problems` are the first of them, as sentences."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+def refusal(problems: Sequence[str], count: int = 0, of: str = "") -> Refusal:
     """The first problem as an error; prints the others, up to MOST_NAMED in all.
 
     Args:
@@ -20,4 +28,4 @@ def refusal(problems: Sequence[str], count: int = 0, of: str = "") -> UserError:
     count = count or len(problems)
     for each in problems[1:MOST_NAMED]:
         say(f"refused as well: {each}")
-    return UserError(problems[0] + (f" (labels refused: {count}{of})" if count > 1 else ""))
+    return Refusal(problems[0] + (f" (labels refused: {count}{of})" if count > 1 else ""), problems[:MOST_NAMED])

@@ -84,7 +84,7 @@ class Voc(BoxesFormat):
             where = str(xmls[keys[photo.name]])
             return self.placed(kind, labels[numbers[photo.name]], photo, parsed[photo.name].hw, where)
 
-        return Annotations(labels.kind, classes, label)
+        return Annotations(labels.kind, classes, label, numbers.__contains__)
 
     def _read(self, xmls: Mapping[str, Path], path: Path) -> dict[str, _Objects]:
         """The contents of these images' files, in the same order."""

@@ -45,7 +45,7 @@ def refused(message: str, *args: Any, **options: Any) -> None:
 
 
 def test_class_folders(tmp_path: Path):
-    message = "train/dog/2.png has the class 'dog', which is not in classes (cat, cow); "
+    message = "train/dog/2.png has the class 'dog', which is not in classes (cat, cow; 'cow' of them never occurs); "
     refused(message, "class_folders", tmp_path / "x", classes=("cat", "cow"))
     refused("train/cat/0.png lies in 2 folders, so there is none at level 2", "class_folders", tmp_path / "x", level=2)
 
