@@ -105,6 +105,9 @@ def test_the_whole_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     rule = "--config.stages.label.tasks.classification.top_k=2"
     assert repeated(text, rule) == {"label", "audit", "student", "evaluate"}
     assert repeated(text) == set()
+    mine.write_text(text.replace('"unit": "mm"', '"unit": "cm"'))
+    assert call("--config=configs/mine.py") == 2
+    assert "unit was 'mm' and is 'cm'; delete it" in capsys.readouterr().err
 
 
 def only_planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -243,8 +246,9 @@ def test_mistakes_inside_of_labels_are_told_before_anything_begins(
     rooms["labels"]["segmentation"]["options"]["classes"] = ["wall", "floor"]
     rooms["labels"]["normals"]["options"]["axes"] = "x,y,z"
     places["labels"]["classification"]["options"] = {"classes": ["beach", "forest"]}
+    values = made["pipeline"](made["SETS"], made["PILE"]) | {"data_dir": str(tmp_path / "data")}
     with pytest.raises(UserError, match="4 mistakes"):
-        pipeline.run(parse(made["pipeline"](made["SETS"], made["PILE"])), tmp_path / "run")
+        pipeline.run(parse(values), tmp_path / "run")
     said = capsys.readouterr().err
     whole = " ".join(PAGE.split())
     for task, words in (
@@ -257,7 +261,7 @@ def test_mistakes_inside_of_labels_are_told_before_anything_begins(
         if task != "normals":
             assert re.sub(r"house\d/\d+", "house0/0000", line) in whole
     assert "prepare_places: config.labels.classification: street/" in said and "'street'" in said
-    assert "matched by" not in said and not (tmp_path / "run").exists() and not Path("data/rooms").exists()
+    assert "matched by" not in said and not (tmp_path / "run").exists() and not (tmp_path / "data").exists()
 
 
 def test_parts_without_labels_are_refused_and_those_with_few_named(
@@ -278,10 +282,14 @@ def test_parts_without_labels_are_refused_and_those_with_few_named(
     here, there = (int(100 * place / 40) for place in places)
     rooms["parts"] = {"teachers": (here, 100), "validation": (here, here + 5), "test": (here + 5, there)}
     rooms["parts"] |= {"transfer": (0, here + 5), "tuning": (0, here + 5)}
-    sets = {"rooms": rooms}
+
+    def run() -> None:
+        values = made["pipeline"]({"rooms": rooms}, made["PILE"]) | {"data_dir": str(tmp_path / "data")}
+        pipeline.run(parse(values), tmp_path / "run")
+
     with pytest.raises(UserError, match=r"evaluate: .*depth\.test .*: none of its \d+ images has a label"):
-        pipeline.run(parse(made["pipeline"](sets, made["PILE"])), tmp_path / "run")
+        run()
     rooms["parts"]["test"] = (there, 100)
     capsys.readouterr()
-    pipeline.run(parse(made["pipeline"](sets, made["PILE"])), tmp_path / "run")
+    run()
     assert f"look at rooms:train[{here}%:{here + 5}%]: so few" in capsys.readouterr().err and ran

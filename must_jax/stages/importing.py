@@ -57,6 +57,7 @@ def look(config: PrepareConfig) -> Coming:
     for task, column in made.items():
         if length and not column.summary().absent:
             coming.labelled[task] = np.ones(length, bool)
+        coming.mistakes.extend(f"config.labels.{task}: {each}" for each in _otherwise(columns[task], column, config))
     left = {task: labels for task, labels in config.labels.items() if task not in made}
     if not left and length is not None:
         return coming
@@ -98,6 +99,18 @@ def _imported(folder: Path) -> manifest.Manifest | None:
     if not (folder / manifest.FILE).exists() or not manifest.is_whole(folder):
         return None
     return manifest.read(folder)
+
+
+def _otherwise(folder: Path, column: manifest.Manifest, config: PrepareConfig) -> list[str]:
+    """Why a finished column is not what the config asks for now, as far as its options tell."""
+    if column.source is None or column.task not in config.labels:
+        return []  # the import tells
+    labels = config.labels[column.task]
+    there = {"format": column.source.format, **column.source.options}
+    here = {"format": labels.format, **_format(labels).model_dump(mode="json")}
+    differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    told = ", ".join(f"{key} was {there.get(key)!r} and is {here.get(key)!r}" for key in differ)
+    return [f"{folder} was imported with other options: {told}; delete it to import the labels again"] * bool(differ)
 
 
 def _format(labels: TruthConfig) -> Any:

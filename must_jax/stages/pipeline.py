@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.config import AuditConfig, LabelConfig, PipelineConfig, PrepareConfig, ReportConfig, TrainConfig
-from must_jax.errors import UserError
+from must_jax.errors import UserError, told
 from must_jax.files import write_json
 from must_jax.progress import say
 from must_jax.reading import read_json
@@ -85,6 +85,9 @@ def run(config: PipelineConfig, workdir: Path) -> None:
                 say(f"{name} has failed; first the report of what is finished, then why")
                 _report_so_far(config, workdir)
             raise
+        except Exception as error:
+            _note_failure(workdir, name, told(error))
+            raise
         if name not in finished and number < len(stages):
             _report_so_far(config, workdir, [name], SO_FAR_IMAGES)
         import jax  # not needed if everything is finished
@@ -123,7 +126,8 @@ def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: Pipel
 def _tell(repeated: Mapping[str, str], finished: Sequence[str], stages: Mapping[str, Any], workdir: Path) -> None:
     """What is repeated and why, how to keep what is there, and where that will be if it is not kept."""
     for name, why in repeated.items():
-        if changed := list(differences(workdir / name, stages[name])):
+        changed = list(differences(workdir / name, stages[name]))
+        if why in map(str, changed):  # otherwise its own values would not keep it
             say(f"{name} is repeated: {_told(name, changed)}")
         else:
             say(f"{name} is repeated: {_KEY.sub(f'config.stages.{name}.', why)}")

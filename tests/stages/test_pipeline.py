@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from made_teacher import HEADLINES, make_teacher
+from made_pipeline import HELD_OUT, MODEL, THREE, last, named, training
 from photos import jpeg, picture, write_files
 
 from must_jax.config import PipelineConfig, TrainConfig
@@ -19,58 +19,8 @@ from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.parsing import override
 from must_jax.report.html import Report
-from must_jax.stages import pipeline, prepare, renewal, workdir
+from must_jax.stages import pipeline, prepare, workdir
 from must_jax.stages.briefs import state
-
-MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
-TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
-UNLABELLED = {"images": "scenes/unlabelled_tiny:train"}
-
-
-def training(**values: Any) -> dict[str, Any]:
-    return {"stage": "train", "train": [TRUTH], "tasks": {"depth": {}}, "model": MODEL, "steps": 2} | values
-
-
-def named(**stages: dict[str, Any]) -> PipelineConfig:
-    return PipelineConfig(title="mine", data_dir="somewhere", devices=2, stages=stages)
-
-
-THREE = named(
-    first=training(train=[{**UNLABELLED, "labels": ["{workdir}/third/columns/second-depth"]}]),
-    second=training(init="{workdir}/first"),
-    third={"stage": "label", "images": "scenes/unlabelled_tiny:train", "teachers": ["elsewhere/second"]},
-)
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher of depth from elsewhere."""
-    return make_teacher(tmp_path_factory.mktemp("elsewhere") / "second", ("depth",), 32, HEADLINES)
-
-
-@pytest.fixture
-def ran(
-    second: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[Path, Any]]:
-    """Stages and report do nothing, and list their calls (folder, config)."""
-    monkeypatch.chdir(tmp_path_factory.mktemp("home"))
-    shutil.copytree(second, "elsewhere/second")
-    calls: list[tuple[Path, Any]] = []
-
-    def stage(config: Any, folder: Path) -> None:
-        workdir.claim(folder, config, changed=("steps",))  # as training does
-        (folder / workdir.RESULT_FILE).write_text("{}")
-        calls.append((folder, config))
-
-    monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("prepare", "train", "label", "audit", "evaluate"), stage))
-
-    def report(config: PipelineConfig, home: Path, *_: Any) -> Report:
-        with pipeline._timed("report", home):
-            calls.append((Path("report"), None))
-        return Report("", {}, report_seconds=sum(pipeline.times(home).values()))
-
-    monkeypatch.setattr(pipeline, "_write_report", report)
-    return calls
 
 
 def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp_path: Path):
@@ -253,17 +203,6 @@ def test_finished_stages_are_asked_about_keys_that_may_change(ran: list[tuple[Pa
     assert not list(tmp_path.glob("*.before-*"))
 
 
-@pytest.fixture
-def digests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are their configs."""
-
-    def digest(folder: str) -> str | None:
-        file = Path(folder) / workdir.CONFIG_FILE
-        return file.read_text() if file.exists() else None
-
-    monkeypatch.setattr(renewal, "run_digest", digest)
-
-
 def test_a_changed_stage_is_repeated_with_those_that_read_it_and_nothing_is_lost(
     ran: list[tuple[Path, Any]], digests: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -387,24 +326,6 @@ def test_a_scorecard_whose_inputs_have_changed_goes_on_in_its_folder(
     assert (tmp_path / "last/scorecard.csv").exists()  # what measures again may use what it has
 
 
-def test_all_mistakes_of_all_stages_are_told_at_once(
-    ran: list[tuple[Path, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    stages = {
-        "train": training(init="nowhere", tasks={"depth": {"knd": 1}}),
-        "label": label(teachers=["{workdir}/train"], take=8, accept_failed=["depth"]),
-        "audit": audit(columns=["{workdir}/label"]),
-        "evaluate": last(set={"task": "normals"}),
-    }
-    with pytest.raises(UserError, match=r"6 mistakes, .* nothing has begun"):
-        pipeline.run(named(**stages), tmp_path / "run")
-    said = capsys.readouterr().err
-    assert "stages.train: task 'depth' has no option 'knd'" in said and "stages.train: config.init" in said
-    assert "stages.audit: config: " in said and "set take=8" in said
-    assert said.count("stages.evaluate: ") == 3
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_set_that_is_prepared_comes_before_those_that_read_it(ran: list[tuple[Path, Any]], tmp_path: Path):
     write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(6)})
     boxes = {"format": "class_folders"}
@@ -468,93 +389,6 @@ def test_a_prepared_set_gets_more_labels_and_its_photos_move(
         UserError, match=r"stages\.both: the segmentation labels of other have the classes floor, .*wall"
     ):
         run(other=other, both=both)
-
-
-def test_a_mistake_in_a_key_that_may_change_is_found_before_any_work(ran: list[tuple[Path, Any]], tmp_path: Path):
-    """Also in a finished stage."""
-    pipeline.run(THREE, tmp_path)
-    del ran[:]
-    stages = THREE.model_dump()["stages"]
-    stages["second"]["validation"] = [{"images": "scenes/teacher_depth_tiny:validaton"}]
-    with pytest.raises(UserError, match=r"stages\.second: .* did you mean 'validation'"):
-        pipeline.run(named(**stages), tmp_path)
-    assert ran == []
-
-
-DOWNSTREAM = {split: {"images": f"scenes/downstream_depth_tiny:{split}"} for split in ("train", "validation", "test")}
-FROZEN = {"mode": "frozen", "steps": 2, "batch_size": 8, "learning_rates": [0.1]}
-
-
-def last(**values: Any) -> dict[str, Any]:
-    """A scorecard with something wrong in it."""
-    downstream = {"range": {"task": "depth", **DOWNSTREAM, **values.pop("set", {})}}
-    given = {"inits": {"scratch": ""}, "downstream": downstream, "transfers": [FROZEN]}
-    return {"stage": "evaluate", **given, **values}
-
-
-HELD_OUT = {"images": "scenes/teacher_depth_tiny:validation"}
-
-
-def label(**values: Any) -> dict[str, Any]:
-    return {"stage": "label", **UNLABELLED, **values}
-
-
-def audit(**values: Any) -> dict[str, Any]:
-    return {"stage": "audit", "columns": ["{workdir}/third"], **UNLABELLED, **values}
-
-
-@pytest.mark.parametrize(
-    ("stage", "sentence"),
-    [
-        (last(set={"task": "dept"}), "did you mean 'depth'"),
-        (last(set={"options": {"knd": 1}}), "did you mean 'kind'"),
-        (last(transfers=[{**FROZEN, "batch_size": 7}]), "batch_size is 7, which 2 devices cannot share"),
-        (last(set={"test": {"images": "scenes/downstream_dept:test"}}), "did you mean 'downstream_depth'"),
-        (last(set={"test": {"images": "scenes/downstream_depth:tst"}}), "no split 'tst'; did you mean 'test'"),
-        (last(set={"test": {"images": "folder:nowhere"}}), "there is no folder nowhere"),
-        (last(set={"test": {"images": "coco/2017:train"}}), "no TFDS dataset in somewhere/coco/2017"),
-        (last(inits={"first": "{workdir}/frist"}), "there is no run .*/frist"),
-        (training(train=[{**TRUTH, "labels": ["{workdir}/third/columns/first-depth"]}]), "no label column .*first-dep"),
-        (training(init="elsewhere/first"), "there is no run elsewhere/first"),
-        ({"stage": "label", "images": "scenes/unlabelled:test", "teachers": ["{workdir}/first"]}, "no split 'test'"),
-        (
-            training(init="{workdir}/first", model={**MODEL, "width": 0.5}),
-            "config.init .*: width is 0.5 here and 0.125",
-        ),
-        (training(tasks={"normals": {}}), "no images are labelled for task 'normals'; labelled are: depth"),
-        (training(validation=[{"images": "scenes/teacher_normals_tiny:train"}]), "validation.0 .* no task"),
-        (training(validation=[HELD_OUT], minimum={"depth/delta7": 1}), "did you mean 'depth/delta1'"),
-        (training(validation=[HELD_OUT], best="depth/rmse"), "config.best names 'depth/rmse', .* depth/delta1"),
-        (training(validation=[HELD_OUT], minimum={"depth/abs_rel": 1}), "config.minimum .*abs_rel.* depth/delta1"),
-        (training(validation=[HELD_OUT, HELD_OUT]), "depth is measured on config.validation.0 and on .*1; name"),
-        (label(teachers=["{workdir}/first"]), "first is not validated on depth"),
-        (label(teachers=["elsewhere/second"], tasks={"normals": {}}), "'normals', which no teacher knows"),
-        (audit(images="scenes/unlabelled_tiny:train[:50%]"), "third.* labels scenes/unlabelled_tiny:train, not"),
-        (last(inits={"first": "{workdir}/first"}, model={**MODEL, "head_convs": 2}), "head_convs is 2 here and 1"),
-        (last(set={"task": "normals"}), "has no labels of task 'normals'"),
-        (last(set={"test": DOWNSTREAM["train"]}), "shares images with its train"),
-        ({"stage": "prepare", "name": "own", "images": "folder:nowhere"}, "nowhere"),
-    ],
-)
-def test_a_mistake_in_a_late_stage_is_found_before_any_work(
-    ran: list[tuple[Path, Any]],
-    tmp_path: Path,
-    stage: dict[str, Any],
-    sentence: str,
-    capsys: pytest.CaptureFixture[str],
-):
-    with pytest.raises(UserError) as raised:
-        pipeline.run(named(**THREE.model_dump()["stages"], wrong=stage), tmp_path / "run")
-    assert re.search(f"config.stages.wrong: .*{sentence}", f"{capsys.readouterr().err}{raised.value}")
-    assert ran == []
-    assert not (tmp_path / "run").exists()
-    assert not Path("somewhere").exists()  # nothing is rendered to find out
-
-
-def test_only_the_parts_that_are_taken_have_to_be_the_same(ran: list[tuple[Path, Any]], tmp_path: Path):
-    wider = training(init="{workdir}/first", init_parts=["backbone"], model={**MODEL, "pyramid_channels": 16})
-    pipeline.run(named(**THREE.model_dump()["stages"], wider=wider), tmp_path / "run")
-    assert "wider" in [folder.name for folder, _ in ran]
 
 
 @pytest.mark.parametrize("key", ["log_every", "checkpoint_every", "minimum", "accept_failed", "batch_size"])
