@@ -7,25 +7,34 @@ writes, into the same subfolder of --out,
   NAME.json  the five most likely classes, all boxes (y0, x0, y1, x1 in fractions of the image), the share of each class
              in the image, the range of depths, the mean normal
 
-and with --maps the whole maps, at the photo's size, as maps/TASK/sub/NAME.png or .npy; what their values mean is in the
-JSON. Photos in one folder whose names differ in the suffix alone keep it: NAME.jpg.json, NAME.tif.json.
+With --maps it also writes the whole maps, at the photo's size, as maps/TASK/sub/NAME.png or .npy; what their values
+mean is in the JSON. With --features=pooled or maps it writes NAME.npz, the features of the backbone's --levels: a
+vector for each, or a map of the network's square input, in whose top left corner the photo lies. Photos in one folder
+whose names differ in the suffix alone keep it: NAME.jpg.json, NAME.tif.json. docs/predict.md describes all files.
 
-The same command again goes on: photos whose JSON was written by the same model, for the photo as it is now, are not
-predicted again; everything else is overwritten.
+What is shown follows the options of the tasks, which docs/config.md lists. To see less likely boxes as well, at most
+ten of them, and ten classes:
+
+  --tasks.detection.score_threshold=0.2 --tasks.detection.max_detections=10 --tasks.classification.top_k=10
+
+The same command again goes on: photos whose JSON was written by the same model and options, for the photo as it is
+now, are not predicted again; everything else is overwritten.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import os
 import posixpath
 import sys
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,10 +43,11 @@ import numpy as np
 
 from must_jax import cli, description
 from must_jax.data import folders, map_files
-from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds import MapLabel, is_empty
 from must_jax.data.map_files import FileFormat
 from must_jax.errors import UserError, printable
 from must_jax.files import check_folder, fitting_name, make_folder, writing
+from must_jax.parsing import override
 from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_json
 
@@ -49,6 +59,7 @@ if TYPE_CHECKING:  # jax is imported when the first photo is predicted, after al
 SKIPPED_FILE = "skipped.jsonl"  # photos that could not be read; .jsonl, as no photo's results are called
 _NAMED = 10  # photos named at the end
 _TITLE_PX, _GAP_PX = 28, 8
+_TASKS = "--tasks."
 _PAPER, _INK = 255, (32, 32, 32)
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
@@ -61,24 +72,74 @@ class Photo(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What became of a photo: why it could not be read, or pixels whose depth does not fit into a PNG."""
+    """What became of a photo.
+
+    Attributes:
+      error: why it could not be read.
+      beyond: pixels whose depth does not fit into a PNG.
+      empty: what found nothing: a task, and the option with its value that would show more.
+    """
 
     photo: Photo
     error: str = ""
     beyond: int = 0
+    empty: tuple[str, ...] = ()
 
 
-def run(
-    arguments: Sequence[Path], model: Path, out: Path, maps: FileFormat | Literal[""] = "", batch_size: int = 16
-) -> None:
+@dataclass
+class Tally:
+    """What became of all photos of a call.
+
+    Attributes:
+      beyond: photos with depths that do not fit into a PNG.
+      empty: what found nothing -> on how many photos.
+    """
+
+    skipped: list[Done] = field(default_factory=list)
+    beyond: int = 0
+    empty: Counter[str] = field(default_factory=Counter)
+
+    def add(self, done: Done) -> None:
+        self.skipped += [done] if done.error else []
+        self.beyond += done.beyond > 0
+        self.empty.update(done.empty)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What to write about each photo, besides a picture and JSON.
+
+    Attributes:
+      maps: format of whole maps; "" = none.
+      features: of the backbone, for each photo a vector ("pooled") or a map; "" = none.
+      levels: of the features, see `Trained.features`.
+      options: task -> options instead of the model's own.
+    """
+
+    maps: FileFormat | Literal[""] = ""
+    features: Literal["", "pooled", "maps"] = ""
+    levels: tuple[str, ...] = ("c5",)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """What the photo's JSON says about them."""
+        return {
+            "map_format": self.maps,
+            "feature_format": self.features,
+            "feature_levels": [*self.levels] if self.features else [],
+            "options": dict(self.options),
+        }
+
+
+PLAIN = Wishes()
+
+
+def run(arguments: Sequence[Path], model: Path, out: Path, wishes: Wishes = PLAIN, batch_size: int = 16) -> None:
     """Predicts on photos and folders of photos; the module's docstring says what is written.
-
-    Args:
-      maps: "png", "npy" or "" (no maps).
 
     Raises:
       UserError: no such photo, no photo in a folder, none that can be read, results that would overwrite a photo or
-        each other, no finished run in `model`, a batch that does not fit into memory.
+        each other, no finished run in `model`, an unknown level or option, a batch that does not fit into memory.
     """
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, but must be at least 1")
@@ -86,22 +147,20 @@ def run(
     photos = _photos(arguments, out)
     _check_targets(photos, out)
     told = description.read(model)
-    if maps:
-        _check_targets(photos, out, maps, told.tasks)
-    state = functools.partial(_state, model=model, checksum=told.checksum, maps=maps)
-    left = [photo for photo in photos if not _is_done(photo, out, state, maps)]
+    if wishes.maps or wishes.features:
+        _check_targets(photos, out, wishes, told.tasks)
+    state = functools.partial(_state, model=model, checksum=told.checksum, wishes=wishes)
+    left = [photo for photo in photos if not _is_done(photo, out, state, wishes)]
     if len(left) < len(photos):
         say(f"{len(photos) - len(left)} of {counted(len(photos), 'photo')} are done already")
-    skipped: list[Done] = []
-    beyond = 0
+    tally = Tally()
     if left:
         with Progress(f"predicting into {out}", len(left), "photos") as progress:
-            for done in _predicted(left, model, out, maps, state, min(batch_size, len(left))):
-                skipped += [done] if done.error else []
-                beyond += done.beyond > 0
-                progress.note(f"{len(skipped)} skipped" if skipped else "")
+            for done in _predicted(left, model, out, wishes, state, min(batch_size, len(left))):
+                tally.add(done)
+                progress.note(f"{len(tally.skipped)} skipped" if tally.skipped else "")
                 progress.advance()
-    _tell(photos, skipped, beyond, out)
+    _tell(photos, len(left), tally, out)
 
 
 def picture(
@@ -110,7 +169,11 @@ def picture(
     """A photo u8[H, W, 3] and its predictions, drawn by their tasks, side by side: u8[h, w, 3]."""
     from must_jax.tasks.drawing import canvas
 
-    return side_by_side({title: canvas(image)} | {name: tasks[name].draw(image, each) for name, each in labels.items()})
+    panels = {title: canvas(image)}
+    for name, label in labels.items():
+        found = "" if not is_empty(tasks[name].label, label) else ": nothing found"
+        panels[f"{name}{found}"] = tasks[name].draw(image, label)
+    return side_by_side(panels)
 
 
 def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -130,15 +193,40 @@ def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m must_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m must_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTOS")
     parser.add_argument("--model", required=True, type=Path, help="folder of a finished run, such as runs/student")
     parser.add_argument("--out", default=Path("predictions"), type=Path, help="folder to write to (%(default)s)")
     parser.add_argument("--maps", default="", choices=("png", "npy"), help="write whole maps, too")
     parser.add_argument("--batch_size", default=16, type=int, help="images at a time (%(default)s)")
-    known = parser.parse_args(argv[1:])
-    return cli.exit_code(lambda: run(known.photos, known.model, known.out, known.maps, known.batch_size))
+    parser.add_argument("--features", default="", choices=("pooled", "maps"), help="write the backbone's features, too")
+    parser.add_argument("--levels", default="c5", help="of the features: c2 to c5, p3 to p7 (%(default)s)")
+    known, rest = parser.parse_known_args(argv[1:])
+
+    def command() -> None:
+        wishes = Wishes(known.maps, known.features, tuple(known.levels.split(",")), _options(rest))
+        run(known.photos, known.model, known.out, wishes, known.batch_size)
+
+    return cli.exit_code(command)
+
+
+def _options(arguments: Iterable[str]) -> dict[str, Any]:
+    """The options of tasks among the arguments, --tasks.TASK.OPTION=VALUE: task -> option -> value.
+
+    Raises:
+      UserError: an argument is no such option.
+    """
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        path, equals, text = argument.removeprefix(_TASKS).partition("=")
+        if not (argument.startswith(_TASKS) and equals and len(path.split(".")) == 2):
+            raise UserError(f"{argument} is unknown; --help lists the flags, and options are {_TASKS}TASK.OPTION=VALUE")
+        options = override(options, path, text)
+    return options
 
 
 def _photos(arguments: Sequence[Path], out: Path) -> list[Photo]:
@@ -193,12 +281,12 @@ def _real_folder(folder: Path) -> str:
     return os.path.realpath(folder)
 
 
-def _check_targets(photos: Sequence[Photo], out: Path, maps: str = "", tasks: Iterable[str] = ()) -> None:
+def _check_targets(photos: Sequence[Photo], out: Path, wishes: Wishes = PLAIN, tasks: Iterable[str] = ()) -> None:
     """Raises UserError if a result would overwrite a photo, or two photos have a result in common."""
     sources = {_real(photo.path): photo.path for photo in photos}
     seen: set[str] = set()
     for photo in photos:
-        for path in _results(photo, out, maps, tasks):
+        for path in _results(photo, out, wishes, tasks):
             if source := sources.get(_real(path)):
                 raise UserError(f"the result would overwrite {source}; choose another folder with --out")
             if (key := str(path).casefold()) in seen:
@@ -209,9 +297,11 @@ def _check_targets(photos: Sequence[Photo], out: Path, maps: str = "", tasks: It
             seen.add(key)
 
 
-def _results(photo: Photo, out: Path, maps: str, names: Iterable[str]) -> list[Path]:
+def _results(photo: Photo, out: Path, wishes: Wishes, names: Iterable[str]) -> list[Path]:
     """All files of a photo. `names`: of its maps."""
-    return [out / f"{photo.target}.json", _picture(photo, out), *(_map(photo, out, maps, name) for name in names)]
+    maps = [_map(photo, out, wishes.maps, name) for name in names] if wishes.maps else []
+    features = [_features(photo, out)] if wishes.features else []
+    return [out / f"{photo.target}.json", _picture(photo, out), *maps, *features]
 
 
 def _picture(photo: Photo, out: Path) -> Path:
@@ -222,7 +312,11 @@ def _map(photo: Photo, out: Path, maps: str, name: str) -> Path:
     return out / "maps" / name / f"{photo.target}.{maps}"
 
 
-def _state(photo: Photo, model: Path, checksum: str, maps: str) -> dict[str, Any]:
+def _features(photo: Photo, out: Path) -> Path:
+    return out / f"{photo.target}.npz"
+
+
+def _state(photo: Photo, model: Path, checksum: str, wishes: Wishes) -> dict[str, Any]:
     """What results are made from, and how."""
     stat = photo.path.stat()
     return {
@@ -231,20 +325,18 @@ def _state(photo: Photo, model: Path, checksum: str, maps: str) -> dict[str, Any
         "photo_modified_ns": stat.st_mtime_ns,
         "model": printable(str(model)),
         "model_checksum": checksum,
-        "map_format": maps,
+        **wishes.as_json(),
     }
 
 
-def _is_done(photo: Photo, out: Path, state: Callable[[Photo], dict[str, Any]], maps: str) -> bool:
+def _is_done(photo: Photo, out: Path, state: Callable[[Photo], dict[str, Any]], wishes: Wishes) -> bool:
     """Whether the JSON, which is written last, is there, belongs to this state, and no file is missing."""
     target = out / f"{photo.target}.json"
     with suppress(UserError, OSError):
         if target.is_file():
             told = read_json(target, dict[str, Any], "")
-            named = told.get("maps", {})
-            return told.items() >= state(photo).items() and all(
-                file.is_file() for file in _results(photo, out, maps, named)
-            )
+            files = _results(photo, out, wishes, told.get("maps", {}))
+            return told.items() >= state(photo).items() and all(file.is_file() for file in files)
     return False
 
 
@@ -252,7 +344,7 @@ def _predicted(
     photos: Sequence[Photo],
     model: Path,
     out: Path,
-    maps: FileFormat | Literal[""],
+    wishes: Wishes,
     state: Callable[[Photo], dict[str, Any]],
     batch_size: int,
 ) -> Iterator[Done]:
@@ -261,10 +353,13 @@ def _predicted(
     from must_jax import trained
     from must_jax.data.decoding import decode_image, decode_reduced
     from must_jax.engine.mesh import make_mesh
+    from must_jax.models.api import check_levels
     from must_jax.stages import memory
     from must_jax.tasks.drawing import LARGEST_PX
 
+    check_levels(wishes.levels)
     loaded = trained.load(model, make_mesh(min(batch_size, jax.local_device_count()), devices=jax.local_devices()))
+    loaded = loaded.with_options(wishes.options)
     memory.check_batch(batch_size, loaded.image_size, "--batch_size")
 
     def use(photo: Photo, predicted: trained.Predicted | Exception) -> Done:
@@ -276,10 +371,11 @@ def _predicted(
             made = state(photo)
         except (UserError, OSError) as error:
             return Done(photo, _reason(error))
-        return _written(photo, loaded.tasks, image, predicted, out, maps, made)
+        return _written(photo, loaded.tasks, image, predicted, out, wishes, made)
 
     make_folder(out)
-    yield from loaded.each(photos, lambda photo: decode_image(photo.path.read_bytes()), use, batch_size)
+    wanted = trained.Wanted(wishes.levels if wishes.features else (), pooled=wishes.features == "pooled")
+    yield from loaded.each(photos, lambda photo: decode_image(photo.path.read_bytes()), use, batch_size, wanted)
 
 
 def _written(
@@ -288,28 +384,55 @@ def _written(
     image: np.ndarray,
     predicted: Predicted,
     out: Path,
-    maps: FileFormat | Literal[""],
+    wishes: Wishes,
     state: Mapping[str, Any],
 ) -> Done:
     """Writes the results of one photo, the JSON last."""
     drawn = picture(tasks, image, predicted.labels, photo.path.name)
     _write(_picture(photo, out), cv2.imencode(".png", drawn[..., ::-1], _FAST)[1].tobytes())
-    about: dict[str, Any] = {}
-    for task, label in predicted.labels.items():
-        kind = tasks[task].label
-        if maps and isinstance(kind, MapLabel):
-            for name, (data, meaning) in map_files.encode(task, kind, label, maps).items():
-                _write(_map(photo, out, maps, name), data)
-                about[name] = {"file": printable(str(_map(photo, Path(), maps, name))), **meaning}
+    maps = {
+        name: about
+        for task, label in predicted.labels.items()
+        if wishes.maps and isinstance(kind := tasks[task].label, MapLabel)
+        for name, about in _write_maps(photo, out, map_files.encode(task, kind, label, wishes.maps), wishes.maps)
+    }
     answer = {
         **state,
         "image_hw": predicted.image_hw,
         "predictions": {name: tasks[name].describe(label) for name, label in predicted.labels.items()},
         "picture": printable(str(_picture(photo, Path()))),
-        "maps": about,
+        "maps": maps,
+        "features": _write_features(photo, out, predicted, wishes) if wishes.features else {},
     }
     _write(out / f"{photo.target}.json", (json.dumps(answer, indent=2) + "\n").encode())
-    return Done(photo, beyond=sum(each.get("beyond", 0) for each in about.values()))
+    empty = [tasks[name] for name, label in predicted.labels.items() if is_empty(tasks[name].label, label)]
+    return Done(
+        photo,
+        beyond=sum(about.get("beyond", 0) for about in maps.values()),
+        empty=tuple(f"{task.name}.{task.threshold}={task.min_confidence:g}" for task in empty),
+    )
+
+
+def _write_maps(
+    photo: Photo, out: Path, files: Mapping[str, map_files.MapFile], suffix: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Writes them; yields their names, and what the photo's JSON says about each."""
+    for name, (data, meaning) in files.items():
+        _write(_map(photo, out, suffix, name), data)
+        yield name, {"file": printable(str(_map(photo, Path(), suffix, name))), **meaning}
+
+
+def _write_features(photo: Photo, out: Path, predicted: Predicted, wishes: Wishes) -> dict[str, Any]:
+    """Returns what the photo's JSON says about them."""
+    from must_jax.models.api import STRIDES
+
+    arrays: dict[str, Any] = dict(predicted.features)
+    if wishes.features == "maps":
+        arrays["content"] = np.array(predicted.content, np.float32)
+    np.savez(stream := io.BytesIO(), **arrays)
+    _write(_features(photo, out), stream.getvalue())
+    strides = {level: STRIDES[level] for level in wishes.levels}
+    return {"file": printable(str(_features(photo, Path()))), "strides": strides, "content": predicted.content}
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -328,24 +451,30 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _tell(photos: Sequence[Photo], skipped: Sequence[Done], beyond: int, out: Path) -> None:
-    """Says what there is; raises UserError if that is nothing."""
-    log = out / SKIPPED_FILE
+def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path) -> None:
+    """Says what there is; raises UserError if that is nothing. `predicted`: how many photos this call was about."""
+    log, skipped = out / SKIPPED_FILE, tally.skipped
     if len(skipped) == len(photos):
-        photo, reason, _ = skipped[0]
-        raise UserError(f"{counted(len(photos), 'photo')}, but none can be read; {photo.path}: {reason}")
-    for photo, reason, _ in skipped[:_NAMED]:
-        say(printable(f"skipped {photo.path}: {reason}"))
+        first = skipped[0]
+        raise UserError(f"{counted(len(photos), 'photo')}, but none can be read; {first.photo.path}: {first.error}")
+    for done in skipped[:_NAMED]:
+        say(printable(f"skipped {done.photo.path}: {done.error}"))
     if skipped:
         lines = ({"photo": printable(str(done.photo.path)), "reason": printable(done.error)} for done in skipped)
         _write(log, "".join(json.dumps(line) + "\n" for line in lines).encode())
         say(f"skipped {counted(len(skipped), 'photo')} of {len(photos)}, listed in {log}")
     else:
         log.unlink(missing_ok=True)
-    if beyond:
+    for what, count in tally.empty.items():
+        name, _, option = what.partition(".")
         say(
-            f"{counted(beyond, 'photo')} have depths beyond {map_files.FARTHEST_M} m, which are 0 in 16-bit PNGs; "
-            "--maps=npy keeps them"
+            f"{name} found nothing on {count} of {counted(predicted - len(skipped), 'photo')}, with {option}; a lower "
+            f"{_TASKS}{what.partition('=')[0]} shows what is less sure"
+        )
+    if tally.beyond:
+        say(
+            f"{counted(tally.beyond, 'photo')} have depths beyond {map_files.FARTHEST_M} m, which are 0 in 16-bit "
+            "PNGs; --maps=npy keeps them"
         )
     unread = {done.photo for done in skipped}
     example = next(photo for photo in photos if photo not in unread)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -23,37 +22,61 @@ from must_jax.cores import ahead, cores
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.confidence import by_rule
-from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
+from must_jax.data.given import Image, check_array, pixels, several
 from must_jax.data.kinds import without_empty_slots
 from must_jax.data.letterbox import Content, content_of
 from must_jax.description import REMEDY, Description, Settings, TaskRecord, TrainingRecord
 from must_jax.engine.checkpoint import different, restore_variables
-from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated
+from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated, replicated, split
 from must_jax.engine.state import Variables, count_parameters, digest
 from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
-from must_jax.errors import UserError, is_out_of_memory
+from must_jax.errors import UserError, is_out_of_memory, nearest
 from must_jax.files import MODEL_FILE
-from must_jax.models.api import Model, build_model
+from must_jax.models.api import OF_HEADS, Features, Model, build_model, check_levels, pool
 from must_jax.progress import counted
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
 CHECKPOINTS = "checkpoints"
-_ARRAY_LIKE = ("__array__", "__array_interface__")
-_SHOWN = 300  # characters of a path
 
 Predictions = Mapping[str, Mapping[str, Any]]  # by task, arrays with a leading batch axis
-Image = np.ndarray | bytes | bytearray | memoryview | str | Path
+_Answers = tuple[Predictions, Features]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+class Wanted(NamedTuple):
+    """What a model is asked for.
+
+    Attributes:
+      levels: features, of `models.api.STRIDES`.
+      pooled: whether their means over each image, instead of maps.
+      labels: whether the tasks' predictions, too.
+    """
+
+    levels: tuple[str, ...] = ()
+    pooled: bool = False
+    labels: bool = True
+
+
+LABELS = Wanted()
+
+
 class Predicted(NamedTuple):
-    """One image's predictions, as `Trained.predict` returns them. `image_hw`: its height and width in pixels."""
+    """What a model says about one image.
+
+    Attributes:
+      image_hw: its height and width in pixels.
+      content: the shares of the input's rows and columns that it takes up, from the top left.
+      labels: as `Trained.predict` returns them.
+      features: by level, as `Trained.features` returns them, without the leading axis.
+    """
 
     image_hw: tuple[int, int]
+    content: Content
     labels: dict[str, Label]
+    features: dict[str, np.ndarray]
 
 
 class _Fitted(NamedTuple):
@@ -97,6 +120,26 @@ class Trained:
         size = f"{count_parameters(self.variables['params']):,} parameters, {self.image_size} px"
         return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
 
+    def with_options(self, options: Mapping[str, Mapping[str, Any]]) -> Trained:
+        """The same model with other options of its tasks, such as {"detection": {"score_threshold": 0.2}}.
+
+        Raises:
+          UserError: a task that the model does not have; an option that is unknown, or would change what labels mean.
+        """
+        for name in options:
+            if name not in self.tasks:
+                raise UserError(f"{self.workdir} has no task '{name}'; {nearest(name, self.tasks)}")
+        tasks = {}
+        for name, task in self.tasks.items():
+            other = build_task(name, task.classes, task.model_dump(exclude={"classes"}) | dict(options.get(name, {})))
+            if other.model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
+                raise UserError(
+                    f"tasks.{name} would turn the labels of {self.workdir} from {task.label} into {other.label}; a "
+                    "model's labels are of the kind it was trained on, so only set thresholds"
+                )
+            tasks[name] = other
+        return replace(self, tasks=tasks)
+
     def predict(self, image: Image) -> dict[str, Label]:
         """The model's predictions for one image, by task, as labels of the whole image.
 
@@ -112,7 +155,7 @@ class Trained:
         Raises:
           UserError: the file does not exist or is not an image, or the array has another type or shape.
         """
-        fitted = self._fitted(_pixels(image))
+        fitted = self._fitted(pixels(image))
         return self._labels(fitted, self.predict_batch(fitted.input[None]), 0)
 
     def predict_many(self, images: Iterable[Image], batch_size: int = 16) -> Iterator[dict[str, Label]]:
@@ -120,13 +163,42 @@ class Trained:
 
         `images` can be a generator: only about four batches of them are taken ahead of the results.
         """
+        return (each.labels for each in self.each(several(images), pixels, _raised, batch_size))
 
-        def labels(_: Image, predicted: Predicted | Exception) -> dict[str, Label]:
-            if isinstance(predicted, Exception):
-                raise predicted
-            return predicted.labels
+    def features(
+        self, images: Iterable[Image], levels: Sequence[str] = ("c5",), pooled: bool = False, batch_size: int = 16
+    ) -> dict[str, np.ndarray]:
+        """The backbone's features of N images of any size.
 
-        return self.each(images, _pixels, labels, batch_size)
+        Each image is fitted into the top left corner of the square input, S = `image_size`, as in `predict`, and the
+        rest is filled with `data.augment.PADDING_RGB`. So all maps have one shape, and the last rows or columns of
+        images that are not square are padding. An image's features do not depend on the others, up to rounding.
+
+        Args:
+          images: as in `predict_many`. All results are in memory; take large sets a part at a time.
+          levels: the backbone's stages "c2", "c3", "c4", "c5", with a stride of 4, 8, 16, 32 pixels of the input, and
+            the levels of its pyramid, "p3" to "p7", with a stride of 8 to 128.
+          pooled: means over each image, instead of maps. A cell that the image covers in part counts in part.
+
+        Returns:
+          {level: f32[N, h, w, channels]}, h = w = S / stride, rounded up, and "content": f32[N, 2], the shares of rows
+          and columns that are image; pooled, {level: f32[N, channels]}.
+
+        Raises:
+          UserError: an unknown level; an image that cannot be read, or is none; a batch does not fit into memory.
+        """
+        wanted = Wanted((levels,) if isinstance(levels, str) else tuple(levels), pooled, labels=False)
+        check_levels(wanted.levels)
+        each = list(self.each(several(images), pixels, _raised, batch_size, wanted))
+        if each:
+            features = {level: np.stack([one.features[level] for one in each]) for level in wanted.levels}
+        else:
+            variables, batch = self._inputs(1)
+            content = jax.ShapeDtypeStruct((1, 2), np.float32)
+            _, shapes = jax.eval_shape(self._featured(wanted), variables, {**batch, "content": content})
+            features = {level: np.zeros((0, *shape.shape[1:]), np.float32) for level, shape in shapes.items()}
+        contents = np.array([one.content for one in each], np.float32).reshape(-1, 2)
+        return features | ({} if pooled else {"content": contents})
 
     def each(
         self,
@@ -134,13 +206,15 @@ class Trained:
         read: Callable[[_Item], np.ndarray],
         use: Callable[[_Item, Predicted | Exception], _Result],
         batch_size: int,
+        wanted: Wanted = LABELS,
     ) -> Iterator[_Result]:
-        """The results of `use` for each item and its predictions, in the order of the items.
+        """The results of `use` for each item and what the model says about it, in the order of the items.
 
         Args:
           read: gives an item's pixels, u8[H, W, 3]. If it raises UserError or OSError, `use` gets that error instead.
           use: called, like `read`, from several threads at a time.
           batch_size: images that the devices work on at a time, rounded up to what they can share evenly.
+          wanted: what to ask the model for, all of it in one forward pass.
 
         Raises:
           UserError: a batch does not fit into memory.
@@ -158,21 +232,23 @@ class Trained:
             rows = max(rows, len(batch) + -len(batch) % self.mesh.size)
             with self._fits_memory(rows):
                 inputs = np.zeros((rows, self.image_size, self.image_size, 3), np.uint8)
+                contents = np.ones((rows, 2), np.float32)
                 for row, (_, fitted) in enumerate(batch):
                     if isinstance(fitted, _Fitted):
-                        inputs[row] = fitted.input
-                begun = self._predict(self._on_devices, put_batch(self.mesh, {"image": inputs}))
+                        inputs[row], contents[row] = fitted.input, fitted.content
+                begun = self._begun(wanted, inputs, contents)
                 jax.tree.map(lambda x: x.copy_to_host_async(), begun)
             return lambda: finish(batch, begun)
 
-        def finish(batch: list[tuple[_Item, _Fitted | Exception]], begun: Predictions) -> list[Callable[[], _Result]]:
+        def finish(batch: list[tuple[_Item, _Fitted | Exception]], begun: _Answers) -> list[Callable[[], _Result]]:
             with self._fits_memory(rows):  # programs run asynchronously, so this is where most of them fail
-                predictions = jax.device_get(begun)
+                predictions, maps = jax.device_get(begun)
 
             def result(row: int, item: _Item, fitted: _Fitted | Exception) -> _Result:
                 if isinstance(fitted, Exception):
                     return use(item, fitted)
-                return use(item, Predicted(fitted.image_hw, self._labels(fitted, predictions, row)))
+                labels, features = self._labels(fitted, predictions, row), {name: x[row] for name, x in maps.items()}
+                return use(item, Predicted(fitted.image_hw, fitted.content, labels, features))
 
             return [partial(result, row, *each) for row, each in enumerate(batch)]
 
@@ -206,7 +282,7 @@ class Trained:
 
     def _labels(self, fitted: _Fitted, predictions: Predictions, row: int) -> dict[str, Label]:
         labels = {}
-        for name, task in self.tasks.items():
+        for name, task in self.tasks.items() if predictions else ():  # predictions come back sorted by name
             prediction = {key: value[row] for key, value in predictions[name].items()}
             label = task.pseudo_label(task.on_image(prediction, fitted.content, fitted.image_hw))
             labels[name] = without_empty_slots(task.label, by_rule(task.label, label, task.min_confidence))
@@ -215,12 +291,14 @@ class Trained:
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """u8[B, S, S, 3] RGB, S = `image_size` -> {task: predictions with a leading B}; maps have stride 4.
 
+        No rule is applied: all boxes and probabilities are there, and maps are of the whole input. Images that are not
+        square belong into the top left corner, and the rest is filled with `data.augment.PADDING_RGB`, as in training.
         Each new B triggers one compilation.
 
         Raises:
           UserError: the array has another type or shape.
         """
-        _check_array(images, f"images are u8[batch, {self.image_size}, {self.image_size}, 3] RGB", 4)
+        check_array(images, f"images are u8[batch, {self.image_size}, {self.image_size}, 3] RGB", 4)
         if images.shape[1:3] != (self.image_size,) * 2:
             raise UserError(
                 f"images are {self.image_size} x {self.image_size} pixels, but these are {images.shape[2]} x "
@@ -259,6 +337,34 @@ class Trained:
         """Shapes and types of what the compiled predictions take."""
         images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
         return jax.eval_shape(lambda: self.variables), {"image": images}
+
+    def _begun(self, wanted: Wanted, images: np.ndarray, contents: np.ndarray) -> _Answers:
+        """Starts answering, without waiting."""
+        if not wanted.levels:
+            return self._predict(self._on_devices, put_batch(self.mesh, {"image": images})), {}
+        return self._featured(wanted)(self._on_devices, put_batch(self.mesh, {"image": images, "content": contents}))
+
+    def _featured(self, wanted: Wanted) -> jax.stages.Wrapped:
+        """`(variables, {"image", "content"}) -> (predictions by task, features by level)`."""
+        model, tasks, size = self.model, self.tasks if wanted.labels else {}, self.image_size
+
+        def answer(variables: Variables, batch: Batch) -> _Answers:
+            found = model.features(variables, batch["image"], (*OF_HEADS, *wanted.levels))
+            predictions = {}
+            if tasks:
+                outputs, _ = model.apply_heads(variables, found, train=False)
+                predictions = {name: task.predict(outputs[name], size) for name, task in tasks.items()}
+            maps = {level: found[level] for level in wanted.levels}
+            return predictions, pool(maps, batch["content"], size) if wanted.pooled else maps
+
+        if wanted not in self._featuring:
+            given, made = (replicated(self.mesh), split(self.mesh)), split(self.mesh)
+            self._featuring[wanted] = jax.jit(answer, in_shardings=given, out_shardings=made)
+        return self._featuring[wanted]
+
+    @cached_property
+    def _featuring(self) -> dict[Wanted, jax.stages.Wrapped]:
+        return {}
 
     @cached_property
     def _on_devices(self) -> Variables:
@@ -369,44 +475,10 @@ def describe(
     description.sign(workdir, told.model_dump(mode="json") | {"training": dict(training)})
 
 
-def _check_array(array: Any, wanted: str, ndim: int) -> None:
-    """Raises UserError, with advice on the conversion, unless the array is a non-empty u8[..., 3] with `ndim` axes."""
-    advice = None
-    if not isinstance(array, np.ndarray):
-        convertible = isinstance(array, list) or any(hasattr(array, name) for name in _ARRAY_LIKE)
-        advice = "convert it with np.asarray" if convertible else "pass an array"
-        raise UserError(f"{wanted}, but this is a {type(array).__name__}; {advice}")
-    if array.ndim == ndim and array.size and array.shape[-1] == 3:
-        advice = "pass (array >> 8).astype(np.uint8)" if array.dtype == np.uint16 else None
-        if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-            advice = "pass np.uint8(array.clip(0, 1) * 255 + 0.5) if its values are in [0, 1]"
-        if advice is None and array.dtype != np.uint8:
-            advice = "pass array.astype(np.uint8) if its values are in [0, 255]"
-    elif not array.size:
-        advice = "it is empty"
-    elif array.ndim == ndim and array.shape[-1] == 4:
-        advice = "drop its alpha channel with array[..., :3]"
-    elif array.ndim == ndim and array.shape[-1] == 1:
-        advice = "for grey values pass np.repeat(array, 3, -1)"
-    elif array.ndim == ndim - 1:
-        advice = "for grey values pass np.stack([array] * 3, -1)"
-    elif array.ndim >= 3 and array.shape[-3] == 3:
-        advice = "move its channels to the end with np.moveaxis(array, -3, -1)"
-    else:
-        advice = "pass another array"
-    if advice:
-        raise UserError(f"{wanted}, but this array is {array.dtype}{list(array.shape)}; {advice}")
-
-
-def _pixels(image: Any) -> np.ndarray:
-    if isinstance(image, bytes | bytearray | memoryview):
-        return decode_image(bytes(image))
-    if not isinstance(image, str | Path):
-        _check_array(image, "an image is u8[height, width, 3] RGB", 3)
-        return image
-    if not os.path.isfile(image):
-        raise UserError(f"there is no image {str(image)[:_SHOWN]}; check its path")
-    return decode_image(Path(image).read_bytes())
+def _raised(_: Image, predicted: Predicted | Exception) -> Predicted:
+    if isinstance(predicted, Exception):
+        raise predicted
+    return predicted
 
 
 def _pair(item: _Item, result: Future[_Result]) -> tuple[_Item, _Result]:

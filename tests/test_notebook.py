@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -11,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import skimage
+from PIL import Image
 
 import must_jax
+from must_jax import predict
 from must_jax.files import bytes_in
 from must_jax.report import scorecard
 
@@ -35,7 +40,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     values = [shown("".join(cell["source"]), names) for cell in cells if cell["cell_type"] == "code"]
     assert all(not cell.get("outputs") for cell in cells)  # they would not be those of today's code
     pictures = [value for value in values if hasattr(value, "_repr_png_")]
-    assert len(pictures) == 2 and all(picture._repr_png_() for picture in pictures)
+    assert len(pictures) == 3 and all(picture._repr_png_() for picture in pictures)
     means = {
         init: cells["my_rooms"].mean
         for table in scorecard.tables(scorecard.read(tmp_path / "must_jax_notebook/evaluate"), {})
@@ -43,6 +48,52 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     }
     assert means["student"] > means["scratch"] > 0
     assert f"student  {means['student']:.1f}" in capsys.readouterr().out
+
+
+def test_what_the_pages_show_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """All blocks of docs/predict.md, in their order, and those of README.md that use a model, which is loaded once."""
+    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/predict.md", "README.md"))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/mine", "runs/quickstart", "photos"):
+        Path(folder).mkdir(parents=True)
+    for run in ("runs/mine/student", "runs/quickstart/student"):
+        Path(run).symlink_to(must_jax.EXAMPLE)
+    for name in ("astronaut.png", "chelsea.png", "coffee.png"):
+        shutil.copyfile(Path(skimage.__file__).parent / "data" / name, f"photos/{name}")
+    for name in ("photo.jpg", "other.jpg"):
+        Image.open("photos/coffee.png").resize((90, 60)).save(name)
+
+    model = must_jax.load(must_jax.EXAMPLE)
+    monkeypatch.setattr(must_jax, "load", lambda run: model if Path(run).samefile(must_jax.EXAMPLE) else None)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        shown(block, names)
+    assert f"{names['maps']['c5'].shape}, shares" in page and names["vectors"].shape == (3, 256)
+    for block in re.findall(r"```python\n(.*?)```", readme, re.S):
+        if "must_jax.load" in block:
+            shown(block, {})
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.S) for line in block.splitlines()]
+    commands = [line for line in commands if "must_jax.predict" in line]
+    assert len(commands) == 3
+    for command in commands:
+        assert predict.main(shlex.split(command)[2:]) == 0, capsys.readouterr().err
+    assert {path.suffix for path in Path("maps").iterdir() if path.is_file()} == {".json", ".npz", ".png"}
+    told = json.loads(Path("maps/coffee.json").read_text())
+    keys = set(re.findall(r"`(\w+)[`.]", page.partition("The JSON of a photo:")[2].partition("## Going on")[0]))
+    assert told.keys() <= keys, told.keys() - keys
+    boxes = [json.loads(Path(out, "coffee.json").read_text())["predictions"]["detection"] for out in ("maps", "unsure")]
+    assert len(boxes[0]["boxes"]) < len(boxes[1]["boxes"])
+
+
+def test_the_badge_opens_the_notebook():
+    """Once the repository has an address that pyproject.toml tells; until then, Colab's page to upload it."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
+    link = re.search(r"colab-badge\.svg\)\]\((.*?)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    repository = urls.get("Repository", "").removeprefix("https://github.com/")
+    place = f"github/{repository}/blob/main/notebooks/evaluate.ipynb" if repository else "#upload=true"
+    assert link and link[1] == f"https://colab.research.google.com/{place}"
+    source = f"git+https://github.com/{repository}" if repository else ""
+    assert f'SOURCE = \\"{source}\\"' in NOTEBOOK.read_text(encoding="utf-8")
 
 
 def test_the_example_is_small_and_says_where_it_comes_from():

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 import skimage
-from command_line import call, config
+from made_teacher import HEADLINES, make_teacher
 from photos import jpeg, write_files
 from PIL import Image
 
@@ -37,22 +37,8 @@ TASKS = ("classification", "detection", "segmentation", "depth", "normals")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of all five tasks, trained for two steps on five image sets with one task each."""
-    folder = tmp_path_factory.mktemp("model")
-    sources = tuple({"images": f"scenes/teacher_{task}_tiny:train"} for task in TASKS)
-    overrides = {
-        "train": sources,
-        "validation": None,
-        "tasks": {task: {} for task in TASKS},
-        "minimum": {},
-        "steps": 2,
-        "batch_size": 8,
-        "optimizer.warmup_steps": 1,
-        "data_dir": str(folder / "data"),
-    }
-    flags = [f"--config.{key}={value!r}" for key, value in overrides.items()]
-    assert call(config("teacher_depth"), f"--workdir={folder}/run", *flags) == 0
-    return folder / "run"
+    """A model of all five tasks that has learnt nothing."""
+    return make_teacher(tmp_path_factory.mktemp("model") / "run", TASKS, 64, HEADLINES)
 
 
 def look(*arguments: object) -> int:
@@ -181,6 +167,59 @@ def test_a_batch_too_large_for_the_memory_is_an_error(
         assert look(*command) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("lower --batch_size")
     assert look(*command) == 0
+
+
+def test_features_are_those_of_the_model_and_are_written_once(model: Path, tmp_path: Path, capsys):
+    photos, loaded = [PHOTOS / "coffee.png", PHOTOS / "astronaut.png"], must_jax.load(model)
+    command = (f"--model={model}", f"--out={tmp_path}", "--levels=c5,p3", *photos)
+    for kind in ("maps", "pooled"):
+        assert look(*command, f"--features={kind}") == 0
+        expected = loaded.features(photos, ["c5", "p3"], pooled=kind == "pooled")
+        for row, photo in enumerate(photos):
+            about = json.loads((tmp_path / f"{photo.stem}.json").read_text())
+            assert about["features"]["strides"] == {"c5": 32, "p3": 8}
+            with np.load(tmp_path / about["features"]["file"]) as found:
+                assert set(found) == set(expected)
+                for name in found:
+                    np.testing.assert_allclose(found[name], expected[name][row], rtol=1e-4, atol=1e-4, err_msg=name)
+    written = (tmp_path / "coffee.npz").stat().st_mtime_ns
+    capsys.readouterr()
+    assert look(*command, "--features=pooled") == 0
+    assert "2 of 2 photos are done already" in capsys.readouterr().err
+    assert (tmp_path / "coffee.npz").stat().st_mtime_ns == written
+    plain = loaded.predict(photos[0])["depth"]["depth"]  # what is asked for besides does not change the answers
+    assert about["predictions"] and json.loads((tmp_path / "coffee.json").read_text())["predictions"]["depth"][
+        "max"
+    ] == pytest.approx(float(plain.max()), rel=1e-3)
+
+
+def test_options_change_what_is_found_and_an_empty_answer_is_said(model: Path, tmp_path: Path, capsys):
+    photo, detection = PHOTOS / "coffee.png", "--tasks.detection"
+    command = (f"--model={model}", f"--out={tmp_path}", photo)
+
+    def boxes(*options: str) -> int:
+        assert look(*command, *options) == 0
+        return len(json.loads((tmp_path / "coffee.json").read_text())["predictions"]["detection"]["boxes"])
+
+    most = [f"{detection}.score_threshold=0", f"{detection}.min_score=0"]
+    assert boxes(*most, f"{detection}.max_detections=3", "--tasks.classification.top_k=2") == 3
+    told = json.loads((tmp_path / "coffee.json").read_text())
+    assert len(told["predictions"]["classification"]) == 2 and told["options"]["detection"]["max_detections"] == 3
+    assert boxes(*most) > 3
+    capsys.readouterr()
+    assert boxes(f"{detection}.score_threshold=1") == 0
+    said = capsys.readouterr().err
+    assert "detection found nothing on 1 of 1 photo" in said and f"{detection}.score_threshold" in said
+    for wrong, named in (
+        ("--tasks.detektion.score_threshold=0", "no task 'detektion'"),
+        ("--tasks.detection.score=0", "no option 'score'"),
+        ("--tasks.detection=0", "--tasks.detection=0 is unknown"),
+        ("--levels=c6", "level 'c6'"),
+        ("--map=png", "--map=png is unknown"),
+    ):
+        assert look(f"--model={model}", f"--out={tmp_path / 'none'}", photo, wrong) == 2
+        assert named in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("suffix", ["png", "npy"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import cv2
 import jax
@@ -17,7 +18,7 @@ from must_jax.engine.mesh import make_mesh
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import digest, init_state
 from must_jax.errors import UserError
-from must_jax.models.api import build_model
+from must_jax.models.api import STRIDES, build_model
 from must_jax.tasks import build_task
 
 SIZE = 32
@@ -168,6 +169,61 @@ def test_boxes_are_only_those_that_were_found(model, photo):
     assert empty.tasks["detection"].describe(label) == {"boxes": []}
 
 
+def test_features_of_an_image_do_not_depend_on_the_others(run, photo):
+    model = trained.load(run, mesh=make_mesh(2))
+    photos = [np.roll(photo, 9 * shift, 1)[: 64 - 7 * shift] for shift in range(5)]
+    many = model.features((each for each in photos), levels=list(STRIDES), batch_size=3)
+    for row, image in enumerate(photos):
+        for name, values in model.features([image], levels=list(STRIDES)).items():
+            np.testing.assert_allclose(many[name][row], values[0], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert {level: many[level].shape[:3] for level in STRIDES} == {
+        level: (5, *[math.ceil(SIZE / stride)] * 2) for level, stride in STRIDES.items()
+    }
+    assert many["c2"].shape[3] == 8 and many["p7"].shape[3] == CONFIG.model.pyramid_channels
+    np.testing.assert_allclose(many["content"], [[round(len(each) / 3) / SIZE, 1] for each in photos])
+    assert all(values.dtype == np.float32 for values in many.values())
+
+
+def test_pooled_features_are_means_over_the_image_alone(model, photo):
+    """21 of 32 rows: of stage c2, five cells and a quarter; of the other levels, parts of few cells."""
+    maps, means = (
+        model.features([photo, photo[:, :64]], list(STRIDES)),
+        model.features([photo, photo[:, :64]], list(STRIDES), True),
+    )
+    assert set(means) == set(STRIDES)
+    weights = np.array([1, 1, 1, 1, 1, 0.25, 0, 0])[:, None, None] / 5.25 / 8
+    np.testing.assert_allclose(means["c2"][0], (maps["c2"][0] * weights).sum((0, 1)), rtol=1e-4, atol=1e-6)
+    for level in ("c2", "c3", "c5", "p3"):  # of the square one, whose levels reach its border exactly
+        np.testing.assert_allclose(means[level][1], maps[level][1].mean((0, 1)), rtol=1e-4, atol=1e-6, err_msg=level)
+    np.testing.assert_allclose(means["p7"], maps["p7"][:, 0, 0], rtol=1e-5)
+
+
+def test_features_of_no_image_and_of_no_level(model, photo):
+    assert {name: values.shape for name, values in model.features([], "c3").items()} == {
+        "c3": (0, 4, 4, 16),
+        "content": (0, 2),
+    }
+    for levels, named in ((["c1"], "level 'c1'"), ([], "no level.* c2, c3")):
+        with pytest.raises(UserError, match=named):
+            model.features([photo], levels)
+
+
+def test_options_of_tasks_can_be_changed(model, photo):
+    """Without a copy of the weights, and with the checks of a config."""
+    some = model.with_options({"detection": {"score_threshold": 1.0}, "segmentation": {"confidence_threshold": 1.0}})
+    labels = some.predict(photo)
+    assert len(labels["detection"]["scores"]) == 0 < len(model.predict(photo)["detection"]["scores"])
+    assert np.all(labels["segmentation"]["ids"] == 255) and some.variables is model.variables
+    for options, named in (
+        ({"detektion": {}}, "no task 'detektion'.*'detection'"),
+        ({"detection": {"threshold": 0.1}}, "no option 'threshold'.*'score_threshold'"),
+        ({"detection": {"score_threshold": 2}}, "option score_threshold"),
+        ({"depth": {"kind": "relative"}}, r"tasks\.depth would turn"),
+    ):
+        with pytest.raises(UserError, match=named):
+            model.with_options(options)
+
+
 def test_a_batch_of_any_size_on_any_mesh(run, model, photo, leaves):
     images = np.stack([np.roll(cv2.resize(photo, (SIZE, SIZE)), shift, 0) for shift in range(3)])
     one, two = model.predict_batch(images), trained.load(run, mesh=make_mesh(2)).predict_batch(images)
@@ -229,14 +285,14 @@ RGB = np.zeros((9, 13, 3), np.uint8)
         (RGB[None], "u8[height, width, 3] RGB, but this array is uint8[1, 9, 13, 3]"),
     ],
 )
-def test_other_arrays_are_refused_with_the_conversion(run, array, advice):
+def test_other_arrays_are_refused_with_the_conversion(model, array, advice):
     with pytest.raises(UserError) as error:
-        must_jax.load(run).predict(array)
+        model.predict(array)
     assert advice in str(error.value) and str(list(array.shape)) in str(error.value)
 
 
-def test_bytes_of_any_type_are_decoded_and_other_objects_are_refused(run):
-    loaded, data = must_jax.load(run), cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
+def test_bytes_of_any_type_are_decoded_and_other_objects_are_refused(run, model):
+    loaded, data = model, cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
     whole = loaded.predict(data)
     for same in (bytearray(data), memoryview(data)):
         jax.tree.map(np.testing.assert_array_equal, loaded.predict(same), whole)
@@ -248,13 +304,21 @@ def test_bytes_of_any_type_are_decoded_and_other_objects_are_refused(run):
         (RGB[..., :1], r"for grey values pass np\.repeat\(array, 3, -1\)"),
         ("a" * 5000, "there is no image a{300}; check its path"),
         ("a\0b", "there is no image"),
+        (run, f"{run} is a folder, not an image"),
+        (run / "model.json", "model.json: an image cannot be read"),
+        ([RGB, RGB], "a list of 2 images; .* `predict_many`"),
+        (np.stack([RGB, RGB]), r"uint8\[2, 9, 13, 3\]; for several images .* `predict_many`"),
     ):
         with pytest.raises(UserError, match=sentence):
             loaded.predict(other)
+    for one in (data, "photo.jpg", run / "photo.jpg", RGB, Image.fromarray(RGB), None):
+        for method in (loaded.predict_many, loaded.features):
+            with pytest.raises(UserError, match=r"for a single image pass \[image\]"):
+                method(one)
+    assert not list(loaded.predict_many([])) and len(list(loaded.predict_many(np.stack([RGB, RGB]), 1))) == 2
 
 
-def test_other_batches_are_refused(run):
-    loaded = must_jax.load(run)
+def test_other_batches_are_refused(model):
     for batch, message in (
         (np.zeros((2, SIZE, SIZE, 3), np.float32), "pass np.uint8"),
         (np.zeros((SIZE, SIZE, 3), np.uint8), "images are u8"),
@@ -263,4 +327,4 @@ def test_other_batches_are_refused(run):
         ([[0]], "this is a list; convert it with np.asarray"),
     ):
         with pytest.raises(UserError, match=message):
-            loaded.predict_batch(batch)
+            model.predict_batch(batch)

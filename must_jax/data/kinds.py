@@ -74,6 +74,16 @@ def objects(boxes: Mapping[str, np.ndarray]) -> np.ndarray:
     return (boxes["valid"] > 0) & (boxes["ignore"] == 0)
 
 
+def is_empty(kind: LabelKind, label: Mapping[str, np.ndarray]) -> bool:
+    """Whether a label says nothing, because nothing was found or sure enough: no box, no pixel with a class."""
+    match kind:
+        case BoxesLabel():
+            return not objects(label).any()
+        case MapLabel(content="ids"):
+            return bool(np.all(label[kind.field] == kind.ignore_id))
+    return False
+
+
 def without_empty_slots(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The label as it is, but boxes without the rows that only fill slots."""
     if not isinstance(kind, BoxesLabel):

@@ -6,7 +6,7 @@ variables = {"params": {"backbone", "fpn", "heads": {task: ...}}, "stats": the s
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.config import ModelConfig
-from must_jax.errors import UserError
+from must_jax.errors import UserError, nearest
+from must_jax.models import fpn
 from must_jax.models.fpn import FPN, fuse
 from must_jax.models.layers import KEPT
 from must_jax.models.resnet import ResNet
@@ -26,6 +27,9 @@ Features = dict[str, jax.Array]
 Outputs = dict[str, dict[str, jax.Array]]
 
 SIZE_MULTIPLE = 32  # stride of C5
+# Pixels of the input per cell: of the backbone's stages, then of the pyramid's levels.
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32, **dict(zip(fpn.LEVELS, fpn.STRIDES, strict=True))}
+OF_HEADS = ("c5", *fpn.LEVELS)  # the levels that heads read
 IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet's RGB values, 0..255
 IMAGE_STD = (58.395, 57.12, 57.375)
 
@@ -67,10 +71,10 @@ class Model:
         outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**trunk_stats, "heads": head_stats}
 
-    def features(self, variables: Variables, images: jax.Array) -> Features:
-        """What `apply_heads` needs, in inference mode: f32 {"c5": [B, h, w, C], "p3" ... "p7": [B, h, w, P]}."""
+    def features(self, variables: Variables, images: jax.Array, levels: Iterable[str] = OF_HEADS) -> Features:
+        """These levels of `STRIDES` in inference mode, f32[B, h, w, C] each; by default what `apply_heads` needs."""
         features, _ = self._trunk(variables, images, train=False)
-        return {name: x.astype(jnp.float32) for name, x in features.items()}
+        return {level: features[level].astype(jnp.float32) for level in levels}
 
     def statistics(self, variables: Variables, images: jax.Array) -> Variables:
         """Means and variances of this batch at every norm of the trunk, in train mode: {"backbone", "fpn"}."""
@@ -90,16 +94,46 @@ class Model:
         params, stats = variables["params"], variables["stats"]
         stages, backbone_stats = _run(self.backbone, params["backbone"], stats["backbone"], x, train)
         pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train, "fpn" in self.remat)
-        return {"c5": stages["c5"], **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
+        return {**stages, **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
 
     def _heads(self, variables: Variables, features: Features, train: bool) -> tuple[Outputs, Variables]:
-        features = {name: x.astype(self.dtype) for name, x in features.items()}
+        features = {level: features[level].astype(self.dtype) for level in OF_HEADS}
         features["fused"] = fuse(features, image_size=features["c5"].shape[1] * SIZE_MULTIPLE)
         outputs, new_stats = {}, {}
         for task, head in self.heads.items():
             params, stats = variables["params"]["heads"][task], variables["stats"]["heads"][task]
             outputs[task], new_stats[task] = _run(head, params, stats, features, train, "heads" in self.remat)
         return outputs, new_stats
+
+
+def check_levels(levels: Collection[str]) -> None:
+    """Raises UserError for no level at all, or one that no model has."""
+    if not levels:
+        raise UserError(f"no level of features is named; {nearest('', STRIDES)}")
+    for level in levels:
+        if level not in STRIDES:
+            raise UserError(f"there is no level '{level}' of features; {nearest(level, STRIDES)}")
+
+
+def pool(features: Features, content: jax.Array, image_size: int) -> Features:
+    """Means over the part of each map that its image covers: {level: f32[B, h, w, C]} -> {level: f32[B, C]}.
+
+    Args:
+      content: f32[B, 2], the shares of the input's rows and columns that are image, from the top left. A cell that the
+        image covers in part counts in part.
+      image_size: the input's side in pixels.
+    """
+
+    def mean(level: str, maps: jax.Array) -> jax.Array:
+        covered = content * (image_size / STRIDES[level])  # in cells
+        rows, columns = (
+            jnp.clip(covered[:, axis, None] - jnp.arange(cells, dtype=jnp.float32)[None], 0, 1)
+            for axis, cells in enumerate(maps.shape[1:3])
+        )
+        weighted = maps * rows[:, :, None, None] * columns[:, None, :, None]
+        return weighted.sum((1, 2)) / jnp.prod(covered, 1)[:, None]
+
+    return {level: mean(level, maps) for level, maps in features.items()}
 
 
 def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Collection[str] = ()) -> Model:

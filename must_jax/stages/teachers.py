@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import must_jax
 from must_jax import trained
@@ -25,7 +24,6 @@ from must_jax.progress import say
 from must_jax.stages import gate, inputs
 from must_jax.stages.finished import NO_RULE
 from must_jax.stages.labelling import Column, Teacher
-from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
@@ -43,7 +41,8 @@ def load(config: LabelConfig) -> dict[str, Trained]:
         name = Path(path).resolve().name
         if name in models:
             raise UserError(f"two teachers are called '{name}', which names their columns; rename the folder of one")
-        models[name] = _with_rules(_able(trained.load(path, mesh)), config.tasks)
+        model = _able(trained.load(path, mesh))
+        models[name] = model.with_options({task: config.tasks[task] for task in config.tasks if task in model.tasks})
     known = {task for model in models.values() for task in model.tasks}
     for key, names in (("tasks sets options of", config.tasks), ("accept_failed names", config.accept_failed)):
         for name in names:
@@ -92,19 +91,6 @@ def _able(model: Trained) -> Trained:
         )
     if model.untrained:
         say(f"{model.workdir} does not label {', '.join(model.untrained)}: it has never learnt that")
-    return dataclasses.replace(model, tasks=tasks)
-
-
-def _with_rules(model: Trained, overrides: Mapping[str, Mapping[str, Any]]) -> Trained:
-    tasks = {}
-    for name, task in model.tasks.items():
-        options = {**task.model_dump(exclude={"classes"}), **overrides.get(name, {})}
-        tasks[name] = build_task(name, task.classes, options)
-        if tasks[name].model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
-            raise UserError(
-                f"config.tasks.{name} would turn the labels of {model.workdir} from {task.label} into "
-                f"{tasks[name].label}; a teacher's labels are of the kind it was trained on, so only set thresholds"
-            )
     return dataclasses.replace(model, tasks=tasks)
 
 

@@ -95,6 +95,7 @@ class Task(pydantic.BaseModel, abc.ABC):
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
     errors: ClassVar[frozenset[str]] = frozenset()  # metrics of which less is better
     has_classes: ClassVar[bool] = False
+    threshold: ClassVar[str] = ""  # the option below which the rule leaves things out of a pseudo label
     counted: ClassVar[str] = ""  # the map in its predictions, if it has one: the devices measure it (`tasks/maps.py`)
 
     classes: tuple[str, ...] = ()
@@ -122,7 +123,7 @@ class Task(pydantic.BaseModel, abc.ABC):
     @property
     def min_confidence(self) -> float:
         """The confidence, 0..1, below which the rule leaves things out of a pseudo label."""
-        return 0.0
+        return float(getattr(self, self.threshold)) if self.threshold else 0.0
 
     @abc.abstractmethod
     def head(self, model: ModelConfig) -> nn.Module:

@@ -64,7 +64,8 @@ class Classification(Task):
         return drawing.bars(drawing.canvas(image), list(self._top(label, 3).items()), rows=min(3, len(self.classes)))
 
     def describe(self, label: NumpyArrays) -> dict[str, Any]:
-        return {name: round(probability, 3) for name, probability in self._top(label, 5).items()}
+        """The `top_k` most likely classes, by default five, with their probabilities."""
+        return {name: round(probability, 3) for name, probability in self._top(label, self.top_k or 5).items()}
 
     def _top(self, label: NumpyArrays, count: int) -> dict[str, float]:
         order = np.argsort(-label["probs"], kind="stable")[:count]

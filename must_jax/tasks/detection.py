@@ -39,9 +39,10 @@ class Detection(Task):
     name: ClassVar[str] = "detection"
     metric: ClassVar[str] = "ap50"
     has_classes: ClassVar[bool] = True
+    threshold: ClassVar[str] = "score_threshold"
 
     score_threshold: _Share = 0.5
-    """A pseudo label keeps boxes with at least this score."""
+    """A pseudo label keeps boxes with at least this score; below `min_score` there are none."""
     max_detections: MaxBoxes = 100
     """The most boxes predicted per image; COCO's measures look at 100."""
     nms_iou: _Share = 0.5
@@ -60,10 +61,6 @@ class Detection(Task):
     @property
     def answer(self) -> BoxesLabel:
         return BoxesLabel(self.max_detections)
-
-    @property
-    def min_confidence(self) -> float:
-        return self.score_threshold
 
     def head(self, model: ModelConfig) -> nn.Module:
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)

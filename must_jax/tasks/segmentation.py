@@ -32,6 +32,7 @@ class Segmentation(MapTask):
     metric: ClassVar[str] = "miou"
     has_classes: ClassVar[bool] = True
     counted: ClassVar[str] = "probs"
+    threshold: ClassVar[str] = "confidence_threshold"
 
     classes: Annotated[tuple[str, ...], Field(max_length=WIDE_IGNORE_ID)] = ()
     """Class names in the order of their indices."""
@@ -44,10 +45,6 @@ class Segmentation(MapTask):
     @property
     def label(self) -> MapLabel:
         return MapLabel("ids", "ids", confidence=self.keep_confidence, wide=len(self.classes) > IGNORE_ID)
-
-    @property
-    def min_confidence(self) -> float:
-        return self.confidence_threshold
 
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(len(self.classes), model)

@@ -16,9 +16,10 @@ import pytest
 from must_jax.config import AugmentConfig, InputConfig, ModelConfig, SourceConfig, TransferConfig
 from must_jax.engine import skipped
 from must_jax.engine.mesh import make_mesh
-from must_jax.models.api import build_model
+from must_jax.models.api import OF_HEADS, build_model
 from must_jax.stages import inputs, transfer
 from must_jax.stages.transfer import TRUNK, Downstream, Training, Transfer, Trunk
+from must_jax.trained import Trained
 
 MODEL = ModelConfig(backbone="resnet18", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
 
@@ -60,12 +61,18 @@ def test_every_parameter_of_a_random_trunk_changes_the_features(frozen: Transfer
     """
     model, images = build_model(MODEL, {}), jnp.asarray(images_of(frozen, 0, batches=24))
 
-    def share(trunk: Any) -> float:
-        def loss(params: Any) -> jax.Array:
-            features = model.features({"params": params, "stats": trunk["stats"]}, images)
-            return sum(jnp.sum(x * jax.random.normal(jax.random.key(0), x.shape)) for x in features.values())
+    shapes, rng = jax.eval_shape(model.features, frozen._fresh(0), images), np.random.default_rng(0)
+    weights = {name: rng.normal(size=x.shape).astype(np.float32) for name, x in shapes.items()}
 
-        leaves = jax.tree.leaves(jax.jit(jax.grad(loss))({part: trunk["params"][part] for part in TRUNK})["backbone"])
+    @jax.jit  # once, and without constants to fold
+    @jax.grad
+    def gradient(params: Any, stats: Any, images: jax.Array, weights: Any) -> jax.Array:
+        features = model.features({"params": params, "stats": stats}, images)
+        return sum(jnp.sum(x * weights[name]) for name, x in features.items())
+
+    def share(trunk: Any) -> float:
+        params = {part: trunk["params"][part] for part in TRUNK}
+        leaves = jax.tree.leaves(gradient(params, trunk["stats"], images, weights)["backbone"])
         return sum(int((leaf != 0).sum()) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
     assert share(frozen._random_trunk(0)) > 0.999
@@ -97,6 +104,17 @@ def test_each_seed_has_images_of_its_own_also_from_a_trained_trunk(frozen: Trans
     assert not np.allclose(*map(np.sort, pools))  # whatever their order
     held_out = [trained.examples("test", seed) for seed in (0, 1)]
     assert held_out[0] is held_out[1]  # computed once
+
+
+def test_frozen_heads_learn_from_what_a_model_says_are_its_features(frozen: Transfer) -> None:
+    """From the bytes of the images on: decoded, fitted, in batches."""
+    variables, images = frozen._random_trunk(5), frozen._downstream.sources["test"].images
+    model = Trained(Path(), build_model(MODEL, {}), variables, MODEL, {}, 64, {}, {}, "")
+    features = model.features((images.record(i)["image"] for i in range(len(images))), OF_HEADS, batch_size=5)
+    seen = frozen.start(variables).examples("test", 0)
+    for level in OF_HEADS:
+        learnt_from = np.concatenate([batch["features"][level] for batch in seen])[: len(images)]
+        np.testing.assert_allclose(features[level], learnt_from, rtol=1e-4, atol=1e-5, err_msg=level)
 
 
 def test_how_much_is_read_ahead_is_chosen(frozen: Transfer, monkeypatch: pytest.MonkeyPatch) -> None:
