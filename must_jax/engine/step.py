@@ -149,7 +149,7 @@ def make_side_by_side_step(
     weights: Mapping[str, float],
     optimizer: Optimizer,
     mesh: Mesh,
-) -> TrainStep:
+) -> jax.stages.Wrapped:
     """Like `make_train_step`, but of as many trainings as the mesh has devices, each of them on its own device.
 
     State, batch, schedule and averages have one more leading axis, with one entry for each training. Each device

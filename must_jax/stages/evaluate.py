@@ -10,8 +10,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from jax.sharding import Mesh
 
@@ -157,7 +158,7 @@ def _measure(
     config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
     """All results; each process measures its share, and the first process then has all of them."""
-    trunk, room = Trunk.of(build_model(config.model, {})), Room(config.feature_bytes, workdir)
+    trunk, room = Trunk.of(build_model(config.model, {}), config.image_size), Room(config.feature_bytes, workdir)
     cells = [
         (number, transfer, downstream, init)
         for number, transfer in enumerate(config.transfers)
@@ -168,20 +169,19 @@ def _measure(
     def rows_of(cells: Sequence[tuple[int, TransferConfig, Downstream, str]]) -> list[Row]:
         runs, rows = Runs(workdir), []
         total = sum(len(transfer.learning_rates) + len(transfer.seeds) - 1 for _, transfer, _, _ in cells)
-        with Progress(f"evaluating {workdir.name}", total, "runs") as progress:
-            for _, of_set in itertools.groupby(cells, key=lambda cell: (cell[0], cell[2].name)):
-                group = list(of_set)
+        groups = [list(of_set) for _, of_set in itertools.groupby(cells, key=lambda cell: (cell[0], cell[2].name))]
+        makers = [functools.partial(Transfer, group[0][1], group[0][2], trunk, mesh, room) for group in groups]
+        with Progress(f"evaluating {workdir.name}", total, "runs") as progress, _Programs(makers) as programs:
+            for which, group in enumerate(groups):
                 number, transfer, downstream, _ = group[0]
-                # Compiled, and features computed, only once a run of it is missing.
-                program = functools.cache(functools.partial(Transfer, transfer, downstream, trunk, mesh, room))
                 data = _digest(downstream)
                 name = f"{number}/{transfer.mode}/{downstream.name} {data}/rules {RULES}"
                 inits = [init for *_, init in group]
                 for at in range(0, len(inits), mesh.size):  # few enough for their features
                     some = {init: starts[init] for init in inits[at : at + mesh.size]}
+                    program = functools.partial(programs.of, which)
                     rows += _OfSet(name, transfer, downstream, some, program, runs, progress).rows()
-                del program
-                gc.collect()  # its features, which refer to what made them
+                programs.release(which)
         return rows
 
     rows = rows_of(cells[distributed.position() :: distributed.processes()])
@@ -189,6 +189,31 @@ def _measure(
         distributed.wait("measured")
         rows = rows_of(cells) if distributed.is_first() else []
     return rows
+
+
+class _Programs:
+    """The programs of each set, made once a training needs them, and compiled while the set before it trains."""
+
+    def __init__(self, makers: Sequence[Callable[[], Transfer]]) -> None:
+        self._makers, self._made = makers, dict[int, Transfer]()
+        self._compiler = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._compiler.shutdown(cancel_futures=True)
+
+    def of(self, number: int) -> Transfer:
+        for each in range(number, min(number + 2, len(self._makers))):
+            if each not in self._made:
+                self._made[each] = self._makers[each]().compile(self._compiler)
+        return self._made[number]
+
+    def release(self, number: int) -> None:
+        """Also what its trainings have kept, features of images above all."""
+        self._made.pop(number, None)
+        gc.collect()  # some of it refers to what made it
 
 
 class _Job(NamedTuple):

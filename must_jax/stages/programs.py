@@ -113,25 +113,11 @@ def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator
 def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task: Task, mesh: Mesh) -> Iterator[Step]:
     model = build_model(config.model, {task.name: task.head(config.model)})
     downstream = Downstream(name, task, model, config.image_size, {}, config.input)
-    programs = Transfer(transfer, downstream, Trunk.of(model), mesh)
-    variables = model.shapes(config.image_size)
-    blank = batch_like({task.name: task.label}, image_size=config.image_size, batch_size=transfer.batch_size)
-    batch: dict[str, Any] = _shapes(blank)
-    if transfer.mode == "frozen":
-        features = jax.eval_shape(model.features, variables, batch["image"])
-        batch = {"features": features, "labels": batch["labels"]}
-        variables = {kind: {"heads": parts["heads"]} for kind, parts in variables.items()}
-    state = _state(variables, programs.optimizer, transfer.optimizer.ema_decay > 0, mesh)
-    about, together = f"{transfer.mode} {name}", programs.side_by_side
-    side_by_side = _side_by_side((state, batch, _schedule()), together)
-    yield Step(f"train {about}", programs.step, side_by_side, together * transfer.batch_size)
-    inputs = {key: value for key, value in batch.items() if key not in HOST}
-    yield Step(f"evaluate {about}", programs.predict, (variables, inputs), transfer.batch_size)
-
-
-def _side_by_side(arguments: Any, trainings: int) -> Any:
-    """The same for so many trainings, with one more leading axis."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((trainings, *x.shape), x.dtype), arguments)
+    programs = Transfer(transfer, downstream, Trunk.of(model, config.image_size), mesh)
+    step, predict = programs.shapes()
+    about, images = f"{transfer.mode} {name}", transfer.batch_size
+    yield Step(f"train {about}", programs.step, step, programs.side_by_side * images)
+    yield Step(f"evaluate {about}", programs.predict, predict, images)
 
 
 def check_batch(what: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:

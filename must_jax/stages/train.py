@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -251,6 +252,10 @@ def _train(
             mesh,
             config.input,
         )
+
+        compiler = ThreadPoolExecutor(1)  # beside the compilation of the update
+        stack.callback(compiler.shutdown, cancel_futures=True)
+        held_out.compile(compiler)
 
         def measure(done: int, state: State) -> dict[str, float]:
             metrics = held_out.measure(everywhere(mesh, trained_variables(state)))

@@ -6,8 +6,9 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ from jax.sharding import Mesh
 
 from must_jax.config import InputConfig, TransferConfig
 from must_jax.data.kept import KeptBatches, Room
-from must_jax.data.pipeline import Source, TruthReader, eval_batches, train_batches
+from must_jax.data.pipeline import Source, TruthReader, batch_like, eval_batches, train_batches
+from must_jax.engine.compiling import compiled
 from must_jax.engine.evaluate import Evaluation, evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put, put_batch, put_replicated
@@ -23,7 +25,15 @@ from must_jax.engine.mesh import split as split_over
 from must_jax.engine.optimizers import build_optimizer, schedule
 from must_jax.engine.skipped import Diverged, SkippedSideBySide
 from must_jax.engine.state import State, Variables, trained_variables
-from must_jax.engine.step import HOST, Batch, make_predict_step, make_side_by_side_step
+from must_jax.engine.step import (
+    HOST,
+    SCHEDULE,
+    Batch,
+    PredictStep,
+    TrainStep,
+    make_predict_step,
+    make_side_by_side_step,
+)
 from must_jax.models.api import Features, Model, transfer
 from must_jax.stages.inputs import Unreadable, lengths
 from must_jax.tasks.base import Task
@@ -36,14 +46,23 @@ TRUNK = ("backbone", "fpn")
 
 
 class Trunk(NamedTuple):
-    """`Model.features` and `Model.statistics`, compiled; all downstream sets share them."""
+    """`Model.features` and `Model.statistics`, compiled; all downstream sets share them.
+
+    Attributes:
+      drawn: seed -> the variables of a random trunk in which all blocks contribute.
+    """
 
     features: Callable[[Variables, jax.Array], Features]
     statistics: Callable[[Variables, jax.Array], Variables]
+    drawn: Callable[[int], Variables]
 
     @classmethod
-    def of(cls, model: Model) -> Trunk:
-        return cls(jax.jit(model.features), jax.jit(model.statistics))
+    def of(cls, model: Model, image_size: int) -> Trunk:
+        @functools.cache
+        def drawn(seed: int) -> Variables:
+            return _parts(model.init(jax.random.key(seed), image_size, identity_blocks=False), TRUNK)
+
+        return cls(jax.jit(model.features), jax.jit(model.statistics), drawn)
 
 
 @dataclass(frozen=True)
@@ -117,6 +136,8 @@ class Transfer:
         self.step = make_side_by_side_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
         self._fresh_optimizer = jax.jit(self.optimizer.init)
         self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
+        self._step: TrainStep = self.step
+        self._predict: PredictStep = self.predict
         self._unreadable = {split: Unreadable(lengths([source])) for split, source in downstream.sources.items()}
         self._truth = {
             split: TruthReader(source, self._tasks, self._unreadable[split].add)
@@ -128,6 +149,35 @@ class Transfer:
         self._init = functools.cache(self._fresh)
         # Those of the starting points that train side by side.
         self._pools, self._held_out = Latest(self.side_by_side), Latest(len(MEASURED) * self.side_by_side)
+
+    def shapes(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The arguments of `step` and those of `predict`, as `jax.ShapeDtypeStruct`s."""
+        task, model, size = self._downstream.task, self._downstream.model, self._downstream.image_size
+        like = batch_like({task.name: task.label}, image_size=size, batch_size=self._config.batch_size)
+        variables, batch = model.shapes(size), jax.tree.map(_shape, like)
+        if self._config.mode == "frozen":
+            features = jax.eval_shape(model.features, variables, batch["image"])
+            batch = {"features": features, "labels": batch["labels"]}
+            variables = _parts(variables, ("heads",))
+        state = {
+            **variables,
+            "opt_state": jax.eval_shape(self.optimizer.init, variables["params"]),
+            "ema": dict(variables) if self._config.optimizer.ema_decay > 0 else {},
+        }
+        rates = {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
+        together = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((self.side_by_side, *x.shape), x.dtype), (state, batch, rates)
+        )
+        return together, (variables, {key: value for key, value in batch.items() if key not in HOST})
+
+    def compile(self, compiler: Executor) -> Self:
+        """Lets `compiler` begin with what the first trainings need: both programs, and each seed's variables."""
+        step, predict = self.shapes()
+        self._step = compiled(compiler, self.step, step)
+        self._predict = compiled(compiler, self.predict, predict)
+        for seed in self._config.seeds:
+            compiler.submit(self._init, seed)
+        return self
 
     def start(self, trained: Variables | None) -> Start:
         """A starting point with the backbone and pyramid of `trained`; None = random ones."""
@@ -144,7 +194,7 @@ class Transfer:
         streams = {_stream(training): training.start.train(training.seed) for training in trainings}
         try:
             state = fit(
-                self.step,
+                self._step,
                 put(_stacked([self._state(training) for training in each]), split_over(self._mesh)),
                 _side_by_side(streams, [_stream(training) for training in each]),
                 self._config.optimizer,
@@ -170,7 +220,7 @@ class Transfer:
         size = self._downstream.image_size
         examples = outcome.training.start.examples(split, outcome.training.seed)
         variables = put_replicated(self._mesh, outcome.variables)
-        return evaluate(self.predict, variables, examples, self._truth[split], self._tasks, size, self._mesh)
+        return evaluate(self._predict, variables, examples, self._truth[split], self._tasks, size, self._mesh)
 
     def _state(self, training: Training) -> State:
         """Before the first update, as NumPy arrays."""
@@ -238,16 +288,15 @@ class Transfer:
         As initialised for training, a random trunk would effectively be only its stem with shortcuts. Without
         statistics of its own, activations would explode or vanish with depth.
         """
-        fresh = _parts(self._fresh(seed, identity_blocks=False), TRUNK)
+        fresh = self._trunk.drawn(seed)
         placed, stats = put_replicated(self._mesh, fresh), []
         for batch in itertools.islice(self._train_batches(seed), CALIBRATION):
             stats.append(jax.device_get(self._trunk.statistics(placed, put_batch(self._mesh, batch["image"]))))
         mean = jax.tree.map(lambda *each: np.mean(each, 0, dtype=np.float32), *stats)
         return {"params": fresh["params"], "stats": mean}
 
-    def _fresh(self, seed: int, *, identity_blocks: bool = True) -> Variables:
-        model, size = self._downstream.model, self._downstream.image_size
-        return model.init(jax.random.key(seed), size, identity_blocks=identity_blocks)
+    def _fresh(self, seed: int) -> Variables:
+        return self._downstream.model.init(jax.random.key(seed), self._downstream.image_size)
 
     def _read_train(self, seed: int, start_step: int) -> Iterator[Batch]:
         batches = train_batches(
@@ -278,6 +327,10 @@ class Transfer:
 
 def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
     return {kind: {part: tree[part] for part in parts} for kind, tree in variables.items()}
+
+
+def _shape(array: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _stream(training: Training) -> tuple[Any, int]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import InputConfig, TrainConfig, ValidationConfig
 from must_jax.data.pipeline import Source, TruthReader, eval_batches
+from must_jax.engine.compiling import compiled
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.state import Variables
 from must_jax.engine.step import PredictStep, make_predict_step
@@ -110,14 +113,22 @@ class Validation:
 
     def __post_init__(self) -> None:
         forward = trained.image_forward(self.model)
-        self._predict: dict[tuple[str, ...], PredictStep] = {}
+        self._programs: dict[tuple[str, ...], jax.stages.Wrapped] = {}
         self._readers = []
         for held in self.held_out:
             measured = {name: self.tasks[name] for name in held.ends}
-            if (names := tuple(measured)) not in self._predict:
-                self._predict[names] = make_predict_step(forward, measured, self.image_size, self.mesh)
+            if (names := tuple(measured)) not in self._programs:
+                self._programs[names] = make_predict_step(forward, measured, self.image_size, self.mesh)
             unread = inputs.Unreadable(inputs.lengths([held.source]))
             self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
+        self._predict: dict[tuple[str, ...], PredictStep] = {**self._programs}
+
+    def compile(self, compiler: Executor) -> None:
+        """Lets `compiler` begin with the programs, which the first validation needs."""
+        size = self.image_size
+        images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)
+        for names, predict in self._programs.items():
+            self._predict[names] = compiled(compiler, predict, (self.model.shapes(size), {"image": images}))
 
     def measure(self, variables: Variables) -> dict[str, float]:
         """Measures variables that all devices hold.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def frozen(data_dir: Path) -> Transfer:
     return Transfer(
         config,
         Downstream("range", task, model, 64, sources, InputConfig()),
-        Trunk.of(build_model(MODEL, {})),
+        Trunk.of(build_model(MODEL, {}), 64),
         make_mesh(1),
     )
 
@@ -175,3 +176,17 @@ def test_trainings_side_by_side_are_what_each_is_alone(frozen: Transfer, monkeyp
     for alone, beside in zip(each[1], each[4], strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), alone[1], beside[1])
     assert [outcome.variables is None for outcome in each[4]] == [False, False, True]
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_what_a_thread_has_compiled_trains_and_measures_the_same(mode: str, frozen: Transfer) -> None:
+    config = frozen._config.model_copy(update={"mode": mode})
+    now, before = (Transfer(config, frozen._downstream, frozen._trunk, make_mesh(2)) for _ in range(2))
+    with ThreadPoolExecutor(1) as compiler:
+        before.compile(compiler)
+    made = []
+    for program in (now, before):
+        outcome = program.train([Training(program.start(frozen._random_trunk(5)), 0, 0.1)])[0]
+        made.append((outcome.variables, program.measure(outcome, "test").metrics))
+    jax.tree.map(np.testing.assert_array_equal, *made)
+    assert [program._cache_size() for program in (now.step, now.predict, before.step, before.predict)] == [1, 1, 0, 0]

@@ -27,7 +27,7 @@ from must_jax.progress import Progress
 
 VERSION = "1.0.0"  # names the folder: raise it whenever what is rendered changes, or old images are read as new
 _CHUNK = 32  # images a worker renders at a time
-_POOL_FROM = 1500  # images of a split; below that, starting processes costs more than it saves
+_POOL_FROM = 200  # images of a split; below that, starting processes costs more than it saves
 _MAX_WORKERS = 8  # so many render faster than one process writes
 
 
@@ -132,8 +132,9 @@ def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[st
     if count < _POOL_FROM:
         yield from map(encode, chunks)
         return
-    # Spawned, because a fork of a process in which JAX runs threads may hang.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from this process, in which JAX runs threads, but from one that has loaded this module once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     resource_tracker.ensure_running()  # this unblocks signals when it starts
     with ProcessPoolExecutor(min(cores(), _MAX_WORKERS), context, _start_worker) as pool:
         try:
