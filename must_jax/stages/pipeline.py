@@ -218,10 +218,10 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
         why = _KEY.sub(f"config.stages.{name}.", why)
         say(f"{name} is repeated: {why}" + (f"; what it had made is now in {aside}" if aside else ""))
         write_json(workdir / TIMES_FILE, {other: spent for other, spent in times(workdir).items() if other != name})
-    renewal.record(stage, folder)
     _note_failure(workdir, name, "")
     try:
         with _timed(name, workdir):
+            renewal.record(stage, folder)  # which renders `scenes`
             STAGES[stage.stage](stage, folder)
             if isinstance(stage, PrepareConfig):  # which writes only to the data folder
                 claim(folder, stage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,21 +59,34 @@ class Coco:
 def _average_precision(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     """f64[classes, 2] of boxes, [n, 8] each, of the classes that occur in them, all of which have an object."""
     images = np.union1d(truth[:, _IMAGE], found[:, _IMAGE])
-    real = COCO(
-        {
-            "images": [{"id": int(image)} for image in images],
-            "categories": [{"id": int(index), "name": str(index)} for index in np.unique(truth[:, _CLASS])],
-            "annotations": [{"id": number, **each} for number, each in enumerate(_told(truth), 1)],
-        }
-    )
-    evaluation = COCOeval_faster(real, real.loadRes(_told(found)), "bbox")
-    parameters = evaluation.params
-    parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
-    parameters.maxDets = [_MOST_FOUND]
-    evaluation.evaluate()
-    evaluation.accumulate()
+    with _uncollected():
+        real = COCO(
+            {
+                "images": [{"id": int(image)} for image in images],
+                "categories": [{"id": int(index), "name": str(index)} for index in np.unique(truth[:, _CLASS])],
+                "annotations": [{"id": number, **each} for number, each in enumerate(_told(truth), 1)],
+            }
+        )
+        evaluation = COCOeval_faster(real, real.loadRes(_told(found)), "bbox")
+        parameters = evaluation.params
+        parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
+        parameters.maxDets = [_MOST_FOUND]
+        evaluation.evaluate()
+        evaluation.accumulate()
     precision = 100 * evaluation.eval["precision"][..., 0, 0]  # [IoU, recall, class]
     return np.stack([precision[0].mean(0), precision.mean((0, 1))], -1)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: a dict for each box would have it search all that jax holds, which takes as long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _groups(classes: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
