@@ -146,7 +146,7 @@ def measure_tasks(names: tuple[str, ...]) -> Callable[[ModelConfig, int, int, in
 
 
 def train_step(
-    names: tuple[str, ...], config: ModelConfig, image_size: int, batch_size: int
+    names: tuple[str, ...], config: ModelConfig, image_size: int, batch_size: int, clip_norm: float = 0.0
 ) -> tuple[Callable[[], Any], dict[str, float]]:
     """A real update of these tasks on a fixed batch, to be called again and again, and what is known of it."""
     import jax
@@ -164,7 +164,7 @@ def train_step(
     classes = [f"class {i}" for i in range(CLASSES)]
     tasks = {name: build_task(name, classes if TASKS[name].has_classes else ()) for name in names}
     model = build_model(config, {name: task.head(config) for name, task in tasks.items()})
-    mesh, optimizer = make_mesh(), build_optimizer(OptimizerConfig())
+    mesh, optimizer = make_mesh(), build_optimizer(OptimizerConfig(clip_norm=clip_norm))
 
     def forward(variables: Any, batch: Mapping[str, Any], train: bool) -> Any:
         return model.apply(variables, batch["image"], train=train)
