@@ -88,6 +88,11 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
+def is_same_path(one: str, other: str) -> bool:
+    """Whether two texts name the same place, which need not exist."""
+    return one == other or os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder and its parents if missing.
 

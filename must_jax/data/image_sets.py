@@ -25,11 +25,13 @@ from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError, nearest
+from must_jax.files import is_same_path
 from must_jax.progress import say
 
 _STATTED_TOGETHER, _STATTING = 1000, 16  # files at a time in each thread; threads, which wait for the network
 _CACHED_RECORDS = 64  # for all threads together: the image and labels of a record are read one after the other
 _AGAIN = "delete that folder and prepare it again, or bring it back from a copy"  # advice for a damaged dataset
+FILES = ("folder", "tar", "parquet")  # kinds of images whose name goes on with a path
 SOURCE = "source"  # in a prepared set's metadata: the digest of what it was made from
 _IGNORED = ("is_crowd", "is_difficult", "difficult", "is_group_of")  # marks of TFDS's objects: COCO, VOC, Open Images
 
@@ -172,6 +174,12 @@ def shared(some: ImageSet, others: ImageSet) -> int:
     return sum(_common(a, b) for place in mine.keys() & theirs.keys() for a in mine[place] for b in theirs[place])
 
 
+def are_same(one: str, other: str) -> bool:
+    """Whether two names of images mean the same: paths can be written in several ways."""
+    (kind, _, path), (other_kind, _, other_path) = one.partition(":"), other.partition(":")
+    return one == other or (kind == other_kind in FILES and is_same_path(path, other_path))
+
+
 def _apart(ranges: Iterable[range]) -> Iterator[range]:
     """The same positions, each once, in order."""
     end = 0
@@ -217,7 +225,7 @@ def open_images(spec: str, data_dir: str | Path, take: int = 0) -> ImageSet:
     dataset, _, split = spec.partition(":")  # a slice may contain another ":"
     if not dataset or not split:
         raise UserError(f"images='{spec}' must be 'NAME/CONFIG:SPLIT' of a TFDS dataset, or 'folder:PATH'")
-    if dataset in ("tar", "parquet"):
+    if dataset in FILES:
         raise UserError(
             f"images='{spec}' are not an image set yet; run configs/prepare.py on them, then use the name of the set"
         )

@@ -11,6 +11,7 @@ import pydantic
 from must_jax import files
 from must_jax.config import PrepareConfig
 from must_jax.data import shards
+from must_jax.data.image_sets import are_same
 from must_jax.data.order import Order
 from must_jax.errors import UserError
 from must_jax.reading import read_json
@@ -133,7 +134,7 @@ def check_same(folder: Path, config: PrepareConfig, source: str, length: int | N
         there, here = getattr(plan, key), getattr(config, key)
         if there != here:
             raise UserError(f"{folder} is prepared with config.{key} {there!r}, not with {here!r}; {advice}")
-    if plan.source != source and plan.images != config.images:
+    if plan.source != source and not are_same(plan.images, config.images):
         raise UserError(f"{folder} is prepared from {plan.images}, not from {config.images}; {advice}")
     if plan.source != source or length not in (None, plan.length):
         raise UserError(f"{config.images} has changed since {folder} was prepared from it; {advice}")

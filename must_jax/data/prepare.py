@@ -22,7 +22,7 @@ from must_jax.config import PrepareConfig
 from must_jax.cores import ahead, cores
 from must_jax.data import folders, plan, shards
 from must_jax.data.decoding import Ranges, Values, check_image
-from must_jax.data.image_sets import SOURCE, ImageSet, open_images
+from must_jax.data.image_sets import SOURCE, ImageSet, are_same, open_images
 from must_jax.data.plan import Plan, ShardRecord, Skipped
 from must_jax.data.raw import Item, RawImages, open_raw
 from must_jax.errors import UserError
@@ -89,7 +89,7 @@ def _is_finished(folder: Path, config: PrepareConfig) -> bool:
     try:
         source = _open(config).digest
     except UserError:
-        if there.images != config.images:
+        if not are_same(there.images, config.images):
             raise
         source = there.source  # what a finished set was made from may be gone
     plan.check_same(folder, config, source)
@@ -99,7 +99,7 @@ def _is_finished(folder: Path, config: PrepareConfig) -> bool:
 def _remember_move(folder: Path, config: PrepareConfig) -> None:
     """Where the source of a finished set is now: from there, too, it may be gone later."""
     there = plan.read(folder)
-    if there is not None and there.images != config.images:
+    if there is not None and not are_same(there.images, config.images):
         with contextlib.suppress(OSError, UserError):  # a folder that cannot be written to
             there.model_copy(update={"images": config.images}).write(folder)
 

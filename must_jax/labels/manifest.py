@@ -30,6 +30,11 @@ DATASET = "labels"  # the TFDS name of every column
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is being made
 SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
 _INVALID = "code 0"  # for maps of scalars or vectors
+_MEANING: dict[str, Any] = {
+    **dict.fromkeys(("task", "kind", "classes", "unit", "map_stride", "rule", "min_confidence"), True),
+    "teacher": {"name", "digest", "optimizer", "learning_rate", "batch_size"},  # loss weights follow from the last ones
+    "shards": {"__all__": {"sha256"}},
+}
 
 
 class _Record(pydantic.BaseModel):
@@ -182,6 +187,12 @@ class Manifest(_Record):
     def maker(self) -> str:
         """The teacher's name, or the format of true labels."""
         return self.teacher.name if self.teacher else self.source.format if self.source else ""
+
+    @property
+    def labels(self) -> str:
+        """16 hex digits of the labels and their meaning, not of when, from where or by which version they were made."""
+        values = self.model_dump(mode="json", include=_MEANING)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def stage(self) -> str:

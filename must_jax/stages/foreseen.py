@@ -23,7 +23,7 @@ from must_jax.config import (
     TrainConfig,
 )
 from must_jax.data import scenes
-from must_jax.data.image_sets import open_images, shared
+from must_jax.data.image_sets import are_same, open_images, shared
 from must_jax.data.shards import COLUMNS, SPLIT
 from must_jax.errors import UserError, nearest
 from must_jax.files import MODEL_FILE
@@ -274,7 +274,7 @@ class Foreseen:
         """Columns that label other images than those that they are read with."""
         for label in source.labels:
             for folder, column in self._columns_of(label).items():
-                if not _are_same(column.images, source.images):
+                if not are_same(column.images, source.images):
                     yield f"{where}: {folder} labels {column.images}, not {source.images}; read it with those images"
                 elif column.take and not 0 < source.take <= column.take:
                     read = f"take={source.take}" if source.take else "all of them"
@@ -360,14 +360,6 @@ def _positions(spec: str, length: int = _ANY_COUNT) -> list[tuple[str, int, int]
     except (ValueError, AssertionError):
         return []
     return [(part.splitname, part.from_ or 0, counts[part.splitname] if part.to is None else part.to) for part in parts]
-
-
-def _are_same(one: str, other: str) -> bool:
-    """Whether two names of images mean the same: folders can be written in several ways."""
-    if one.startswith("folder:") and other.startswith("folder:"):
-        paths = [Path(each.removeprefix("folder:")).expanduser().resolve() for each in (one, other)]
-        return paths[0] == paths[1]
-    return one == other
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from must_jax.files import write_json
 from must_jax.progress import say
 from must_jax.reading import read_json
 from must_jax.report.page import duration
-from must_jax.stages import STAGES
+from must_jax.stages import STAGES, results
 from must_jax.stages.workdir import (
     NOT_SET,
     PLACE,
@@ -71,8 +71,10 @@ def run(config: PipelineConfig, workdir: Path) -> None:
             "a pipeline runs in one process; to use several, start its stages one by one with their own configs"
         )
     _check_all(stages, finished, config, workdir)
-    _tell(repeated, finished, stages, workdir)
     claim(workdir, config)
+    repeated = renewal.planned(stages, workdir, lambda name, stage: _take_back(name, stage, workdir))
+    finished = [name for name in stages if renewal.is_finished(stages[name], workdir / name) and name not in repeated]
+    _tell(repeated, finished, stages, workdir)
     (workdir / RESULT_FILE).unlink(missing_ok=True)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")
@@ -210,11 +212,12 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
 
 
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:
-    from must_jax.stages import renewal
+    from must_jax.stages import asides, renewal
 
     folder = workdir / name
+    _take_back(name, stage, workdir)
     if why := renewal.outdated(stage, folder):  # now that the stages before it are finished
-        aside = renewal.set_aside(stage, folder)
+        aside = asides.set_aside(stage, folder)
         why = _KEY.sub(f"config.stages.{name}.", why)
         say(f"{name} is repeated: {why}" + (f"; what it had made is now in {aside}" if aside else ""))
         write_json(workdir / TIMES_FILE, {other: spent for other, spent in times(workdir).items() if other != name})
@@ -229,6 +232,19 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
             write_json(folder / RESULT_FILE, {"seconds": times(workdir)[name]})
     finally:
         release(folder)
+
+
+def _take_back(name: str, stage: Any, workdir: Path) -> None:
+    """Brings back what the stage has made before, if its config and what it reads are those again."""
+    from must_jax.stages import asides
+
+    taken = asides.take_back(stage, workdir / name)
+    if not taken:
+        return
+    say(f"{name} is what it was before, taken back from {', '.join(map(str, taken))}")
+    result = results.read(workdir / name, results.Result)
+    if taken[0].parent == workdir and result and result.seconds:  # all of it
+        write_json(workdir / TIMES_FILE, {**times(workdir), name: result.seconds})
 
 
 @contextlib.contextmanager

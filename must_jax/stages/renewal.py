@@ -1,12 +1,12 @@
 """Which stages of a pipeline must be repeated: their config, or what they read, is not what it was when they began.
 
-A label run is repeated by columns, each of which says who made it and how: those of other teachers stay.
+A label run is repeated by columns, each of which says who made it and how: those of other teachers stay. Labels are
+known by their contents, so that the same ones, imported or made again, repeat nothing.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference, differ
 INPUTS_FILE = "inputs.json"  # in the folder of a stage: what it reads -> a digest of that when it began
 _ADVICE = "remove it; then it is assumed that what the stage has read is unchanged"
 _TEACHERS = "teachers."  # the keys of a label run's teachers
-_MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is out of date
+
+State = str | dict[str, str]  # a digest; of labels by column, as "teacher-task"
 
 
 def is_finished(config: Any, folder: Path) -> bool:
@@ -55,20 +56,29 @@ def is_same(config: PipelineConfig, workdir: Path) -> bool:
         return False
 
 
-def planned(stages: Mapping[str, Any], workdir: Path) -> dict[str, str]:
+def planned(
+    stages: Mapping[str, Any], workdir: Path, settled: Callable[[str, Any], object] | None = None
+) -> dict[str, str]:
     """The stages, of these in their order, that have begun and must be repeated -> why.
+
+    Args:
+      settled: is called with each stage that reads nothing which will change, before it is judged.
 
     Raises:
       UserError: an unfinished training gets more steps, which it can only after it has finished.
     """
     reasons: dict[str, str] = {}
-    again: dict[str, str] = {}  # folder of a run or a column that will change -> why what reads it is repeated
+    # Folder of a run, or of a column, that will change or be made -> why what reads it is repeated.
+    again: dict[str, str] = {}
     for name, config in stages.items():
         folder = workdir / name
+        if settled and not _affected(config, folder, again):
+            settled(name, config)
+        again |= {str(each): f"it reads {name}, which adds {each.name}" for each in _added(config, folder, stages)}
         if not _has_begun(config, folder):
             continue
         try:
-            why = _other_as_a_whole(config, folder)
+            why = other_as_a_whole(config, folder, again)
         except UserError as error:
             raise UserError(str(error).replace("config.steps", f"config.stages.{name}.steps")) from None
         changes = [folder]
@@ -76,7 +86,7 @@ def planned(stages: Mapping[str, Any], workdir: Path) -> dict[str, str]:
             columns = outdated_columns(config, folder, again)
             why, changes = _told(columns), list(columns)
         elif not why:
-            why = _affected(config, again)
+            why = _affected(config, folder, again)
         if why:
             reasons[name] = why
             again |= {str(each): f"it reads {name}" for each in changes}
@@ -89,58 +99,37 @@ def outdated(config: Any, folder: Path) -> str:
     """Why what a stage has made, or begun, must not be used, or a part of it; "" if it may be, or there is nothing."""
     if not _has_begun(config, folder):
         return ""
-    why = _other_as_a_whole(config, folder)
+    why = other_as_a_whole(config, folder)
     if not why and isinstance(config, LabelConfig):
         return _told(outdated_columns(config, folder, {}))
     return why
 
 
-def set_aside(config: Any, folder: Path) -> Path | None:
-    """Makes room for a stage that is outdated. Returns where what it has made is now.
-
-    What measures only what is new goes on in its folder, and would overwrite its tables and pages: these are copied.
-    So are those of a label run of which only some columns are outdated: these are moved, the others stay where they
-    are. If it is killed meanwhile, the rest is still outdated the next time.
-    """
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
-        number += 1
-    if isinstance(config, LabelConfig) and not _other_as_a_whole(config, folder):
-        columns = outdated_columns(config, folder, {})
-        shutil.copytree(folder, aside, ignore=lambda where, _: [COLUMNS] * (where == str(folder)))
-        (folder / RESULT_FILE).unlink(missing_ok=True)
-        make_folder(aside / COLUMNS)
-        for column in columns:
-            column.rename(aside / COLUMNS / column.name)
-        return aside
-    if not isinstance(config, _MEASURES) or difference(folder, config):
-        return folder.rename(aside)
-    if not (folder / RESULT_FILE).exists():  # nothing is finished that could be lost
-        return None
-    shutil.copytree(folder, aside)
-    (folder / RESULT_FILE).unlink()
-    (folder / INPUTS_FILE).unlink(missing_ok=True)
-    return aside
-
-
 def record(config: Any, folder: Path) -> None:
-    """Records what a stage reads, where it is not recorded yet."""
-    made = {key: digest for key, digest in digests(config).items() if digest is not None}
+    """Records what a stage reads, where it is not recorded yet, or in the way of an earlier version."""
     # A stage that was refused before it began has read nothing.
     before = _recorded(folder) if (folder / CONFIG_FILE).exists() else {}
-    made |= before
+    now = _states(config)
+    made = before | {key: each[0] for key, each in now.items() if each and before.get(key, each[0]) in each}
     if made != before:
         make_folder(folder)
         write_json(folder / INPUTS_FILE, made)
 
 
-def digests(config: Any) -> dict[str, str | None]:
-    """What a stage reads -> a digest of its present state; None if it is not there.
+def digests(config: Any) -> dict[str, State | None]:
+    """What a stage reads -> its present state; None if it is not there."""
+    return {key: each[0] if each else None for key, each in _states(config).items()}
 
-    Without the teachers of a label run: each column says itself which one made it.
-    """
-    read = {key: what for key, what in _reads(config).items() if not key.startswith(_TEACHERS)}
-    return {key: _digest(key, what, config) for key, what in read.items()}
+
+def is_as_asked(config: Any, folder: Path) -> bool:
+    """Whether a folder holds what this very config makes of what is there now, or a part of it."""
+    try:
+        if not _has_begun(config, folder) or difference(folder, config) or outdated(config, folder):
+            return False
+    except UserError:  # damaged, or of another version
+        return False
+    before = _recorded(folder)
+    return all(key in before and states for key, states in _states(config).items())
 
 
 def _has_begun(config: Any, folder: Path) -> bool:
@@ -148,29 +137,66 @@ def _has_begun(config: Any, folder: Path) -> bool:
     return not isinstance(config, PrepareConfig) and (folder / CONFIG_FILE).exists()
 
 
-def _other_as_a_whole(config: Any, folder: Path) -> str:
-    """Why nothing that a stage has made may be used; "" if that may be, or parts of it."""
+def other_as_a_whole(config: Any, folder: Path, coming: Collection[str] = ()) -> str:
+    """Why nothing that a stage has made may be used; "" if that may be, or parts of it.
+
+    Args:
+      coming: folders, also of columns that are gone, and will be made again as they were.
+    """
     if why := difference(folder, config, _raised(config, folder)):
         return why
     before = _recorded(folder)
-    for key, digest in digests(config).items():
-        if digest is not None and before.get(key, digest) != digest:
-            return f"config.{key} ({_reads(config)[key]}) has changed since"
+    for key, states in _states(config).items():
+        there = before.get(key)
+        if isinstance(there, dict):
+            gone = [Path(each) for each in coming if not Path(each).exists()]
+            names = {_read_column(key, _reads(config)[key], config, each) for each in gone}
+            there = {name: digest for name, digest in there.items() if name not in names}
+        if states and there is not None and there not in states:
+            return f"config.{key} ({_reads(config)[key]}) has changed since{_which(there, states[0])}"
     return ""
 
 
-def _affected(config: Any, again: Mapping[str, str]) -> str:
+def _which(there: State, here: State) -> str:
+    """The columns in which two states of labels differ, if there are others."""
+    if not isinstance(there, dict) or not isinstance(here, dict):
+        return ""
+    differ = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return f": {', '.join(differ)}" if len(differ) < len({**there, **here}) else ""
+
+
+def _affected(config: Any, folder: Path, again: Mapping[str, str]) -> str:
     """Why a stage is repeated that reads one of the folders that will change; "" if it reads none."""
-    for key, path in _reads(config).items():
-        for folder, why in again.items():
-            if path == folder or path.startswith(f"{folder}/"):
-                return why
-            column = Path(folder)
-            maker, _, task = column.name.rpartition("-")
-            is_there = column.parent.name == COLUMNS and path in (str(column.parent), str(column.parent.parent))
-            if is_there and _reads_labels(key, config, task, maker):
+    before = _recorded(folder)
+    for key, what in _reads(config).items():
+        there = before.get(key)
+        for changed, why in ((Path(each), why) for each, why in again.items()):
+            if name := _read_column(key, what, config, changed):
+                # What is gone comes as it was; and without a record nothing is known to have changed.
+                if changed.exists() or (there is not None and (isinstance(there, str) or name not in there)):
+                    return why
+            elif changed.parent.name != COLUMNS and changed in (Path(what), *Path(what).parents):
                 return why
     return ""
+
+
+def _added(config: Any, folder: Path, stages: Mapping[str, Any]) -> Iterator[Path]:
+    """The columns that a stage will add to those that are there."""
+    columns: list[Path] = []
+    match config:
+        case PrepareConfig():
+            there = Path(config.data_dir).expanduser() / config.name
+            columns = [there / COLUMNS / task for task in config.labels] if there.exists() else []
+        case LabelConfig() if _has_begun(config, folder):
+            for teacher in config.teachers:
+                tasks: Mapping[str, Any] = {}
+                if (Path(teacher) / MODEL_FILE).exists():
+                    model = description.read(teacher)
+                    tasks = {task: model.tasks[task] for task in model.tasks if task not in model.training.untrained}
+                elif isinstance(coming := stages.get(Path(teacher).name), TrainConfig):
+                    tasks = coming.tasks if Path(teacher) == folder.parent / Path(teacher).name else {}
+                columns += [folder / COLUMNS / f"{Path(teacher).resolve().name}-{task}" for task in tasks]
+    yield from (column for column in columns if not (column / manifest.FILE).exists())
 
 
 def _told(columns: Mapping[Path, str]) -> str:
@@ -204,9 +230,9 @@ def _raised(config: Any, folder: Path) -> tuple[str, ...]:
         return ()  # another training
 
 
-def _recorded(folder: Path) -> dict[str, str]:
+def _recorded(folder: Path) -> dict[str, State]:
     path = folder / INPUTS_FILE
-    return read_json(path, dict[str, str], _ADVICE) if path.exists() else {}
+    return read_json(path, dict[str, State], _ADVICE) if path.exists() else {}
 
 
 def _reads(config: Any) -> dict[str, str]:
@@ -239,22 +265,58 @@ def _reads(config: Any) -> dict[str, str]:
     return read
 
 
-def _digest(key: str, what: str, config: Any) -> str | None:
-    kind = key.rpartition(".")[2]
-    try:
-        if kind == "images":
-            return _images(what, config.data_dir)
-        if ".labels." in f".{key}" and ":" in what:  # those stored beside the images
-            stored = beside(open_images(what, config.data_dir))
-            read = [manifest.read(folder) for folder in stored if _reads_labels(key, config, folder.name, TRUTH)]
-            return " ".join(column.checksum for column in read)
-        if key.startswith("columns.") or ".labels." in f".{key}":
-            found = map(manifest.read, find(Path(what)))
-            read = [column for column in found if _reads_labels(key, config, column.task, maker_of(column))]
-            return " ".join(column.checksum for column in read)
-        return run_digest(what)
-    except (UserError, OSError):
-        return None
+def _states(config: Any) -> dict[str, list[State]]:
+    """What a stage reads -> its present state, then how earlier versions recorded that; [] if it is not there.
+
+    Without the teachers of a label run: each column says itself which one made it.
+    """
+    found: dict[str, list[State]] = {}
+    for key, what in _reads(config).items():
+        if key.startswith(_TEACHERS):
+            continue
+        try:
+            if key.rpartition(".")[2] == "images":
+                state = _images(what, config.data_dir)
+            elif key.startswith("columns.") or ".labels." in f".{key}":
+                found[key] = _of_labels(key, what, config)
+                continue
+            else:
+                state = run_digest(what)
+        except (UserError, OSError):
+            state = None
+        found[key] = [] if state is None else [state]
+    return found
+
+
+def _of_labels(key: str, what: str, config: Any) -> list[State]:
+    folders = beside(open_images(what, config.data_dir)) if _are_stored(key, what) else find(Path(what))
+    columns = [manifest.read(folder) for folder in folders]
+    read = [each for each in columns if _reads_labels(key, config, each.task, maker_of(each))]
+    of_tasks = [each for each in columns if not isinstance(config, TrainConfig) or each.task in config.tasks]
+    earlier = [" ".join(each.checksum for each in some) for some in (read, of_tasks, columns)]
+    return [{_name(each.task, maker_of(each)): each.labels for each in read}, *earlier]
+
+
+def _read_column(key: str, what: str, config: Any, column: Path) -> str:
+    """The name of a column, which need not exist, if a key of the config reads it; otherwise ""."""
+    read = _columns_of(what, config.data_dir) if _are_stored(key, what) else Path(what)
+    if column.parent.name != COLUMNS or read not in (column, column.parent, column.parent.parent):
+        return ""
+    maker, _, task = column.name.rpartition("-")
+    return _name(task, maker or TRUTH) if _reads_labels(key, config, task, maker or TRUTH) else ""
+
+
+def _name(task: str, maker: str) -> str:
+    return f"{maker}-{task}"
+
+
+def _are_stored(key: str, what: str) -> bool:
+    """Whether what a key names are the labels stored with an image set."""
+    return ".labels." in f".{key}" and ":" in what
+
+
+def _columns_of(images: str, data_dir: str) -> Path:
+    return Path(data_dir).expanduser() / images.partition(":")[0] / COLUMNS
 
 
 def _reads_labels(key: str, config: Any, task: str, maker: str) -> bool:

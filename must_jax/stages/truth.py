@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from must_jax.labels.formats.base import Format, Placed, shape
 from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
 from must_jax.labels.told import told
 from must_jax.progress import say
+from must_jax.reading import read_json
 from must_jax.tasks import TASKS, build_task, check_options
 
 SHARD_IMAGES = 1024
+MOVED_FILE = "moved.json"  # in a finished column
 
 
 def check(labels: Mapping[str, TruthConfig], folders: Mapping[str, Path] | None = None) -> None:
@@ -64,6 +68,7 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         licence=config.licence,
     )
     if truth.is_finished(folder, images, source):
+        _remember_move(folder, config)
         say(f"{folder} is finished; nothing to do")
         return manifest.read(folder)
     photos = truth.Photos(images, shapes=isinstance(format_, Placed))
@@ -89,11 +94,33 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
 
 def _imported(folder: Path, config: TruthConfig, format_: Format) -> SourceRecord | None:
     """What a finished column was made from, if the config still means that; otherwise None."""
+    source = _source_of(folder, config, format_)
+    found_at = [source.path, *_moved(folder)] if source else []
+    return source if any(files.is_same_path(config.path, path) for path in found_at) else None
+
+
+def _source_of(folder: Path, config: TruthConfig, format_: Format) -> SourceRecord | None:
+    """What a finished column was made from, if the config names its format and options; otherwise None."""
     if not (folder / manifest.FILE).exists() or not manifest.is_whole(folder):
         return None
     source = manifest.read(folder).source
-    wanted = {"format": config.format, "path": config.path, "options": format_.model_dump(mode="json")}
+    wanted = {"format": config.format, "options": format_.model_dump(mode="json")}
     return source if source and source.model_dump(mode="json", include={*wanted}) == wanted else None
+
+
+def _moved(folder: Path) -> list[str]:
+    """Where the labels of a finished column have been found since it was made: none, or the last place."""
+    file = folder / MOVED_FILE
+    return [*read_json(file, dict[str, str], "remove it").values()] if file.exists() else []
+
+
+def _remember_move(folder: Path, config: TruthConfig) -> None:
+    """From where they are now, too, the labels of a finished column may be gone later."""
+    source = manifest.read(folder).source
+    known = [source.path if source else "", *_moved(folder)][-1]
+    if config.path and not files.is_same_path(config.path, known) and files.kind_of(Path(config.path).expanduser()):
+        with contextlib.suppress(OSError, UserError):  # a folder that cannot be written to
+            files.write_json(folder / MOVED_FILE, {"path": os.path.abspath(os.path.expanduser(config.path))})
 
 
 def _format(task: str, config: TruthConfig, folder: Path | None = None) -> Format:
@@ -117,8 +144,10 @@ def _format(task: str, config: TruthConfig, folder: Path | None = None) -> Forma
     if holds and (kind := files.kind_of(path)) != f"a {holds}":
         if not kind and folder and _imported(folder, config, format_):
             return format_
-        what = f"there is no {holds} '{config.path}'"
+        what, advice = f"there is no {holds} '{config.path}'", "correct its path"
         if kind:
             what = f"'{config.path}' is {kind}, but '{config.format}' reads a {holds}"
-        raise UserError(f"config.labels.{task}: {what}; correct its path")
+        elif folder and (made := _source_of(folder, config, format_)):
+            advice = f"the finished {folder} was made from '{made.path}': name that, or correct its path"
+        raise UserError(f"config.labels.{task}: {what}; {advice}")
     return format_

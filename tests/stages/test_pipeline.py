@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -229,19 +230,16 @@ def test_a_changed_stage_is_repeated_with_those_that_read_it_and_nothing_is_lost
     assert (home / "result.json").exists()
 
 
-def test_what_was_set_aside_is_taken_back_by_its_name(ran: list[tuple[Path, Any]], digests: None, tmp_path: Path):
-    """With the values that it was made with, as docs/own_data.md says."""
-    home, stages = tmp_path / "run", THREE.model_dump()["stages"]
-    pipeline.run(THREE, home)
-    (home / "first/mine.txt").write_text("mine")
-    stages["first"]["seed"] = 1
-    pipeline.run(named(**stages), home)
-    for name in ("first", "second"):
-        shutil.rmtree(home / name)
-        (home / f"{name}.before-1").rename(home / name)
-    del ran[:]
-    pipeline.run(THREE, home)
-    assert (home / "first/mine.txt").exists() and not list(home.glob("*.before-*"))
+def test_what_was_set_aside_is_taken_back_with_its_value(ran: list[tuple[Path, Any]], digests: None, tmp_path: Path):
+    """Also what has read it, as docs/own_data.md says."""
+    home = tmp_path / "run"
+    one, other = (named(first=training(seed=seed), second=training(init="{workdir}/first")) for seed in (0, 1))
+    pipeline.run(one, home)
+    (home / "first/mine.txt").write_text("of seed 0")
+    pipeline.run(other, home)
+    (home / "second/mine.txt").write_text("of seed 1")
+    pipeline.run(one, home)
+    assert {path.parent.name for path in home.glob("*/mine.txt")} == {"first", "second.before-1"}
 
 
 @pytest.mark.parametrize(
@@ -366,10 +364,14 @@ def test_a_prepared_set_gets_more_labels_and_its_photos_move(
     photos.rename(tmp_path / "moved")
     own["images"] = f"folder:{tmp_path}/moved"
     run()
+    (tmp_path / "masks").rename(tmp_path / "moved masks")
+    masks["path"] = str(tmp_path / "moved masks")
+    run()
     assert {path.name for path in Path("somewhere/own/columns").iterdir()} == {"classification", "segmentation"}
     assert "train" in [folder.name for folder, _ in ran] and not list((tmp_path / "run").glob("*.before-*"))
 
-    for folder in ("masks", "moved"):  # what is imported is not needed any more, whatever else changes
+    masks["path"] = os.path.relpath(masks["path"])
+    for folder in ("moved masks", "moved"):  # what is imported is not needed any more, whatever else changes
         (tmp_path / folder).rename(tmp_path / f"away {folder}")
     train["seed"] = 1
     run()
@@ -378,7 +380,11 @@ def test_a_prepared_set_gets_more_labels_and_its_photos_move(
     with pytest.raises(UserError, match=r"config\.labels\.depth: there is no folder"):  # and nothing else
         run()
     del labels["depth"]
-    for folder in ("masks", "moved"):
+    masks["path"] = str(tmp_path / "mask")
+    with pytest.raises(UserError, match=r"labels\.segmentation: there is no folder '.*mask'.* made from '.*masks'"):
+        run()
+    masks["path"] = str(tmp_path / "moved masks")
+    for folder in ("moved masks", "moved"):
         (tmp_path / f"away {folder}").rename(tmp_path / folder)
 
     monkeypatch.setitem(pipeline.STAGES, "prepare", pipeline.STAGES["train"])

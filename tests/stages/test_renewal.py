@@ -15,12 +15,14 @@ from photos import jpeg, picture, write_files
 
 from must_jax import description
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
+from must_jax.data.image_sets import are_same
 from must_jax.errors import UserError
+from must_jax.files import write_json
 from must_jax.labels import manifest
 from must_jax.labels.writer import ColumnWriter
 from must_jax.reading import read_json
-from must_jax.stages import label, prepare, renewal, workdir
-from must_jax.stages.foreseen import Foreseen, _are_same
+from must_jax.stages import asides, label, prepare, renewal, workdir
+from must_jax.stages.foreseen import Foreseen
 
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}
 HELD_OUT = {"images": "scenes/teacher_depth_tiny:validation"}
@@ -112,7 +114,7 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
 
     def run() -> None:
         if renewal.outdated(config, label_run):
-            renewal.set_aside(config, label_run)
+            asides.set_aside(config, label_run)
         renewal.record(config, label_run)
         label.run(config, label_run)
 
@@ -200,6 +202,7 @@ def test_what_reads_other_columns_is_not_repeated(first: Path):
     for name, config in stages.items():
         if name != "first":
             workdir.claim(home / name, config)
+    redescribe(first / "model.json", training={"untrained": ["depth"]})  # it adds no column
     planned = renewal.planned(stages, home)
     assert planned.keys() == {"first", "label", "audit", "normals", "one"}
     assert planned["label"] == "it reads first (only first-normals)"
@@ -224,7 +227,9 @@ def test_a_training_that_is_repeated_is_judged_by_its_new_config(first: Path, ke
     assert len(mistakes) == (2 if kept else 0), mistakes
 
 
-def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
+def test_labels_of_another_task_and_the_same_ones_imported_again_repeat_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """But other labels of the same task do."""
     photos = write_files(tmp_path / "photos", {f"{name}/{i}.jpg": jpeg(i) for name in ("a", "b") for i in range(4)})
     classes = {"classification": {"format": "class_folders"}}
@@ -241,6 +246,11 @@ def test_labels_of_another_task_repeat_nothing(tmp_path: Path):
     cv2.imwrite(str(tmp_path / "masks/a/0.png"), np.zeros(picture().shape[:2], np.uint8))
     masks = {"format": "id_png", "path": str(tmp_path / "masks"), "options": {"classes": ["wall"]}}
     assert renewal.digests(prepared(**classes, segmentation=masks)) == before
+    checksum = manifest.read(tmp_path / "data/own/columns/classification").checksum
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    shutil.rmtree(tmp_path / "data/own")
+    assert renewal.digests(prepared(**classes)) == before
+    assert manifest.read(tmp_path / "data/own/columns/classification").checksum != checksum
     shutil.rmtree(tmp_path / "data/own/columns/classification")
     others = {"classification": {"format": "class_folders", "options": {"classes": "b,a"}}}
     assert renewal.digests(prepared(**others)) != before
@@ -262,7 +272,34 @@ def test_a_column_of_another_task_repeats_no_training_that_does_not_read_it(tmp_
     assert digests()[0] == before[0] and digests()[1] != before[1]
 
 
+@pytest.mark.parametrize("recorded", ["read", "of_tasks", "every", "other"])
+def test_what_earlier_versions_recorded_of_labels_is_understood(recorded: str, tmp_path: Path):
+    """They recorded checksums: of the columns that are read, of all with the tasks, or of all in the label run."""
+    run, student = tmp_path / "run", tmp_path / "student"
+    names = {"t-depth": "depth", "teacher-normals": "normals", "teacher-segmentation": "segmentation"}
+    for name, task in names.items():
+        write_column(run / f"columns/{name}", task, Images())
+    checksums = {name: manifest.read(run / f"columns/{name}").checksum for name in names}
+    of = {"read": ["t-depth"], "of_tasks": ["t-depth", "teacher-normals"], "every": [*names], "other": ["t-normals"]}
+    config = training(
+        train=[{"images": "folder:photos", "labels": [str(run)]}],
+        tasks={"depth": {}, "normals": {}},
+        columns={"drop": ["normals"]},
+    )
+    workdir.claim(student, config)
+    before = " ".join(checksums.get(name, "0") for name in of[recorded])
+    write_json(student / "inputs.json", {"train.0.labels.0": before})
+    assert bool(renewal.outdated(config, student)) == (recorded == "other")
+    renewal.record(config, student)
+    now = read_json(student / "inputs.json", dict[str, Any], "")["train.0.labels.0"]
+    assert now == (before if recorded == "other" else renewal.digests(config)["train.0.labels.0"])
+    column = run / "columns/teacher-normals"
+    shutil.rmtree(column)  # is not read
+    assert bool(renewal.outdated(config, student)) == (recorded == "other")
+
+
 def test_a_folder_may_be_written_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert _are_same("folder:photos", f"folder:{tmp_path}/x/../photos")
-    assert not _are_same("folder:photos", "folder:photos2") and not _are_same("photos:train", "photos:test")
+    assert are_same("folder:photos", f"folder:{tmp_path}/x/../photos") and are_same("tar:a*", f"tar:{tmp_path}/a*")
+    assert not are_same("folder:photos", "folder:photos2") and not are_same("photos:train", "photos:test")
+    assert not are_same("folder:photos", "tar:photos") and not are_same("photos:train", "photos:./train")

@@ -1,0 +1,119 @@
+"""What stages of a pipeline have made before, in NAME.before-N: moved there, and taken back when asked for again."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import shutil
+from pathlib import Path
+from typing import Any
+
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig
+from must_jax.data.shards import COLUMNS
+from must_jax.errors import UserError
+from must_jax.files import make_folder
+from must_jax.labels import manifest
+from must_jax.stages.finished import outdated_columns
+from must_jax.stages.renewal import INPUTS_FILE, is_as_asked, other_as_a_whole, outdated
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference
+
+_BEFORE, _COMING = ".before-", ".coming"  # endings of the folder's name
+_MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is out of date
+
+
+def set_aside(config: Any, folder: Path) -> Path | None:
+    """Makes room for a stage that is outdated. Returns where what it has made is now.
+
+    What measures only what is new goes on in its folder, and would overwrite its tables and pages: these are copied.
+    So are those of a label run of which only some columns are outdated: these are moved, the others stay where they
+    are. If it is killed meanwhile, the rest is still outdated the next time.
+    """
+    aside = _next(folder)
+    if isinstance(config, LabelConfig) and not other_as_a_whole(config, folder):
+        columns = outdated_columns(config, folder, {})
+        shutil.copytree(folder, aside, ignore=lambda where, _: [COLUMNS] * (where == str(folder)))
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        make_folder(aside / COLUMNS)
+        for column in columns:
+            column.rename(aside / COLUMNS / column.name)
+        return aside
+    if not isinstance(config, _MEASURES) or difference(folder, config):
+        return folder.rename(aside)
+    if not (folder / RESULT_FILE).exists():  # nothing is finished that could be lost
+        return None
+    shutil.copytree(folder, aside)
+    (folder / RESULT_FILE).unlink()
+    (folder / INPUTS_FILE).unlink(missing_ok=True)
+    return aside
+
+
+def take_back(config: Any, folder: Path) -> list[Path]:
+    """Replaces what is outdated by what was made before, if the stage would make that again. Returns where it was.
+
+    What is replaced is set aside. Of a label run, columns are taken back that are to be added. Whoever has deleted a
+    folder wants it to be made anew: nothing takes its place.
+    """
+    taken: list[Path] = []
+    if isinstance(config, PrepareConfig):
+        return taken
+    coming = folder.with_name(folder.name + _COMING)
+    if coming.exists():  # it was killed before
+        coming.rename(_next(folder) if folder.exists() else folder)
+    if not (folder / CONFIG_FILE).exists():
+        return taken
+    in_place = isinstance(config, _MEASURES) and not difference(folder, config)
+    as_columns = isinstance(config, LabelConfig) and not other_as_a_whole(config, folder)
+    if not in_place and not as_columns and outdated(config, folder):
+        for aside in _asides(folder):
+            if is_as_asked(config, aside) and (not isinstance(config, LabelConfig) or _columns(aside)):
+                aside.rename(coming)
+                set_aside(config, folder)
+                coming.rename(folder)
+                taken.append(aside)
+                break
+    if isinstance(config, LabelConfig) and (taken or as_columns):
+        taken += _take_back_columns(config, folder)
+    return taken
+
+
+def _take_back_columns(config: LabelConfig, folder: Path) -> list[Path]:
+    taken = []
+    for aside in _asides(folder):
+        with contextlib.suppress(UserError):  # of another version
+            if other_as_a_whole(config, aside):
+                continue
+            outdated_there = outdated_columns(config, aside, {})
+            for column in _columns(aside):
+                there = folder / COLUMNS / column.name
+                if column not in outdated_there and not there.exists() and _is_whole(column):
+                    make_folder(there.parent)
+                    column.rename(there)
+                    taken.append(column)
+    return taken
+
+
+def _columns(folder: Path) -> list[Path]:
+    return sorted(file.parent for file in (folder / COLUMNS).glob(f"*/{manifest.FILE}"))
+
+
+def _is_whole(column: Path) -> bool:
+    try:
+        return manifest.is_whole(column)
+    except UserError:  # damaged
+        return False
+
+
+def _asides(folder: Path) -> list[Path]:
+    """NAME.before-N, the last one first."""
+    found = folder.parent.glob(f"{glob.escape(folder.name + _BEFORE)}*")
+    return sorted((each for each in found if _number(each)), key=_number, reverse=True)
+
+
+def _number(aside: Path) -> int:
+    number = aside.name.rpartition(_BEFORE)[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _next(folder: Path) -> Path:
+    last = next(map(_number, _asides(folder)), 0)
+    return folder.with_name(f"{folder.name}{_BEFORE}{last + 1}")
