@@ -103,7 +103,7 @@ def test_the_whole_page(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         return set(re.findall(r"^(\w+) is repeated", capsys.readouterr().err, re.M))
 
     more = TWO_TASKS.replace("= {", '= {"normals": SETS["rooms"]["labels"]["normals"], ')
-    assert repeated(text.replace(TWO_TASKS, more)) == {"student", "evaluate"}
+    assert repeated(text.replace(TWO_TASKS, more)) == {"audit", "student", "evaluate"}
     trained = {"student", "teacher_depth", "teacher_classification"}
     assert repeated(text.replace("0.125", "0.25", 1)) == {*trained, "label", "audit", "evaluate"}
     rule = "--config.stages.label.tasks.classification.top_k=2"
@@ -233,8 +233,9 @@ def test_mistakes_are_told_as_the_page_says(tmp_path: Path, capsys: pytest.Captu
     labels = made["SETS"]["rooms"]["labels"]
     labels["depth"]["path"] = "my_data/depth"
     del labels["normals"]["options"]
+    values = made["pipeline"](made["SETS"], made["PILE"]) | {"data_dir": str(tmp_path / "data")}
     with pytest.raises(UserError) as raised:
-        pipeline.run(parse(made["pipeline"](made["SETS"], made["PILE"])), tmp_path / "run")
+        pipeline.run(parse(values), tmp_path / "run")
     shown = re.search(r"(- config\.stages\.prepare_rooms: config\.labels\.depth.*?)error: (.*?)\n```", PAGE, re.S)
     assert shown and [capsys.readouterr().err, str(raised.value)] == list(shown.groups())
     assert not (tmp_path / "run").exists()
@@ -293,7 +294,10 @@ def test_parts_without_labels_are_refused_and_those_with_few_named(
 
     with pytest.raises(UserError, match=r"evaluate: .*depth\.test .*: none of its \d+ images has a label"):
         run()
-    rooms["parts"]["test"] = (there, 100)
+    rooms["parts"] |= {"test": (there, 100), "teachers": (here + 5, there)}
+    with pytest.raises(UserError, match=r"teacher_depth: config\.train\.0 .*: none of its \d+ images has a label"):
+        run()
+    rooms["parts"]["teachers"] = (here, 100)
     capsys.readouterr()
     run()
-    assert f"look at rooms:train[{here}%:{here + 5}%]: so few" in capsys.readouterr().err and ran
+    assert f"look at rooms:train[{here}%:{here + 5}%]: it has only 1 label of depth" in capsys.readouterr().err and ran

@@ -30,6 +30,7 @@ from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.models.api import build_model
+from must_jax.progress import counted
 from must_jax.stages import importing, inputs, memory, prepare, validation
 from must_jax.stages.importing import Coming
 from must_jax.stages.inputs import TRUTH
@@ -117,8 +118,8 @@ class Foreseen:
     def told(self) -> Iterator[str]:
         """What is no mistake, but worth a look before the work begins."""
         for images, tasks in self._few.items():
-            labelled = ", ".join(f"{count} for {task}" for task, count in tasks.items())
-            yield f"look at {images}: so few images have labels that what is measured there says little: {labelled}"
+            labelled = ", ".join(f"{counted(count, 'label')} of {task}" for task, count in tasks.items())
+            yield f"look at {images}: it has only {labelled}, so what is measured there says little"
 
     def _of_import(self, config: PrepareConfig) -> list[str]:
         if found := prepare.mistakes(config):
@@ -159,6 +160,8 @@ class Foreseen:
         known: set[str] = set()
         for number, source in enumerate(config.train):
             yield from self._misfits(f"config.train.{number}", source)
+            if len(config.train) == 1:  # of several, others may have the labels
+                yield from self._too_small("config.train.0", source, config.tasks, measured=False)
             known |= self._tasks_of(source)
         known -= {*config.columns.drop}
         kept = set(config.tasks) & {*config.columns.keep} or set(config.tasks)

@@ -135,7 +135,7 @@ def _tell(repeated: Mapping[str, str], finished: Sequence[str], stages: Mapping[
             say(f"{name} is repeated: {_KEY.sub(f'config.stages.{name}.', why)}")
     if repeated:
         kept = f"; kept: {', '.join(finished)}" if finished else ""
-        say(f"what these stages have made stays, in {workdir}/NAME.before-N{kept}")
+        say(f"what these have made stays, in {workdir}/NAME.before-N, to be taken back with the old values{kept}")
 
 
 def _told(name: str, changed: Sequence[Difference]) -> str:
@@ -147,7 +147,8 @@ def _told(name: str, changed: Sequence[Difference]) -> str:
     if any(NOT_SET in (there, here) for _, there, here in changed):  # which is more than a value
         return f"{', '.join(told)}; to keep what it has made, set this in the config file as it was"
     as_it_was = " ".join(f"--{whose}{key}={shlex.quote(_written(there))}" for key, there, _ in changed)
-    return f"{', '.join(told)}; to keep what it has made, set that in the config file, or add {as_it_was}"
+    old = "values" if len(changed) > 1 else "value"
+    return f"{', '.join(told)}; to keep what it has made, set the old {old} in the config file, or add {as_it_was}"
 
 
 def _written(value: Any) -> str:

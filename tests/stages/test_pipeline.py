@@ -218,7 +218,7 @@ def test_a_changed_stage_is_repeated_with_those_that_read_it_and_nothing_is_lost
         said = capsys.readouterr().err
         assert (
             f"first is repeated: config.stages.first.seed was {seed - 1} and is {seed}; to keep what it has made, "
-            f"set that in the config file, or add --config.stages.first.seed={seed - 1}\n"
+            f"set the old value in the config file, or add --config.stages.first.seed={seed - 1}\n"
         ) in said
         assert (
             "second is repeated: it reads first" in said and "third is repeated" not in said and "kept: third" in said

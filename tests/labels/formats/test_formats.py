@@ -44,10 +44,13 @@ def refused(message: str, *args: Any, **options: Any) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_class_folders(tmp_path: Path):
+def test_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     message = "train/dog/2.png has the class 'dog', which is not in classes (cat, cow; 'cow' of them never occurs); "
     refused(message, "class_folders", tmp_path / "x", classes=("cat", "cow"))
     refused("train/cat/0.png lies in 2 folders, so there is none at level 2", "class_folders", tmp_path / "x", level=2)
+    capsys.readouterr()
+    read("class_folders", tmp_path / "x", classes=("cat", "cow", "dog"))
+    assert "look at the classes; 'cow' of them never occurs; those that do: cat, dog" in capsys.readouterr().err
 
 
 def annotation(**changes: Any) -> dict[str, Any]:
