@@ -59,7 +59,7 @@ def look(config: PrepareConfig) -> Coming:
             coming.labelled[task] = np.ones(length, bool)
         coming.mistakes.extend(f"config.labels.{task}: {each}" for each in _otherwise(columns[task], column, config))
     left = {task: labels for task, labels in config.labels.items() if task not in made}
-    if not left and length is not None:
+    if not left:  # a pile without labels may be large
         return coming
     coming.classes.update({task: declared(labels) for task, labels in left.items()})
     try:
