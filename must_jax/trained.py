@@ -34,7 +34,6 @@ from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
 from must_jax.errors import UserError, is_out_of_memory, nearest
 from must_jax.files import MODEL_FILE
 from must_jax.models.api import OF_HEADS, Features, Model, build_model, check_levels, pool
-from must_jax.progress import counted
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 
@@ -261,18 +260,21 @@ class Trained:
             pool.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
-    def _fits_memory(self, batch_size: int) -> Iterator[None]:
-        """Says in a sentence that a batch of `each` does not fit."""
+    def _fits_memory(self, rows: int) -> Iterator[None]:
+        """Says in a sentence that a batch of `each` does not fit; `rows` are a multiple of the devices."""
         try:
             yield
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            what = f"a batch of {counted(batch_size, 'image')} of {self.image_size} px"
-            remedy = f"set batch_size to {batch_size // 2} or less"
-            if batch_size == 1:
-                remedy = "free some, or use a device that has more"
-            raise UserError(f"{what} does not fit into memory; {remedy}") from error
+            devices, size = self.mesh.size, f"of {self.image_size} px"
+            if rows > devices:
+                what = f"a batch of {rows} images {size} does not fit into memory"
+                raise UserError(f"{what}; set batch_size to {rows // devices // 2 * devices} or less") from error
+            each = "" if devices == 1 else f" of each of {devices} devices"  # a smaller batch is filled up
+            raise UserError(
+                f"one image {size} does not fit into the memory{each}; free some, or use a device that has more"
+            ) from error
 
     def _fitted(self, pixels: np.ndarray) -> _Fitted:
         image_hw = pixels.shape[0], pixels.shape[1]

@@ -23,6 +23,8 @@ import must_jax
 from must_jax import predict, trained
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import MapLabel
+from must_jax.engine.mesh import make_mesh
+from must_jax.errors import UserError
 from must_jax.labels.formats.base import Photo
 from must_jax.labels.formats.depth_png import DepthPng
 from must_jax.labels.formats.id_png import IdPng
@@ -161,7 +163,15 @@ def test_a_batch_too_large_for_the_memory_is_an_error(
     with monkeypatch.context() as patch:
         patch.setattr(trained, "put_batch", refuses)
         assert look(*command) == 2
-    assert re.search(r"error: .*4 images.* batch_size to 2 or less", capsys.readouterr().err.splitlines()[-1])
+        for devices, batch_size, sentence in (
+            (1, 1, "one image .* memory; free some"),
+            (2, 1, "one image .* each of 2 devices; free some"),  # which fill up the batch
+            (2, 6, "6 images .* batch_size to 2 or less"),
+        ):
+            loaded = trained.load(model, make_mesh(devices))
+            with pytest.raises(UserError, match=sentence):
+                next(loaded.each(range(6), lambda _: np.zeros((9, 9, 3), np.uint8), lambda *_: None, batch_size))
+    assert re.search(r"error: one image .* each of 4 devices", capsys.readouterr().err.splitlines()[-1])
     with monkeypatch.context() as patch:
         patch.setattr(memory, "memory_bytes", lambda: 1000)
         assert look(*command) == 2

@@ -82,10 +82,13 @@ class Details:
     per_class: Table | None = None
     confusion: Confusion | None = None
     curves: Sequence[Lines] = field(default_factory=tuple)
+    remark: str = ""
 
 
 def compared(details: Mapping[str, Details]) -> tuple[str, Details]:
-    """Several models on one image set, by name: the figure by class that matters most, and curves of a single line.
+    """Several models on one image set, by name: the figure by class that matters most, and curves.
+
+    Of a curve of two lines, one is drawn over the other: a line for each model.
 
     Returns:
       The name of that figure ("" if there are none), and a column and a line for each model.
@@ -96,10 +99,15 @@ def compared(details: Mapping[str, Details]) -> tuple[str, Details]:
     lines: dict[tuple[str, str, str], dict[str, tuple[list[float], list[float]]]] = {}
     for name, each in details.items():
         for curve in each.curves:
-            if len(curve.series) == 1:
-                lines.setdefault((curve.title, curve.x, curve.y), {})[name] = next(iter(curve.series.values()))
+            match list(curve.series.items()):
+                case [(_, line)]:
+                    lines.setdefault((curve.title, curve.x, curve.y), {})[name] = line
+                case [(y, (_, ys)), (x, (_, xs))]:
+                    axes = [f"{axis}, {curve.y}" if curve.y else axis for axis in (x, y)]
+                    lines.setdefault((curve.title, axes[0], axes[1]), {})[name] = (xs, ys)
     table = Table(first.classes, figures) if first else None
-    of_all = Details(table, None, tuple(Lines(*about, series) for about, series in lines.items()))
+    remark = "; ".join(f"{name}: {each.remark}" for name, each in details.items() if each.remark)
+    of_all = Details(table, None, tuple(Lines(*about, series) for about, series in lines.items()), remark)
     return next(iter(first.columns)) if first else "", of_all
 
 

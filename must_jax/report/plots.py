@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 INK = "#123456"  # stands for the page's text colour until the SVG is written
 PALETTE = ("#e4572e", "#2e86ab", "#3fa34d", "#8e6bbf", "#d99a2b", "#c2528b", "#3aa6a0")
 DASHES = ("-", "--", ":")  # for more series than colours
+MOST_INSIDE = 4  # entries of a legend that finds a place beside the lines
 MOST_NUMBERED = 12  # classes of a matrix whose cells have their figures
 STYLE: Any = {
     "svg.fonttype": "none",  # real text: selectable and in the page's font
@@ -46,15 +47,15 @@ def curves(
     linear: bool = False,
 ) -> str:
     """Line plot of name -> (x values, y values), on a logarithmic y axis if all values allow it and `linear` does."""
+    below = -(-len(series) // 2) if len(series) > MOST_INSIDE else 0  # lines of a legend below the axes
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+        figure = Figure(figsize=(4.2, 2.6 + 0.19 * below), layout="constrained")
         axes = figure.subplots()
         for index, (name, (at, values)) in enumerate(series.items()):
             turn, colour = divmod(index, len(PALETTE))
-            # The first series is the one that matters most: the total.
             known = [math.nan if value is None else value for value in values]
             (line,) = axes.plot(at, known, DASHES[turn % len(DASHES)], label=shown(name), color=PALETTE[colour])
-            line.set_linewidth(1.8 if index == 0 else 1.0)
+            line.set_linewidth(1.8 if index == 0 and not linear else 1.0)  # of losses, the first one is the total
         values_of = (value for _, values in series.values() for value in values)
         if not linear and all(value is not None and value > 0 for value in values_of):
             axes.set_yscale("log")
@@ -64,8 +65,11 @@ def curves(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        if len(series) > 1:
-            axes.legend(ncols=2, handlelength=1.2, columnspacing=1.0)
+        form: dict[str, Any] = {"ncols": 2, "handlelength": 1.2, "columnspacing": 1.0}
+        if below:
+            figure.legend(loc="outside lower left", **form)
+        elif len(series) > 1:
+            axes.legend(**form)
         return _svg(figure, title)
 
 

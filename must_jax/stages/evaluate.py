@@ -92,6 +92,9 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
         (workdir / REPORT).unlink(missing_ok=True)  # of an earlier scorecard
         write_json(workdir / RESULT_FILE, result)
         _write_report(config, workdir)
+        for row in rows:
+            if row.details and (remark := row.details.remark):
+                say(f"look at {row.init}, {row.mode}, seed {row.seed}, on {row.dataset}: {remark}")
         say(f"{workdir}: {len(rows)} results in {workdir / scorecard.JSON_FILE}, see {workdir / REPORT}")
     distributed.wait("written")
 

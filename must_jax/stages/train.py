@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -265,7 +265,10 @@ def _train(
                 say(f"{workdir}: step {done}, {_listed(metrics)}")
             return metrics
 
+        remarks: list[str] = []  # on the model that is kept
+
         def keep(done: int) -> None:
+            remarks[:] = held_out.remarks()
             if distributed.is_first():
                 write_json(workdir / validation.FILE, held_out.found)
 
@@ -310,6 +313,7 @@ def _train(
 
     variables, kept = everywhere(mesh, trained_variables(state)), validations.kept
     if distributed.is_first():
+        _tell_strange(workdir, remarks)
         trained.describe(
             workdir,
             config,
@@ -367,9 +371,15 @@ def _measure_again(
         ):
             with MetricWriter(workdir, told.settings.steps, validates=True) as writer:
                 writer.write(told.settings.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
+        _tell_strange(workdir, again.remarks())
         write_json(workdir / validation.FILE, again.found)
         description.change(workdir, metrics=metrics, validation=going_on.asked(config, workdir))
     distributed.wait("described")
+
+
+def _tell_strange(workdir: Path, remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        say(f"look at {workdir}: {remark}")
 
 
 def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:

@@ -164,6 +164,15 @@ class Validation:
             metrics |= values
         return metrics
 
+    def remarks(self) -> list[str]:
+        """What is strange about the predictions of the last time."""
+        return [
+            f"{name} on {images}: {details['remark']}"
+            for images, told in self.found.items()
+            for name, details in told["details"].items()
+            if "remark" in details
+        ]
+
 
 def names_of(held_out: Sequence[HeldOut], tasks: Mapping[str, Task]) -> list[str]:
     """The names of the metrics that will be measured."""

@@ -52,6 +52,7 @@ class Details(TypedDict, total=False):
     per_class: Table
     confusion: Confusion
     curves: list[Curve]
+    remark: str  # what is strange about all predictions together, in a few words
 
 
 class TaskMetrics(Protocol):

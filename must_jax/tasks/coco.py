@@ -44,6 +44,11 @@ class Coco:
         truth = truth[truth[:, _CROWD] == 0]
         return truth[:, _BOX], truth[:, _CLASS].astype(np.int64), truth[:, _IMAGE].astype(np.int64)
 
+    @property
+    def found(self) -> int:
+        """The number of predicted boxes."""
+        return sum(map(len, self._found))
+
     def result(self) -> np.ndarray:
         """f64[K, 2], in percent: AP at IoU 0.5, and the mean over 0.5 to 0.95; NaN for a class without objects."""
         truth, found = _all(self._truth), _all(self._found)

@@ -17,6 +17,7 @@ from must_jax.config import ModelConfig
 from must_jax.config.base import MaxBoxes
 from must_jax.data.kinds import BoxesLabel
 from must_jax.models.heads import DetectorHead, detector_points
+from must_jax.progress import counted
 from must_jax.tasks import boxes, drawing
 from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import same_boxes
@@ -199,6 +200,10 @@ class DetectionMetrics:
                     "series": {"precision": (scores, precision), "recall": (scores, recall)},
                 }
             ]
+        if count.any() and not self._coco.found:
+            details["remark"] = (
+                f"no box at all is predicted, where {counted(self._coco.images, 'image')} have {count.sum():,}"
+            )
         return details
 
     def chance(self) -> float:

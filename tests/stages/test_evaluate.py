@@ -99,7 +99,8 @@ def fake(measure: Any, patch: pytest.MonkeyPatch) -> list[tuple[str, str, int, f
 
     def fake_measure(self: Any, outcome: Outcome, split: str) -> Evaluation:
         (_, seed, learning_rate), task = outcome.training, self._downstream.task
-        return Evaluation({f"{task.name}/{task.metric}": measure(seed, learning_rate)[split]}, {task.name: {}})
+        value = measure(seed, learning_rate)[split]
+        return Evaluation({f"{task.name}/{task.metric}": value}, {task.name: {"remark": "odd"} if value == 7 else {}})
 
     patch.setattr(transfer.Transfer, "compile", lambda self, compiler: self)
     patch.setattr(transfer.Transfer, "start", lambda self, trained: None)
@@ -203,10 +204,13 @@ def test_the_first_seed_is_shown_by_class_and_curve(finished: Path, config: Eval
 
 
 def test_test_images_are_looked_at_only_for_the_rate_that_was_chosen(
-    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    """What is strange there is told, and is in the report."""
     fake(lambda seed, rate: {"validation": rate, "test": 7.0}, monkeypatch)
     evaluate.run(config, tmp_path / "run")
+    assert "look at teacher, frozen, seed 0, on range: odd" in capsys.readouterr().err
+    assert "teacher: odd" in (tmp_path / "run/report/index.html").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "runs.jsonl").read_text().splitlines()]
     tried = {line["run"]: line for line in lines if "validation" in line}
     assert {(line["validation"], line["test"]) for line in tried.values()} == {(0.1, 7.0), (0.01, None)}

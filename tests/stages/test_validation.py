@@ -21,6 +21,7 @@ from must_jax.errors import UserError
 from must_jax.stages import describe, train, validation
 from must_jax.stages.briefs import validated
 from must_jax.stages.curves import validations
+from must_jax.tasks.depth import DepthMetrics
 
 CLASSES, DEPTH = "scenes/teacher_classification_tiny", "scenes/teacher_depth_tiny"
 
@@ -112,8 +113,13 @@ def test_another_validation_is_measured_without_training(
         train.run(config(**nothing_to_do), finished)
         assert description.read(finished) == before
     others = [{"images": f"{DEPTH}:test"}, {"images": f"{DEPTH}:validation", "name": "former"}]
-    with pytest.raises(UserError, match=r"reached depth/delta1@former = .*, below config.minimum = 101"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"reached depth/delta1@former = .*, below config.minimum = 101"),
+    ):
+        patch.setattr(DepthMetrics, "details", lambda self: {"remark": "odd"})
         train.run(config(validation=others, minimum={"depth/delta1@former": 101.0}), finished)
+    assert f"look at {finished}: depth on {DEPTH}:test: odd" in capsys.readouterr().err
     assert not (finished / "result.json").exists()
     train.run(config(validation=others), finished)
     after = description.read(finished)

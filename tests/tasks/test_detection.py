@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -189,6 +190,19 @@ def test_average_precision_of_perfect_missing_and_half_right():
     # Shrunk to IoU 0.81: right at thresholds up to 0.8, seven of ten.
     small = np.array(BOX) + np.array([1, 1, -1, -1]) * 0.05 * (BOX[2] - BOX[0])
     assert average_precision(label(small), label(BOX))["ap"] == pytest.approx(70)
+
+
+def test_that_no_box_at_all_is_predicted_is_told():
+    """Average precision alone does not tell it from wrong boxes."""
+    task = build_task("detection", ["cat"])
+    blind, seeing, without_truth = (task.metrics() for _ in range(3))
+    for prediction in (label(), label()):
+        count(blind, task, prediction, label(BOX))
+        count(seeing, task, prediction, label(BOX))
+        count(without_truth, task, prediction, label())
+    count(seeing, task, label(BOX), label())
+    assert re.search("no box .* 2 images .* 2", blind.details()["remark"])
+    assert "remark" not in seeing.details() and "remark" not in without_truth.details()
 
 
 def test_a_confident_false_box_on_an_image_without_boxes_lowers_the_precision():
