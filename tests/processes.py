@@ -16,6 +16,10 @@ from typing import Any
 
 PLATFORMS = os.environ.get("MUST_JAX_TEST_PLATFORMS", "")  # jax's, of the processes alone: "cuda,cpu"; "" = the CPU
 DEVICES = 1 if PLATFORMS else 2
+_COMPILE_LESS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# The environment of processes that compile for longer than they run; all that are compared with each other have it, or
+# none of them. Of processes that work together, jax keeps the programs of the first one alone.
+QUICK = {} if PLATFORMS else {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_COMPILE_LESS}".strip()}
 STEPS, EVERY = 40, 4
 STUDENT = {  # small enough to begin within seconds
     "stage": "train",

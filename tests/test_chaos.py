@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import CONFIGS, config
+from processes import QUICK
 from storm import KINDS, Damage, Process, Storm, Strike
 
 from must_jax.data import scenes
@@ -65,9 +66,7 @@ def pipeline() -> list[str]:
 
 def environment(home: Path) -> dict[str, str]:
     """Programs are kept with the run, since those that a kill has torn would be found by other tests."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(home / "programs"), "XLA_FLAGS": quick}
-    return {"SOURCE_DATE_EPOCH": "1767225600", **cache}
+    return {"SOURCE_DATE_EPOCH": "1767225600", "JAX_COMPILATION_CACHE_DIR": str(home / "programs"), **QUICK}
 
 
 def strikes(rng: random.Random) -> list[Strike]:

@@ -89,9 +89,9 @@ def test_describe(smoke: Path):
 
     lines = described(smoke).splitlines()[3:]
     assert [line.split()[0] for line in lines] == [*(f"teacher_{task}" for task in sorted(TASKS)), *LATER]
-    assert "4/4 steps" in described(smoke / "student").splitlines()[0]
-    assert "compile" in described(smoke / "student")
-    assert all(f"teacher_{task}-{task}" in described(smoke / "label") for task in TASKS)
+    student, label = described(smoke / "student"), described(smoke / "label")
+    assert "4/4 steps" in student.splitlines()[0] and "compile" in student
+    assert all(f"teacher_{task}-{task}" in label for task in TASKS)
     assert "finetune: one seed has no spread" in described(smoke / "evaluate")
 
 

@@ -67,30 +67,35 @@ def test_every_photo_gets_a_picture_and_json_of_all_tasks(model: Path, tmp_path:
     assert len({panel.tobytes() for panel in panels}) == 6
 
 
-@pytest.mark.parametrize(
-    ("name", "written", "shown"),
-    [
-        (b"\xff\xfe\xe9.png", b"\xff\xfe\xe9", "\\xff\\xfe\\xe9.png"),
-        ("日本 é.png".encode(), "日本 é".encode(), "日本 é.png"),
-        (b"a\nb\x1b[31m.png", b"a\nb\x1b[31m", "a\\nb\\x1b[31m.png"),
-        (b"..png", b".", "..png"),
-        (b".png", b".png", ".png"),
-        (b"x" * 251 + b".png", b"x" * 237 + b"-", "x" * 251 + ".png"),
-        ("é".encode() * 125 + b"x.png", "é".encode() * 118 + b"-", "é" * 125 + "x.png"),
-    ],
-)
-def test_photos_of_any_name(model: Path, tmp_path: Path, capsys, name: bytes, written: bytes, shown: str):
-    photo = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
-    photo.parent.mkdir()
+NAMES = {  # of a photo -> how the names of its results begin, and how it is shown
+    b"\xff\xfe\xe9.png": (b"\xff\xfe\xe9.", "\\xff\\xfe\\xe9.png"),
+    "日本 é.png".encode(): ("日本 é.".encode(), "日本 é.png"),
+    b"a\nb\x1b[31m.png": (b"a\nb\x1b[31m.", "a\\nb\\x1b[31m.png"),
+    b"..png": (b"..", "..png"),
+    b".png": (b".png.", ".png"),
+    b"x" * 251 + b".png": (b"x" * 237 + b"-", "x" * 251 + ".png"),
+    "é".encode() * 125 + b"x.png": ("é".encode() * 118 + b"-", "é" * 125 + "x.png"),
+}
+
+
+def test_photos_of_any_name(model: Path, tmp_path: Path, capsys):
     Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(io := BytesIO(), "PNG")
-    photo.write_bytes(io.getvalue())
-    assert look(f"--model={model}", f"--out={tmp_path}/out", photo) == 0
-    made = sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir())
-    assert [each[: len(written)] for each in made] == [written] * 2
-    assert [each[each.rfind(b".") :] for each in made] == [b".json", b".png"]
-    answer = json.loads((tmp_path / "out" / os.fsdecode(made[0])).read_text(encoding="utf-8"))
-    assert answer["photo"] == f"{tmp_path}/in/{shown}"
-    assert f"{tmp_path}/in/{shown} -> " in capsys.readouterr().err
+    (tmp_path / "in").mkdir()
+    photos = [Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)) for name in NAMES]
+    for photo in photos:
+        photo.write_bytes(io.getvalue())
+    assert look(f"--model={model}", f"--out={tmp_path}/out", *photos) == 0
+    made = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+    assert len(made) == 2 * len(NAMES)
+    told = {}
+    for name in made:
+        if name.endswith(b".json"):
+            answer = json.loads((tmp_path / "out" / os.fsdecode(name)).read_text(encoding="utf-8"))
+            told[answer["photo"]] = name
+    for written, shown in NAMES.values():
+        name = told[f"{tmp_path}/in/{shown}"]
+        assert name.startswith(written) and name.removesuffix(b".json") + b".png" in made
+    assert f"{tmp_path}/in/{next(iter(NAMES.values()))[1]} -> " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "loop"])

@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from processes import QUICK
+
 ROOT = Path(__file__).parents[2]
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
 SECTIONS = {"five", "one", "network", "labelling", "bits", "survival"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "benchmarks/accelerator.py"), "--size=toy", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": QUICK}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | QUICK, capture_output=True, text=True)
 
 
 def sections(file: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launchers import LAUNCH, ROOT, wait_for
+from processes import QUICK
 
 TINY = (
     f"--config={ROOT}/configs/teacher_classification.py",
@@ -29,7 +30,7 @@ def start(folder: Path, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [LAUNCH / "local.sh", *flags, "--", *command, *TINY],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **QUICK, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from command_line import CONFIGS, call
 from made_teacher import HEADLINES, make_teacher
-from processes import group
+from processes import QUICK, group
 
 IMAGES, KILLS = 60, 10
 SHARD = "labels-train.array_record-*-of-?????"
@@ -45,7 +45,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def start(
     command: list[str], workdir: Path, *overrides: str, limit_bytes: int = 0, joined: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "SOURCE_DATE_EPOCH": "1767225600"}
+    environment = os.environ | QUICK | {"PYTHONPATH": os.pathsep.join(sys.path), "SOURCE_DATE_EPOCH": "1767225600"}
     environment |= joined or {}
 
     process = subprocess.Popen(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import processes
 import pytest
-from processes import STEPS, STUDENT, Process
+from processes import QUICK, STEPS, STUDENT, Process
 
 from must_jax.engine.checkpoint import restore_variables
 
@@ -45,8 +45,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts a process; what is left of it when the test ends is killed."""
     started: list[Process] = []
 
-    def start(*arguments: str, **options: Any) -> Process:
-        started.append(Process(tmp_path / f"process-{len(started)}.log", *arguments, **options))
+    def start(*arguments: str, environment: Mapping[str, str] | None = None, **options: Any) -> Process:
+        log, environment = tmp_path / f"process-{len(started)}.log", QUICK | (environment or {})
+        started.append(Process(log, *arguments, environment=environment, **options))
         return started[-1]
 
     yield start
@@ -72,7 +73,7 @@ def start_together(start: Callable[..., Process]) -> Callable[..., list[Process]
 def undisturbed(student: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of the run that nothing happened to: one process, two devices."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    Process(folder / "log", student, f"--workdir={folder / 'run'}").finish()
+    Process(folder / "log", student, f"--workdir={folder / 'run'}", environment=QUICK).finish()
     return folder / "run"
 
 
