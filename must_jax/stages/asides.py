@@ -59,7 +59,7 @@ def take_back(config: Any, folder: Path) -> list[Path]:
     coming = folder.with_name(folder.name + _COMING)
     if coming.exists():  # it was killed before
         coming.rename(_next(folder) if folder.exists() else folder)
-    if not (folder / CONFIG_FILE).exists():
+    if not (folder / CONFIG_FILE).exists() or not _asides(folder):
         return taken
     in_place = isinstance(config, _MEASURES) and not difference(folder, config)
     as_columns = isinstance(config, LabelConfig) and not other_as_a_whole(config, folder)

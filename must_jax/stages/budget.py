@@ -49,7 +49,8 @@ class Forecast:
       column_bytes: by column, for all shards.
       free_bytes: of the disk.
       largest_batch: an estimate; None if unknown.
-      opening_seconds, compile_seconds: additional, at every start; programs are cached.
+      opening_seconds, compile_seconds, start_seconds: additional, at every start (programs are cached); the last one is
+        that of worker processes.
     """
 
     images: int
@@ -61,6 +62,7 @@ class Forecast:
     free_bytes: int
     largest_batch: int | None
     compile_seconds: float
+    start_seconds: float
     opening_seconds: float = 0.0
 
     def seconds(self, chips: int) -> float:
@@ -105,11 +107,11 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, confi
     with tempfile.TemporaryDirectory(prefix=".dry_run-", dir=folder) as scratch:
         teachers = begin(Path(scratch) / "once", _sample(images))
         compile_seconds = warm_up(teachers, batch_size)
-        seconds = label(_sample(images), teachers, batch_size, config).seconds
-        count, passes = len(_sample(images)), min(math.ceil(LEAST_S / seconds), MOST_PASSES)
+        labelled = label(_sample(images), teachers, batch_size, config)
+        passes = min(math.ceil(LEAST_S / labelled.seconds), MOST_PASSES)
         if passes > 1:
             again = _sample(images, passes)
-            seconds = label(again, begin(Path(scratch) / "again", again), batch_size, config).seconds
+            labelled = label(again, begin(Path(scratch) / "again", again), batch_size, config)
         writers = [column.writer for teacher in teachers for column in teacher.columns]
         shard_images = writers[0].manifest.shard_images
         sizes = {
@@ -123,12 +125,13 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, confi
         images=len(images),
         shards=math.ceil(len(images) / shard_images),
         devices=next(iter(models.values())).mesh.size,
-        images_per_second=count * passes / seconds,
+        images_per_second=labelled.images_per_second,
         forward_per_second={name: forward_per_second([model], batch_size) for name, model in models.items()},
         column_bytes=sizes,
         free_bytes=shutil.disk_usage(folder).free,
         largest_batch=_largest_batch(list(models.values()), batch_size),
         compile_seconds=compile_seconds,
+        start_seconds=labelled.start_seconds,
     )
 
 
@@ -224,7 +227,8 @@ def show(forecast: Forecast, chips: int, batch_size: int) -> None:
         hours,
         f"largest batch that fits: {fits}\n"
         f"disk: {readable_bytes(needed)} needed, {readable_bytes(forecast.free_bytes)} free\n"
-        f"at a start: {forecast.opening_seconds:.1f} s to open the images, {forecast.compile_seconds:.1f} s to compile",
+        f"at a start: {forecast.opening_seconds:.1f} s to open the images, {forecast.compile_seconds:.1f} s to compile"
+        f", {forecast.start_seconds:.1f} s to start workers",
     ):
         console.print(part, "", sep="\n")
 

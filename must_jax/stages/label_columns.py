@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,13 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     if distributed.is_first():
         _take_back(workdir, {column.writer.folder.name for column in columns if column.writer.missing()})
     compile_seconds = warm_up(begun, config.batch_size)
-    began = time.monotonic()
-    labelled = label(images, begun, config.batch_size, config.input).images
+    labelled = label(images, begun, config.batch_size, config.input)
     distributed.wait("labelled")
     if not distributed.is_first():
         return
     if missing := max(len(column.writer.missing()) for column in columns):
-        say(f"worker {config.worker} has labelled {labelled} images; others have {missing} shards to write")
+        say(f"worker {config.worker} has labelled {labelled.images} images; others have {missing} shards to write")
         return
-    seconds = time.monotonic() - began
     # Shards of earlier runs or other workers may have been damaged since.
     verify.check_unchanged(
         (column.writer.folder, shard)
@@ -77,9 +74,10 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     bad = [*images.skipped, *absent]
     result = {
         "images": len(images),
-        "seconds": seconds,
+        "seconds": labelled.seconds,
+        "start_seconds": labelled.start_seconds,
         "compile_seconds": compile_seconds,
-        "images_per_second": labelled / seconds,
+        "images_per_second": labelled.images_per_second,
         "columns": before | {name: _told(column) for name, column in written.items()},
         "bad": [{"name": name, "reason": reason} for name, reason in bad],
     }

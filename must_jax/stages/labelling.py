@@ -104,10 +104,15 @@ Entries = tuple[Sequence[Example], Sequence[Sequence[Entry]]]  # for a chunk; by
 
 
 class Labelled(NamedTuple):
-    """How many images had to be read, and the seconds that it took, without the start of worker processes."""
+    """How many images had to be read, and the seconds that it took after those in which workers started."""
 
     images: int
     seconds: float
+    start_seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.images else 0.0
 
 
 def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
@@ -140,10 +145,10 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
         for start in range(0, len(positions), batch_size)
     ]
     if not chunks:
-        return Labelled(0, 0.0)
+        return Labelled(0, 0.0, 0.0)
     total, failures = sum(map(len, ranges.values())), Failures(images.name, columns, ranges)
     models, positions = [teacher.model for teacher in teachers], [chunk.positions for chunk in chunks]
-    count = batches_ahead(models, batch_size, config.prefetch_bytes)
+    count, began = batches_ahead(models, batch_size, config.prefetch_bytes), time.monotonic()
     with (
         Progress(f"labelling {images.name}", total) as progress,
         ThreadPoolExecutor(1) as feeder,  # ends last: it may be waiting for the others
@@ -152,7 +157,7 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
     ):
         for started in [begin(0, [range(0)] * cores()) for begin in (reading, encoding)]:
             started()
-        began = time.monotonic()
+        start_seconds, began = time.monotonic() - began, time.monotonic()
         asked = ([teacher.is_asked(chunk.shard) for teacher in teachers] for chunk in chunks)
         answers = ask(models, read(reading, positions, count), asked)
         fed = ahead(chunks, lambda _: feeder.submit(next, answers).result, count)
@@ -172,7 +177,7 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
                         f"none of {len(bad)} images of {images.name} in a row can be labelled, "
                         f"e.g. {': '.join(bad[-1])}; repair this, then the same command continues"
                     )
-        return Labelled(total, time.monotonic() - began)
+        return Labelled(total, time.monotonic() - began, start_seconds)
 
 
 def _encoders(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from made_teacher import HEADLINES, make_teacher
 
@@ -116,15 +118,19 @@ def test_it_prints_and_leaves_nothing_behind(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nor does it care what is in the workdir, here a run with another config."""
+    """With a worker. Nor does it care what is in the workdir, here a run with another config."""
     for name, value in {"SAMPLE": 8, "MOST_PASSES": 1, "FORWARD_S": 0.0}.items():
         monkeypatch.setattr(budget, name, value)
     workdir = tmp_path / "runs/label"
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text('{"stage": "train"}')
     before = {path: path.stat().st_mtime_ns for path in (workdir, *workdir.rglob("*"))}
-    label.run(config_of(photos, teachers, dry_run=True, chips=6, worker="1/2"), workdir)
+    changes = {"dry_run": True, "chips": 6, "worker": "1/2", "input": {"workers": 1}}
+    processes = psutil.Process().children()
+    label.run(config_of(photos, teachers, **changes), workdir)
     printed = capsys.readouterr().out
+    assert (started := re.search(r"([\d.]+) s to start workers", printed)) and float(started[1]) > 0
+    assert psutil.Process().children() == processes
     for told in ("everything-segmentation", "small-depth", "whole set", "images/s", "chip-hours", "largest batch"):
         assert told in printed
     assert {path: path.stat().st_mtime_ns for path in (workdir, *workdir.rglob("*"))} == before

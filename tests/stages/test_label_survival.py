@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from command_line import CONFIGS, call
 from made_teacher import HEADLINES, make_teacher
@@ -75,6 +76,10 @@ def shards(workdir: Path) -> int:
     return len(list((workdir / "columns").glob(f"*/{SHARD}")))
 
 
+def of_process(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not condition() and process.poll() is None:
         time.sleep(0.005)
@@ -91,15 +96,22 @@ def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 def test_killed_at_random_moments_the_columns_end_up_the_same(
     command: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
+    """Twice with workers, of which one is killed at last; then the run says so, and what to change."""
     moments, killed = random.Random(0), 0
     while killed < KILLS:
-        workers = 2 if killed == 5 else 0
+        workers = 2 if killed in (5, 6) else 0
         process, before = start(command, tmp_path, f"--config.input.workers={workers}"), shards(tmp_path)
         count = before + moments.randint(1, 25)
         wait_until(lambda count=count: shards(tmp_path) >= count, process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was through before it was killed: there is too little to do"
+        if killed == 6:
+            os.kill(next(each.pid for each in of_process(process) if each.ppid() != process.pid), signal.SIGKILL)
+        else:
+            process.send_signal(signal.SIGKILL)
+        output, _ = process.communicate()
+        expected = 1 if killed == 6 else -signal.SIGKILL
+        assert process.returncode == expected, "it was through before it was killed: there is too little to do"
+        if killed == 6:
+            assert re.search(r"a worker process .*config\.input\.workers.*batch_size", output.splitlines()[-1])
         killed += 1
     assert 0 < shards(tmp_path) < 6 * IMAGES
     finish(start(command, tmp_path))
