@@ -175,6 +175,15 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
 
     fewer = config.model_copy(update={"teachers": (str(others),)})  # what reads the run is to read no other columns
     assert "no longer names old" in renewal.outdated(fewer, label_run)
+    made = [*label_run.glob("columns/*/*array_record*")]
+    inodes = {path: path.stat().st_ino for path in made}
+    asides.set_aside(fewer, label_run)
+    label.run(fewer, label_run)
+    taken = asides.take_back(config, label_run)
+    assert {path.name for path in taken} == {"old-depth", "old-normals"} and not renewal.outdated(config, label_run)
+    run()
+    assert {path: path.stat().st_ino for path in made} == inodes  # the very files
+    assert read_json(label_run / workdir.RESULT_FILE, dict[str, Any], "")["columns"].keys() == before.keys()
 
 
 def test_what_reads_other_columns_is_not_repeated(first: Path):
