@@ -98,7 +98,8 @@ def run(config: PipelineConfig, workdir: Path) -> None:
 
     say("\nreport")
     contents = _write_report(config, workdir)
-    write_json(workdir / RESULT_FILE, {"seconds": contents.seconds, "stages": times(workdir)})
+    spent = {name: seconds for name, seconds in times(workdir).items() if name in (*stages, REPORT.parent.name)}
+    write_json(workdir / RESULT_FILE, {"seconds": contents.seconds, "stages": spent})
     _print_summary(contents.rows, contents.starts)
     say(f"report: {report}\ntotal time: {duration(contents.seconds)}")
 
@@ -221,7 +222,9 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
         aside = asides.set_aside(stage, folder)
         why = _KEY.sub(f"config.stages.{name}.", why)
         say(f"{name} is repeated: {why}" + (f"; what it had made is now in {aside}" if aside else ""))
-        write_json(workdir / TIMES_FILE, {other: spent for other, spent in times(workdir).items() if other != name})
+        spent = times(workdir)
+        before = spent.pop(name, None)
+        write_json(workdir / TIMES_FILE, spent | ({aside.name: before} if aside and before is not None else {}))
     _note_failure(workdir, name, "")
     try:
         with _timed(name, workdir):
@@ -243,9 +246,10 @@ def _take_back(name: str, stage: Any, workdir: Path) -> None:
     if not taken:
         return
     say(f"{name} is what it was before, taken back from {', '.join(map(str, taken))}")
-    result = results.read(workdir / name, results.Result)
-    if taken[0].parent == workdir and result and result.seconds:  # all of it
-        write_json(workdir / TIMES_FILE, {**times(workdir), name: result.seconds})
+    result, spent = results.read(workdir / name, results.Result), times(workdir)
+    seconds = spent.pop(taken[0].name, result.seconds if result else None)
+    if taken[0].parent == workdir and seconds is not None:  # all of it
+        write_json(workdir / TIMES_FILE, {**spent, name: seconds})
 
 
 @contextlib.contextmanager
@@ -260,7 +264,7 @@ def _timed(name: str, workdir: Path) -> Iterator[None]:
 
 
 def times(workdir: Path) -> dict[str, float]:
-    """Stage -> seconds over all restarts; "report" for the reports."""
+    """Stage -> seconds over all restarts; "report" for the reports; also of what was set aside, by its folder."""
     path = workdir / TIMES_FILE
     return read_json(path, dict[str, float], "remove it, only timings are lost") if path.exists() else {}
 

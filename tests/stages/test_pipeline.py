@@ -236,10 +236,15 @@ def test_what_was_set_aside_is_taken_back_with_its_value(ran: list[tuple[Path, A
     one, other = (named(first=training(seed=seed), second=training(init="{workdir}/first")) for seed in (0, 1))
     pipeline.run(one, home)
     (home / "first/mine.txt").write_text("of seed 0")
+    spent = pipeline.times(home)
+    (home / "times.json").write_text(json.dumps(spent | {"first": 100.0}))
     pipeline.run(other, home)
+    assert pipeline.times(home)["first"] < 100
     (home / "second/mine.txt").write_text("of seed 1")
     pipeline.run(one, home)
     assert {path.parent.name for path in home.glob("*/mine.txt")} == {"first", "second.before-1"}
+    assert 100 <= pipeline.times(home)["first"] < 110  # as before
+    assert json.loads((home / "result.json").read_text())["stages"].keys() == {"first", "second", "report"}
 
 
 @pytest.mark.parametrize(
