@@ -122,7 +122,7 @@ def measure_must_jax(config: ModelConfig, image_size: int, batch_size: int, step
 
     variables = model.init(jax.random.key(0), image_size)
     params = variables["params"]
-    state = put_replicated(mesh, (params, variables["stats"], optimizer.init(params)))
+    state = put_replicated(mesh, (params, variables["stats"], jax.jit(optimizer.init)(params)))
     images = put_batch(mesh, make_images(batch_size, image_size))
     start = time.perf_counter()
     compiled = jax.jit(update, donate_argnums=0).lower(state, images).compile()
@@ -206,7 +206,9 @@ def measure_torch(
     model = torch_network(config).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     images = torch.from_numpy(make_images(batch_size, image_size)).to(device).permute(0, 3, 1, 2)
-    network, mixed = torch.compile(model) if compiled else model, config.dtype == "bfloat16"
+    # Kernels are chosen anew each time, so not by measurements beside other programs.
+    network = torch.compile(model, options={"autotune_local_cache": False}) if compiled else model
+    mixed = config.dtype == "bfloat16"
 
     def step() -> Any:
         optimizer.zero_grad()

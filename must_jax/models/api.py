@@ -63,7 +63,8 @@ class Model:
         """
         _check_size(image_size, image_size)
         backbone = self.backbone.clone(identity_blocks=identity_blocks)
-        return jax.device_get(_init(replace(self, backbone=backbone), rng, image_size))
+        with jax.default_device(_host()):
+            return jax.device_get(_init(replace(self, backbone=backbone), rng, image_size))
 
     def apply(self, variables: Variables, images: jax.Array, *, train: bool) -> tuple[Outputs, Variables]:
         """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given)."""
@@ -213,6 +214,14 @@ def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
         kind: {"backbone": backbone[kind], "fpn": fpn[kind], "heads": {task: v[kind] for task, v in heads.items()}}
         for kind in ("params", "stats")
     }
+
+
+def _host() -> jax.Device | None:
+    """A CPU: there, flax's two hundred tiny programs of an initialisation are compiled in a second or two."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
 
 
 def _run(module: nn.Module, params: Any, stats: Any, inputs: Any, train: bool, remat: bool = False) -> tuple[Any, Any]:

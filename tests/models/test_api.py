@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from must_jax.config import REMAT, ModelConfig
 from must_jax.errors import UserError
+from must_jax.models import api
 from must_jax.models.api import Model, Variables, build_model, transfer
 from must_jax.models.heads import DenseHead, DetectorHead, PooledLinearHead
 
@@ -166,6 +167,18 @@ class Adapter(nn.Module):
         lora = nn.Dense(4, kernel_init=nn.initializers.zeros, name="lora")(pooled)
         wide = nn.Dense(512, bias_init=nn.initializers.constant(0.5), name="wide")(pooled)
         return {"logits": nn.Dense(3, name="out")(jnp.concatenate([same, lora, wide], -1))}
+
+
+def test_init_computes_on_the_host(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its many small programs would take most of a minute to compile for a GPU."""
+    other, used = jax.devices()[1], []
+    with jax.default_device(other):
+        key = jax.random.key(0)
+        assert key.devices() == {other}
+        jax.tree.map(np.testing.assert_array_equal, model.init(key, 64), model.init(jax.random.key(0), 64))
+        monkeypatch.setattr(api, "_init", lambda _, rng, __: used.append(jax.random.fold_in(rng, 1).devices()))
+        model.init(key, 64)
+    assert used == [{jax.local_devices(backend="cpu")[0]}]
 
 
 def test_initialisers_of_others_give_what_they_say() -> None:
