@@ -157,7 +157,7 @@ def write_images(folder: Path, preset: Preset, count: int) -> None:
 
 
 def label_all(
-    images: ImageSet, models: Mapping[str, Trained], batch_size: int, workers: int = 0
+    images: ImageSet, models: Mapping[str, Trained], batch_size: int, workers: int | None = None
 ) -> tuple[float, float]:
     """Wall seconds an image, and CPU seconds of this process."""
     config = LabelConfig(images=images.name, teachers=tuple(models), batch_size=batch_size)

@@ -136,8 +136,8 @@ def rounded(value: float, digits: int = 3) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """(1, "image") -> "1 image"; (2000, "box") -> "2,000 boxes"."""
-    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
+    """(1, "image") -> "1 image"; (2000, "box") -> "2,000 boxes"; (8, "process") -> "8 processes"."""
+    ending = "" if count == 1 else "es" if noun.endswith(("x", "s")) else "s"
     return f"{count:,} {noun}{ending}"
 
 

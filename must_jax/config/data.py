@@ -122,7 +122,7 @@ class LabelConfig(Config):
     worker: str = "0/1"
     """Number of this process, from 0, and how many there are; each takes every n-th shard."""
     input: InputConfig = InputConfig()
-    """How batches are made ahead of the devices, and labels behind them. A GPU needs workers, about one per core."""
+    """How batches are made ahead of the devices, and labels behind them."""
     dry_run: bool = False
     """Labels a sample, prints what the whole set costs, and writes nothing."""
     chips: Count = 0

@@ -124,9 +124,11 @@ class ColumnsConfig(Config):
 class InputConfig(Config):
     """How batches are made ahead of the devices. It does not change them."""
 
-    workers: Annotated[int, Field(ge=0, le=1024), Number] = 0
-    """Processes that read and augment images, and as many that make labels where labels are made; 0 = threads of this
-    process, of which only one at a time runs Python. All workers together have one thread per core."""
+    workers: Annotated[int | None, Field(ge=0, le=1024), Number] = None
+    """Processes that read and augment images, and as many that make labels where labels are made; none = one per core
+    where GPUs or TPUs compute, 0 on CPUs; 0 = threads of this process, of which only one at a time runs Python. All
+    workers together have one thread per core. Threads always measure sets of at most 4,096 images, since workers take
+    seconds to start."""
     prefetch_bytes: Annotated[int, Field(gt=0, le=2**50), Number] = 2**31
     """Memory for batches that are ready or being made, besides those in use; where labels are made, also for what waits
     to be written. One is always made ahead."""

@@ -37,6 +37,7 @@ Example = dict[str, Any]
 
 TRAIN_MAP_STRIDE = 4  # stride of the maps that heads predict
 CACHED_BYTES = 2**26  # of the truth of one image set
+FEW = 4096  # images; threads have read as many about when worker processes have started and done so
 _DEFAULT = InputConfig()
 
 cv2.setNumThreads(1)  # whole batches are made in parallel; threads inside one image only get in their way
@@ -59,17 +60,19 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    stop_step: int = sys.maxsize,
     rows: np.ndarray | None = None,
     config: InputConfig = _DEFAULT,
     threads: int = 0,
     on_bad: OnBad | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches start_step, start_step + 1, ...; every epoch has a new order over all sources, augmented anew.
+    """Batches start_step, start_step + 1, ...; every epoch has a new order over all sources, augmented anew.
 
     Args:
       kinds: the tasks in the batches; images without a label for a task have `present` 0 there. Maps have stride 4.
+      stop_step: the batches end before this one.
       rows: i64[n], which examples of each batch to make: those of one host; None = all.
-      config: workers, and memory for batches ahead. It does not change the batches.
+      config: workers, and memory for batches ahead. It does not change the batches. Threads read FEW images or less.
       threads: number of threads that make batches, in all workers together; 0 = one per core. It does not change them.
       on_bad: called for every image and label that cannot be read, each time it is met.
 
@@ -82,7 +85,7 @@ def train_batches(
     order = Order([len(source.images) for source in sources], order_seed)
     make = _Training(sources, kinds, image_size, TRAIN_MAP_STRIDE, batch_size, rows, order, augment_seed, augment)
     like = batch_like(kinds, image_size=image_size, batch_size=len(rows))
-    return prefetched(make, range(start_step, sys.maxsize), like, config, threads, on_bad)
+    return _made(make, range(start_step, stop_step), like, config, threads, on_bad)
 
 
 def examples_of(sources: Sequence[Source], *, batch_size: int, seed: int, step: int) -> list[str]:
@@ -120,6 +123,14 @@ def eval_batches(
     like = batch_like(kinds, image_size=image_size, batch_size=len(rows), map_stride=map_stride)
     like["content_hw"] = np.zeros((len(rows), 2), np.int32)
     steps = range(start_step, math.ceil(len(source.images) / batch_size))
+    return _made(make, steps, like, config, threads, on_bad)
+
+
+def _made(
+    make: _Training | _Evaluation, steps: range, like: Batch, config: InputConfig, threads: int, on_bad: OnBad | None
+) -> Iterator[Batch]:
+    if len(steps) * len(make.rows) <= FEW:
+        config = config.model_copy(update={"workers": 0})
     return prefetched(make, steps, like, config, threads, on_bad)
 
 

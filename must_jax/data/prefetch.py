@@ -50,13 +50,14 @@ def prefetched(
       threads: number of threads that make batches, in all processes together; 0 = one per core.
       on_bad: called for everything that could not be read, just before its batch is returned.
     """
-    threads = max(threads or cores(), config.workers)
+    workers = config.workers or 0
+    threads = max(threads or cores(), workers)
     layout = Layout(like)
     count = max(1, min(config.prefetch_bytes // layout.bytes, _IN_HAND * threads))  # of batches ahead
     parts = min(layout.rows, -(-_IN_HAND * threads // count))
     rows = divided(layout.rows, parts)
     keys = "config.input.workers or config.input.prefetch_bytes"
-    with makers(make, layout, config.workers, threads, keys) as begin:
+    with makers(make, layout, min(workers, count * layout.rows), threads, keys) as begin:
         begun = deque(begin(step, rows) for step in steps[:count])
         for step in steps:
             batch, unread = begun.popleft()()

@@ -33,6 +33,7 @@ AGAIN_AFTER_S = 5.0  # if the end of another process went unnoticed, as in someb
 READY_WITHIN_S = 600.0  # after the first process is ready to begin
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _Value = TypeVar("_Value")
+_HOSTS = "must_jax/host/"  # beneath it, the host of each process
 _rounds = 0  # calls of `_round`; the same in every process
 _together = ""  # where those inside `together` report how it ended for them
 
@@ -81,9 +82,9 @@ def join(within_s: float = READY_WITHIN_S) -> int:
             overdue.cancel()
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         until = time.monotonic() + within_s
-        _client().key_value_set(f"must_jax/host/{position()}", socket.gethostname())
+        _client().key_value_set(f"{_HOSTS}{position()}", socket.gethostname())
         for process in range(processes()):  # before looking for devices, which takes all processes
-            _get(f"must_jax/host/{process}", process, within_s, until)
+            _get(f"{_HOSTS}{process}", process, within_s, until)
         if not is_first():
             progress.mute()
     return _runtime.global_state.num_processes
@@ -97,6 +98,14 @@ def is_first() -> bool:
 def processes() -> int:
     """How many processes work together; does not touch the devices."""
     return _runtime.global_state.num_processes
+
+
+def neighbours() -> int:
+    """How many of the processes are on this host, itself included."""
+    if processes() == 1:
+        return 1
+    hosts = [host for _, host in _client().key_value_dir_get(_HOSTS)]
+    return max(1, hosts.count(socket.gethostname()))
 
 
 def position() -> int:
@@ -263,8 +272,8 @@ def _get(key: str, process: int, within_s: float, until: float) -> str:
     try:
         return _client().blocking_key_value_get(key, int(1000 * max(1.0, until - time.monotonic())))
     except RuntimeError:  # the deadline
-        hosts = dict(_client().key_value_dir_get("must_jax/host/"))
-        host = hosts.get(f"must_jax/host/{process}", "an unknown host")
+        hosts = dict(_client().key_value_dir_get(_HOSTS))
+        host = hosts.get(f"{_HOSTS}{process}", "an unknown host")
         _give_up(
             f"process {process} of {processes()} on {host} was not ready {within_s:.0f} s after process {position()}; "
             "look at its log and its host, then start all again"

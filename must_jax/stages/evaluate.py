@@ -81,6 +81,7 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
         claim(workdir, config)
     distributed.wait("claimed")
 
+    say(f"{workdir}: images read by {inputs.readers(config.input)}, small sets by threads")
     began = time.monotonic()
     rows = _measure(config, starts, downstream, mesh, workdir)
     if distributed.is_first():
@@ -350,7 +351,7 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
         supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
-    return Downstream(name, task, model, evaluation.image_size, sources, evaluation.input)
+    return Downstream(name, task, model, evaluation.image_size, sources, inputs.reading(evaluation.input))
 
 
 def _check_apart(where: str, sources: Mapping[str, Source]) -> None:

@@ -51,6 +51,7 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     if distributed.is_first():
         _take_back(workdir, {column.writer.folder.name for column in columns if column.writer.missing()})
     compile_seconds = warm_up(begun, config.batch_size)
+    say(f"{workdir}: {images.name} is read and labelled by {inputs.readers(config.input)}")
     labelled = label(images, begun, config.batch_size, config.input)
     distributed.wait("labelled")
     if not distributed.is_first():

@@ -166,7 +166,7 @@ def batches_of(config: TrainConfig, training: Training, start: int, **options: A
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
-        config=config.input,
+        config=inputs.reading(config.input),
         **options,
     )
 
@@ -217,7 +217,10 @@ def _train(
 
     step = measured(training.step, clock, mesh, config.model.dtype)
     parameters = count_parameters(state["params"])
-    say(f"{workdir}: {parameters:,} parameters on {mesh.size} devices, loss weights: {_listed(training.weights)}")
+    say(
+        f"{workdir}: {parameters:,} parameters on {mesh.size} devices, images read by {inputs.readers(config.input)}, "
+        f"loss weights: {_listed(training.weights)}"
+    )
 
     unreadable = inputs.Unreadable(inputs.lengths(training.sources))
     with contextlib.ExitStack() as stack:
@@ -250,7 +253,7 @@ def _train(
             config.batch_size,
             rows,
             mesh,
-            config.input,
+            inputs.reading(config.input),
         )
 
         compiler = ThreadPoolExecutor(1)  # beside the compilation of the update
@@ -361,7 +364,14 @@ def _measure_again(
     say(f"{workdir}: finished, but validated otherwise; measuring it on config.validation")
     rows = local_rows(mesh, config.batch_size)
     again = Validation(
-        held_out, model.tasks, model.model, config.image_size, config.batch_size, rows, mesh, config.input
+        held_out,
+        model.tasks,
+        model.model,
+        config.image_size,
+        config.batch_size,
+        rows,
+        mesh,
+        inputs.reading(config.input),
     )
     metrics = again.measure(put_replicated(mesh, model.variables))
     if distributed.is_first():

@@ -70,7 +70,7 @@ class Downstream:
     """One held-out set: the model that learns it, and where its splits "train", "validation" and "test" come from.
 
     Attributes:
-      input: how much is read ahead. Workers read only what is trained on: they would be started for each validation.
+      input: who reads images, and how much ahead.
     """
 
     name: str
@@ -253,9 +253,8 @@ class Transfer:
             return 0 if trained else seed
 
         def pool(seed: int) -> Batch:
-            count = math.ceil(COPIES * len(self._downstream.sources["train"].images) / self._config.batch_size)
-            batches = itertools.islice(self._train_batches(seed), count)
-            featured = self._featured(trunk(drawn_by(seed)), batches, count, "labels")
+            batches = itertools.islice(self._train_batches(seed), self._pool_batches)
+            featured = self._featured(trunk(drawn_by(seed)), batches, self._pool_batches, "labels")
             return jax.tree.map(lambda values: values.reshape(-1, *values.shape[2:]), featured)
 
         def held_out(split: str, drawn_by: int) -> list[Batch]:
@@ -298,6 +297,16 @@ class Transfer:
     def _fresh(self, seed: int) -> Variables:
         return self._downstream.model.init(jax.random.key(seed), self._downstream.image_size)
 
+    @property
+    def _pool_batches(self) -> int:
+        """Batches of training images on whose features heads are trained."""
+        return math.ceil(COPIES * len(self._downstream.sources["train"].images) / self._config.batch_size)
+
+    @property
+    def _train_steps(self) -> int:
+        """Batches of training images that are read at most."""
+        return max(self._pool_batches, CALIBRATION) if self._config.mode == "frozen" else self._config.steps
+
     def _read_train(self, seed: int, start_step: int) -> Iterator[Batch]:
         batches = train_batches(
             [self._downstream.sources["train"]],
@@ -307,6 +316,7 @@ class Transfer:
             batch_size=self._config.batch_size,
             seed=seed,
             start_step=start_step,
+            stop_step=self._train_steps,
             config=self._downstream.input,
             on_bad=self._unreadable["train"].add,
         )
@@ -319,7 +329,7 @@ class Transfer:
             image_size=self._downstream.image_size,
             batch_size=self._config.batch_size,
             start_step=start_step,
-            config=self._downstream.input.model_copy(update={"workers": 0}),
+            config=self._downstream.input,
             on_bad=self._unreadable[split].add,
         )
         return self._unreadable[split].guard(batches)

@@ -97,7 +97,7 @@ class Validation:
     Args:
       tasks: those that are trained.
       rows: of each batch, those of this process.
-      reading: how much is read ahead. Threads read, since workers would be started for each validation.
+      reading: who reads images, and how much ahead.
     """
 
     held_out: Sequence[HeldOut]
@@ -150,7 +150,7 @@ class Validation:
                 image_size=self.image_size,
                 batch_size=self.batch_size,
                 rows=self.rows,
-                config=self.reading.model_copy(update={"workers": 0}),
+                config=self.reading,
                 on_bad=unread.add,
             )
             predict = self._predict[tuple(measured)]

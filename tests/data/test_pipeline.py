@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import AugmentConfig, InputConfig
-from must_jax.data import encodings
+from must_jax.data import encodings, pipeline
 from must_jax.data.image_sets import ImageSet, Truth, open_images
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.data.pipeline import Batch, Source, eval_batches, train_batches
@@ -254,8 +254,29 @@ def test_scenes_from_disk_are_the_same_for_any_number_of_threads_and_workers(dat
         each.close()
 
 
-def test_what_workers_cannot_read_is_masked_and_reported(data_dir: Path, tmp_path: Path):
+@pytest.mark.parametrize("few", [12, 11])
+def test_few_images_are_read_by_threads(few: int, monkeypatch: pytest.MonkeyPatch):
+    """Three batches of four: validations, and trainings whose end is known."""
+    source = Source(image_set("twelve", 12, ()), ())
+    read: list[tuple[int | None, int]] = []
+
+    def prefetched(*arguments: Any) -> Iterator[Any]:
+        read.append((arguments[3].workers, len(arguments[1])))
+        return iter(())
+
+    monkeypatch.setattr(pipeline, "FEW", few)
+    monkeypatch.setattr(pipeline, "prefetched", prefetched)
+    options = {"image_size": 32, "batch_size": 4, "config": InputConfig(workers=2)}
+    eval_batches(source, {}, **options)
+    train_batches([source], {}, seed=0, augment=AUGMENT, start_step=2, stop_step=5, **options)
+    assert read == [(0 if few == 12 else 2, 3)] * 2
+
+
+def test_what_workers_cannot_read_is_masked_and_reported(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """A photo of a folder that goes away after it was opened."""
+    monkeypatch.setattr(pipeline, "FEW", 0)
     for i in range(6):
         cv2.imwrite(f"{tmp_path}/{i}.png", np.full((20, 20, 3), 40 * i, np.uint8))
     images = open_images(f"folder:{tmp_path}", data_dir)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hand_made import write_column
 
-from must_jax.config import SourceConfig, TrainConfig
+from must_jax.config import InputConfig, SourceConfig, TrainConfig
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Source, TruthReader, eval_batches
+from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.stages import inputs
 
@@ -24,6 +25,30 @@ def test_an_evaluation_sees_all_boxes(data_dir: Path):
     truth = TruthReader(source, ["detection"])
     assert task.label.max_boxes == 1
     assert max(truth(i)["detection"]["valid"].sum() for i in range(len(source.images))) > 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "hosts", "workers"),
+    [("cpu", "a", 0), ("gpu", "a", 12), ("tpu", "a", 12), ("gpu", "aab", 6), ("gpu", "a" * 20, 1)],
+)
+def test_accelerators_are_fed_by_a_process_for_every_core(
+    platform: str, hosts: str, workers: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of a run's processes that are on one host share its cores."""
+
+    class Client:
+        def key_value_dir_get(self, folder: str) -> list[tuple[str, str]]:
+            return [(f"{folder}{number}", host) for number, host in enumerate(hosts)]
+
+    monkeypatch.setattr(inputs.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(inputs, "cores", lambda: 12)
+    monkeypatch.setattr(distributed, "processes", lambda: len(hosts))
+    monkeypatch.setattr(distributed, "_client", Client)
+    monkeypatch.setattr(distributed.socket, "gethostname", lambda: "a")
+    assert inputs.reading(InputConfig(prefetch_bytes=5)) == InputConfig(workers=workers, prefetch_bytes=5)
+    assert str(workers) in inputs.readers(InputConfig()) or not workers
+    for chosen in (0, 3):
+        assert inputs.reading(InputConfig(workers=chosen)).workers == chosen
 
 
 def kinds_of(source: Source) -> dict[str, LabelKind]:
