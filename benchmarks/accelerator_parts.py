@@ -2,11 +2,13 @@
 
 python benchmarks/accelerator_parts.py PART full|toy
 
-The last line that it prints is the result, as JSON.
+A part loads its modules, waits for the line GO on its standard input, and only then uses the device. The last line that
+it prints is the result, as JSON.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import platform
@@ -21,10 +23,11 @@ from typing import Any
 import numpy as np
 import train_step
 
-from must_jax.config import ModelConfig, OptimizerConfig, TrainConfig
+from must_jax.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from must_jax.cores import cores
 
 FIVE, ONE = ("classification", "detection", "segmentation", "depth", "normals"), ("depth",)
+GO = "go"
 MOST_MEMORY = 0.9  # of what the allocator has, by the forecast; otherwise the next smaller batch is tried
 SMALL = ModelConfig(backbone="resnet10", width=0.5, pyramid_channels=64, head_channels=32, dtype="bfloat16")
 TINY = ModelConfig(
@@ -85,11 +88,17 @@ SIZES = {
 }
 
 
+def wait_for_turn() -> None:
+    if sys.stdin.readline().strip() != GO:  # who started this process is gone
+        sys.exit("nobody waits for this part")
+
+
 def measure_device(size: Size) -> dict[str, Any]:
     import jax
 
     from must_jax.engine.mesh import setup_devices
 
+    wait_for_turn()
     setup_devices()
     device, versions = jax.devices()[0], {"python": platform.python_version()}
     for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless", "torch"):
@@ -120,6 +129,7 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     from must_jax.stages.train import build
     from must_jax.tasks import TASKS, build_task
 
+    wait_for_turn()
     setup_devices()
     mesh = make_mesh(0, run.batch_sizes)
     device = mesh.devices.flat[0]
@@ -193,10 +203,17 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def alone(measurement: Callable[..., dict[str, float]], **options: Any) -> Callable[[Size], dict[str, Any]]:
+def alone(
+    measurement: Callable[..., dict[str, float]], *modules: str, steps: int = 0, **options: Any
+) -> Callable[[Size], dict[str, Any]]:
+    """A measurement of train_step.py, which imports these modules."""
+
     def measure(size: Size) -> dict[str, Any]:
+        for module in modules:
+            importlib.import_module(module)
+        wait_for_turn()
         run = size.network
-        return measurement(run.model, run.image_size, run.batch_sizes[0], run.steps, **options)
+        return measurement(run.model, run.image_size, run.batch_sizes[0], steps or run.steps, **options)
 
     return measure
 
@@ -206,37 +223,39 @@ def label_images(size: Size) -> dict[str, Any]:
 
     from must_jax.data.image_sets import open_images
     from must_jax.engine.mesh import setup_devices
+    from must_jax.stages import feeding
     from must_jax.stages.budget import forward_per_second
 
-    setup_devices()
-    run, result = size.student, {}
+    run, teachers = size.student, {}
     batch_size = run.batch_sizes[0]
     preset = labelling.Preset(run.model, (run.image_size,), size.image_hw, batch_size, size.images)
-    every = labelling.make_teachers(preset)
     with tempfile.TemporaryDirectory() as folder:
         labelling.write_images(Path(folder), preset, size.images)
+        wait_for_turn()
+        setup_devices()
+        every = labelling.make_teachers(preset)
         images = open_images(f"folder:{folder}", "")
         for name, models in {"one": {"teacher_depth": every["teacher_depth"]}, "five": every}.items():
             bare = forward_per_second(list(models.values()), batch_size, least_s=size.forward_s)
-            threads_s, _ = labelling.label_all(images, models, batch_size)
-            wall_s, cpu_s = labelling.label_all(images, models, batch_size, cores())
-            result[name] = {
+            wall_s, cpu_s = labelling.label_all(images, models, batch_size)
+            teachers[name] = {
                 "bare": bare,
-                "threads": 1 / threads_s,
                 "labelling": 1 / wall_s,
                 "share": 1 / wall_s / bare,
                 "process_seconds": cpu_s,
+                "readers": feeding.readers(InputConfig()),
             }
-    return result | {"images": size.images}
+    return {"images": size.images, "teachers": teachers}
 
 
 PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
     "device": measure_device,
     "five": lambda size: train(size.student, FIVE),
     "one": lambda size: train(size.student, ONE),
-    "must_jax": alone(train_step.measure_must_jax),
-    "torch": alone(train_step.measure_torch),
-    "torch_compiled": alone(train_step.measure_torch, compiled=True),
+    "must_jax": alone(train_step.measure_must_jax, "optax", "must_jax.engine.mesh", "must_jax.models.heads"),
+    "torch": alone(train_step.measure_torch, "torch"),
+    "torch.compile": alone(train_step.measure_torch, "torch", compiled=True, steps=1),
+    "torch_compiled": alone(train_step.measure_torch, "torch", compiled=True),
     "labelling": label_images,
     "repeated": lambda size: train(size.repeated, size.repeated_tasks),
 }

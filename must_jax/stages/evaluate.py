@@ -29,7 +29,7 @@ from must_jax.progress import Progress, say
 from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
-from must_jax.stages import inputs, memory, overview, results, supervision
+from must_jax.stages import feeding, inputs, memory, overview, results, supervision
 from must_jax.stages.results import RunRecord
 from must_jax.stages.transfer import MEASURED, Downstream, Outcome, Start, Training, Transfer, Trunk
 from must_jax.stages.workdir import REPORT, RESULT_FILE, check, claim
@@ -81,7 +81,7 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
         claim(workdir, config)
     distributed.wait("claimed")
 
-    say(f"{workdir}: images read by {inputs.readers(config.input)}, small sets by threads")
+    say(f"{workdir}: images read by {feeding.readers(config.input)}, small sets by threads")
     began = time.monotonic()
     rows = _measure(config, starts, downstream, mesh, workdir)
     if distributed.is_first():
@@ -351,7 +351,7 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
         supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
-    return Downstream(name, task, model, evaluation.image_size, sources, inputs.reading(evaluation.input))
+    return Downstream(name, task, model, evaluation.image_size, sources, feeding.reading(evaluation.input))
 
 
 def _check_apart(where: str, sources: Mapping[str, Source]) -> None:

@@ -17,13 +17,11 @@ from must_jax import description
 from must_jax.config import (
     AuditConfig,
     EvaluateConfig,
-    InputConfig,
     LabelConfig,
     OptimizerConfig,
     SourceConfig,
     TrainConfig,
 )
-from must_jax.cores import cores
 from must_jax.data import scenes
 from must_jax.data.image_sets import Column, ImageSet, check_splits, open_images
 from must_jax.data.pipeline import Batch, Source
@@ -35,7 +33,7 @@ from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, open_beside, open_column
 from must_jax.labels.manifest import Manifest, TeacherRecord
-from must_jax.progress import counted, say
+from must_jax.progress import say
 from must_jax.stages import memory
 from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task, check_options
@@ -129,23 +127,6 @@ def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
     setup_devices(config.devices)
     own = max(1, config.devices // distributed.processes()) if config.devices else 0
     return make_mesh(own, batch_sizes, devices=jax.local_devices())
-
-
-def reading(config: InputConfig) -> InputConfig:
-    """With a number of workers: if it is left open, one per core where GPUs or TPUs compute; call it after `mesh_of`.
-
-    Processes of a run that are on one host share its cores. On CPUs the devices compute on the cores, and threads do.
-    """
-    if config.workers is not None:
-        return config
-    workers = 0 if jax.default_backend() == "cpu" else max(1, cores() // distributed.neighbours())
-    return config.model_copy(update={"workers": workers})
-
-
-def readers(config: InputConfig) -> str:
-    """Who reads images, for the user."""
-    workers = reading(config).workers
-    return counted(workers, "worker process") if workers else "threads"
 
 
 def run_digest(run: str) -> str | None:

@@ -16,7 +16,7 @@ from must_jax.labels.columns import LabelColumn
 from must_jax.labels.manifest import Manifest
 from must_jax.progress import counted, say
 from must_jax.reading import read_json
-from must_jax.stages import inputs, results, teachers
+from must_jax.stages import feeding, inputs, results, teachers
 from must_jax.stages.finished import finished_columns
 from must_jax.stages.labelling import label, warm_up
 from must_jax.stages.workdir import RESULT_FILE, claim
@@ -51,7 +51,7 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     if distributed.is_first():
         _take_back(workdir, {column.writer.folder.name for column in columns if column.writer.missing()})
     compile_seconds = warm_up(begun, config.batch_size)
-    say(f"{workdir}: {images.name} is read and labelled by {inputs.readers(config.input)}")
+    say(f"{workdir}: {images.name} is read and labelled by {feeding.readers(config.input)}")
     labelled = label(images, begun, config.batch_size, config.input)
     distributed.wait("labelled")
     if not distributed.is_first():

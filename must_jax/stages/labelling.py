@@ -29,7 +29,7 @@ from must_jax.data.prefetch import Begin, makers
 from must_jax.errors import UserError, told
 from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
-from must_jax.stages import inputs
+from must_jax.stages import feeding
 from must_jax.stages.answers import KEYS, Answer, ask, batches_ahead, blank, read, readers
 from must_jax.tasks.base import NumpyArrays, Task
 from must_jax.trained import Trained
@@ -147,7 +147,7 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
     ]
     if not chunks:
         return Labelled(0, 0.0, 0.0)
-    workers = inputs.reading(config).workers or 0
+    workers = feeding.reading(config).workers or 0
     total, failures = sum(map(len, ranges.values())), Failures(images.name, columns, ranges)
     models, positions = [teacher.model for teacher in teachers], [chunk.positions for chunk in chunks]
     count, began = batches_ahead(models, batch_size, config.prefetch_bytes), time.monotonic()

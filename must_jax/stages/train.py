@@ -36,7 +36,7 @@ from must_jax.files import write_json
 from must_jax.models.api import Model, build_model
 from must_jax.progress import Progress, say
 from must_jax.reading import read_bytes
-from must_jax.stages import curves, gate, going_on, inputs, memory, self_test, starting, supervision, validation
+from must_jax.stages import curves, feeding, gate, going_on, inputs, memory, self_test, starting, supervision, validation
 from must_jax.stages.validation import HeldOut, Validation
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
@@ -166,7 +166,7 @@ def batches_of(config: TrainConfig, training: Training, start: int, **options: A
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,
-        config=inputs.reading(config.input),
+        config=feeding.reading(config.input),
         **options,
     )
 
@@ -218,7 +218,7 @@ def _train(
     step = measured(training.step, clock, mesh, config.model.dtype)
     parameters = count_parameters(state["params"])
     say(
-        f"{workdir}: {parameters:,} parameters on {mesh.size} devices, images read by {inputs.readers(config.input)}, "
+        f"{workdir}: {parameters:,} parameters on {mesh.size} devices, images read by {feeding.readers(config.input)}, "
         f"loss weights: {_listed(training.weights)}"
     )
 
@@ -253,7 +253,7 @@ def _train(
             config.batch_size,
             rows,
             mesh,
-            inputs.reading(config.input),
+            feeding.reading(config.input),
         )
 
         compiler = ThreadPoolExecutor(1)  # beside the compilation of the update
@@ -371,7 +371,7 @@ def _measure_again(
         config.batch_size,
         rows,
         mesh,
-        inputs.reading(config.input),
+        feeding.reading(config.input),
     )
     metrics = again.measure(put_replicated(mesh, model.variables))
     if distributed.is_first():

@@ -14,7 +14,7 @@ from must_jax.data.kinds import LabelKind
 from must_jax.data.pipeline import Source, TruthReader, eval_batches
 from must_jax.engine import distributed
 from must_jax.errors import UserError
-from must_jax.stages import inputs
+from must_jax.stages import feeding, inputs
 
 IMAGES = "scenes/unlabelled_tiny:train"
 
@@ -40,15 +40,15 @@ def test_accelerators_are_fed_by_a_process_for_every_core(
         def key_value_dir_get(self, folder: str) -> list[tuple[str, str]]:
             return [(f"{folder}{number}", host) for number, host in enumerate(hosts)]
 
-    monkeypatch.setattr(inputs.jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(inputs, "cores", lambda: 12)
+    monkeypatch.setattr(feeding.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(feeding, "cores", lambda: 12)
     monkeypatch.setattr(distributed, "processes", lambda: len(hosts))
     monkeypatch.setattr(distributed, "_client", Client)
     monkeypatch.setattr(distributed.socket, "gethostname", lambda: "a")
-    assert inputs.reading(InputConfig(prefetch_bytes=5)) == InputConfig(workers=workers, prefetch_bytes=5)
-    assert str(workers) in inputs.readers(InputConfig()) or not workers
+    assert feeding.reading(InputConfig(prefetch_bytes=5)) == InputConfig(workers=workers, prefetch_bytes=5)
+    assert str(workers) in feeding.readers(InputConfig()) or not workers
     for chosen in (0, 3):
-        assert inputs.reading(InputConfig(workers=chosen)).workers == chosen
+        assert feeding.reading(InputConfig(workers=chosen)).workers == chosen
 
 
 def kinds_of(source: Source) -> dict[str, LabelKind]:

@@ -1,6 +1,6 @@
 """What feeds a GPU or TPU: threads, or the worker processes that `input.workers` chooses by itself where there is one.
 
-python benchmarks/feeding.py [--toy] [--only=training,sets]
+python benchmarks/input_workers.py [--toy] [--only=training,sets]
 
 training   a ResNet-50-FPN learns depth and normals from JPEGs of 640x480 at 640 pixels, bfloat16, batches of 64:
            images/s, and the share of the time in which the device had no batch; first by threads, then as chosen.
@@ -27,7 +27,7 @@ from must_jax.cores import cores
 from must_jax.data import pipeline
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import setup_devices
-from must_jax.stages import inputs, train
+from must_jax.stages import feeding, train
 
 SMALL = Size("small", 64, 64, 4, 64)
 COUNTS = 512, 2048, 4096, 8192
@@ -48,7 +48,7 @@ def main() -> None:
                 print(training(large, folder, reading, args.toy), flush=True)
         if "sets" in args.only:
             opened(SMALL, folder, 24)
-            print(f"{'seconds to read':20}{'threads':>9}{inputs.readers(chosen):>22}")
+            print(f"{'seconds to read':20}{'threads':>9}{feeding.readers(chosen):>22}")
             for size in (large, SMALL):
                 for count in COUNTS[: 1 if args.toy else None]:
                     source = reopened(size, folder)
@@ -81,7 +81,7 @@ def training(size: Size, data_dir: str, reading: InputConfig, toy: bool) -> str:
         late = [row for row in rows if row["step"] > ahead]
         rate, waited = (sum(row[name] for row in late) / len(late) for name in ("images_per_second", "data_wait_share"))
         return (
-            f"training, read by {inputs.readers(reading)} on {cores()} cores: {rate:.1f} images/s, "
+            f"training, read by {feeding.readers(reading)} on {cores()} cores: {rate:.1f} images/s, "
             f"{waited:.1%} of the time without a batch  [{time.perf_counter() - began:.0f} s]"
         )
 
@@ -97,7 +97,7 @@ def read(source: Source, size: Size, images: int, reading: InputConfig) -> float
             batch_size=32,
             seed=0,
             stop_step=images // 32,
-            config=inputs.reading(reading),
+            config=feeding.reading(reading),
         )
         began = time.perf_counter()
         for _ in batches:
