@@ -11,7 +11,7 @@ from must_jax.progress import counted
 
 
 def reading(config: InputConfig) -> InputConfig:
-    """With a number of workers: if it is left open, one per core where GPUs or TPUs compute; call it after `inputs.mesh_of`.
+    """With a number of workers: if it is left open, one per core where GPUs or TPUs compute. Call it after `mesh_of`.
 
     Processes of a run that are on one host share its cores. On CPUs the devices compute on the cores, and threads do.
     """

@@ -36,7 +36,18 @@ from must_jax.files import write_json
 from must_jax.models.api import Model, build_model
 from must_jax.progress import Progress, say
 from must_jax.reading import read_bytes
-from must_jax.stages import curves, feeding, gate, going_on, inputs, memory, self_test, starting, supervision, validation
+from must_jax.stages import (
+    curves,
+    feeding,
+    gate,
+    going_on,
+    inputs,
+    memory,
+    self_test,
+    starting,
+    supervision,
+    validation,
+)
 from must_jax.stages.validation import HeldOut, Validation
 from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.tasks.base import Task
