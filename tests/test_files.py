@@ -15,7 +15,7 @@ import pytest
 
 from must_jax import files
 from must_jax.errors import UserError
-from must_jax.files import committed, create_text, is_locked, lock, write_json
+from must_jax.files import committed, create_text, is_locked, lock, unlock, write_json
 from must_jax.reading import read_json_lines
 
 
@@ -129,9 +129,9 @@ def test_whether_a_folder_is_taken_is_asked_without_writing(tmp_path: Path, monk
             patch.setattr(os, "open", read_only)
             return is_locked(tmp_path)
 
-    descriptor = lock(tmp_path)
+    held = lock(tmp_path)
     assert asked()
-    os.close(descriptor)
+    unlock(held)
     assert not asked()
 
 
@@ -143,7 +143,7 @@ def test_who_only_asks_keeps_nobody_from_a_folder(tmp_path: Path, monkeypatch: p
         fcntl.flock(asked[0], fcntl.LOCK_SH)
         with monkeypatch.context() as patch:
             patch.setattr(files.time, "sleep", lambda seconds, asked=asked: os.close(asked.pop()))
-            os.close(lock(tmp_path, worker))
+            unlock(lock(tmp_path, worker))
         assert not asked
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def validated(
             count = len(batch["image"])
             return {"detection": {key: jnp.stack([jnp.asarray(x)] * count) for key, x in label.items()}}
 
-        return predict
+        return jax.jit(predict)
 
     monkeypatch.setattr(validation, "make_predict_step", made)
     source = {"images": images}
