@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,7 +57,6 @@ class Room:
 
     def __init__(self, most_bytes: int, folder: Path) -> None:
         self._free, self._folder = most_bytes, folder
-        self._changing = threading.RLock()  # several threads make arrays; one may release others while it makes its own
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array whose values are not set.
@@ -67,11 +65,9 @@ class Room:
           OSError: the disk is full.
         """
         size = math.prod(shape) * dtype.itemsize
-        with self._changing:
-            fits = size <= self._free
-            self._free -= size * fits
-        if fits:
+        if size <= self._free:
             array = np.empty(shape, dtype)
+            self._free -= size
             weakref.finalize(array, self._release, size).atexit = False
             return array
         with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -82,5 +78,4 @@ class Room:
             return np.memmap(file, dtype, "r+", shape=shape)
 
     def _release(self, size: int) -> None:
-        with self._changing:
-            self._free += size
+        self._free += size

@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig, TransferConfig
-from must_jax.cores import ahead
 from must_jax.data.kept import Room
 from must_jax.data.pipeline import Source
 from must_jax.engine import distributed
@@ -82,7 +81,8 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
         claim(workdir, config)
     distributed.wait("claimed")
 
-    say(f"{workdir}: images read by {feeding.readers(config.input)}, small sets by threads")
+    if (readers := feeding.readers(config.input)) != feeding.THREADS:
+        say(f"{workdir}: images read by {readers}, small sets by threads")
     began = time.monotonic()
     rows = _measure(config, starts, downstream, mesh, workdir)
     if distributed.is_first():
@@ -300,23 +300,16 @@ class _OfSet:
         return choose({rate: self._runs[self._run(_Job(init, seed, rate))].validation for rate in rates})
 
     def _trainings(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Outcome]]:
-        """Each of these, and what it was trained to; as many side by side as there are devices.
-
-        While some are measured, a thread trains the next ones.
-        """
-        together = self._program().side_by_side if jobs else 1
-        parts = [jobs[first : first + together] for first in range(0, len(jobs), together)]
-
-        def begin(some: Sequence[_Job]) -> Callable[[], list[Outcome]]:
+        """Each of these, and what it was trained to; as many side by side as there are devices."""
+        done = 0
+        while done < len(jobs):
+            some = jobs[done : done + self._program().side_by_side]
             trainings = [Training(self._start(job.init), job.seed, job.rate) for job in some]
-            return trainer.submit(self._program().train, trainings).result
-
-        with ThreadPoolExecutor(1) as trainer:
-            for some, outcomes in zip(parts, ahead(parts, begin, 1), strict=True):
-                self._progress.note(f"{self._config.mode} {self._downstream.name} from {some[0].init}")
-                yield from zip(some, outcomes, strict=True)
-                self._to_do -= len(some)
-                self._progress.advance(len(some))
+            self._progress.note(f"{self._config.mode} {self._downstream.name} from {some[0].init}")
+            yield from zip(some, self._program().train(trainings), strict=True)
+            done += len(some)
+            self._to_do -= len(some)
+            self._progress.advance(len(some))
 
     def _run(self, job: _Job) -> str:
         start = self._starts[job.init]

@@ -9,6 +9,8 @@ from must_jax.cores import cores
 from must_jax.engine import distributed
 from must_jax.progress import counted
 
+THREADS = "threads"
+
 
 def reading(config: InputConfig) -> InputConfig:
     """With a number of workers: if it is left open, one per core where GPUs or TPUs compute. Call it after `mesh_of`.
@@ -24,4 +26,4 @@ def reading(config: InputConfig) -> InputConfig:
 def readers(config: InputConfig) -> str:
     """Who reads images, for the user."""
     workers = reading(config).workers
-    return counted(workers, "worker process") if workers else "threads"
+    return counted(workers, "worker process") if workers else THREADS

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hand_made import TEACHER, Images, describe, label_of
+from killed import killed_at_rename
 from made_teacher import HEADLINES, SMALL, make_teacher
 
 from must_jax import description
@@ -108,17 +109,8 @@ def test_killed_while_something_is_taken_back_it_goes_on(
 ) -> None:
     home.run("ab")
     home.run("ab", seed=1)
-    rename, left = Path.rename, iter(range(renames - 1))
-
-    def killed(self: Path, target: Path) -> Path:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(KeyboardInterrupt):
-            home.run("ab")
+    with killed_at_rename(renames, monkeypatch):
+        home.run("ab")
     assert home.run("ab") == "ab 0" and home.marks() == {"ab 0", "ab 1"}
     assert home.run("ab", seed=1) == "ab 1" and home.trained == 2
 

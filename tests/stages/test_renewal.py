@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from hand_made import TEACHER, Images, describe, write_column
+from killed import killed_at_rename
 from made_teacher import HEADLINES, SMALL, make_teacher, redescribe
 from photos import jpeg, picture, write_files
 
@@ -136,17 +137,8 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
     new.rename(old)
     why = renewal.outdated(config, label_run)
     assert "old has been trained anew" in why and "old-depth, old-normals" in why and "others" not in why
-    rename, left = Path.rename, iter(range(1))
-
-    def killed(self: Path, target: Path) -> Path:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run()
+    with killed_at_rename(2, monkeypatch):
+        run()
     assert not renewal.is_finished(config, label_run)
     run()
     aside = {path.name: files(path) for path in tmp_path.glob("label.before-*/columns/*")}
