@@ -77,7 +77,7 @@ class Done(NamedTuple):
     Attributes:
       error: why it could not be read.
       beyond: pixels whose depth does not fit into a PNG.
-      empty: what found nothing: a task, and the option with its value that would show more.
+      empty: what found nothing: a task, and the option with its value that would show more, if there is one.
     """
 
     photo: Photo
@@ -204,11 +204,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--maps", default="", choices=("png", "npy"), help="write whole maps, too")
     parser.add_argument("--batch_size", default=16, type=int, help="images at a time (%(default)s)")
     parser.add_argument("--features", default="", choices=("pooled", "maps"), help="write the backbone's features, too")
-    parser.add_argument("--levels", default="c5", help="of the features: c2 to c5, p3 to p7 (%(default)s)")
-    known, rest = parser.parse_known_args(argv[1:])
+    parser.add_argument("--levels", help="of the features: c2 to c5, p3 to p7 (c5)")
+    known, rest = parser.parse_known_intermixed_args(argv[1:])
 
     def command() -> None:
-        wishes = Wishes(known.maps, known.features, tuple(known.levels.split(",")), _options(rest))
+        levels = PLAIN.levels if known.levels is None else tuple(known.levels.split(","))
+        if known.levels is not None and not known.features:
+            raise UserError(f"--levels={known.levels} is of features; add --features=pooled or --features=maps")
+        wishes = Wishes(known.maps, known.features, levels, _options(rest))
         run(known.photos, known.model, known.out, wishes, known.batch_size)
 
     return cli.exit_code(command)
@@ -409,7 +412,7 @@ def _written(
     return Done(
         photo,
         beyond=sum(about.get("beyond", 0) for about in maps.values()),
-        empty=tuple(f"{task.name}.{task.threshold}={task.min_confidence:g}" for task in empty),
+        empty=tuple(task.name + (f".{task.asks}={getattr(task, task.asks):g}" if task.asks else "") for task in empty),
     )
 
 
@@ -467,10 +470,8 @@ def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path) -> N
         log.unlink(missing_ok=True)
     for what, count in tally.empty.items():
         name, _, option = what.partition(".")
-        say(
-            f"{name} found nothing on {count} of {counted(predicted - len(skipped), 'photo')}, with {option}; a lower "
-            f"{_TASKS}{what.partition('=')[0]} shows what is less sure"
-        )
+        more = f", with {option}; a lower {_TASKS}{what.partition('=')[0]} shows what is less sure" if option else ""
+        say(f"{name} found nothing on {count} of {counted(predicted - len(skipped), 'photo')}{more}")
     if tally.beyond:
         say(
             f"{counted(tally.beyond, 'photo')} have depths beyond {map_files.FARTHEST_M} m, which are 0 in 16-bit "

@@ -125,9 +125,11 @@ class Trained:
         Raises:
           UserError: a task that the model does not have; an option that is unknown, or would change what labels mean.
         """
-        for name in options:
+        for name, given in options.items():
             if name not in self.tasks:
                 raise UserError(f"{self.workdir} has no task '{name}'; {nearest(name, self.tasks)}")
+            if not isinstance(given, Mapping):
+                raise UserError(f"the options of {name} are {given!r}; pass a mapping from options to values")
         tasks = {}
         for name, task in self.tasks.items():
             other = build_task(name, task.classes, task.model_dump(exclude={"classes"}) | dict(options.get(name, {})))
@@ -216,8 +218,10 @@ class Trained:
           wanted: what to ask the model for, all of it in one forward pass.
 
         Raises:
-          UserError: a batch does not fit into memory.
+          UserError: a batch of no images, or one that does not fit into memory.
         """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}, but must be a whole number of at least 1")
         rows = 0  # of the largest batch yet: all others are filled up to it, as every new size has to be compiled
 
         def fit(item: _Item) -> _Fitted | Exception:

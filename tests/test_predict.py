@@ -50,7 +50,7 @@ def look(*arguments: object) -> int:
 def test_every_photo_gets_a_picture_and_json_of_all_tasks(model: Path, tmp_path: Path):
     grey = tmp_path / "grey.tif"
     Image.fromarray(np.full((40, 90), 7, np.uint8)).save(grey)
-    assert look(f"--model={model}", f"--out={tmp_path}/out", PHOTOS / "astronaut.png", grey) == 0
+    assert look(f"--model={model}", PHOTOS / "astronaut.png", f"--out={tmp_path}/out", grey) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"{s}.{e}" for s in ("astronaut", "grey") for e in ("png", "json")
     }
@@ -225,14 +225,18 @@ def test_options_change_what_is_found_and_an_empty_answer_is_said(model: Path, t
     assert boxes(f"{detection}.score_threshold=1") == 0
     said = capsys.readouterr().err
     assert "detection found nothing on 1 of 1 photo" in said and f"{detection}.score_threshold" in said
+    assert boxes(f"{detection}.score_threshold=0.1", f"{detection}.min_score=0.99") == 0  # the higher one counts
+    said = capsys.readouterr().err
+    assert f"{detection}.min_score" in said and f"{detection}.score_threshold" not in said
     for wrong, named in (
         ("--tasks.detektion.score_threshold=0", "no task 'detektion'"),
         ("--tasks.detection.score=0", "no option 'score'"),
         ("--tasks.detection=0", "--tasks.detection=0 is unknown"),
-        ("--levels=c6", "level 'c6'"),
+        ("--features=pooled --levels=c6", "level 'c6'"),
+        ("--levels=c5", "--features"),  # which would have no effect
         ("--map=png", "--map=png is unknown"),
     ):
-        assert look(f"--model={model}", f"--out={tmp_path / 'none'}", photo, wrong) == 2
+        assert look(f"--model={model}", f"--out={tmp_path / 'none'}", photo, *wrong.split()) == 2
         assert named in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 

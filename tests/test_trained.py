@@ -208,6 +208,13 @@ def test_features_of_no_image_and_of_no_level(model, photo):
             model.features([photo], levels)
 
 
+def test_batches_of_no_image_are_refused(model, photo):
+    """Rather than that nothing comes back."""
+    for size in (0, -1):
+        with pytest.raises(UserError, match="batch_size"):
+            model.features([photo], batch_size=size)
+
+
 def test_options_of_tasks_can_be_changed(model, photo):
     """Without a copy of the weights, and with the checks of a config."""
     some = model.with_options({"detection": {"score_threshold": 1.0}, "segmentation": {"confidence_threshold": 1.0}})
@@ -218,6 +225,7 @@ def test_options_of_tasks_can_be_changed(model, photo):
         ({"detektion": {}}, "no task 'detektion'.*'detection'"),
         ({"detection": {"threshold": 0.1}}, "no option 'threshold'.*'score_threshold'"),
         ({"detection": {"score_threshold": 2}}, "option score_threshold"),
+        ({"detection": 0.2}, "detection are 0.2"),
         ({"depth": {"kind": "relative"}}, r"tasks\.depth would turn"),
     ):
         with pytest.raises(UserError, match=named):

@@ -8,14 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig
+from must_jax import description
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
-from must_jax.files import make_folder
+from must_jax.files import MODEL_FILE, make_folder
 from must_jax.labels import manifest
 from must_jax.stages.finished import outdated_columns
 from must_jax.stages.renewal import INPUTS_FILE, is_as_asked, other_as_a_whole, outdated
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, difference
+from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, check_unused, difference
+from must_jax.trained import CHECKPOINTS
 
 _BEFORE, _COMING = ".before-", ".coming"  # endings of the folder's name
 _MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is out of date
@@ -27,7 +29,11 @@ def set_aside(config: Any, folder: Path) -> Path | None:
     What measures only what is new goes on in its folder, and would overwrite its tables and pages: these are copied.
     So are those of a label run of which only some columns are outdated: these are moved, the others stay where they
     are. If it is killed meanwhile, the rest is still outdated the next time.
+
+    Raises:
+      UserError: another process is using the folder.
     """
+    check_unused(folder)
     aside = _next(folder)
     if isinstance(config, LabelConfig) and not other_as_a_whole(config, folder):
         columns = outdated_columns(config, folder, {})
@@ -39,12 +45,12 @@ def set_aside(config: Any, folder: Path) -> Path | None:
         return aside
     if not isinstance(config, _MEASURES) or difference(folder, config):
         return folder.rename(aside)
-    if not (folder / RESULT_FILE).exists():  # nothing is finished that could be lost
-        return None
-    shutil.copytree(folder, aside)
-    (folder / RESULT_FILE).unlink()
+    finished = (folder / RESULT_FILE).exists()  # otherwise nothing could be lost
+    if finished:
+        shutil.copytree(folder, aside)
+        (folder / RESULT_FILE).unlink()
     (folder / INPUTS_FILE).unlink(missing_ok=True)
-    return aside
+    return aside if finished else None
 
 
 def take_back(config: Any, folder: Path) -> list[Path]:
@@ -65,7 +71,8 @@ def take_back(config: Any, folder: Path) -> list[Path]:
     as_columns = isinstance(config, LabelConfig) and not other_as_a_whole(config, folder)
     if not in_place and not as_columns and outdated(config, folder):
         for aside in _asides(folder):
-            if is_as_asked(config, aside) and (not isinstance(config, LabelConfig) or _columns(aside)):
+            if is_as_asked(config, aside) and _is_there(config, aside):
+                check_unused(folder)
                 aside.rename(coming)
                 set_aside(config, folder)
                 coming.rename(folder)
@@ -90,6 +97,17 @@ def _take_back_columns(config: LabelConfig, folder: Path) -> list[Path]:
                     column.rename(there)
                     taken.append(column)
     return taken
+
+
+def _is_there(config: Any, aside: Path) -> bool:
+    """Whether what is large has not been deleted since: all columns, or the weights of a finished training."""
+    if isinstance(config, LabelConfig):
+        return bool(_columns(aside))
+    if isinstance(config, TrainConfig) and (aside / MODEL_FILE).exists():
+        with contextlib.suppress(UserError):  # damaged
+            return (aside / CHECKPOINTS / str(description.read(aside).checkpoint)).is_dir()
+        return False
+    return True
 
 
 def _columns(folder: Path) -> list[Path]:

@@ -188,7 +188,8 @@ def _audit(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[Re
 
 def _pipeline(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
     seconds_of, failed, rows = times(workdir), failures(workdir), []
-    for name in ordered(PipelineConfig.model_validate(config)):
+    names = ordered(PipelineConfig.model_validate(config))
+    for name in names:
         found = brief(config["stages"][name], workdir / name)
         seconds = seconds_of.get(name, found.seconds)
         took = "" if seconds is None else _duration(seconds)
@@ -197,7 +198,7 @@ def _pipeline(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
     heads = "stage", "state", "progress", "time", "result"
     yield ""
     yield _table(heads, rows, left=("state", "progress", "result"), whole=4)
-    yield from (f"\n{name} has failed: {why}" for name, why in failed.items())
+    yield from (f"\n{name} has failed: {failed[name]}" for name in names if name in failed)
 
 
 _DETAILS: dict[str, Callable[[Mapping[str, Any], Path, bool], Iterator[RenderableType]]] = {

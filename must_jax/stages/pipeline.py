@@ -31,6 +31,7 @@ from must_jax.stages.workdir import (
     RESULT_FILE,
     Difference,
     check,
+    check_unused,
     claim,
     differences,
     release,
@@ -71,11 +72,13 @@ def run(config: PipelineConfig, workdir: Path) -> None:
             "a pipeline runs in one process; to use several, start its stages one by one with their own configs"
         )
     _check_all(stages, finished, config, workdir)
+    (workdir / RESULT_FILE).unlink(missing_ok=True)  # before the config there is this one
     claim(workdir, config)
     repeated = renewal.planned(stages, workdir, lambda name, stage: _take_back(name, stage, workdir))
+    for name in repeated:
+        check_unused(workdir / name)
     finished = [name for name in stages if renewal.is_finished(stages[name], workdir / name) and name not in repeated]
     _tell(repeated, finished, stages, workdir)
-    (workdir / RESULT_FILE).unlink(missing_ok=True)
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")
         try:

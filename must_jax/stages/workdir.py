@@ -14,7 +14,7 @@ import pydantic
 
 from must_jax.config import STAGE_CONFIGS
 from must_jax.errors import UserError
-from must_jax.files import lock, make_folder, unlock, write_json
+from must_jax.files import is_locked, lock, make_folder, unlock, write_json
 from must_jax.reading import read_json, validated
 
 CONFIG_FILE = "config.json"
@@ -178,20 +178,29 @@ def portable(workdir: Path, value: Any) -> Any:
 
 
 def _lock(workdir: Path, worker: str) -> None:
-    status = workdir.stat()
-    if (status.st_dev, status.st_ino) in _HELD:
+    if _id(workdir) in _HELD:
         return
     try:
-        _HELD[status.st_dev, status.st_ino] = lock(workdir, worker)
+        _HELD[_id(workdir)] = lock(workdir, worker)
     except BlockingIOError:
         raise UserError(f"another process is using {workdir}; wait for it, or choose another --workdir") from None
+
+
+def check_unused(workdir: Path) -> None:
+    """Raises UserError if another process is using a folder that is to be moved."""
+    if _id(workdir) not in _HELD and is_locked(workdir):
+        raise UserError(f"another process is using {workdir}, which is to be repeated; wait for it, or end it")
 
 
 def release(workdir: Path) -> None:
     """Ends the claim of this process, if it has one: the run is over, but the process has other work."""
     with contextlib.suppress(FileNotFoundError):
-        status = workdir.stat()
-        unlock(_HELD.pop((status.st_dev, status.st_ino), ()))
+        unlock(_HELD.pop(_id(workdir), ()))
+
+
+def _id(workdir: Path) -> tuple[int, int]:
+    status = workdir.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_free(key: str, config: Mapping[str, Any]) -> bool:

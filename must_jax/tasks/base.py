@@ -126,6 +126,11 @@ class Task(pydantic.BaseModel, abc.ABC):
         """The confidence, 0..1, below which the rule leaves things out of a pseudo label."""
         return float(getattr(self, self.threshold)) if self.threshold else 0.0
 
+    @property
+    def asks(self) -> str:
+        """The option of which a lower value lets more be found; "" if there is none."""
+        return self.threshold if self.min_confidence else ""
+
     @abc.abstractmethod
     def head(self, model: ModelConfig) -> nn.Module:
         """A module `(features, train) -> outputs`; see `models/heads.py` for the features."""

@@ -63,6 +63,10 @@ class Detection(Task):
     def answer(self) -> BoxesLabel:
         return BoxesLabel(self.max_detections)
 
+    @property
+    def asks(self) -> str:
+        return "score_threshold" if self.score_threshold > self.min_score else "min_score" * (self.min_score > 0)
+
     def head(self, model: ModelConfig) -> nn.Module:
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
 

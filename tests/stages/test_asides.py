@@ -11,8 +11,9 @@ from hand_made import TEACHER, Images, describe, label_of
 from killed import killed_at_rename
 from made_teacher import HEADLINES, SMALL, make_teacher
 
-from must_jax import description
+from must_jax import description, files
 from must_jax.config import LabelConfig, PipelineConfig
+from must_jax.errors import UserError
 from must_jax.labels.writer import ColumnWriter
 from must_jax.report.html import Report
 from must_jax.stages import pipeline, workdir
@@ -113,6 +114,35 @@ def test_killed_while_something_is_taken_back_it_goes_on(
         home.run("ab")
     assert home.run("ab") == "ab 0" and home.marks() == {"ab 0", "ab 1"}
     assert home.run("ab", seed=1) == "ab 1" and home.trained == 2
+
+
+def test_killed_after_all_is_taken_back_the_report_is_still_due(home: Home, monkeypatch: pytest.MonkeyPatch):
+    written: list[int] = []
+    monkeypatch.setattr(pipeline, "_write_report", lambda *_: written.append(home.trained) or Report("", {}))
+    home.run("ab")
+    home.run("ab", seed=1)
+    before = len(written)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_tell", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            home.run("ab")
+    assert home.run("ab") == "ab 0" and len(written) > before
+    assert home.run("ab") == "ab 0" and len(written) == before + 1 and home.trained == 2
+
+
+def test_what_another_process_uses_is_not_moved(home: Home):
+    """Found before the first stage; and of what has to be taken back."""
+    home.run("ab")
+    home.run("ab", seed=1)
+    held = files.lock(home.run_folder / "student")
+    for seed in (0, 2):
+        with pytest.raises(UserError, match=r"another process is using .*student"):
+            home.run("a", seed=seed)
+        with pytest.raises(UserError, match=r"another process is using .*student"):
+            home.run("ab", seed=seed)
+        assert home.columns() == {"a-depth", "b-depth"} and home.marks() == {"ab 0", "ab 1"}
+    files.unlock(held)
+    assert home.run("ab") == "ab 0" and home.trained == 2
 
 
 def test_what_was_deleted_is_made_anew(home: Home):

@@ -132,7 +132,7 @@ def test_a_pipeline_in_its_order_a_line_a_stage(tmp_path: Path):
         "a_teacher_of_depth  finished     100/100 steps  1:15  delta1 91.25",
         "a_student           not started  0/100 steps",
     ]
-    write(tmp_path / "failures.json", {"a_student": "near chance"})
+    write(tmp_path / "failures.json", {"a_student": "near chance", "a_stage_that_was_renamed": "near chance"})
     *_, line, _, why = told(tmp_path).splitlines()
     assert line.split()[:2] == ["a_student", "failed"] and why == "a_student has failed: near chance"
 

@@ -76,6 +76,47 @@ def test_a_training_that_patience_has_ended_is_not_longer(first: Path):
         assert (list(planned), renewal.is_finished(config, first)) == (["reader"] * repeated, not repeated)
 
 
+def test_a_training_without_its_weights_is_not_taken_back(first: Path):
+    """Which may have been deleted to free space. A damaged description is no reason to end, either."""
+    config, other, aside = training(), training(seed=1), first.with_name("first.before-1")
+    renewal.record(config, first)
+    workdir.release(first)
+    first.rename(aside)
+    workdir.claim(first, other)
+    workdir.release(first)
+    renewal.record(other, first)
+    weights = aside / "checkpoints"
+    told = (aside / "model.json").read_text()
+    weights.rename(aside / "elsewhere")
+    assert asides.take_back(config, first) == []
+    (aside / "elsewhere").rename(weights)
+    (aside / "model.json").write_text(told[:-9])
+    assert asides.take_back(config, first) == []
+    (aside / "model.json").write_text(told)
+    assert asides.take_back(config, first) == [aside]
+
+
+def test_a_measurement_that_had_begun_with_another_model_is_not_repeated_once_it_is_finished(first: Path):
+    scorecard = EvaluateConfig.model_validate(
+        {
+            "inits": {"first": str(first)},
+            "downstream": {"range": {"task": "depth", **DOWNSTREAM}},
+            "transfers": [{"mode": "frozen", "steps": 2, "batch_size": 8, "learning_rates": [0.1]}],
+            "model": SMALL,
+        }
+    )
+    folder = first.with_name("scorecard")
+    renewal.record(scorecard, folder)
+    workdir.claim(folder, scorecard)
+    workdir.release(folder)
+    redescribe(first / "model.json", digest="1" * 64)
+    assert "has changed" in renewal.outdated(scorecard, folder)
+    assert asides.set_aside(scorecard, folder) is None
+    renewal.record(scorecard, folder)
+    (folder / workdir.RESULT_FILE).write_text("{}")
+    assert not renewal.outdated(scorecard, folder)
+
+
 def test_another_rule_for_pseudo_labels_repeats_them(tmp_path: Path):
     """Of tasks that have labels, and if it is a rule. Further options of a later version are none."""
     teacher, made = str(tmp_path / "t"), tmp_path / "label/columns/t-detection"
