@@ -31,16 +31,12 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.models.api import build_model
 from must_jax.progress import counted
-from must_jax.stages import importing, inputs, memory, prepare, validation
+from must_jax.stages import importing, inputs, memory, prepare, starting, validation
 from must_jax.stages.importing import Coming
 from must_jax.stages.inputs import TRUTH
 from must_jax.stages.labels import find
 from must_jax.tasks import TASKS, build_task
 
-_INIT = {  # part of a network -> what must be the same in both models for `init` to take it; heads may differ
-    "backbone": ("backbone", "width"),
-    "fpn": ("width", "pyramid_channels"),
-}
 _ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
 _FEW = 10  # labels of a task, in a part that is measured on
 _ANY_CLASSES = ("one", "other")  # metrics have the same names for all classes
@@ -196,8 +192,7 @@ class Foreseen:
         yield from validation.errors_named(config)
         yield from _of_memory(config.model, config.image_size)
         if config.init:
-            needed = [field for part in config.init_parts for field in _INIT.get(part, ())]
-            yield from self._of_another("init", config.init, config.model, tuple(dict.fromkeys(needed)))
+            yield from self._of_another("init", config.init, config.model, starting.needed(config))
 
     def _of_labelling(self, config: LabelConfig) -> Iterator[str]:
         known: set[str] = set()

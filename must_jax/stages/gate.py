@@ -70,7 +70,7 @@ def score(task: Task, metrics: Mapping[str, float]) -> Score:
 
 def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
     look = functools.partial(_summary, column)
-    for total in sampling.sums(f"sampling {column.folder.name}", len(column), look, Summary.add, Summary()):
+    for total in sampling.sums(f"checking a sample of {column.folder.name}", len(column), look, Summary.add, Summary()):
         in_part = total.images < len(column)
         findings = list(gate.known_from_summary(column.manifest, total, in_part))
         # The few labels may lie elsewhere: a column only fails on everything that is read of it.

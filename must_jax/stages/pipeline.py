@@ -44,6 +44,7 @@ SO_FAR_IMAGES = 24  # ranked in the reports on the way
 _KEY = re.compile(r"(?<![\w/.])config\.(?!stages\.|json\b|py\b)(?=[a-z])")  # of a stage, in a message
 _ACCEPTED = re.compile(r"\baccept_failed=([\w,]+)")
 PLAIN_WIDTH = 120  # characters per line without a terminal
+TABLE_WIDTH = 1000  # at most, likewise: what a file shortens cannot be seen by making a window wider
 
 
 def run(config: PipelineConfig, workdir: Path) -> None:
@@ -338,16 +339,17 @@ def _write_report(
 def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:
     from must_jax.report import scorecard
 
-    console = Console(stderr=True)
+    console = of_tables = Console(stderr=True)
     if not console.is_terminal:
-        console = Console(stderr=True, width=PLAIN_WIDTH)
+        console, of_tables = (Console(stderr=True, width=width) for width in (PLAIN_WIDTH, TABLE_WIDTH))
     for card in scorecard.tables(rows, starts):
         what = "one seed" if card.has_one_seed else "mean ± sd"
         table = Table(title=f"{card.mode}, {card.cost} each: {what} of test", box=box.SIMPLE, title_justify="left")
-        table.add_column("starting point")
-        table.add_column("image-steps\nbefore", justify="right")
+        table.add_column("starting point", no_wrap=True)
+        table.add_column("image-steps\nbefore", justify="right", overflow="fold")
         for dataset, (_, metric) in card.datasets.items():
-            table.add_column(f"{dataset}\n{metric}", justify="right")
+            head = "\n".join([*dataset.replace("_", "_ ").split(), metric])  # rooms_depth breaks where a person would
+            table.add_column(head, justify="right", overflow="fold")
         for init, cells in card.cells.items():
             before = starts[init].image_steps if init in starts else 0
             table.add_row(
@@ -355,7 +357,7 @@ def _print_summary(rows: Sequence[Any], starts: Mapping[str, Any]) -> None:
                 f"{before:,}" if before else "none",
                 *(_cell(cells.get(dataset), card.best(dataset) == init) for dataset in card.datasets),
             )
-        console.print(table)
+        of_tables.print(table)
         for line in scorecard.told(card, starts):
             console.print(f"{card.mode}: {line}", highlight=False)
     if rows:

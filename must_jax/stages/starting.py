@@ -12,6 +12,28 @@ from must_jax.progress import say
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
+_NEEDED = {  # part of a network -> what must be the same in both models for it to be taken; heads may differ
+    "backbone": ("backbone", "width"),
+    "fpn": ("width", "pyramid_channels"),
+}
+
+
+def needed(config: TrainConfig) -> tuple[str, ...]:
+    """The keys of `config.model` that must be the same in both runs."""
+    return tuple(dict.fromkeys(key for part in config.init_parts for key in _NEEDED.get(part, ())))
+
+
+def check(config: TrainConfig, run: Trained) -> None:
+    """Raises UserError if the run's backbone or pyramid has another shape, with the keys to set."""
+    differ = {key: getattr(run.config, key) for key in needed(config)}
+    differ = {key: there for key, there in differ.items() if there != getattr(config.model, key)}
+    if differ:
+        told = ", ".join(
+            f"{key} is {there} there and {getattr(config.model, key)} here" for key, there in differ.items()
+        )
+        keys = " ".join(f"--config.model.{key}={there}" for key, there in differ.items())
+        raise UserError(f"config.init={Path(config.init)} has another network: {told}; set {keys}")
+
 
 def taken(config: TrainConfig, run: Trained, tasks: Mapping[str, Task], fresh: Variables) -> tuple[Variables, set[str]]:
     """The variables to start with, of the network of `fresh`. Says which parts come from `run`, and which are new.
@@ -20,7 +42,7 @@ def taken(config: TrainConfig, run: Trained, tasks: Mapping[str, Task], fresh: V
       The variables; and the tasks whose heads come from `run`, which has trained them.
 
     Raises:
-      UserError: the run's backbone or pyramid has another shape.
+      UserError: as for `check`.
     """
     new = {name: why for name, task in tasks.items() if (why := _why_new(config, run, task, fresh))}
     heads = set() if "heads" not in config.init_parts else tasks.keys() - new.keys()

@@ -34,7 +34,7 @@ from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.models.api import Model, build_model
-from must_jax.progress import Progress, say
+from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_bytes
 from must_jax.stages import (
     curves,
@@ -134,7 +134,9 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
       UserError: anything in config or data that cannot work.
     """
     inputs.check(config)
-    start_from = trained.load(config.init) if config.init else None  # before data is rendered or read
+    start_from = trained.load(config.init) if config.init else None
+    if start_from:
+        starting.check(config, start_from)  # before data is rendered or read
     sources, options = inputs.open_training(config)
     held_out = validation.opened(config, options)
     checked = [held.source for held in held_out]
@@ -229,8 +231,8 @@ def _train(
     step = measured(training.step, clock, mesh, config.model.dtype)
     parameters = count_parameters(state["params"])
     say(
-        f"{workdir}: {parameters:,} parameters on {mesh.size} devices, images read by {feeding.readers(config.input)}, "
-        f"loss weights: {_listed(training.weights)}"
+        f"{workdir}: {parameters:,} parameters on {counted(mesh.size, 'device')}, images read by "
+        f"{feeding.readers(config.input)}, loss weights: {_listed(training.weights)}"
     )
 
     unreadable = inputs.Unreadable(inputs.lengths(training.sources))

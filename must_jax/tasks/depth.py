@@ -37,8 +37,8 @@ class Depth(MapTask):
 
     kind: Literal["metric_m", "relative"] = "metric_m"
     """`metric_m`: metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. `relative`: known up to
-    scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one (paper
-    facts 7.3: both maps normalised by median and mean deviation, trimmed L1, half a gradient term)."""
+    scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one (both
+    maps normalised by median and mean deviation, trimmed L1, half a gradient term)."""
 
     @property
     def label(self) -> MapLabel:

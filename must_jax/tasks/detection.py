@@ -51,9 +51,9 @@ class Detection(Task):
     min_score: _Share = 0.05
     """Boxes with a lower score are never predicted; the average precision is over all others."""
     focal_alpha: _Share = 0.25
-    """Of the focal loss; the default as in the paper's code base (section 7.4)."""
+    """Of the focal loss; the default as in the paper's code base."""
     focal_gamma: Annotated[float, Field(ge=0, le=100)] = 1.5
-    """Of the focal loss; the default as in the paper's code base (section 7.4)."""
+    """Of the focal loss; the default as in the paper's code base."""
 
     @property
     def label(self) -> BoxesLabel:

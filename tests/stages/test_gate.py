@@ -228,7 +228,7 @@ def test_no_column_fails_by_a_sample(
     with pytest.raises(UserError, match="far enough"):
         start("classification", train=[{"images": IMAGES, "labels": [str(column)], "take": 40}])
     said = capsys.readouterr().err
-    assert f"sampling column {read}/40" in said
+    assert f"checking a sample of column {read}/40" in said
     assert ("1 of 3 classes never occur: c (in the 40 images" in said) == (read == 40)
 
 

@@ -19,6 +19,7 @@ from must_jax.config import PipelineConfig, TrainConfig
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.parsing import override
+from must_jax.report import scorecard
 from must_jax.report.html import Report
 from must_jax.stages import pipeline, prepare, workdir
 from must_jax.stages.briefs import state
@@ -428,3 +429,21 @@ def test_it_goes_on_by_another_path_and_after_a_move(ran: list[tuple[Path, Any]]
         assert json.loads((place / "second/config.json").read_text())["init"] == "{workdir}/first"
     with pytest.raises(UserError, match=r"config.init is '{workdir}/first' there and 'runs/first' here"):
         workdir.check(place / "second", THREE.stages["second"].model_copy(update={"init": "runs/first"}))
+
+
+def test_a_file_shows_names_and_values_of_a_scorecard_whole(capsys: pytest.CaptureFixture[str]):
+    starts = ["scratch", "teacher_classification", "teacher_depth", "teacher_detection"]
+    names = [f"{name}_{task}" for name in ("tables", "heldout_places") for task in ("depth", "detection", "materials")]
+    rows = [
+        scorecard.Row(start, "depth", name, "frozen", "delta1", 12.5 + seed, seed, 0.1, 2, 64)
+        for start in starts
+        for name in names
+        for seed in (0, 1)
+    ]
+    pipeline._print_summary(rows, {})
+    shown = capsys.readouterr().err
+    for start in starts:
+        (line,) = re.findall(rf"^ *{start} .*13.*", shown, re.MULTILINE)
+        assert line.count("13.0 ± 0.7") == len(names), line
+    head = shown[: shown.index("starting point")]
+    assert head.count("heldout_") == head.count("places_") == 3, head
