@@ -20,7 +20,6 @@ from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, check_unused, diff
 from must_jax.trained import CHECKPOINTS
 
 _BEFORE, _COMING = ".before-", ".coming"  # endings of the folder's name
-_MEASURES = (AuditConfig, EvaluateConfig)  # repeat by themselves only what is out of date
 
 
 def set_aside(config: Any, folder: Path) -> Path | None:
@@ -35,7 +34,9 @@ def set_aside(config: Any, folder: Path) -> Path | None:
     """
     check_unused(folder)
     aside = _next(folder)
-    if isinstance(config, LabelConfig) and not other_as_a_whole(config, folder):
+    if not _goes_on(config, folder):
+        return folder.rename(aside)
+    if isinstance(config, LabelConfig):
         columns = outdated_columns(config, folder, {})
         shutil.copytree(folder, aside, ignore=lambda where, _: [COLUMNS] * (where == str(folder)))
         (folder / RESULT_FILE).unlink(missing_ok=True)
@@ -43,8 +44,6 @@ def set_aside(config: Any, folder: Path) -> Path | None:
         for column in columns:
             column.rename(aside / COLUMNS / column.name)
         return aside
-    if not isinstance(config, _MEASURES) or difference(folder, config):
-        return folder.rename(aside)
     finished = (folder / RESULT_FILE).exists()  # otherwise nothing could be lost
     if finished:
         shutil.copytree(folder, aside)
@@ -67,20 +66,25 @@ def take_back(config: Any, folder: Path) -> list[Path]:
         coming.rename(_next(folder) if folder.exists() else folder)
     if not (folder / CONFIG_FILE).exists() or not _asides(folder):
         return taken
-    in_place = isinstance(config, _MEASURES) and not difference(folder, config)
-    as_columns = isinstance(config, LabelConfig) and not other_as_a_whole(config, folder)
-    if not in_place and not as_columns and outdated(config, folder):
-        for aside in _asides(folder):
-            if is_as_asked(config, aside) and _is_there(config, aside):
-                check_unused(folder)
-                aside.rename(coming)
-                set_aside(config, folder)
-                coming.rename(folder)
-                taken.append(aside)
-                break
-    if isinstance(config, LabelConfig) and (taken or as_columns):
+    goes_on = _goes_on(config, folder)
+    if not goes_on and outdated(config, folder):
+        for aside in (each for each in _asides(folder) if is_as_asked(config, each) and _is_there(config, each)):
+            check_unused(folder)
+            aside.rename(coming)
+            set_aside(config, folder)
+            coming.rename(folder)
+            taken.append(aside)
+            break
+    if isinstance(config, LabelConfig) and (taken or goes_on):
         taken += _take_back_columns(config, folder)
     return taken
+
+
+def _goes_on(config: Any, folder: Path) -> bool:
+    """Whether a stage that is repeated goes on in its folder, and makes only parts of what is there again."""
+    if isinstance(config, LabelConfig):
+        return not other_as_a_whole(config, folder)
+    return isinstance(config, AuditConfig | EvaluateConfig) and not difference(folder, config)
 
 
 def _take_back_columns(config: LabelConfig, folder: Path) -> list[Path]:

@@ -116,11 +116,6 @@ def record(config: Any, folder: Path) -> None:
         write_json(folder / INPUTS_FILE, made)
 
 
-def digests(config: Any) -> dict[str, State | None]:
-    """What a stage reads -> its present state; None if it is not there."""
-    return {key: each[0] if each else None for key, each in _states(config).items()}
-
-
 def is_as_asked(config: Any, folder: Path) -> bool:
     """Whether a folder holds what this very config makes of what is there now, or a part of it."""
     try:

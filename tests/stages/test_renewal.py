@@ -39,6 +39,11 @@ def labelling(**values: Any) -> LabelConfig:
     return LabelConfig.model_validate({"images": "scenes/unlabelled_tiny:train", "teachers": ["t"]} | values)
 
 
+def digests_of(config: Any) -> dict[str, Any]:
+    """What a stage reads -> its present state; None if it is not there."""
+    return {key: each[0] if each else None for key, each in renewal._states(config).items()}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_teacher(tmp_path_factory.mktemp("made") / "first", ("depth",), 32, HEADLINES)
@@ -282,20 +287,20 @@ def test_labels_of_another_task_and_the_same_ones_imported_again_repeat_nothing(
         trained = {"train": [{"images": "own:train"}], "tasks": {"classification": {}}, "data_dir": config.data_dir}
         return training(**trained)
 
-    before = renewal.digests(prepared(**classes))
+    before = digests_of(prepared(**classes))
     assert before["train.0.labels.0"]
     (tmp_path / "masks/a").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "masks/a/0.png"), np.zeros(picture().shape[:2], np.uint8))
     masks = {"format": "id_png", "path": str(tmp_path / "masks"), "options": {"classes": ["wall"]}}
-    assert renewal.digests(prepared(**classes, segmentation=masks)) == before
+    assert digests_of(prepared(**classes, segmentation=masks)) == before
     checksum = manifest.read(tmp_path / "data/own/columns/classification").checksum
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     shutil.rmtree(tmp_path / "data/own")
-    assert renewal.digests(prepared(**classes)) == before
+    assert digests_of(prepared(**classes)) == before
     assert manifest.read(tmp_path / "data/own/columns/classification").checksum != checksum
     shutil.rmtree(tmp_path / "data/own/columns/classification")
     others = {"classification": {"format": "class_folders", "options": {"classes": "b,a"}}}
-    assert renewal.digests(prepared(**others)) != before
+    assert digests_of(prepared(**others)) != before
 
 
 def test_a_column_of_another_task_repeats_no_training_that_does_not_read_it(tmp_path: Path):
@@ -305,7 +310,7 @@ def test_a_column_of_another_task_repeats_no_training_that_does_not_read_it(tmp_
     def digests() -> tuple[Any, Any]:
         student = training(train=[{"images": "folder:photos", "labels": [str(run)]}])
         audit = AuditConfig.model_validate({"images": "folder:photos", "columns": [str(run)]})
-        return renewal.digests(student)["train.0.labels.0"], renewal.digests(audit)["columns.0"]
+        return digests_of(student)["train.0.labels.0"], digests_of(audit)["columns.0"]
 
     write_column(run / "columns/t-depth", "depth", Images())
     before = digests()
@@ -334,7 +339,7 @@ def test_what_earlier_versions_recorded_of_labels_is_understood(recorded: str, t
     assert bool(renewal.outdated(config, student)) == (recorded == "other")
     renewal.record(config, student)
     now = read_json(student / "inputs.json", dict[str, Any], "")["train.0.labels.0"]
-    assert now == (before if recorded == "other" else renewal.digests(config)["train.0.labels.0"])
+    assert now == (before if recorded == "other" else digests_of(config)["train.0.labels.0"])
     column = run / "columns/teacher-normals"
     shutil.rmtree(column)  # is not read
     assert bool(renewal.outdated(config, student)) == (recorded == "other")
