@@ -12,7 +12,7 @@ from must_jax import description
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
-from must_jax.files import MODEL_FILE, make_folder
+from must_jax.files import LOCK_FILE, MODEL_FILE, make_folder
 from must_jax.labels import manifest
 from must_jax.stages.finished import outdated_columns
 from must_jax.stages.renewal import INPUTS_FILE, is_as_asked, other_as_a_whole, outdated
@@ -35,7 +35,9 @@ def set_aside(config: Any, folder: Path) -> Path | None:
     check_unused(folder)
     aside = _next(folder)
     if not _goes_on(config, folder):
-        return folder.rename(aside)
+        folder.rename(aside)
+        make_folder(folder)  # unlike one that was deleted
+        return aside
     if isinstance(config, LabelConfig):
         columns = outdated_columns(config, folder, {})
         shutil.copytree(folder, aside, ignore=lambda where, _: [COLUMNS] * (where == str(folder)))
@@ -55,8 +57,8 @@ def set_aside(config: Any, folder: Path) -> Path | None:
 def take_back(config: Any, folder: Path) -> list[Path]:
     """Replaces what is outdated by what was made before, if the stage would make that again. Returns where it was.
 
-    What is replaced is set aside. Of a label run, columns are taken back that are to be added. Whoever has deleted a
-    folder wants it to be made anew: nothing takes its place.
+    What is replaced is set aside. Of a label run, columns are taken back that are to be added, or made again. Whoever
+    has deleted a folder wants it to be made anew: nothing takes its place.
     """
     taken: list[Path] = []
     if isinstance(config, PrepareConfig):
@@ -64,20 +66,29 @@ def take_back(config: Any, folder: Path) -> list[Path]:
     coming = folder.with_name(folder.name + _COMING)
     if coming.exists():  # it was killed before
         coming.rename(_next(folder) if folder.exists() else folder)
-    if not (folder / CONFIG_FILE).exists() or not _asides(folder):
+    empty = folder.exists() and _is_empty(folder)
+    if not (empty or (folder / CONFIG_FILE).exists()) or not _asides(folder):
         return taken
-    goes_on = _goes_on(config, folder)
-    if not goes_on and outdated(config, folder):
+    goes_on = not empty and _goes_on(config, folder)
+    if empty or (not goes_on and outdated(config, folder)):
         for aside in (each for each in _asides(folder) if is_as_asked(config, each) and _is_there(config, each)):
             check_unused(folder)
             aside.rename(coming)
-            set_aside(config, folder)
+            if empty:
+                shutil.rmtree(folder)
+            else:
+                set_aside(config, folder)
             coming.rename(folder)
             taken.append(aside)
             break
     if isinstance(config, LabelConfig) and (taken or goes_on):
         taken += _take_back_columns(config, folder)
     return taken
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a stage has made nothing there since what was there was set aside."""
+    return all(each.name == INPUTS_FILE or each.name.startswith(LOCK_FILE) for each in folder.iterdir())
 
 
 def _goes_on(config: Any, folder: Path) -> bool:
@@ -88,7 +99,7 @@ def _goes_on(config: Any, folder: Path) -> bool:
 
 
 def _take_back_columns(config: LabelConfig, folder: Path) -> list[Path]:
-    taken = []
+    replaced, found = outdated_columns(config, folder, {}), dict[Path, Path]()
     for aside in _asides(folder):
         with contextlib.suppress(UserError):  # of another version
             if other_as_a_whole(config, aside):
@@ -96,11 +107,15 @@ def _take_back_columns(config: LabelConfig, folder: Path) -> list[Path]:
             outdated_there = outdated_columns(config, aside, {})
             for column in _columns(aside):
                 there = folder / COLUMNS / column.name
-                if column not in outdated_there and not there.exists() and _is_whole(column):
-                    make_folder(there.parent)
-                    column.rename(there)
-                    taken.append(column)
-    return taken
+                wanted = there in replaced or not there.exists()
+                if wanted and column not in outdated_there and _is_whole(column):
+                    found.setdefault(there, column)
+    if found.keys() & replaced.keys():
+        set_aside(config, folder)
+    for there, column in found.items():
+        make_folder(there.parent)
+        column.rename(there)
+    return [*found.values()]
 
 
 def _is_there(config: Any, aside: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hand_made import TEACHER, Images, describe, label_of
 from killed import killed_at_rename
-from made_teacher import HEADLINES, SMALL, make_teacher
+from made_teacher import HEADLINES, SMALL, make_teacher, redescribe
 
 from must_jax import description, files
 from must_jax.config import LabelConfig, PipelineConfig
@@ -143,6 +143,40 @@ def test_what_another_process_uses_is_not_moved(home: Home):
         assert home.columns() == {"a-depth", "b-depth"} and home.marks() == {"ab 0", "ab 1"}
     files.unlock(held)
     assert home.run("ab") == "ab 0" and home.trained == 2
+
+
+def test_a_teacher_that_is_itself_taken_back_brings_its_columns(home: Home, capsys: pytest.CaptureFixture[str]):
+    model = home.run_folder.parent / "b/model.json"
+    before = model.read_text()
+    column = home.run_folder / "label/columns/b-depth/manifest.json"
+    home.run("ab")
+    inode = column.stat().st_ino
+    redescribe(model, digest="1" * 64)
+    home.run("ab")
+    assert column.stat().st_ino != inode and home.trained == 2
+    model.write_text(before)
+    capsys.readouterr()
+    home.run("ab")
+    assert column.stat().st_ino == inode and home.trained == 2
+    assert "is repeated" not in capsys.readouterr().err
+    redescribe(model, digest="1" * 64)
+    home.run("ab")
+    assert column.stat().st_ino != inode and home.trained == 2
+
+
+@pytest.mark.parametrize("stage", ["train", "label"])
+def test_a_change_that_is_regretted_at_once_costs_nothing(home: Home, stage: str, monkeypatch: pytest.MonkeyPatch):
+    """The stage that is repeated was stopped, or refused, before it had begun."""
+    home.run("ab")
+    changed: dict[str, Any] = {"seed": 1} if stage == "train" else {"shard_images": 7}
+    with monkeypatch.context() as patch:
+        patch.setitem(pipeline.STAGES, stage, lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            home.run("ab", **changed)
+    columns = {path: path.stat().st_ino for path in home.run_folder.glob("label*/columns/*/manifest.json")}
+    assert home.run("ab") == "ab 0" and home.trained == 1
+    assert not list(home.run_folder.glob("*.before-*"))
+    assert {path.stat().st_ino for path in home.run_folder.glob("label/columns/*/*.json")} >= {*columns.values()}
 
 
 def test_what_was_deleted_is_made_anew(home: Home):
