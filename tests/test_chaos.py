@@ -212,7 +212,7 @@ def test_processes_that_render_die_with_the_one_that_was_killed(tmp_path: Path) 
     program = """
 from must_jax.data.scenes import builder
 chunks, builder._POOL_FROM = builder._rendered_chunks, 0
-builder._rendered_chunks = lambda *which: (print("rendered", flush=True) or chunk for chunk in chunks(*which))
+builder._rendered_chunks = lambda *of, **how: (print("rendered", flush=True) or chunk for chunk in chunks(*of, **how))
 builder.prepare("teacher_normals", "data", {"train": 100_000})
 """
     process = Process(["-c", program], tmp_path, {})
@@ -222,3 +222,19 @@ builder.prepare("teacher_normals", "data", {"train": 100_000})
     process.popen.kill()
     assert process.end() == -signal.SIGKILL, process.said
     scenes.prepare("teacher_normals", tmp_path / "data", {"train": 3})  # the lock is free
+
+
+def test_the_process_that_renders_ahead_dies_with_the_one_that_was_killed(tmp_path: Path) -> None:
+    program = """
+import time
+from must_jax.data import scenes
+with scenes.rendering_ahead(["unlabelled"], "data"):
+    time.sleep(1000)
+"""
+    process = Process(["-c", program], tmp_path, {})
+    while process.is_running() and not list(tmp_path.glob("data/scenes/unlabelled/incomplete*")):
+        time.sleep(0.01)
+    assert len(process.group()) > 1
+    process.popen.kill()
+    assert process.end() == -signal.SIGKILL, process.said
+    scenes.prepare("unlabelled", tmp_path / "data", {"train": 3})  # the lock is free

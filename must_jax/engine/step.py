@@ -135,7 +135,8 @@ def make_train_step(
     def spread(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, state_shardings(mesh, tree))
 
-    return jax.jit(
+    return _jit(
+        mesh,
         _make_update(gradients, optimizer, whole, spread),
         in_shardings=(None, split(mesh), replicated(mesh)),  # the state's: as given
         out_shardings=(None, replicated(mesh)),
@@ -164,8 +165,8 @@ def make_side_by_side_step(
     each = split(mesh)
     # Nothing is a sum over devices, so there is nothing for jax to check.
     side_by_side = jax.shard_map(own, mesh=mesh, in_specs=each.spec, out_specs=each.spec, check_vma=False)
-    return jax.jit(
-        side_by_side, in_shardings=(each, each, replicated(mesh)), out_shardings=(each, each), donate_argnums=0
+    return _jit(
+        mesh, side_by_side, in_shardings=(each, each, replicated(mesh)), out_shardings=(each, each), donate_argnums=0
     )
 
 
@@ -231,4 +232,14 @@ def make_predict_step(
         predictions = {name: task.predict(outputs[name], image_size) for name, task in tasks.items()}
         return {name: task.condense(predictions[name]) for name, task in tasks.items()} if condense else predictions
 
-    return jax.jit(predict, in_shardings=(replicated(mesh), split(mesh)), out_shardings=split(mesh))
+    return _jit(mesh, predict, in_shardings=(replicated(mesh), split(mesh)), out_shardings=split(mesh))
+
+
+def _jit(mesh: Mesh, function: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
+    """`function`, to be compiled for the devices of the mesh.
+
+    On CPUs, LLVM's higher levels take a quarter longer to compile and gain nothing (benchmarks/compilation.py):
+    convolutions are Eigen's, which are compiled already.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1} if on_cpu else None, **options)

@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,18 @@ def run(config: PipelineConfig, workdir: Path) -> None:
         check_unused(workdir / name)
     finished = [name for name in stages if renewal.is_finished(stages[name], workdir / name) and name not in repeated]
     _tell(repeated, finished, stages, workdir)
+    with _rendering_ahead([stage for name, stage in stages.items() if name not in finished], config.data_dir):
+        _run_all(stages, finished, config, workdir)
+
+    say("\nreport")
+    contents = _write_report(config, workdir)
+    spent = {name: seconds for name, seconds in times(workdir).items() if name in (*stages, REPORT.parent.name)}
+    write_json(workdir / RESULT_FILE, {"seconds": contents.seconds, "stages": spent})
+    _print_summary(contents.rows, contents.starts)
+    say(f"report: {report}\ntotal time: {duration(contents.seconds)}")
+
+
+def _run_all(stages: Mapping[str, Any], finished: Collection[str], config: PipelineConfig, workdir: Path) -> None:
     for number, (name, stage) in enumerate(stages.items(), start=1):
         say(f"\n[{number}/{len(stages)}] {name} ({stage.stage})")
         try:
@@ -100,12 +112,13 @@ def run(config: PipelineConfig, workdir: Path) -> None:
 
         jax.clear_caches()  # other stages do not use these programs, and they take memory
 
-    say("\nreport")
-    contents = _write_report(config, workdir)
-    spent = {name: seconds for name, seconds in times(workdir).items() if name in (*stages, REPORT.parent.name)}
-    write_json(workdir / RESULT_FILE, {"seconds": contents.seconds, "stages": spent})
-    _print_summary(contents.rows, contents.starts)
-    say(f"report: {report}\ntotal time: {duration(contents.seconds)}")
+
+def _rendering_ahead(stages: Sequence[Any], data_dir: str) -> contextlib.AbstractContextManager[None]:
+    """While these stages run, the `scenes` of those after the first are rendered in the time that is left."""
+    from must_jax.data import scenes
+
+    first, *later = [re.findall(r'"scenes/(\w+):', stage.model_dump_json()) for stage in stages] or [[]]
+    return scenes.rendering_ahead((name for names in later for name in names if name not in first), data_dir)
 
 
 def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: PipelineConfig, workdir: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from processes import wait_until
 
 from must_jax.data import encodings, scenes
 from must_jax.data.kinds import MapLabel
@@ -121,6 +124,59 @@ def test_an_interrupted_preparation_is_redone(tmp_path: Path, monkeypatch: pytes
     redone = scenes.prepare("teacher_depth", tmp_path / "a", FEW)
     assert not killed.exists()
     assert records(redone) == records(scenes.prepare("teacher_depth", tmp_path / "b", FEW))
+
+
+def test_what_is_rendered_ahead_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(builder, "_POOL_FROM", 1)
+    ahead, then = tmp_path / "ahead", tmp_path / "then"
+    with monkeypatch.context() as small:
+        small.setattr(builder, "_POOL_FROM", 1_000)
+        scenes.prepare("teacher_depth_tiny", then)
+    capfd.readouterr()
+    with scenes.rendering_ahead(["teacher_depth_tiny", "downstream_depth_tiny", "teacher_depth_tiny"], ahead):
+        wait_until(lambda: (ahead / "scenes/downstream_depth_tiny/1.0.0").is_dir())
+    assert "rendering" not in capfd.readouterr().err
+    monkeypatch.setattr(builder, "encode_examples", None)  # nothing is rendered any more
+    scenes.prepare("downstream_depth_tiny", ahead)
+    folders = [scenes.prepare("teacher_depth_tiny", data_dir) for data_dir in (ahead, then)]
+    skip = {"image": tfds.decode.SkipDecoding(), "depth": {"depth": tfds.decode.SkipDecoding()}}
+    # Records hold their fields in an order that differs between processes.
+    made, expected = (tfds.builder_from_directory(each).as_data_source("test", decoders=skip) for each in folders)
+    assert len(made) == len(expected) > 0
+    for some, other in zip(made, expected, strict=True):
+        np.testing.assert_equal(some, other)
+
+
+def test_what_is_rendered_ahead_ends_with_what_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with scenes.rendering_ahead(["unlabelled"], tmp_path):
+        wait_until(lambda: list(tmp_path.glob("scenes/unlabelled/incomplete*")))
+    assert not multiprocessing.active_children()
+    assert not (tmp_path / "scenes/unlabelled/1.0.0").exists()
+    scenes.prepare("unlabelled", tmp_path, {"train": 3})  # the lock is free, and what was begun is gone
+    assert not list(tmp_path.glob("scenes/unlabelled/incomplete*"))
+
+
+def test_nothing_is_rendered_ahead_that_is_there_or_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scenes.prepare("teacher_depth", tmp_path, FEW)
+    monkeypatch.setattr(builder, "_context", None)  # would start a process
+    with scenes.rendering_ahead(["teacher_depth", "teacher_normals_tiny"], tmp_path):
+        pass
+
+
+def test_who_waits_for_another_process_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "scenes/teacher_depth"
+    folder.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as thread:
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = thread.submit(scenes.prepare, "teacher_depth", tmp_path, FEW)
+            wait_until(
+                lambda: "waiting for another process that renders scenes/teacher_depth" in "".join(capsys.readouterr())
+            )
+            assert not made.done()
+        assert made.result().is_dir()
 
 
 def test_a_finished_preparation_is_not_repeated_nor_are_concurrent_ones(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from made_pipeline import HELD_OUT, MODEL, THREE, last, named, training
 from photos import jpeg, picture, write_files
 
 from must_jax.config import PipelineConfig, TrainConfig
+from must_jax.data import scenes
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.parsing import override
@@ -29,6 +32,26 @@ def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp
     pipeline.run(THREE, tmp_path / "run")
     assert [folder.name for folder, _ in ran] == ["third", "report", "first", "report", "second", "report"]
     assert ran[0][0].parent == tmp_path / "run"
+
+
+def test_the_scenes_of_later_stages_are_rendered_ahead(
+    ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[list[str], str, int]] = []
+
+    @contextlib.contextmanager
+    def rendering(names: Iterable[str], data_dir: str) -> Iterator[None]:
+        asked.append((list(names), data_dir, len(ran)))
+        yield
+        asked.append(([], "", len(ran)))
+
+    monkeypatch.setattr(scenes, "rendering_ahead", rendering)
+    stages = THREE.model_dump()["stages"]
+    stages["z"] = {**stages["third"], "images": "scenes/downstream_depth_tiny:train"}
+    pipeline.run(named(**stages), tmp_path / "run")
+    (names, data_dir, before), (_, _, after) = asked
+    assert data_dir == "somewhere" and before == 0 and after == len(ran) - 1  # the report
+    assert "downstream_depth_tiny" in names and "unlabelled_tiny" not in names  # which the first one renders itself
 
 
 def test_it_is_one_process(ran: list[tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,6 @@
 """The embedded dataset: rendered rooms with exact ground truth for all tasks, nothing to download."""
 
-from must_jax.data.scenes.builder import Scenes, prepare
+from must_jax.data.scenes.builder import Scenes, prepare, rendering_ahead
 from must_jax.data.scenes.configs import CONFIGS, SceneConfig, render_image
 from must_jax.data.scenes.domains import HELD_OUT, MATERIALS, TRAINING, Domain, sample_scene, single
 from must_jax.data.scenes.renderer import Camera, Rendering, Scene, render
@@ -19,6 +19,7 @@ __all__ = [
     "prepare",
     "render",
     "render_image",
+    "rendering_ahead",
     "sample_scene",
     "single",
 ]

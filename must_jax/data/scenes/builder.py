@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import multiprocessing
@@ -10,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -23,7 +24,7 @@ from must_jax.data import encodings
 from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.scenes.configs import CONFIGS, encode_examples
 from must_jax.errors import UserError, nearest
-from must_jax.progress import Progress
+from must_jax.progress import Progress, say
 
 VERSION = "1.0.0"  # names the folder: raise it whenever what is rendered changes, or old images are read as new
 _CHUNK = 32  # images a worker renders at a time
@@ -38,10 +39,17 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in CONFIGS]  # noqa: RUF012 (TFDS wants a list)
     code_path = None  # nothing is downloaded; TFDS would need another package to look for checksums beside the code
 
-    def __init__(self, *, images: Mapping[str, int] | None = None, **options: Any) -> None:
-        """`images` (split -> number) replaces the config's own sizes; `options` are those of TFDS builders."""
+    def __init__(self, *, images: Mapping[str, int] | None = None, ahead: bool = False, **options: Any) -> None:
+        """A builder.
+
+        Args:
+          images: split -> number, in place of the config's own.
+          ahead: whether this process renders all of it, without a word.
+          options: those of TFDS builders.
+        """
         super().__init__(**options)
         self.images = dict(images or CONFIGS[self.builder_config.name].images)
+        self._ahead = ahead
         self._progress: Progress | None = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -67,7 +75,8 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, count) for split, count in self.images.items()}
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        examples = (example for chunk in _rendered_chunks(self.builder_config.name, split, count) for example in chunk)
+        chunks = _rendered_chunks(self.builder_config.name, split, count, alone=self._ahead or count < _POOL_FROM)
+        examples = (example for chunk in chunks for example in chunk)
         for index, example in enumerate(examples):
             yield index, example
             if self._progress is not None:
@@ -83,18 +92,19 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         title = f"rendering {self.name}/{self.builder_config.name}"
         with (
             tempfile.TemporaryDirectory() as unused,  # else TFDS leaves an empty folder for downloads in data_dir
-            Progress(title, total=sum(self.images.values())) as self._progress,
+            contextlib.nullcontext() if self._ahead else Progress(title, sum(self.images.values())) as self._progress,
         ):
             self.download_and_prepare(download_dir=unused, file_format="array_record")
 
 
-def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = None) -> Path:
+def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = None, *, ahead: bool = False) -> Path:
     """Renders a config of the dataset unless that is already done; concurrent callers wait for the first.
 
     Args:
       name: a key of `CONFIGS`.
       data_dir: where TFDS datasets live; the result is in `data_dir/scenes/<name>/<version>`.
       images: split -> number, in place of the config's own.
+      ahead: see `rendering_ahead`.
 
     Returns:
       The dataset's folder, for `tfds.builder_from_directory`.
@@ -105,19 +115,60 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
     if name not in CONFIGS:
         raise UserError(f"'scenes/{name}' is not a config of scenes; {nearest(name, CONFIGS)}")
     images = dict(images or CONFIGS[name].images)
-    folder = Path(data_dir).expanduser() / "scenes" / name / VERSION
+    folder = _folder(name, data_dir)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when its holder dies
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when its holder dies
+            except BlockingIOError:
+                say(f"waiting for another process that renders scenes/{name}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.is_dir():
                 for leftover in folder.parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
                     shutil.rmtree(leftover)  # left by a preparation that was killed
                 tfds.disable_progress_bar()
-                Scenes(config=name, data_dir=folder.parents[2], images=images).render()
+                Scenes(config=name, data_dir=folder.parents[2], images=images, ahead=ahead).render()
     if (found := _split_sizes(folder)) != images:
         raise UserError(f"{folder} holds {found} images, not {images}; remove it or choose another data_dir")
     return folder
+
+
+@contextlib.contextmanager
+def rendering_ahead(names: Iterable[str], data_dir: str | Path) -> Iterator[None]:
+    """Meanwhile, a process renders these configs, one after the other, in the time that nothing else needs.
+
+    It ends on leaving or with this process, and what it has begun is thrown away. What goes wrong there is silent, and
+    will be met again by who needs the images.
+    """
+    missing = [
+        name
+        for name in dict.fromkeys(names)
+        if sum(CONFIGS[name].images.values()) >= _POOL_FROM and not _folder(name, data_dir).is_dir()
+    ]
+    if not missing:
+        yield
+        return
+    process = _context().Process(target=_render_ahead, args=(missing, str(data_dir)), daemon=True)
+    with _signals_left_to_parent():
+        process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _render_ahead(names: Iterable[str], data_dir: str) -> None:
+    _start_worker()
+    os.nice(19)
+    for name in names:
+        with contextlib.suppress(Exception):
+            prepare(name, data_dir, ahead=True)
+
+
+def _folder(name: str, data_dir: str | Path) -> Path:
+    return Path(data_dir).expanduser() / "scenes" / name / VERSION
 
 
 def _split_sizes(folder: Path) -> dict[str, int]:
@@ -126,27 +177,37 @@ def _split_sizes(folder: Path) -> dict[str, int]:
         return {name: split.num_examples for name, split in open_dataset(folder, advice).info.splits.items()}
 
 
-def _rendered_chunks(name: str, split: str, count: int) -> Iterator[list[dict[str, Any]]]:
+def _rendered_chunks(name: str, split: str, count: int, *, alone: bool) -> Iterator[list[dict[str, Any]]]:
     encode = functools.partial(encode_examples, name, split)
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    if count < _POOL_FROM:
+    if alone:
         yield from map(encode, chunks)
         return
-    # Not forked from this process, in which JAX runs threads, but from one that has loaded this module once.
+    with ProcessPoolExecutor(min(cores(), _MAX_WORKERS), _context(), _start_worker) as pool:
+        try:
+            with _signals_left_to_parent():
+                rendered = pool.map(encode, chunks)
+            yield from rendered
+        finally:
+            pool.shutdown(cancel_futures=True)  # a worker that still starts needs what this process has made for it
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Processes forked from one that has loaded this module, not from this one, in which JAX runs threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     resource_tracker.ensure_running()  # this unblocks signals when it starts
-    with ProcessPoolExecutor(min(cores(), _MAX_WORKERS), context, _start_worker) as pool:
-        try:
-            # Workers inherit the mask: signals to the whole process group are for the parent to handle.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            try:
-                rendered = pool.map(encode, chunks)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            yield from rendered
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return context
+
+
+@contextlib.contextmanager
+def _signals_left_to_parent() -> Iterator[None]:
+    """Processes inherit the mask: signals to the whole process group are for the parent to handle."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_worker() -> None:
