@@ -27,6 +27,8 @@ PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
 
 
 HOST = frozenset({"labels", "mask", "index", "content_hw"})  # parts of an evaluation batch that predictions do not need
+# LLVM's higher levels take longer and gain nothing, since convolutions are Eigen's: benchmarks/optimization_level.py.
+CPU_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
 STOP = "stop"  # in a batch: 1 in the rows of a process that was told to stop; in averages: whether any was
 
 
@@ -236,10 +238,6 @@ def make_predict_step(
 
 
 def _jit(mesh: Mesh, function: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
-    """`function`, to be compiled for the devices of the mesh.
-
-    On CPUs, LLVM's higher levels take a quarter longer to compile and gain nothing (benchmarks/compilation.py):
-    convolutions are Eigen's, which are compiled already.
-    """
+    """`function`, to be compiled for the devices of the mesh."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 1} if on_cpu else None, **options)
+    return jax.jit(function, compiler_options=CPU_OPTIONS if on_cpu else None, **options)
