@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
 import jax
 
 
-def compiled(compiler: Executor, function: jax.stages.Wrapped, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """`function` for arguments like these, as `jax.ShapeDtypeStruct`s; `compiler` begins now, and a call waits for it.
+class Program:
+    """`function` for arguments like these, `jax.ShapeDtypeStruct`s; `compiler` begins now, and a call waits for it.
 
     What goes wrong with the compilation is raised by the call.
     """
-    program = compiler.submit(lambda: function.lower(*arguments).compile())
-    return lambda *given: program.result()(*given)
+
+    def __init__(self, compiler: Executor, function: jax.stages.Wrapped, arguments: tuple[Any, ...]) -> None:
+        self._traced = compiler.submit(lambda: function.trace(*arguments))
+        self._compiled = compiler.submit(lambda: self._traced.result().lower().compile())
+
+    def trace(self, *_: Any) -> jax.stages.Traced:
+        """Like `jax.stages.Wrapped.trace`, for the arguments that are known already."""
+        return self._traced.result()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._compiled.result()(*arguments)

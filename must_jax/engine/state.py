@@ -29,6 +29,17 @@ def init_state(variables: Variables, optimizer: Optimizer, mesh: Mesh, *, ema: b
     return {**placed, "opt_state": opt_state, "ema": put(weights, shardings) if ema else {}}
 
 
+def state_shapes(variables: Variables, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
+    """What `init_state` returns for `variables` of these shapes, as `jax.ShapeDtypeStruct`s with their shardings."""
+    opt_state = jax.eval_shape(optimizer.init, variables["params"])
+    state = {**variables, "opt_state": opt_state, "ema": dict(variables) if ema else {}}
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        state_shardings(mesh, state),
+    )
+
+
 def trained_variables(state: State) -> Variables:
     """The variables to evaluate and pass on: the moving average if there is one."""
     return state["ema"] or {"params": state["params"], "stats": state["stats"]}

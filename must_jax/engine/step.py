@@ -115,7 +115,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     accumulate: int = 1,
-) -> TrainStep:
+) -> jax.stages.Wrapped:
     """`step(state, batch, schedule) -> (state, averages)`; the given state is consumed.
 
     Loss: sum over tasks of weight * sum over the task's terms of sum / weight (paper section 3). A task without a

@@ -15,17 +15,16 @@ from must_jax import description, trained
 from must_jax.config import EvaluateConfig, LabelConfig, SourceConfig, TrainConfig, TransferConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import open_images
-from must_jax.data.pipeline import batch_like
 from must_jax.engine.ahead import Step
-from must_jax.engine.mesh import replicated, split, state_shardings
-from must_jax.engine.step import HOST, SCHEDULE, make_predict_step
+from must_jax.engine.mesh import replicated, split
+from must_jax.engine.step import make_predict_step
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside
-from must_jax.models.api import Variables, build_model
+from must_jax.models.api import build_model
 from must_jax.stages.inputs import TRUTH, names_of
-from must_jax.stages.train import build
+from must_jax.stages.train import arguments, build
 from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
@@ -53,15 +52,10 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     check_batch("batch_size", config.batch_size, mesh, config.accumulate)
     tasks = {name: _task(name, options, config.train, config, classes) for name, options in _learnt(config).items()}
     model, optimizer, step = build(config, tasks, dict.fromkeys(tasks, 1.0), mesh)
-    variables = model.shapes(config.image_size)
-    yield Step(
-        "train",
-        step,
-        (_state(variables, optimizer, config.optimizer.ema_decay > 0, mesh), _batch(tasks, config), _schedule()),
-        config.batch_size,
-        config.accumulate,
-    )
-    inputs = {name: array for name, array in _batch(tasks, config).items() if name not in HOST}
+    taken = arguments(config, tasks, model, optimizer, mesh)
+    yield Step("train", step, taken, config.batch_size, config.accumulate)
+    variables, (_, batch, _) = model.shapes(config.image_size), taken
+    images = {"image": batch["image"]}
     forward = trained.image_forward(model)
     labelled = {
         name
@@ -71,9 +65,9 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     }
     measured = {name: task for name, task in tasks.items() if name in labelled} or tasks
     predict = make_predict_step(forward, measured, config.image_size, mesh)
-    yield Step("evaluate", predict, (variables, inputs), config.batch_size)
+    yield Step("evaluate", predict, (variables, images), config.batch_size)
     condensed = make_predict_step(forward, tasks, config.image_size, mesh, condense=True)
-    yield Step("label", condensed, (variables, {"image": inputs["image"]}), config.batch_size)
+    yield Step("label", condensed, (variables, images), config.batch_size)
 
 
 def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
@@ -129,32 +123,6 @@ def check_batch(what: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
             + f", {accumulate} times" * (accumulate > 1)
             + f"; use a multiple, e.g. {shares * math.ceil(size / shares)}, or a smaller topology"
         )
-
-
-def _state(variables: Variables, optimizer: Any, averaged: bool, mesh: Mesh) -> dict[str, Any]:
-    state = {
-        **variables,
-        "opt_state": jax.eval_shape(optimizer.init, variables["params"]),
-        "ema": dict(variables) if averaged else {},
-    }
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        state,
-        state_shardings(mesh, state),
-    )
-
-
-def _batch(tasks: Mapping[str, Task], config: TrainConfig) -> dict[str, Any]:
-    kinds = {name: task.label for name, task in tasks.items()}
-    return _shapes(batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size))
-
-
-def _shapes(batch: Any) -> Any:
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
-
-
-def _schedule() -> dict[str, jax.ShapeDtypeStruct]:
-    return {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
 
 
 def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:

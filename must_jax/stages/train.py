@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +16,18 @@ from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source, examples_of, train_batches
+from must_jax.data.pipeline import Source, batch_like, examples_of, train_batches
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
 from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
+from must_jax.engine.compiling import Program
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows, put_replicated
 from must_jax.engine.optimizers import Optimizer, build_optimizer
 from must_jax.engine.skipped import Skipped
-from must_jax.engine.state import State, Variables, count_parameters, init_state, trained_variables
-from must_jax.engine.step import STOP, Batch, TrainStep, make_train_step
+from must_jax.engine.state import State, Variables, count_parameters, init_state, state_shapes, trained_variables
+from must_jax.engine.step import SCHEDULE, STOP, Batch, TrainStep, make_train_step
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
 from must_jax.engine.validations import Best, Validations
@@ -79,7 +80,7 @@ class Training(NamedTuple):
 
 def build(
     config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
-) -> tuple[Model, Optimizer, TrainStep]:
+) -> tuple[Model, Optimizer, jax.stages.Wrapped]:
     """The network, the optimizer and the jitted update of a training run; holds no arrays and compiles nothing."""
     heads = {name: task.head(config.model) for name, task in tasks.items()}
     model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
@@ -127,8 +128,24 @@ def run(config: TrainConfig, workdir: Path) -> None:
     say(f"{workdir}: {told.settings.steps} steps{chosen}, {_listed(told.metrics)}{end}")
 
 
-def prepare(config: TrainConfig, mesh: Mesh) -> Training:
+def arguments(
+    config: TrainConfig, tasks: Mapping[str, Task], model: Model, optimizer: Optimizer, mesh: Mesh
+) -> tuple[Any, Any, Any]:
+    """What the update takes, as `jax.ShapeDtypeStruct`s: state, batch and schedule."""
+    state = state_shapes(model.shapes(config.image_size), optimizer, mesh, ema=config.optimizer.ema_decay > 0)
+    kinds = {name: task.label for name, task in tasks.items()}
+    batch = batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size)
+    if mesh.is_multi_process:
+        batch[STOP] = batch["mask"]
+    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
+    return state, shapes, {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
+
+
+def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -> Training:
     """Opens everything that the config refers to.
+
+    Args:
+      compiler: begins with the update as soon as it is known, while labels are looked at and parameters drawn.
 
     Raises:
       UserError: anything in config or data that cannot work.
@@ -144,6 +161,12 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
     inputs.check_unchanged(columns, config.ready_within_s)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
     gate.check(sources, tasks, config.accept_failed)
+    weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
+    _check_measured(config, validation.names_of(held_out, tasks))
+    model, optimizer, update = build(config, tasks, weights, mesh)
+    memory.check_model(model, config.image_size)
+    taken = arguments(config, tasks, model, optimizer, mesh)
+    step: TrainStep = Program(compiler, update, taken) if compiler else update
     learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
     for held in held_out:
         supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)
@@ -153,10 +176,6 @@ def prepare(config: TrainConfig, mesh: Mesh) -> Training:
                     f"look at {held.where} ({held.source.images.name}): {same} are in config.train "
                     f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
                 )
-    weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
-    _check_measured(config, validation.names_of(held_out, tasks))
-    model, optimizer, step = build(config, tasks, weights, mesh)
-    memory.check_model(model, config.image_size)
     variables = model.init(jax.random.key(config.seed), config.image_size)
     learnt_before: set[str] = set()  # tasks whose heads come from another run
     if start_from:
@@ -207,13 +226,15 @@ def _train(
       told: the finished run that goes on, if it does, with the keys `changed`.
     """
     clock = Clock()
+    compiler = ThreadPoolExecutor(1)
+    whole.callback(compiler.shutdown, wait=False, cancel_futures=True)
     # Check everything first, on every host.
     facts: dict[str, str] = {}
     with distributed.together(facts, config.ready_within_s):
         check(workdir, config, changed)
         mesh = inputs.mesh_of(config)
         clock.switch(DATA)
-        training = prepare(config, mesh)
+        training = prepare(config, mesh, compiler)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
         whole.enter_context(preemption.deferred())  # from here on they stop together
     clock.switch(INIT)
@@ -269,8 +290,6 @@ def _train(
             feeding.reading(config.input),
         )
 
-        compiler = ThreadPoolExecutor(1)  # beside the compilation of the update
-        stack.callback(compiler.shutdown, cancel_futures=True)
         held_out.compile(compiler)
 
         def measure(done: int, state: State) -> dict[str, float]:
