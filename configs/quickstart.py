@@ -5,7 +5,7 @@ labelled set, the student sees a separate unlabelled set, and the scorecard uses
 Expected: runs/quickstart/report/index.html, in which the student beats training from scratch on all six tasks and, with
 frozen features, the mean of the single teachers on at least four. A teacher that has not learnt (`MINIMUM`, in percent)
 stops the run.
-Measured (docs/performance.md): 16 minutes on two cores; the student beats scratch on all six tasks, and the mean of the
+Measured (docs/performance.md): 15 minutes on two cores; the student beats scratch on all six tasks, and the mean of the
 teachers on six frozen and four fine-tuned; the other two are within noise.
 
 The other configs are the individual stages of this one, with the same settings; they pass results through `runs/`.

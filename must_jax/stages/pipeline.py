@@ -107,7 +107,7 @@ def _run_all(stages: Mapping[str, Any], finished: Collection[str], config: Pipel
             _note_failure(workdir, name, told(error))
             raise
         if name not in finished and number < len(stages):
-            _report_so_far(config, workdir, [name], SO_FAR_IMAGES)
+            _report_so_far(config, workdir, [name])
         import jax  # not needed if everything is finished
 
         jax.clear_caches()  # other stages do not use these programs, and they take memory
@@ -312,12 +312,10 @@ def entries(config: PipelineConfig, workdir: Path) -> list[Any]:
     ]
 
 
-def _report_so_far(
-    config: PipelineConfig, workdir: Path, pictured: Sequence[str] | None = None, ranked_images: int = 0
-) -> None:
+def _report_so_far(config: PipelineConfig, workdir: Path, pictured: Sequence[str] | None = None) -> None:
     """As `_write_report`; whatever goes wrong with the page is told, and is no reason to end a pipeline."""
     try:
-        _write_report(config, workdir, pictured, ranked_images)
+        _write_report(config, workdir, pictured, SO_FAR_IMAGES)
     except Exception as error:
         say(f"no report: {error}" if isinstance(error, UserError) else f"no report: {type(error).__name__}: {error}")
     else:
