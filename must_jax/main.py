@@ -172,11 +172,13 @@ def main(argv: Sequence[str]) -> int:
 def leave(code: int) -> NoReturn:
     """Ends this process.
 
-    After an interruption, jax may still be compiling in a thread, and would crash in an orderly shutdown. After another
-    process has failed, jax would wait for the others, which may wait for this one.
+    After an error or an interruption, jax may still be compiling in a thread: an orderly shutdown would wait for it, or
+    crash. After another process has failed, jax would wait for the others, which may wait for this one.
     """
     jax = sys.modules.get("jax")
-    if code == cli.FAILED and jax and jax.distributed.is_initialized():
+    if jax and code and not jax.distributed.is_initialized():
+        _leave_at_once(code)
+    if jax and code == cli.FAILED:
         stopping = threading.Thread(target=jax.distributed.shutdown, daemon=True)  # at once, if all of them end
         stopping.start()
         stopping.join(HEARD_WITHIN_S)

@@ -330,3 +330,17 @@ def test_only_a_run_takes_its_marker_away(
     (tmp_path / "PREEMPTED").write_text("stopped")
     assert call(*arguments, f"--workdir={tmp_path}") == 0
     assert (tmp_path / "PREEMPTED").exists() == stays
+
+
+def test_an_error_does_not_wait_for_a_compilation():
+    program = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+import jax
+from must_jax import main
+ThreadPoolExecutor(1).submit(threading.Event().wait)
+print("the error", flush=True)
+main.leave(2)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=600)
+    assert (ended.returncode, ended.stdout) == (2, "the error\n")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 
-class Program:
+class PendingProgram:
     """`function` for arguments like these, `jax.ShapeDtypeStruct`s; `compiler` begins now, and a call waits for it.
 
     What goes wrong with the compilation is raised by the call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -27,7 +28,8 @@ PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
 
 
 HOST = frozenset({"labels", "mask", "index", "content_hw"})  # parts of an evaluation batch that predictions do not need
-# LLVM's higher levels take longer and gain nothing, since convolutions are Eigen's: benchmarks/optimization_level.py.
+# LLVM's higher levels take longer and gain nothing that can be measured, since convolutions are library functions:
+# benchmarks/optimization_level.py.
 CPU_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
 STOP = "stop"  # in a batch: 1 in the rows of a process that was told to stop; in averages: whether any was
 
@@ -238,6 +240,8 @@ def make_predict_step(
 
 
 def _jit(mesh: Mesh, function: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
-    """`function`, to be compiled for the devices of the mesh."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(function, compiler_options=CPU_OPTIONS if on_cpu else None, **options)
+    """`function`, to be compiled for the devices of the mesh. On CPUs, XLA_FLAGS go before `CPU_OPTIONS`."""
+    wanted = CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else {}
+    flags = os.environ.get("XLA_FLAGS", "")
+    unset = {name: value for name, value in wanted.items() if f"--{name}=" not in flags}
+    return jax.jit(function, compiler_options=unset or None, **options)

@@ -114,7 +114,7 @@ def _run_all(stages: Mapping[str, Any], finished: Collection[str], config: Pipel
 
 
 def _rendering_ahead(stages: Sequence[Any], data_dir: str) -> contextlib.AbstractContextManager[None]:
-    """While these stages run, the `scenes` of those after the first are rendered in the time that is left."""
+    """While these stages run, the `scenes` of those after the first are rendered at the lowest priority."""
     from must_jax.data import scenes
 
     first, *later = [re.findall(r'"scenes/(\w+):', stage.model_dump_json()) for stage in stages] or [[]]

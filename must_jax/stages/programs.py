@@ -24,7 +24,7 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.models.api import build_model
 from must_jax.stages.inputs import TRUTH, names_of
-from must_jax.stages.train import arguments, build
+from must_jax.stages.train import build, update_shapes
 from must_jax.stages.transfer import Downstream, Transfer, Trunk
 from must_jax.tasks import TASKS, build_task, check_options
 from must_jax.tasks.base import Task
@@ -52,7 +52,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     check_batch("batch_size", config.batch_size, mesh, config.accumulate)
     tasks = {name: _task(name, options, config.train, config, classes) for name, options in _learnt(config).items()}
     model, optimizer, step = build(config, tasks, dict.fromkeys(tasks, 1.0), mesh)
-    taken = arguments(config, tasks, model, optimizer, mesh)
+    taken = update_shapes(config, tasks, model, optimizer, mesh)
     yield Step("train", step, taken, config.batch_size, config.accumulate)
     variables, (_, batch, _) = model.shapes(config.image_size), taken
     images = {"image": batch["image"]}

@@ -20,7 +20,7 @@ from must_jax.data.pipeline import Source, batch_like, examples_of, train_batche
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
 from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
-from must_jax.engine.compiling import Program
+from must_jax.engine.compiling import PendingProgram
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows, put_replicated
@@ -128,15 +128,13 @@ def run(config: TrainConfig, workdir: Path) -> None:
     say(f"{workdir}: {told.settings.steps} steps{chosen}, {_listed(told.metrics)}{end}")
 
 
-def arguments(
+def update_shapes(
     config: TrainConfig, tasks: Mapping[str, Task], model: Model, optimizer: Optimizer, mesh: Mesh
 ) -> tuple[Any, Any, Any]:
     """What the update takes, as `jax.ShapeDtypeStruct`s: state, batch and schedule."""
     state = state_shapes(model.shapes(config.image_size), optimizer, mesh, ema=config.optimizer.ema_decay > 0)
     kinds = {name: task.label for name, task in tasks.items()}
     batch = batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size)
-    if mesh.is_multi_process:
-        batch[STOP] = batch["mask"]
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
     return state, shapes, {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
 
@@ -165,8 +163,8 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     _check_measured(config, validation.names_of(held_out, tasks))
     model, optimizer, update = build(config, tasks, weights, mesh)
     memory.check_model(model, config.image_size)
-    taken = arguments(config, tasks, model, optimizer, mesh)
-    step: TrainStep = Program(compiler, update, taken) if compiler else update
+    taken = update_shapes(config, tasks, model, optimizer, mesh)
+    step: TrainStep = PendingProgram(compiler, update, taken) if compiler else update
     learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
     for held in held_out:
         supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)
@@ -234,7 +232,8 @@ def _train(
         check(workdir, config, changed)
         mesh = inputs.mesh_of(config)
         clock.switch(DATA)
-        training = prepare(config, mesh, compiler)
+        # Several processes first have to agree on what they compile.
+        training = prepare(config, mesh, None if mesh.is_multi_process else compiler)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
         whole.enter_context(preemption.deferred())  # from here on they stop together
     clock.switch(INIT)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from must_jax.config import InputConfig, TransferConfig
 from must_jax.data.kept import KeptBatches, Room
 from must_jax.data.pipeline import Source, TruthReader, batch_like, eval_batches, train_batches
-from must_jax.engine.compiling import Program
+from must_jax.engine.compiling import PendingProgram
 from must_jax.engine.evaluate import Evaluation, evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put, put_batch, put_replicated
@@ -173,8 +173,8 @@ class Transfer:
     def compile(self, compiler: Executor) -> Self:
         """Lets `compiler` begin with what the first trainings need: both programs, and each seed's variables."""
         step, predict = self.shapes()
-        self._step = Program(compiler, self.step, step)
-        self._predict = Program(compiler, self.predict, predict)
+        self._step = PendingProgram(compiler, self.step, step)
+        self._predict = PendingProgram(compiler, self.predict, predict)
         for seed in self._config.seeds:
             compiler.submit(self._init, seed)
         return self

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from must_jax import trained
 from must_jax.config import InputConfig, TrainConfig, ValidationConfig
 from must_jax.data.pipeline import Source, TruthReader, eval_batches
-from must_jax.engine.compiling import Program
+from must_jax.engine.compiling import PendingProgram
 from must_jax.engine.evaluate import evaluate
 from must_jax.engine.state import Variables
 from must_jax.engine.step import PredictStep, make_predict_step
@@ -128,7 +128,7 @@ class Validation:
         size = self.image_size
         images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)
         for names, predict in self._programs.items():
-            self._predict[names] = Program(compiler, predict, (self.model.shapes(size), {"image": images}))
+            self._predict[names] = PendingProgram(compiler, predict, (self.model.shapes(size), {"image": images}))
 
     def measure(self, variables: Variables) -> dict[str, float]:
         """Measures variables that all devices hold.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tensorflow_datasets as tfds
 
@@ -28,7 +28,8 @@ from must_jax.progress import Progress, say
 
 VERSION = "1.0.0"  # names the folder: raise it whenever what is rendered changes, or old images are read as new
 _CHUNK = 32  # images a worker renders at a time
-_POOL_FROM = 200  # images of a split; below that, starting processes costs more than it saves
+_POOL_FROM = 200  # images; below that, starting processes costs more than it saves
+_KILLED_WITHIN_S = 5.0  # unless its disk does not answer
 _MAX_WORKERS = 8  # so many render faster than one process writes
 
 
@@ -44,7 +45,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
         Args:
           images: split -> number, in place of the config's own.
-          ahead: whether this process renders all of it, without a word.
+          ahead: whether this process alone renders all of it, without a word.
           options: those of TFDS builders.
         """
         super().__init__(**options)
@@ -119,11 +120,7 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (folder.parent / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when its holder dies
-            except BlockingIOError:
-                say(f"waiting for another process that renders scenes/{name}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, name, ahead)
             if not folder.is_dir():
                 for leftover in folder.parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
                     shutil.rmtree(leftover)  # left by a preparation that was killed
@@ -134,12 +131,30 @@ def prepare(name: str, data_dir: str | Path, images: Mapping[str, int] | None = 
     return folder
 
 
+def _lock(file: IO[str], name: str, ahead: bool) -> None:
+    """Waits for the lock, which is released by the system when its holder dies; raises BlockingIOError if `ahead`."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if ahead:
+            raise
+        _stop_rendering_ahead()  # it has one core at most, and this process all that it now waits with
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that renders scenes/{name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+_ahead: list[multiprocessing.process.BaseProcess] = []  # the process that renders ahead for this one
+
+
 @contextlib.contextmanager
 def rendering_ahead(names: Iterable[str], data_dir: str | Path) -> Iterator[None]:
-    """Meanwhile, a process renders these configs, one after the other, in the time that nothing else needs.
+    """Meanwhile, a process of the lowest priority renders these configs, one after the other.
 
-    It ends on leaving or with this process, and what it has begun is thrown away. What goes wrong there is silent, and
-    will be met again by who needs the images.
+    It ends on leaving, with this process, or when `prepare` needs what it has not finished; what it has begun is thrown
+    away by the next `prepare`. What goes wrong there is silent, and will be met again by who needs the images.
     """
     missing = [
         name
@@ -149,19 +164,29 @@ def rendering_ahead(names: Iterable[str], data_dir: str | Path) -> Iterator[None
     if not missing:
         yield
         return
-    process = _context().Process(target=_render_ahead, args=(missing, str(data_dir)), daemon=True)
-    with _signals_left_to_parent():
-        process.start()
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
+    with tempfile.TemporaryDirectory() as scratch:
+        process = _context().Process(target=_render_ahead, args=(missing, str(data_dir), scratch), daemon=True)
+        _ahead.append(process)
+        try:
+            with _signals_left_to_parent():
+                process.start()
+            yield
+        finally:
+            _stop_rendering_ahead()
 
 
-def _render_ahead(names: Iterable[str], data_dir: str) -> None:
+def _stop_rendering_ahead() -> None:
+    while _ahead:
+        process = _ahead.pop()
+        if process.pid is not None:
+            process.kill()
+            process.join(_KILLED_WITHIN_S)
+
+
+def _render_ahead(names: Iterable[str], data_dir: str, scratch: str) -> None:
     _start_worker()
     os.nice(19)
+    tempfile.tempdir = scratch  # for who remains to remove
     for name in names:
         with contextlib.suppress(Exception):
             prepare(name, data_dir, ahead=True)
