@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import tensorflow_datasets as tfds
 
+from must_jax import preemption
 from must_jax.cores import cores
 from must_jax.data import encodings
 from must_jax.data.datasets import open_dataset, reading
@@ -227,12 +228,16 @@ def _context() -> multiprocessing.context.ForkServerContext:
 
 @contextlib.contextmanager
 def _signals_left_to_parent() -> Iterator[None]:
-    """Processes inherit the mask: signals to the whole process group are for the parent to handle."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    """For starting processes, which inherit the mask: signals to the whole process group are for the parent to handle.
+
+    It does so afterwards: a process that was not started wholly could neither be used nor be waited for.
+    """
+    with preemption.deferred():  # signals that another thread has received are not masked
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_worker() -> None:
