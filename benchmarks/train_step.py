@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,13 +57,7 @@ def main() -> None:
     if importlib.util.find_spec("torch") is None:
         sys.exit("PyTorch is missing, which this compares with; pip install -e '.[bench]'")
 
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in MEASUREMENTS}
-    for _ in range(args.rounds):
-        for name in MEASUREMENTS:
-            command = [sys.executable, __file__, f"--only={name}", f"--preset={args.preset}", f"--steps={args.steps}"]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rounds[name].append(json.loads(output.splitlines()[-1]))
-            print(f"{name}: {rounds[name][-1]}", file=sys.stderr)
+    rounds = alternated(__file__, list(MEASUREMENTS), args)
     if len({rounds[name][0]["parameters"] for name in ("must_jax", "torch")}) > 1:
         sys.exit("the two networks differ in their number of parameters, so comparing their speed means nothing")
 
@@ -80,6 +74,18 @@ def main() -> None:
     times = median["one_task"] / median["five_tasks"]
     operations = rounds["five_tasks"][0]["flops"] / rounds["one_task"][0]["flops"]
     print(f"five tasks / depth alone: {times:.2f} x the time (goal: at most 1.5), {operations:.2f} x the operations")
+
+
+def alternated(script: str, names: Sequence[str], args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """What `script` prints with each `--only=NAME`, for `args.rounds` rounds: name -> results."""
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name in names:
+            command = [sys.executable, script, f"--only={name}", f"--preset={args.preset}", f"--steps={args.steps}"]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            rounds[name].append(json.loads(output.splitlines()[-1]))
+            print(f"{name}: {rounds[name][-1]}", file=sys.stderr)
+    return rounds
 
 
 def measure(step: Callable[[], Any], wait: Callable[[Any], Any], batch_size: int, steps: int) -> float:

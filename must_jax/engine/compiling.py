@@ -8,6 +8,11 @@ from typing import Any
 import jax
 
 
+def shapes_of(tree: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s for the arrays of a tree."""
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), tree)
+
+
 class PendingProgram:
     """`function` for arguments like these, `jax.ShapeDtypeStruct`s; `compiler` begins now, and a call waits for it.
 

@@ -29,15 +29,10 @@ def init_state(variables: Variables, optimizer: Optimizer, mesh: Mesh, *, ema: b
     return {**placed, "opt_state": opt_state, "ema": put(weights, shardings) if ema else {}}
 
 
-def state_shapes(variables: Variables, optimizer: Optimizer, mesh: Mesh, *, ema: bool) -> State:
-    """What `init_state` returns for `variables` of these shapes, as `jax.ShapeDtypeStruct`s with their shardings."""
+def state_shapes(variables: Variables, optimizer: Optimizer, *, ema: bool) -> State:
+    """The shapes of what `init_state` returns for `variables` of these shapes, all `jax.ShapeDtypeStruct`s."""
     opt_state = jax.eval_shape(optimizer.init, variables["params"])
-    state = {**variables, "opt_state": opt_state, "ema": dict(variables) if ema else {}}
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        state,
-        state_shardings(mesh, state),
-    )
+    return {**variables, "opt_state": opt_state, "ema": dict(variables) if ema else {}}
 
 
 def trained_variables(state: State) -> Variables:

@@ -20,8 +20,8 @@ Batch = Mapping[str, Any]
 # (variables, batch, train) -> (outputs by task, new stats). The forward decides what part of the batch is its input:
 # images for a whole model, cached features for heads on a frozen backbone.
 Forward = Callable[[Variables, Batch, bool], tuple[Mapping[str, Any], Any]]
-SCHEDULE = ("learning_rate", "ema_decay")
-Schedule = Mapping[str, jax.Array]  # further inputs of an update: one f32 for each name of SCHEDULE
+SCHEDULE_SHAPES = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("learning_rate", "ema_decay")}
+Schedule = Mapping[str, jax.Array]  # further inputs of an update: one for each name of SCHEDULE_SHAPES
 Averages = dict[str, Average]  # "loss" and "task/term" -> (sum, weight), divided after merging
 TrainStep = Callable[[State, Batch, Schedule], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]

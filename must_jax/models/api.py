@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -47,7 +47,7 @@ class Model:
     def shapes(self, image_size: int) -> Variables:
         """Shapes and types of what `init` returns; takes no memory."""
         _check_size(image_size, image_size)
-        return jax.eval_shape(lambda: _init(self, jax.random.key(0), image_size))
+        return _traced_shapes(self, image_size)
 
     def init(self, rng: jax.Array, image_size: int, *, identity_blocks: bool = True) -> Variables:
         """Fresh variables as NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
@@ -190,6 +190,11 @@ def same_head(some: Variables, other: Variables, task: str) -> bool:
     """Whether both have a head for the task, of the same shapes."""
     heads = [{kind: v[kind]["heads"].get(task) for kind in ("params", "stats")} for v in (some, other)]
     return all(head["params"] is not None for head in heads) and _shapes(heads[0]) == _shapes(heads[1])
+
+
+@lru_cache(maxsize=8)  # a stage asks several times, and tracing takes a while
+def _traced_shapes(model: Model, image_size: int) -> Variables:
+    return jax.eval_shape(lambda: _init(model, jax.random.key(0), image_size))
 
 
 def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:

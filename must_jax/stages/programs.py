@@ -52,10 +52,9 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     check_batch("batch_size", config.batch_size, mesh, config.accumulate)
     tasks = {name: _task(name, options, config.train, config, classes) for name, options in _learnt(config).items()}
     model, optimizer, step = build(config, tasks, dict.fromkeys(tasks, 1.0), mesh)
-    taken = update_shapes(config, tasks, model, optimizer, mesh)
-    yield Step("train", step, taken, config.batch_size, config.accumulate)
-    variables, (_, batch, _) = model.shapes(config.image_size), taken
-    images = {"image": batch["image"]}
+    shapes = update_shapes(config, tasks, model, optimizer, mesh)
+    yield Step("train", step, shapes, config.batch_size, config.accumulate)
+    variables, images = model.shapes(config.image_size), {"image": shapes[1]["image"]}
     forward = trained.image_forward(model)
     labelled = {
         name

@@ -20,14 +20,14 @@ from must_jax.data.pipeline import Source, batch_like, examples_of, train_batche
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
 from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
-from must_jax.engine.compiling import PendingProgram
+from must_jax.engine.compiling import PendingProgram, shapes_of
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
-from must_jax.engine.mesh import everywhere, local_rows, put_replicated
+from must_jax.engine.mesh import everywhere, local_rows, put_replicated, state_shardings
 from must_jax.engine.optimizers import Optimizer, build_optimizer
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State, Variables, count_parameters, init_state, state_shapes, trained_variables
-from must_jax.engine.step import SCHEDULE, STOP, Batch, TrainStep, make_train_step
+from must_jax.engine.step import SCHEDULE_SHAPES, STOP, Batch, TrainStep, make_train_step
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
 from must_jax.engine.validations import Best, Validations
@@ -132,11 +132,11 @@ def update_shapes(
     config: TrainConfig, tasks: Mapping[str, Task], model: Model, optimizer: Optimizer, mesh: Mesh
 ) -> tuple[Any, Any, Any]:
     """What the update takes, as `jax.ShapeDtypeStruct`s: state, batch and schedule."""
-    state = state_shapes(model.shapes(config.image_size), optimizer, mesh, ema=config.optimizer.ema_decay > 0)
+    state = state_shapes(model.shapes(config.image_size), optimizer, ema=config.optimizer.ema_decay > 0)
     kinds = {name: task.label for name, task in tasks.items()}
     batch = batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size)
-    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
-    return state, shapes, {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
+    placed = jax.tree.map(lambda shape, sharding: shape.update(sharding=sharding), state, state_shardings(mesh, state))
+    return placed, shapes_of(batch), SCHEDULE_SHAPES
 
 
 def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -> Training:
@@ -163,8 +163,9 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     _check_measured(config, validation.names_of(held_out, tasks))
     model, optimizer, update = build(config, tasks, weights, mesh)
     memory.check_model(model, config.image_size)
-    taken = update_shapes(config, tasks, model, optimizer, mesh)
-    step: TrainStep = PendingProgram(compiler, update, taken) if compiler else update
+    step: TrainStep = update
+    if compiler:
+        step = PendingProgram(compiler, update, update_shapes(config, tasks, model, optimizer, mesh))
     learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
     for held in held_out:
         supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)

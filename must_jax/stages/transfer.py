@@ -17,17 +17,17 @@ from jax.sharding import Mesh
 from must_jax.config import InputConfig, TransferConfig
 from must_jax.data.kept import KeptBatches, Room
 from must_jax.data.pipeline import Source, TruthReader, batch_like, eval_batches, train_batches
-from must_jax.engine.compiling import PendingProgram
+from must_jax.engine.compiling import PendingProgram, shapes_of
 from must_jax.engine.evaluate import Evaluation, evaluate
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put, put_batch, put_replicated
 from must_jax.engine.mesh import split as split_over
 from must_jax.engine.optimizers import build_optimizer, schedule
 from must_jax.engine.skipped import Diverged, SkippedSideBySide
-from must_jax.engine.state import State, Variables, trained_variables
+from must_jax.engine.state import State, Variables, state_shapes, trained_variables
 from must_jax.engine.step import (
     HOST,
-    SCHEDULE,
+    SCHEDULE_SHAPES,
     Batch,
     PredictStep,
     TrainStep,
@@ -154,19 +154,14 @@ class Transfer:
         """The arguments of `step` and those of `predict`, as `jax.ShapeDtypeStruct`s."""
         task, model, size = self._downstream.task, self._downstream.model, self._downstream.image_size
         like = batch_like({task.name: task.label}, image_size=size, batch_size=self._config.batch_size)
-        variables, batch = model.shapes(size), jax.tree.map(_shape, like)
+        variables, batch = model.shapes(size), shapes_of(like)
         if self._config.mode == "frozen":
             features = jax.eval_shape(model.features, variables, batch["image"])
             batch = {"features": features, "labels": batch["labels"]}
             variables = _parts(variables, ("heads",))
-        state = {
-            **variables,
-            "opt_state": jax.eval_shape(self.optimizer.init, variables["params"]),
-            "ema": dict(variables) if self._config.optimizer.ema_decay > 0 else {},
-        }
-        rates = {name: jax.ShapeDtypeStruct((), np.float32) for name in SCHEDULE}
+        state = state_shapes(variables, self.optimizer, ema=self._config.optimizer.ema_decay > 0)
         together = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((self.side_by_side, *x.shape), x.dtype), (state, batch, rates)
+            lambda x: jax.ShapeDtypeStruct((self.side_by_side, *x.shape), x.dtype), (state, batch, SCHEDULE_SHAPES)
         )
         return together, (variables, {key: value for key, value in batch.items() if key not in HOST})
 
@@ -337,10 +332,6 @@ class Transfer:
 
 def _parts(variables: Variables, parts: Iterable[str]) -> Variables:
     return {kind: {part: tree[part] for part in parts} for kind, tree in variables.items()}
-
-
-def _shape(array: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _stream(training: Training) -> tuple[Any, int]:

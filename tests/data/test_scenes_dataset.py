@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,6 +162,32 @@ def test_what_is_rendered_ahead_ends_with_what_it_is_for_and_for_who_needs_it(tm
     assert needed or not (tmp_path / "scenes/unlabelled/1.0.0").exists()
     scenes.prepare("unlabelled", tmp_path, {"train": 3})  # the lock is free, and what was begun is gone
     assert not list(tmp_path.glob("scenes/unlabelled/incomplete*"))
+
+
+SIGNALLED = """
+import signal, threading
+from must_jax import preemption
+from must_jax.data.scenes import builder
+from must_jax.errors import Preempted
+
+begun = threading.Event()
+other = threading.Thread(target=lambda: begun.wait() and signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+other.start()
+preemption.watch()
+try:
+    with builder._signals_left_to_parent():
+        begun.set()
+        other.join()
+        print("started")
+except Preempted:
+    print("stopped")
+"""
+
+
+def test_a_signal_waits_until_processes_have_begun():
+    """Another thread may take it, which no mask of this one prevents."""
+    ended = subprocess.run([sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True, check=True)
+    assert ended.stdout.split() == ["started", "stopped"]
 
 
 def test_nothing_is_rendered_ahead_that_is_there_or_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
