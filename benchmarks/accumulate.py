@@ -32,7 +32,10 @@ from must_jax.tasks import TASKS, build_task
 
 IMAGE_SIZE, IMAGES, PARTS = 64, 16, (2, 4, 8)
 MODEL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
-OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (*((name, {}) for name in TASKS), ("depth", {"kind": "relative"}))
+OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in TASKS),
+    ("depth", {"depth_kind": "relative"}),
+)
 
 
 def main() -> None:

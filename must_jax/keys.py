@@ -20,13 +20,14 @@ from must_jax.config.base import OptionsOf
 from must_jax.labels.formats import FORMATS
 from must_jax.labels.formats.base import Format
 from must_jax.parsing import VALUES, abouts, schema
-from must_jax.tasks import TASKS
+from must_jax.tasks import KIND, TASKS
 from must_jax.tasks.base import Task
 
 ANY_NAME, ANY_TASK, ANY_ENTRY = "NAME", "TASK", "0"  # in a key: the user's own name, a task's, an entry of a list
 WIDTH = 80  # characters of a line
 _ANY = {ANY_NAME, ANY_TASK}
 _LARGE = 1000  # limits beyond it only guard against typing errors
+_GIVEN = {"name", "classes"}  # of tasks: by the config's key, and with the labels
 _MOST_HERE = 3  # values of one key, in configs that have it several times
 
 
@@ -90,10 +91,11 @@ def options_of(what: Literal["task", "format"], prefix: str = "") -> Iterator[Ke
     """The options of all tasks, or of all formats of true labels; those that several have in common only once."""
     common: dict[Key, list[str]] = {}
     models: Mapping[str, type[pydantic.BaseModel]] = TASKS if what == "task" else FORMATS
+    if what == "task":
+        kinds = f"one of {', '.join(TASKS)}"
+        yield Key(f"{prefix}{KIND}", kinds, "none", f"What kind of task it is; none = its name, {ANY_TASK}, says so.")
     for name, model in models.items():
-        for option in model.model_fields.keys() - (
-            {"classes"} if what == "task" else set()
-        ):  # these come with the labels
+        for option in model.model_fields.keys() - (_GIVEN if what == "task" else set()):
             common.setdefault(_key(prefix + option, model.model_fields[option]), []).append(name)
     bases: tuple[type[pydantic.BaseModel], ...] = (Task, Format)
     order = [f"{prefix}{option}" for model in (*bases, *models.values()) for option in model.model_fields]

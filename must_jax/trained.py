@@ -132,7 +132,7 @@ class Trained:
                 raise UserError(f"the options of {name} are {given!r}; pass a mapping from options to values")
         tasks = {}
         for name, task in self.tasks.items():
-            other = build_task(name, task.classes, task.model_dump(exclude={"classes"}) | dict(options.get(name, {})))
+            other = build_task(name, task.classes, task.options | dict(options.get(name, {})))
             if other.model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
                 raise UserError(
                     f"tasks.{name} would turn the labels of {self.workdir} from {task.label} into {other.label}; a "
@@ -462,7 +462,7 @@ def describe(
     told = Description(
         schema_version=1,
         model=config.model,
-        tasks={name: TaskRecord.model_validate(task.model_dump(mode="json")) for name, task in tasks.items()},
+        tasks={name: TaskRecord(classes=task.classes, **task.options) for name, task in tasks.items()},
         image_size=config.image_size,
         settings=Settings(
             optimizer=optimizer.name,

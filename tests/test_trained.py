@@ -226,7 +226,7 @@ def test_options_of_tasks_can_be_changed(model, photo):
         ({"detection": {"threshold": 0.1}}, "no option 'threshold'.*'score_threshold'"),
         ({"detection": {"score_threshold": 2}}, "option score_threshold"),
         ({"detection": 0.2}, "detection are 0.2"),
-        ({"depth": {"kind": "relative"}}, r"tasks\.depth would turn"),
+        ({"depth": {"depth_kind": "relative"}}, r"tasks\.depth would turn"),
     ):
         with pytest.raises(UserError, match=named):
             model.with_options(options)

@@ -1,7 +1,8 @@
-"""The registry of tasks: a new task is one file here and one line below."""
+"""The registry of kinds of task: a new one is one file here and one line below."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,35 +25,64 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Task:
-    """The task `name` for labels with these class names, with its options from a config.
+NAME = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")  # of a task
+RESERVED = ("truth",)  # names that mean something else where tasks are named
+KIND = "kind"  # option: a kind of task; none = the task's name
+
+
+def kind_of(name: str, options: Mapping[str, Any] | None = None) -> type[Task]:
+    """The class of the task `name`: what its option `kind` says, or the name itself.
 
     Raises:
-      UserError: an unknown task or option (names the nearest), a value out of range, missing or superfluous classes.
+      UserError: there is no such kind (names the nearest), or no task may be called so.
     """
-    task = _checked(name, options or {})
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise UserError(
+            f"'{name}' cannot be a task's name; use letters, digits and _, begin with a letter, and do not call it "
+            f"{' or '.join(RESERVED)}"
+        )
+    given = (options or {}).get(KIND)
+    if given in TASKS:
+        return TASKS[str(given)]
+    if name in TASKS and (given is None or KIND not in TASKS[name].today({KIND: given})):
+        return TASKS[name]
+    if given is None:
+        raise UserError(f"there is no task '{name}'; {nearest(name, TASKS)}; a name of your own needs a {KIND}")
+    raise UserError(f"task '{name}' is of {KIND} '{given}', which does not exist; {nearest(str(given), TASKS)}")
+
+
+def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Task:
+    """The task `name` for labels with these class names, with its options from a config, among them its `kind`.
+
+    Raises:
+      UserError: an unknown kind or option (names the nearest), a value out of range, missing or superfluous classes.
+    """
+    task, checked = _checked(name, options or {})
     if task.has_classes != bool(classes):
         raise UserError(
             f"task '{name}' needs class names, but its labels have none; use data that lists its classes"
             if task.has_classes
             else f"task '{name}' has no classes, but its labels list {len(classes)}; use data labelled for this task"
         )
-    return _built(task, {"classes": tuple(classes), **(options or {})})
+    return _built(task, {"name": name, "classes": tuple(classes), **checked})
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Checks a task's options before any data is opened; raises the same errors as `build_task`."""
-    _built(_checked(name, options), options)
+    task, checked = _checked(name, options)
+    _built(task, {"name": name, **checked})
 
 
-def _checked(name: str, options: Mapping[str, Any]) -> type[Task]:
-    if name not in TASKS:
-        raise UserError(f"there is no task '{name}'; {nearest(name, TASKS)}")
-    known = TASKS[name].model_fields.keys() - {"classes"}
+def _checked(name: str, options: Mapping[str, Any]) -> tuple[type[Task], dict[str, Any]]:
+    task = kind_of(name, options)
+    options = {
+        key: value for key, value in task.today(options).items() if key != KIND or value not in (None, task.kind)
+    }
+    known = task.model_fields.keys() - {"name", "classes"}
     for key in options:
         if key not in known:
-            raise UserError(f"task '{name}' has no option '{key}'; {nearest(key, known)}")
-    return TASKS[name]
+            raise UserError(f"task '{name}' has no option '{key}'; {nearest(key, known | {KIND})}")
+    return task, options
 
 
 def _built(task: type[Task], fields: Mapping[str, Any]) -> Task:
@@ -60,5 +90,5 @@ def _built(task: type[Task], fields: Mapping[str, Any]) -> Task:
         return task(**fields)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        option = ", option ".join([f"task '{task.name}'", *filter(None, [".".join(map(str, first["loc"]))])])
+        option = ", option ".join([f"task '{fields['name']}'", *filter(None, [".".join(map(str, first["loc"]))])])
         raise UserError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None

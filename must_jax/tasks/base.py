@@ -1,4 +1,7 @@
-"""The interface of a task. One file per task implements it; nothing else in the package refers to a task by name."""
+"""The interface of a task. One file per kind of task implements it; nothing else in the package refers to one by name.
+
+A task has a *kind*, the class here, and a *name*, the user's: a model may have two detections of different classes.
+"""
 
 from __future__ import annotations
 
@@ -92,13 +95,15 @@ class Task(pydantic.BaseModel, abc.ABC):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    name: ClassVar[str]  # key in the registry, in configs, batches, outputs and columns
+    kind: ClassVar[str]  # key in the registry
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
     errors: ClassVar[frozenset[str]] = frozenset()  # metrics of which less is better
     has_classes: ClassVar[bool] = False
     threshold: ClassVar[str] = ""  # the option below which the rule leaves things out of a pseudo label
     counted: ClassVar[str] = ""  # the map in its predictions, if it has one: the devices measure it (`tasks/maps.py`)
 
+    name: Annotated[str, Field(exclude=True)] = ""
+    """In configs, batches, outputs, metrics and columns; none = its kind."""
     classes: tuple[str, ...] = ()
     """Class names in the order of their indices; empty for tasks without classes."""
     weight: Annotated[float, Field(ge=0, le=1e6)] | None = None
@@ -109,7 +114,19 @@ class Task(pydantic.BaseModel, abc.ABC):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _read_options(cls, values: Any) -> Any:
-        return read_options(cls, values)
+        values = read_options(cls, values)
+        return values | {"name": values.get("name") or cls.kind}
+
+    @classmethod
+    def today(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as configs and files of earlier versions spell them -> as they are spelt now."""
+        return dict(options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that `build_task` needs besides name and classes, as JSON values; `kind` only if the name is another."""
+        kind = {"kind": self.kind} if self.kind != self.name else {}
+        return kind | self.model_dump(mode="json", exclude={"classes"})
 
     @property
     @abc.abstractmethod

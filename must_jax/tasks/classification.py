@@ -25,7 +25,7 @@ from must_jax.tasks.measures import masked_sum
 class Classification(Task):
     """Softmax cross-entropy against soft vectors; pseudo labels are soft, since soft beat hard (paper section 3)."""
 
-    name: ClassVar[str] = "classification"
+    kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top1"
     has_classes: ClassVar[bool] = True
 

@@ -30,19 +30,25 @@ TRIM = 0.2  # share of the residuals, the largest ones, that the affine-invarian
 class Depth(MapTask):
     """Metric or relative depth; pseudo labels are the raw map (paper section 3)."""
 
-    name: ClassVar[str] = "depth"
+    kind: ClassVar[str] = "depth"
     metric: ClassVar[str] = "delta1"
     errors: ClassVar[frozenset[str]] = frozenset({"abs_rel", "rmse"})
     counted: ClassVar[str] = "depth"
 
-    kind: Literal["metric_m", "relative"] = "metric_m"
+    depth_kind: Literal["metric_m", "relative"] = "metric_m"
     """`metric_m`: metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. `relative`: known up to
     scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one (both
     maps normalised by median and mean deviation, trimmed L1, half a gradient term)."""
 
+    @classmethod
+    def today(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`depth_kind` was `kind`."""
+        former = {"depth_kind": options["kind"]} if options.get("kind") not in (None, cls.kind) else {}
+        return former | {name: value for name, value in options.items() if not (former and name == "kind")}
+
     @property
     def label(self) -> MapLabel:
-        return MapLabel("depth", "scalar", "m" if self.kind == "metric_m" else "relative")
+        return MapLabel("depth", "scalar", "m" if self.depth_kind == "metric_m" else "relative")
 
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(1, model)
@@ -50,14 +56,14 @@ class Depth(MapTask):
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
         truth, mask = labels["depth"], valid_pixels(labels)
         predicted = resize_maps(outputs["maps"], truth.shape[1:])[..., 0]
-        if self.kind == "relative":
+        if self.depth_kind == "relative":
             return _affine_invariant(predicted, truth, mask)
         log_ratio = predicted + math.log(TYPICAL_M) - jnp.log(jnp.maximum(truth, NEAREST_M))
         return {"log_l1": masked_sum(jnp.abs(log_ratio), mask)}
 
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
         depth = outputs["maps"][..., 0]
-        if self.kind == "metric_m":
+        if self.depth_kind == "metric_m":
             depth = jnp.exp(jnp.clip(depth + math.log(TYPICAL_M), math.log(NEAREST_M), math.log(FARTHEST_M)))
         return {"depth": depth, "valid": jnp.ones_like(depth)}
 
@@ -69,7 +75,7 @@ class Depth(MapTask):
         return {"depth": np.where(label["valid"] > 0, np.maximum(label["depth"], 0), np.float32(0))}
 
     def moments(self) -> tuple[Moments, ...]:
-        return (_sums_of_both, _moments) if self.kind == "relative" else ()
+        return (_sums_of_both, _moments) if self.depth_kind == "relative" else ()
 
     def counts(self, predicted: Any, truth: AnyArrays, fit: AnyArrays) -> dict[str, Any]:
         """Pixels by distance and ratio, sums of the errors, and what the chance level is computed from.
@@ -101,7 +107,7 @@ class Depth(MapTask):
         return {"depth": depth, "valid": np.ones_like(depth), "present": np.ones((), np.float32)}
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
-        unit = " m" if self.kind == "metric_m" else ""
+        unit = " m" if self.depth_kind == "metric_m" else ""
         return drawing.heat(drawing.canvas(image), label["depth"], label["valid"], unit)
 
     def describe(self, label: NumpyArrays) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Detection(Task):
     The score of a box is the geometric mean of class probability and centerness.
     """
 
-    name: ClassVar[str] = "detection"
+    kind: ClassVar[str] = "detection"
     metric: ClassVar[str] = "ap50"
     has_classes: ClassVar[bool] = True
     threshold: ClassVar[str] = "score_threshold"

@@ -26,7 +26,7 @@ _WITHIN_DEG = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
 class Normals(MapTask):
     """Loss 1 - cosine of the angle between prediction and truth; pseudo labels are the raw vectors."""
 
-    name: ClassVar[str] = "normals"
+    kind: ClassVar[str] = "normals"
     metric: ClassVar[str] = "within_11_25"
     errors: ClassVar[frozenset[str]] = frozenset({"mean_angle_deg"})
     counted: ClassVar[str] = "normals"

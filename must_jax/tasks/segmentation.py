@@ -28,7 +28,7 @@ from must_jax.tasks.measures import masked_sum, resize_maps
 class Segmentation(MapTask):
     """Softmax cross-entropy per pixel; pseudo labels are hard and ignore unsure pixels (paper section 3)."""
 
-    name: ClassVar[str] = "segmentation"
+    kind: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "miou"
     has_classes: ClassVar[bool] = True
     counted: ClassVar[str] = "probs"

@@ -24,7 +24,7 @@ CASES = {
     "segmentation": ("segmentation", {}, 5),
     "many classes": ("segmentation", {}, 201),
     "depth": ("depth", {}, 0),
-    "relative depth": ("depth", {"kind": "relative"}, 0),
+    "relative depth": ("depth", {"depth_kind": "relative"}, 0),
     "normals": ("normals", {}, 0),
 }
 

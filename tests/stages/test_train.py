@@ -269,7 +269,7 @@ def test_units_must_agree():
     depth = source(Column("depth", (), unit="m"))
     assert inputs.build_tasks({"depth": {}}, [depth], 20)["depth"].label.unit == "m"
     with pytest.raises(UserError, match=r"have the unit 'm', but config.tasks.depth expects 'relative'"):
-        inputs.build_tasks({"depth": {"kind": "relative"}}, [depth], 20)
+        inputs.build_tasks({"depth": {"depth_kind": "relative"}}, [depth], 20)
 
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.32)

@@ -89,7 +89,7 @@ def make_case():
 
 
 @pytest.fixture(
-    params=[*((name, {}) for name in TASKS), ("depth", {"kind": "relative"})],
+    params=[*((name, {}) for name in TASKS), ("depth", {"depth_kind": "relative"})],
     ids=lambda p: "-".join(map(str, [p[0], *p[1].values()])),
 )
 def case(request, make_case) -> Case:

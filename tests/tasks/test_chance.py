@@ -59,7 +59,7 @@ def test_the_best_single_depth(rooms: dict[str, np.ndarray], scale: float) -> No
 
 
 def test_of_a_relative_depth_the_fitted_constant(rooms: dict[str, np.ndarray]) -> None:
-    task, truth = build_task("depth", (), {"kind": "relative"}), rooms["depth"]
+    task, truth = build_task("depth", (), {"depth_kind": "relative"}), rooms["depth"]
     constant = measured(task, {"depth": np.full_like(truth, 7)}, rooms)
     assert chance(task, {"depth": truth}, rooms) == pytest.approx(constant, abs=0.1)
     assert 20 < constant < 99

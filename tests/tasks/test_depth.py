@@ -47,7 +47,7 @@ def test_predicted_depth_is_finite_whatever_the_output():
 
 
 def test_relative_loss_does_not_see_scale_and_shift(scene):
-    task, (labels, maps) = build_task("depth", (), {"kind": "relative"}), scene
+    task, (labels, maps) = build_task("depth", (), {"depth_kind": "relative"}), scene
     before = loss(task, labels, maps)
     assert sum(before.values()) > 0.1
     assert loss(task, labels, 7 * maps - 3) == pytest.approx(before, rel=1e-3)
@@ -60,7 +60,7 @@ def test_relative_loss_does_not_see_scale_and_shift(scene):
 
 
 def test_relative_loss_is_the_one_of_midas(scene):
-    task, (labels, maps) = build_task("depth", (), {"kind": "relative"}), scene
+    task, (labels, maps) = build_task("depth", (), {"depth_kind": "relative"}), scene
     trimmed = gradient = pixels = 0.0
     for predicted, truth, valid in zip(np.asarray(maps[..., 0]), labels["depth"], labels["valid"] > 0, strict=True):
         size = valid.sum()
@@ -81,7 +81,7 @@ def test_relative_loss_is_the_one_of_midas(scene):
 
 
 def test_relative_loss_leaves_the_largest_residuals_out(scene):
-    task, (labels, _) = build_task("depth", (), {"kind": "relative"}), scene
+    task, (labels, _) = build_task("depth", (), {"depth_kind": "relative"}), scene
     maps = np.array(labels["depth"])[..., None]
     maps[:, ::4, ::4] += 100  # a sixteenth of the pixels
 
@@ -111,7 +111,7 @@ def test_relative_depth_is_fitted_before_it_is_measured(scene):
     labels, _ = scene
     predictions = {"depth": 0.1 * labels["depth"] + 40}
     for kind, expected in (("relative", 100), ("metric_m", 0)):
-        task = build_task("depth", (), {"kind": kind})
+        task = build_task("depth", (), {"depth_kind": kind})
         metrics = task.metrics()
         count(metrics, task, predictions, labels)
         assert metrics.result()["delta1"] == pytest.approx(expected)
@@ -119,4 +119,4 @@ def test_relative_depth_is_fitted_before_it_is_measured(scene):
 
 def test_units():
     assert build_task("depth").label.unit == "m"
-    assert build_task("depth", (), {"kind": "relative"}).label.unit == "relative"
+    assert build_task("depth", (), {"depth_kind": "relative"}).label.unit == "relative"

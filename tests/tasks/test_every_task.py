@@ -43,7 +43,7 @@ def test_what_an_image_without_a_label_holds_changes_neither_loss_nor_gradient(c
             assert np.any(np.asarray(leaf)[0] != 0)
 
 
-RELATIVE = ("depth", {"kind": "relative"})
+RELATIVE = ("depth", {"depth_kind": "relative"})
 MASKED = [("detection", {}), ("depth", {}), RELATIVE, ("normals", {})]  # those whose labels have a mask of their own
 
 
@@ -231,7 +231,7 @@ def test_the_rule_takes_what_labelling_fetches_for_the_whole_prediction(case):
 
 
 def test_a_task_survives_its_own_description(case):
-    described = json.loads(case.task.model_dump_json(exclude={"classes"}))
+    described = json.loads(json.dumps(case.task.options))
     assert build_task(case.task.name, case.task.classes, described) == case.task
     assert case.task.head(ModelConfig()) == case.task.head(ModelConfig())
 
@@ -242,7 +242,12 @@ def test_a_task_survives_its_own_description(case):
         ("detektion", ("a",), {}, "did you mean 'detection'?"),
         ("detection", ("a",), {"score_treshold": 0.5}, "did you mean 'score_threshold'?"),
         ("detection", ("a",), {"score_threshold": 2}, "score_threshold: Input should be less than or equal to 1"),
-        ("depth", (), {"kind": "feet"}, "option kind"),
+        ("depth", (), {"depth_kind": "feet"}, "option depth_kind"),
+        ("depth", (), {"kind": "feet"}, "option depth_kind"),  # as earlier versions spell it
+        ("parts", ("a",), {}, "there is no task 'parts'"),
+        ("parts", ("a",), {"kind": "segmentatoin"}, "did you mean 'segmentation'?"),
+        ("truth", ("a",), {"kind": "segmentation"}, "cannot be a task's name"),
+        ("a-b", ("a",), {"kind": "segmentation"}, "cannot be a task's name"),
         ("detection", (), {}, "needs class names"),
         ("normals", ("a",), {}, "has no classes"),
         ("segmentation", [f"c{i}" for i in range(65536)], {}, "at most 65535"),
@@ -256,5 +261,12 @@ def test_mistakes_are_named(name, classes, options, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_registry_knows_each_task_by_its_name():
-    assert all(task.name == name for name, task in TASKS.items())
+def test_the_registry_knows_each_task_by_its_kind():
+    assert all(task.kind == kind for kind, task in TASKS.items())
+
+
+def test_a_task_of_any_name_survives_its_own_description(case):
+    other = build_task("other_one", case.task.classes, {**case.task.options, "kind": case.task.kind})
+    assert (other.name, other.kind) == ("other_one", case.task.kind)
+    described = json.loads(json.dumps(other.options))
+    assert build_task("other_one", other.classes, described) == other != case.task

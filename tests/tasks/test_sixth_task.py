@@ -25,7 +25,7 @@ METRICS = {"brightness/within_tenth": 90.0, "brightness/chance": 20.0}
 
 
 class Brightness(Task):
-    name: ClassVar[str] = "brightness"
+    kind: ClassVar[str] = "brightness"
     metric: ClassVar[str] = "within_tenth"
 
     @property
