@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import AfterValidator
 
+from must_jax.data.axes import parse
 from must_jax.errors import UserError
 from must_jax.labels.formats.png import Header, PngMaps, Seen, lengths, read_codes
 
-_AXES = re.compile(r"([+-]?)([xyz])")
 _ZERO_LENGTH = 0.05  # largest length of the grey that stands for no vector, however it is rounded
 _LENGTH_ERROR, _FAR_SHARE = 0.2, 0.05
 _AWAY, _AWAY_SHARE = 0.5, 0.5  # a visible surface faces the camera; even for wide angles, z stays below this
 
 
-def _parse(axes: str) -> tuple[list[int], np.ndarray]:
-    """The index of the file's component for each of ours, and its sign.
-
-    Raises:
-      ValueError: x, y and z are not named once each.
-    """
-    parts = [match for part in axes.split(",") if (match := _AXES.fullmatch(part.strip()))]
-    if sorted(part[2] for part in parts) != ["x", "y", "z"] or axes.count(",") != 2:
-        raise ValueError(f"'{axes}' does not say which of the file's x, y, z are ours; write 'x,y,z' or 'x,-y,-z'")
-    return ["xyz".index(part[2]) for part in parts], np.array(
-        [-1 if part[1] == "-" else 1 for part in parts], np.float32
-    )
-
-
 def _checked(axes: str) -> str:
-    _parse(axes)
+    parse(axes)
     return axes
 
 
@@ -50,10 +35,11 @@ class NormalPng(PngMaps):
 
     axes: Annotated[str, AfterValidator(_checked)]
     """Our x (right), y (down) and z (forward, away from the camera) in terms of the file's red, green and blue, which
-    are called x, y, z: x,-y,-z for files with y up and z towards the camera (OpenGL, bluish pictures)."""
+    are called x, y, z: x,-y,-z for files with y up and z towards the camera (OpenGL, bluish pictures). Or the name of a
+    convention: opencv, opengl."""
 
     def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
-        codes, (order, signs) = read_codes(file), _parse(self.axes)
+        codes, axes = read_codes(file), parse(self.axes)
         stored = codes.astype(np.float32) * np.float32(2 / np.iinfo(codes.dtype).max) - 1
         length = lengths(stored)
         valid = ((codes[..., 0] | codes[..., 1] | codes[..., 2]) > 0) & (length > _ZERO_LENGTH)
@@ -63,7 +49,7 @@ class NormalPng(PngMaps):
                 f"{file} is not a map of unit vectors: {100 * far.sum() / valid.sum():.0f} % have another length; "
                 "convert or remove it"
             )
-        normals = stored[..., order] * signs
+        normals = axes.to_ours(stored)
         valid &= ~far
         away = valid & (normals[..., 2] > _AWAY)
         if away.sum() > _AWAY_SHARE * valid.sum():
