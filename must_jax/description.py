@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from must_jax.config import ModelConfig
+from must_jax.config import ModelConfig, in_todays_names
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE, write_json
 from must_jax.reading import read_json, validated
@@ -26,6 +26,11 @@ class TaskRecord(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
     classes: tuple[str, ...] = ()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _in_todays_names(cls, values: Any) -> Any:
+        return in_todays_names(values)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import description
-from must_jax.config import ModelConfig, TrainConfig
+from must_jax.config import ModelConfig, TrainConfig, in_todays_names
 from must_jax.cores import ahead, cores
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
@@ -132,7 +132,8 @@ class Trained:
                 raise UserError(f"the options of {name} are {given!r}; pass a mapping from options to values")
         tasks = {}
         for name, task in self.tasks.items():
-            other = build_task(name, task.classes, task.options | dict(options.get(name, {})))
+            given = in_todays_names(dict(options.get(name, {})))
+            other = build_task(name, task.classes, task.options | given)
             if other.model_copy(update={"max_boxes": task.max_boxes}).label != task.label:
                 raise UserError(
                     f"tasks.{name} would turn the labels of {self.workdir} from {task.label} into {other.label}; a "

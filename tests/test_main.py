@@ -74,8 +74,8 @@ def answer(said: str) -> str:
         ((TEACHER, "--config.batch_size=many"), "config.batch_size is 'many', but should be a valid integer"),
         ((TEACHER, "--config.image_size=50"), "config.image_size is 50, but should be a multiple of 32"),
         (
-            (TEACHER, *TINY, "--config.tasks.depth.knd=relative"),
-            "task 'depth' has no option 'knd'; did you mean 'kind'?",
+            (TEACHER, *TINY, "--config.tasks.depth.depth_knd=relative"),
+            "task 'depth' has no option 'depth_knd'; did you mean 'depth_kind'?",
         ),
         ((TEACHER, *TINY, "--config.tasks.dept={}"), "there is no task 'dept'; did you mean 'depth'?"),
         ((TEACHER, "--config.train.0.images=scenes/teacher_dept:train", *UNMEASURED), "did you mean 'teacher_depth'?"),

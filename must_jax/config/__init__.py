@@ -12,7 +12,7 @@ import json
 
 import pydantic
 
-from must_jax.config.base import HERE, ImageSize, Listed, Names
+from must_jax.config.base import HERE, ImageSize, Listed, Names, in_todays_names
 from must_jax.config.composed import (
     PROGRAMS,
     CompileConfig,
@@ -72,6 +72,7 @@ __all__ = [
     "TruthConfig",
     "ValidationConfig",
     "digest",
+    "in_todays_names",
 ]
 
 AboutRuns = DescribeConfig | ReportConfig

@@ -136,6 +136,22 @@ def read_options(model: type[pydantic.BaseModel], values: Any) -> Any:
     return values
 
 
+def in_todays_names(options: Any) -> Any:
+    """A task's options, as any version has written them, in today's names: `depth_kind` was called `kind`."""
+    if isinstance(options, Mapping) and options.get("kind") in ("metric_m", "relative") and "depth_kind" not in options:
+        return {"depth_kind" if name == "kind" else name: value for name, value in options.items()}
+    return options
+
+
+def _each_in_todays_names(tasks: Any) -> Any:
+    return {name: in_todays_names(options) for name, options in tasks.items()} if isinstance(tasks, Mapping) else tasks
+
+
+# Options of a task, and of several by name.
+TaskOptions = Annotated[dict[str, Any], OptionsOf("task"), pydantic.BeforeValidator(in_todays_names)]
+TasksOptions = Annotated[dict[str, dict[str, Any]], OptionsOf("task"), pydantic.BeforeValidator(_each_in_todays_names)]
+
+
 class Config(pydantic.BaseModel):
     """`free` are the keys that may change between restarts of a run, since they do not change what is computed."""
 

@@ -9,7 +9,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import Field
 
-from must_jax.config.base import BatchSize, Config, Count, Names, Number, OptionsOf, PositiveCount, ShardImages
+from must_jax.config.base import (
+    BatchSize,
+    Config,
+    Count,
+    Names,
+    Number,
+    OptionsOf,
+    PositiveCount,
+    ShardImages,
+    TasksOptions,
+)
 from must_jax.config.parts import InputConfig
 
 MAX_PIXELS = 200_000_000  # of an image, wherever one is read
@@ -109,7 +119,7 @@ class LabelConfig(Config):
     """A sample of n images, the same in every run and part of every larger one; 0 = all."""
     teachers: Annotated[Names, Field(min_length=1)]
     """Folders of finished runs; each labels for all of its tasks."""
-    tasks: Annotated[dict[str, dict[str, Any]], OptionsOf("task")] = {}
+    tasks: TasksOptions = {}
     """Task -> options of its pseudo labels, instead of the teachers' own."""
     accept_failed: Names = ()
     """Tasks that teachers label although they are near chance, or were not validated."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -16,10 +16,10 @@ from must_jax.config.base import (
     Listed,
     MaxBoxes,
     Names,
-    OptionsOf,
     PositiveCount,
     Rate,
     Seed,
+    TaskOptions,
 )
 from must_jax.config.parts import (
     AugmentConfig,
@@ -43,7 +43,7 @@ class DownstreamConfig(Config):
     """Chooses the learning rate."""
     test: SourceConfig
     """What the scorecard reports."""
-    options: Annotated[dict[str, Any], OptionsOf("task")] = {}
+    options: TaskOptions = {}
     """The task's own options."""
 
 

@@ -19,10 +19,10 @@ from must_jax.config.base import (
     ImageSize,
     MaxBoxes,
     Names,
-    OptionsOf,
     PositiveCount,
     Seconds,
     Seed,
+    TasksOptions,
 )
 from must_jax.config.parts import (
     REMAT,
@@ -81,7 +81,7 @@ class TrainConfig(Config):
     """Devices that share one copy of the training state."""
     ready_within_s: Seconds = 600.0
     """Seconds to wait for other hosts after the first one is ready; then the missing one is named."""
-    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1), OptionsOf("task")]
+    tasks: Annotated[TasksOptions, Field(min_length=1)]
     """Task -> its own options and its loss weight."""
     image_size: ImageSize = 64
     """Height and width of the network's input in pixels, a multiple of 32; images are fitted into it, aspect kept."""

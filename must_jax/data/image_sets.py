@@ -6,6 +6,7 @@ A TFDS dataset on ArrayRecord and a folder of photos look the same from here on.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import itertools
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import encodings, folders, photos, scenes
+from must_jax.data import encodings, folders, photos, scenes, units
 from must_jax.data.datasets import check_shards, open_dataset, reading
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
@@ -49,6 +50,16 @@ class Column(Protocol):
         """The decoded label, with boxes un-padded and maps at their stored size."""
         ...
 
+    def in_unit(self, unit: str) -> Column:
+        """The same column of maps, read in another unit, for which `units.can_be_read` is true."""
+        ...
+
+
+def in_unit_of(column: Column, kind: LabelKind | None) -> Column:
+    """The column in the unit of `kind`; as it is, if it cannot be read in that, or without a kind."""
+    unit, wanted = units.unit_of(column.kind), units.unit_of(kind)
+    return column.in_unit(wanted) if unit != wanted and units.can_be_read(unit, wanted) else column
+
 
 class Truth(NamedTuple):
     """How an image set's records hold the labels of one task."""
@@ -70,7 +81,13 @@ class TruthColumn:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Label:
-        return self._truth.read(self._images.record(index)[self._truth.feature])
+        label = self._truth.read(self._images.record(index)[self._truth.feature])
+        return units.converted(label, units.unit_of(self._truth.kind), self.kind)
+
+    def in_unit(self, unit: str) -> TruthColumn:
+        column = copy.copy(self)
+        column.kind = units.in_unit(self.kind, unit)
+        return column
 
 
 Found = range | set[int]  # positions in a split, or numbers of files (inodes) on a disk

@@ -26,7 +26,7 @@ from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry,
 from must_jax.data.augment import apply as augment_example
 from must_jax.data.decoding import decode_reduced
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import Column, ImageSet
+from must_jax.data.image_sets import Column, ImageSet, in_unit_of
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
 from must_jax.data.order import Order
 from must_jax.data.prefetch import Batch, OnBad, prefetched
@@ -49,6 +49,11 @@ class Source:
 
     images: ImageSet
     columns: tuple[Column, ...]
+
+    def in_units_of(self, kinds: Mapping[str, LabelKind]) -> Source:
+        """The columns of these tasks in the units of their kinds, if they can be read in them."""
+        columns = tuple(in_unit_of(column, kinds.get(column.task)) for column in self.columns)
+        return replace(self, columns=columns)
 
 
 def train_batches(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import encodings, shards
+from must_jax.data import encodings, shards, units
 from must_jax.data.confidence import confident, is_kept, is_known
 from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.image_sets import ImageSet
@@ -50,7 +50,8 @@ class LabelColumn:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         label = encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
-        return confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
+        label = confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
+        return units.converted(label, self.manifest.unit, self.kind)
 
     @property
     def is_as_made(self) -> bool:
@@ -61,6 +62,12 @@ class LabelColumn:
         """The same column, for the images at these positions only."""
         column = copy.copy(self)
         column._positions = self._positions[positions]
+        return column
+
+    def in_unit(self, unit: str) -> LabelColumn:
+        """The same column of maps, read in another unit, for which `units.can_be_read` is true."""
+        column = copy.copy(self)
+        column.kind = units.in_unit(self.kind, unit)
         return column
 
     def at_least(self, min_confidence: float) -> LabelColumn:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from must_jax import files
+from must_jax.config import in_todays_names
 from must_jax.data import encodings, shards
 from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
@@ -169,6 +170,7 @@ def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
     ours, theirs = wanted.model_dump(exclude=_FREE), there.model_dump(exclude=_FREE)
+    ours["rule"], theirs["rule"] = map(in_todays_names, (ours["rule"], theirs["rule"]))
     theirs["kind"] = encodings.kind_to_dict(there.label_kind)  # an older column may lack new fields
     differing = [name for name, value in ours.items() if theirs[name] != value]
     if differing:

@@ -13,9 +13,10 @@ import pydantic
 
 from must_jax.config import AuditConfig
 from must_jax.cores import ahead, cores
+from must_jax.data import units
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
-from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_images
+from must_jax.data.image_sets import Column, ImageSet, evenly_spread, in_unit_of, open_images
 from must_jax.engine.evaluate import CHANCE
 from must_jax.files import write_json
 from must_jax.labels import gate, manifest
@@ -133,7 +134,11 @@ def audit(column: LabelColumn, task: Task, truths: Sequence[Column], positions: 
     of_task = [each for each in truths if each.task == task.name]
     truth = next((each for each in of_task if each.classes == column.classes), next(iter(of_task), None))
     if truth is not None and column.teacher is not None:
-        if truth.classes == column.classes:
+        truth = in_unit_of(truth, column.kind)
+        if units.unit_of(truth.kind) != units.unit_of(column.kind):
+            reason = f"its labels were not scored, because the true labels have the unit '{units.unit_of(truth.kind)}'"
+            findings.append(Finding(level="look", reason=reason))
+        elif truth.classes == column.classes:
             scores, scored = _score(column, truth, task, positions)
             if scored >= LEAST_SCORED:
                 findings += gate.known_from_truth(Score(task.metric, scores[task.metric], scores[CHANCE]))

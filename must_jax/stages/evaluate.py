@@ -339,16 +339,18 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
     configs = {"train": config.train, "validation": config.validation, "test": config.test}
     sources = {split: inputs.open_source(c, evaluation.data_dir, (config.task,)) for split, c in configs.items()}
     train, *held_out = sources.values()
-    task = inputs.build_tasks({config.task: config.options}, [train], evaluation.max_boxes, held_out)[config.task]
+    tasks = inputs.build_tasks({config.task: config.options}, [train], evaluation.max_boxes, held_out)
+    task = tasks[config.task]
     for split, source in sources.items():
         if not source.columns:
             raise UserError(
                 f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
                 "use images that do, or another task"
             )
-    tasks, size = {task.name: task}, evaluation.image_size
+    size = evaluation.image_size
     learnt = supervision.check([train], tasks, size, where=f"config.downstream.{name}.train")
     for split in MEASURED:
+        sources[split] = inputs.to_measure(sources[split], tasks)
         supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from must_jax import description
-from must_jax.config import LabelConfig
+from must_jax.config import LabelConfig, in_todays_names
 from must_jax.data.image_sets import open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.description import Description
@@ -90,10 +90,10 @@ def _outdated(config: LabelConfig, column: Manifest, teacher: str | None, again:
         return f"{teacher} has been trained anew"
     if column.task not in model.tasks:
         return ""
-    rule = rule_of(config, model, column.task)
-    for key in column.rule.keys() & rule.keys():  # a later version may know further options, with defaults
-        if not _is_same(column.rule[key], rule[key]):
-            return f"config.tasks.{column.task}.{key} is {column.rule[key]!r} there and {rule[key]!r} here"
+    there, here = in_todays_names(column.rule), rule_of(config, model, column.task)
+    for key in there.keys() & here.keys():  # a later version may know further options, with defaults
+        if not _is_same(there[key], here[key]):
+            return f"config.tasks.{column.task}.{key} is {there[key]!r} there and {here[key]!r} here"
     return ""
 
 

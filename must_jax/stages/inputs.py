@@ -22,7 +22,7 @@ from must_jax.config import (
     SourceConfig,
     TrainConfig,
 )
-from must_jax.data import scenes
+from must_jax.data import scenes, units
 from must_jax.data.image_sets import Column, ImageSet, check_splits, open_images
 from must_jax.data.pipeline import Batch, Source
 from must_jax.data.shards import COLUMNS, SPLIT
@@ -254,16 +254,22 @@ def build_tasks(
             )
         classes = columns[0].classes if columns else ()
         tasks[name] = build_task(name, classes, {"max_boxes": max_boxes, **chosen})
-    for source in (*sources, *also):
-        check_fits(tasks, source)
+    for source in sources:
+        _check_fit(source, tasks)
+    for source in also:
+        to_measure(source, tasks)
     return tasks
 
 
-def check_fits(tasks: Mapping[str, Task], source: Source) -> None:
-    """Raises UserError if the classes or units of a source's labels are not those of their tasks."""
-    for column in source.columns:
-        if column.task in tasks:
-            _check_fits(column, tasks[column.task], source.images.name)
+def to_measure(source: Source, tasks: Mapping[str, Task]) -> Source:
+    """The source, to measure predictions against: maps in metres are read in the units of their tasks.
+
+    Raises:
+      UserError: the classes of its labels are not those of their tasks, or their units are others.
+    """
+    source = source.in_units_of({name: task.label for name, task in tasks.items()})
+    _check_fit(source, tasks)
+    return source
 
 
 def loss_weights(
@@ -457,13 +463,19 @@ def _content(column: Manifest) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _check_fit(source: Source, tasks: Mapping[str, Task]) -> None:
+    for column in source.columns:
+        if column.task in tasks:
+            _check_fits(column, tasks[column.task], source.images.name)
+
+
 def _check_fits(column: Column, task: Task, images: str) -> None:
     if column.classes != task.classes:
         raise UserError(
             f"the {column.task} labels of {images} have the classes {_listed(column.classes)}, "
             f"others have {_listed(task.classes)}; use labels with the same class list"
         )
-    unit, expected = (getattr(kind, "unit", "") for kind in (column.kind, task.label))
+    unit, expected = units.unit_of(column.kind), units.unit_of(task.label)
     if unit != expected:
         raise UserError(
             f"the {column.task} labels of {images} have the unit '{unit}', but config.tasks.{column.task} expects "

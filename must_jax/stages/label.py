@@ -6,7 +6,7 @@ from pathlib import Path
 
 from must_jax import description
 from must_jax.cli import interrupted_later
-from must_jax.config import LabelConfig
+from must_jax.config import LabelConfig, in_todays_names
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
@@ -78,6 +78,6 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
                     f"{workdir} was labelled by another {teacher} than the one now in {path}; "
                     f"choose another --workdir or delete {folder}"
                 )
-            if rule_of(config, model, task) != column.rule:
+            if rule_of(config, model, task) != in_todays_names(column.rule):
                 return False
     return True

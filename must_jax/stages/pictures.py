@@ -143,9 +143,10 @@ def _truth(config: TrainConfig, task: str) -> dict[str, Truth]:
 
 
 def _beside_truth(task: str, truth: Truth, able: Mapping[str, Trained]) -> Gallery:
-    read = _labelled_examples(truth.source, task)
-    draw = next(iter(able.values())).tasks[task].draw
-    rows = {"image": [each.image for each in read], "ground truth": [draw(each.image, each.label) for each in read]}
+    draws = next(iter(able.values())).tasks[task]
+    read = _labelled_examples(truth.source.in_units_of({task: draws.label}), task)
+    pictures = [draws.draw(each.image, each.label) for each in read]
+    rows = {"image": [each.image for each in read], "ground truth": pictures}
     rows |= {name: [_drawn(model, each.image)[task] for each in read] for name, model in able.items()}
     return Gallery(task, truth.note, _thumbnails(rows))
 
@@ -163,6 +164,7 @@ def _together(name: str, model: Trained, sources: Sequence[Source]) -> Gallery:
 
 def _extremes(name: str, model: Trained, task: Task, source: Source, ranked_images: int) -> Iterator[Gallery]:
     """The worst images and the best ones of the sample; none if all are equal."""
+    source = source.in_units_of({task.name: task.label})
     ranked = _ranked(model, task, source, ranked_images)
     worst = [each for each in ranked if each[0] < ranked[-1][0]][:PICTURES]
     best = [each for each in reversed(ranked) if each[0] > ranked[0][0]][:PICTURES]

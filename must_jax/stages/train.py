@@ -158,6 +158,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     columns = [column for source in (*sources, *checked) for column in source.columns]
     inputs.check_unchanged(columns, config.ready_within_s)
     tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
+    held_out = validation.to_measure(held_out, tasks)
     gate.check(sources, tasks, config.accept_failed)
     weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
     _check_measured(config, validation.names_of(held_out, tasks))
@@ -384,8 +385,7 @@ def _measure_again(
         held_out = validation.opened(config, model.tasks)
         columns = [column for held in held_out for column in held.source.columns]
         inputs.check_unchanged(columns, config.ready_within_s)
-        for held in held_out:
-            inputs.check_fits(model.tasks, held.source)
+        for held in (held_out := validation.to_measure(held_out, model.tasks)):
             supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
         _check_measured(config, validation.names_of(held_out, model.tasks))
         whole.enter_context(preemption.deferred())

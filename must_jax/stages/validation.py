@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -88,6 +88,11 @@ def named(configs: Sequence[ValidationConfig], sources: Sequence[Source]) -> lis
                 )
         held_out.append(held)
     return held_out
+
+
+def to_measure(held_out: Sequence[HeldOut], tasks: Mapping[str, Task]) -> list[HeldOut]:
+    """The sources as `inputs.to_measure` reads them; raises the same errors."""
+    return [replace(held, source=inputs.to_measure(held.source, tasks)) for held in held_out]
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 
+from must_jax.config import in_todays_names
 from must_jax.errors import UserError, nearest
 from must_jax.tasks.base import Task
 from must_jax.tasks.classification import Classification
@@ -41,14 +42,12 @@ def kind_of(name: str, options: Mapping[str, Any] | None = None) -> type[Task]:
             f"'{name}' cannot be a task's name; use letters, digits and _, begin with a letter, and do not call it "
             f"{' or '.join(RESERVED)}"
         )
-    given = (options or {}).get(KIND)
-    if given in TASKS:
-        return TASKS[str(given)]
-    if name in TASKS and (given is None or KIND not in TASKS[name].today({KIND: given})):
-        return TASKS[name]
-    if given is None:
+    given = in_todays_names(options or {}).get(KIND)
+    if given is None and name not in TASKS:
         raise UserError(f"there is no task '{name}'; {nearest(name, TASKS)}; a name of your own needs a {KIND}")
-    raise UserError(f"task '{name}' is of {KIND} '{given}', which does not exist; {nearest(str(given), TASKS)}")
+    if (kind := name if given is None else str(given)) not in TASKS:
+        raise UserError(f"task '{name}' is of {KIND} '{kind}', which does not exist; {nearest(kind, TASKS)}")
+    return TASKS[kind]
 
 
 def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Task:
@@ -75,9 +74,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 def _checked(name: str, options: Mapping[str, Any]) -> tuple[type[Task], dict[str, Any]]:
     task = kind_of(name, options)
-    options = {
-        key: value for key, value in task.today(options).items() if key != KIND or value not in (None, task.kind)
-    }
+    options = {key: value for key, value in in_todays_names(options).items() if key != KIND}
     known = task.model_fields.keys() - {"name", "classes"}
     for key in options:
         if key not in known:

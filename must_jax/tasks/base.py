@@ -117,11 +117,6 @@ class Task(pydantic.BaseModel, abc.ABC):
         values = read_options(cls, values)
         return values | {"name": values.get("name") or cls.kind}
 
-    @classmethod
-    def today(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options as configs and files of earlier versions spell them -> as they are spelt now."""
-        return dict(options)
-
     @property
     def options(self) -> dict[str, Any]:
         """All that `build_task` needs besides name and classes, as JSON values; `kind` only if the name is another."""

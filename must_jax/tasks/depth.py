@@ -13,6 +13,7 @@ import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
+from must_jax.data.units import INVERSE, METRES
 from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
@@ -28,27 +29,22 @@ TRIM = 0.2  # share of the residuals, the largest ones, that the affine-invarian
 
 
 class Depth(MapTask):
-    """Metric or relative depth; pseudo labels are the raw map (paper section 3)."""
+    """Metric, relative or inverse depth; pseudo labels are the raw map (paper section 3)."""
 
     kind: ClassVar[str] = "depth"
     metric: ClassVar[str] = "delta1"
     errors: ClassVar[frozenset[str]] = frozenset({"abs_rel", "rmse"})
     counted: ClassVar[str] = "depth"
 
-    depth_kind: Literal["metric_m", "relative"] = "metric_m"
+    depth_kind: Literal["metric_m", "relative", "inverse_relative"] = "metric_m"
     """`metric_m`: metres; the head gives log(depth / 3 m), and the loss is L1 of log depth. `relative`: known up to
     scale and shift; the head gives the map itself, and the loss is MiDaS's scale-and-shift-invariant one (both
-    maps normalised by median and mean deviation, trimmed L1, half a gradient term)."""
-
-    @classmethod
-    def today(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """`depth_kind` was `kind`."""
-        former = {"depth_kind": options["kind"]} if options.get("kind") not in (None, cls.kind) else {}
-        return former | {name: value for name, value in options.items() if not (former and name == "kind")}
+    maps normalised by median and mean deviation, trimmed L1, half a gradient term). `inverse_relative`: the same of
+    1 / depth, as MiDaS, DPT and Depth Anything give it: the larger, the nearer."""
 
     @property
     def label(self) -> MapLabel:
-        return MapLabel("depth", "scalar", "m" if self.depth_kind == "metric_m" else "relative")
+        return MapLabel("depth", "scalar", METRES if self.depth_kind == "metric_m" else self.depth_kind)
 
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(1, model)
@@ -56,7 +52,7 @@ class Depth(MapTask):
     def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
         truth, mask = labels["depth"], valid_pixels(labels)
         predicted = resize_maps(outputs["maps"], truth.shape[1:])[..., 0]
-        if self.depth_kind == "relative":
+        if self.depth_kind != "metric_m":
             return _affine_invariant(predicted, truth, mask)
         log_ratio = predicted + math.log(TYPICAL_M) - jnp.log(jnp.maximum(truth, NEAREST_M))
         return {"log_l1": masked_sum(jnp.abs(log_ratio), mask)}
@@ -71,32 +67,39 @@ class Depth(MapTask):
         return {"depth": predictions["depth"]}
 
     def truth(self, label: NumpyArrays) -> NumpyArrays:
-        """{"depth": f32[h, w]}; where it is not above 0, it is not known."""
-        return {"depth": np.where(label["valid"] > 0, np.maximum(label["depth"], 0), np.float32(0))}
+        """{"depth": f32[h, w]}; where it is not above 0, it is not known.
+
+        Inverse depth is divided by the smallest in the image, that of its farthest pixel, so that this one has 1.
+        """
+        depth = np.where(label["valid"] > 0, np.maximum(label["depth"], 0), np.float32(0))
+        if self.depth_kind == "inverse_relative":
+            depth = depth / depth.min(where=depth > 0, initial=np.float32(np.inf))
+        return {"depth": depth}
 
     def moments(self) -> tuple[Moments, ...]:
-        return (_sums_of_both, _moments) if self.depth_kind == "relative" else ()
+        return () if self.depth_kind == "metric_m" else (_sums_of_both, _moments)
 
     def counts(self, predicted: Any, truth: AnyArrays, fit: AnyArrays) -> dict[str, Any]:
         """Pixels by distance and ratio, sums of the errors, and what the chance level is computed from.
 
-        Of relative depth, the prediction is fitted to the truth by its `moments`.
+        Of what is not metric, the prediction is fitted to the truth by its `moments`.
         """
-        known = truth["depth"] > 0
+        known, inverse = truth["depth"] > 0, self.depth_kind == "inverse_relative"
         true = _where(known, truth["depth"], 1)
         counts: dict[str, Any] = {}
         if fit:
             predicted = _fitted(predicted, fit)
             flat = _ratio(_where(known, _mean(fit, "truth").astype(np.float32) + 0 * true, 1), true)
             counts["flat"] = namespace(flat).sum(known & (flat < 1.25), dtype=np.int32)
-        predicted = _at_least(_where(known, predicted, 1), 1e-6)
+        predicted = _at_least(_where(known, predicted, 1), 1 if inverse else 1e-6)
         distance, fine = depth_bins(true)
         if not fit:
             counts["depths"] = pairs(distance, fine, known, (DISTANCES, FINE))
         ratio = bins(_ratio(predicted, true), _RATIOS)
         counts["errors"] = pairs(distance, ratio, known, (DISTANCES, len(_RATIOS) + 1))
-        counts["abs_rel"] = total(abs(predicted / true - 1), known)
-        counts["squared"] = total((predicted - true) ** 2, known)
+        counts["abs_rel"] = total(abs((true / predicted if inverse else predicted / true) - 1), known)
+        if not inverse:
+            counts["squared"] = total((predicted - true) ** 2, known)
         return counts
 
     def metrics(self) -> DepthMetrics:
@@ -107,8 +110,8 @@ class Depth(MapTask):
         return {"depth": depth, "valid": np.ones_like(depth), "present": np.ones((), np.float32)}
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
-        unit = " m" if self.depth_kind == "metric_m" else ""
-        return drawing.heat(drawing.canvas(image), label["depth"], label["valid"], unit)
+        unit, inverse = " m" * (self.depth_kind == "metric_m"), self.depth_kind == "inverse_relative"
+        return drawing.heat(drawing.canvas(image), label["depth"], label["valid"], unit, large_is_warm=inverse)
 
     def describe(self, label: NumpyArrays) -> dict[str, Any]:
         known = label["depth"][label["valid"] > 0]
@@ -124,6 +127,11 @@ class DepthMetrics(MapMetrics):
     (d - d*)^2, in the unit of the truth.
 
     Of relative depth, each prediction is first fitted to its truth by least squares (scale and shift).
+
+    Inverse depth is fitted to 1 / d* in the same way, and then inverted, as by MiDaS and Depth Anything. What is then
+    farther than the farthest true depth of the image, as a fitted value of 0 or less, counts as that depth; MiDaS takes
+    the largest depth of the data set. There is no `rmse`. If the truth is inverse depth up to scale and shift, too, its
+    0 is taken as infinitely far: ratios of inverse depths are those of depths. Pixels of 0 or less do not count.
     """
 
     @property
@@ -133,12 +141,9 @@ class DepthMetrics(MapMetrics):
 
     def result(self) -> dict[str, float]:
         pixels = max(int(self._errors.sum()), 1)
-        sums = {name: float(self._counts.get(name, 0)) for name in ("abs_rel", "squared")}
-        return {
-            "delta1": _share_below(self._errors.sum(0), 1),
-            "abs_rel": sums["abs_rel"] / pixels,
-            "rmse": math.sqrt(sums["squared"] / pixels),
-        }
+        mean = {name: float(self._counts.get(name, 0)) / pixels for name in ("abs_rel", "squared")}
+        result = {"delta1": _share_below(self._errors.sum(0), 1), "abs_rel": mean["abs_rel"]}
+        return result if self._task.label.unit == INVERSE else result | {"rmse": math.sqrt(mean["squared"])}
 
     def details(self) -> Details:
         if not self._errors.any():
@@ -154,7 +159,7 @@ class DepthMetrics(MapMetrics):
             }
         ]
         seen = np.flatnonzero(self._errors.sum(1))
-        if unit == "m":
+        if unit == METRES:
             distances = [round(float(d), 4) for d in middle_of(seen)]
             shares = {
                 f"below {1.25**power:.4g}": [round(_share_below(self._errors[row], power), 3) for row in seen]

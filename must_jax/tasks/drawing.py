@@ -117,19 +117,22 @@ def regions(picture: np.ndarray, ids: np.ndarray, classes: Sequence[str], most: 
     return np.vstack([blended, strip])
 
 
-def heat(picture: np.ndarray, values: np.ndarray, valid: np.ndarray, unit: str) -> np.ndarray:
-    """A scalar map, small = warm, large = cold, grey where invalid; below, a scale with minimum and maximum."""
+def heat(
+    picture: np.ndarray, values: np.ndarray, valid: np.ndarray, unit: str, large_is_warm: bool = False
+) -> np.ndarray:
+    """A scalar map from warm, its smallest values, to cold, grey where invalid; below, a scale with both ends."""
     known = values[valid > 0]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     share = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    warmth = share if large_is_warm else 1 - share
     size = picture.shape[1::-1]
-    levels = cv2.resize((255 * (1 - share)).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    levels = cv2.resize((255 * warmth).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     unknown = cv2.resize((valid > 0).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
     coloured = _turbo(levels)
     coloured[unknown] = UNKNOWN
 
     strip = _strip(picture, 1)
-    texts = f"{low:.2f}{unit}", f"{high:.2f}{unit}"
+    texts = [f"{end:.2f}{unit}" for end in ((high, low) if large_is_warm else (low, high))]
     left, right = (_text_size(text, picture)[0] + 8 for text in texts)
     ramp = np.linspace(255, 0, max(strip.shape[1] - left - right, 1)).astype(np.uint8)
     strip[5:-4, left : left + len(ramp)] = _turbo(ramp[None])

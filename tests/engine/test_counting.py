@@ -25,6 +25,7 @@ CASES = {
     "many classes": ("segmentation", {}, 201),
     "depth": ("depth", {}, 0),
     "relative depth": ("depth", {"depth_kind": "relative"}, 0),
+    "inverse depth": ("depth", {"depth_kind": "inverse_relative"}, 0),
     "normals": ("normals", {}, 0),
 }
 
@@ -87,7 +88,7 @@ def test_devices_count_what_the_host_does(name: str) -> None:
     assert found.metrics == {f"{task.name}/{key}": pytest.approx(value, rel=2e-3) for key, value in wanted.items()}
 
 
-@pytest.mark.parametrize("name", ["segmentation", "relative depth"])
+@pytest.mark.parametrize("name", ["segmentation", "relative depth", "inverse depth"])
 def test_four_devices_count_what_one_does(name: str) -> None:
     one, four = (on_devices(*made(name), devices, batch=4) for devices in (1, 4))
     assert one.metrics == pytest.approx(four.metrics, rel=1e-6)

@@ -13,6 +13,7 @@ import hand_made
 import pytest
 from hand_made import Images, describe, label_of, write_column
 
+from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.writer import ColumnWriter
 
@@ -40,6 +41,18 @@ def test_a_column_begun_before_its_kind_had_all_its_fields_goes_on(tmp_path: Pat
     assert ColumnWriter(tmp_path, describe("detection", Images())).missing() == [1, 2]
     write_column(tmp_path, "detection", Images())
     assert LabelColumn(tmp_path)[1]["ignore"].tolist() == [0, 0]
+
+
+def test_a_column_goes_on_whose_rule_has_former_names(tmp_path: Path) -> None:
+    """And says what it has said, so that what was made from its labels is not outdated."""
+    former, now = (describe("depth", Images(), rule={key: "metric_m"}) for key in ("kind", "depth_kind"))
+    writer = ColumnWriter(tmp_path, former)
+    said = writer.manifest.labels
+    assert ColumnWriter(tmp_path, now).missing() == [0, 1, 2]
+    assert ColumnWriter(tmp_path, now).manifest.rule == {"kind": "metric_m"}
+    assert ColumnWriter(tmp_path, now).manifest.labels == said
+    with pytest.raises(UserError, match="another 'rule'"):
+        ColumnWriter(tmp_path, describe("depth", Images(), rule={"depth_kind": "relative"}))
 
 
 def test_a_shard_with_too_few_labels_leaves_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from made_column import like_truth, make_column
 from must_jax.config import AuditConfig
 from must_jax.data import image_sets
 from must_jax.data.decoding import decode_image
-from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.data.encodings import kind_to_dict
+from must_jax.data.image_sets import Column, ImageSet, open_images
 from must_jax.data.kinds import IGNORE_ID, MapLabel
 from must_jax.errors import UserError
 from must_jax.labels import gate, manifest
@@ -104,6 +105,33 @@ def test_pixels_that_were_left_out_lower_no_score(opened: Callable[[str], ImageS
     result = audited(folder, images, "segmentation")
     assert result.scores["miou"] == 100
     assert result.statistics.readable(result.column.kind, result.column.classes)["labelled_pixels"] == 50
+
+
+@pytest.mark.parametrize(("kind", "scored"), [("relative", 99.9), ("inverse_relative", 99.9), ("metric_m", None)])
+def test_depths_up_to_scale_and_shift_are_scored_against_metres(
+    kind: str, scored: float | None, opened: Callable[[str], ImageSet], tmp_path: Path
+) -> None:
+    """Each with a scale and a shift of its own; metres are not scored against what is none."""
+    images = opened("depth")
+    truth = images.labels["depth"]
+
+    def label_of(index: int) -> dict[str, Any]:
+        label = truth[index]
+        depth = 1 / label["depth"] if kind == "inverse_relative" else label["depth"]
+        return label | {"depth": (1 + index) * depth + 3 * index}
+
+    unit = {"metric_m": "m"}.get(kind, kind)
+    folder = make_column(
+        tmp_path, "depth", images, label_of, kind=kind_to_dict(MapLabel("depth", "scalar", unit)), unit=unit
+    )
+    column, task = open_column(folder, images), build_task("depth", (), {"depth_kind": kind})
+    true: Column = truth if scored else truth.in_unit("relative")
+    result = audit.audit(column, task, [true], EVERY)
+    if scored:
+        assert result.scores["delta1"] > scored
+    else:
+        assert not result.scores
+        assert any("unit 'relative'" in each.reason for each in result.audited.findings)
 
 
 def test_truth_with_other_classes_scores_nothing(opened: Callable[[str], ImageSet], tmp_path: Path) -> None:

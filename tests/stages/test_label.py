@@ -494,8 +494,7 @@ def test_rules_reach_the_prediction_too(
 
 
 def test_a_rule_does_not_change_what_labels_mean(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
+    tasks = {"depth": {"depth_kind": "relative"}}
     with pytest.raises(UserError, match=r"tasks\.depth would turn the labels"):
-        label.run(
-            config_of(f"folder:{photos}", teachers[:1], tasks={"depth": {"depth_kind": "relative"}}), tmp_path / "run"
-        )
+        label.run(config_of(f"folder:{photos}", teachers[:1], tasks=tasks), tmp_path / "run")
     assert not (tmp_path / "run").exists()

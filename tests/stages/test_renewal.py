@@ -134,7 +134,7 @@ def test_another_rule_for_pseudo_labels_repeats_them(tmp_path: Path):
     workdir.claim(tmp_path / "label", labelling(teachers=[teacher], tasks=before))
 
     def outdated(**detection: Any) -> str:
-        tasks = {"detection": detection, "depth": {"kind": "x"}}
+        tasks = {"detection": detection, "depth": {"depth_kind": "x"}}
         return renewal.outdated(labelling(teachers=[teacher], tasks=tasks), tmp_path / "label")
 
     redescribe(Path(teacher) / "model.json", tasks={"detection": {"score_threshold": 0.4, "later": 1}, "depth": {}})
@@ -144,6 +144,22 @@ def test_another_rule_for_pseudo_labels_repeats_them(tmp_path: Path):
         == "config.tasks.detection.score_threshold is 0.5 there and 0.3 here (only t-detection)"
     )
     assert "0.5 there and 0.4 here" in outdated()
+
+
+def test_a_rule_with_former_names_is_the_same(tmp_path: Path):
+    """The `depth_kind` of depths was called `kind`, in columns, models and configs."""
+    teacher, made = str(tmp_path / "t"), tmp_path / "label/columns/t-depth"
+    make_teacher(Path(teacher), ("depth",), 32, HEADLINES)
+    redescribe(Path(teacher) / "model.json", tasks={"depth": {"kind": "relative"}})
+    by = TEACHER.model_copy(update={"name": "t", "digest": description.read(teacher).digest})
+    ColumnWriter(made, describe("depth", Images(), rule={"kind": "relative"}, teacher=by))
+    workdir.claim(tmp_path / "label", labelling(teachers=[teacher], tasks={"depth": {"kind": "relative"}}))
+    for tasks in ({}, {"depth": {"kind": "relative"}}, {"depth": {"depth_kind": "relative"}}):
+        config = labelling(teachers=[teacher], tasks=tasks)
+        assert config.tasks in ({}, {"depth": {"depth_kind": "relative"}})
+        assert renewal.outdated(config, tmp_path / "label") == ""
+    other = labelling(teachers=[teacher], tasks={"depth": {"kind": "metric_m"}})
+    assert "config.tasks.depth.depth_kind is 'relative' there" in renewal.outdated(other, tmp_path / "label")
 
 
 def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(

@@ -243,6 +243,9 @@ class Column:
         self.task, self.classes, self.teacher = task, classes, teacher
         self.kind = MapLabel("depth", "scalar", unit) if unit else VectorLabel(len(classes))
 
+    def in_unit(self, unit):
+        return Column(self.task, self.classes, self.teacher, unit)
+
 
 class Images:
     name, labels, digest, sampled = "photos", {}, "d", False
@@ -270,6 +273,19 @@ def test_units_must_agree():
     assert inputs.build_tasks({"depth": {}}, [depth], 20)["depth"].label.unit == "m"
     with pytest.raises(UserError, match=r"have the unit 'm', but config.tasks.depth expects 'relative'"):
         inputs.build_tasks({"depth": {"depth_kind": "relative"}}, [depth], 20)
+
+
+@pytest.mark.parametrize("kind", ["relative", "inverse_relative"])
+def test_what_is_no_metric_depth_is_measured_on_metres(kind):
+    """But not the other way round, and learnt from labels of its own kind only."""
+    own, metres = source(Column("depth", (), unit=kind)), source(Column("depth", (), unit="m"))
+    tasks = inputs.build_tasks({"depth": {"depth_kind": kind}}, [own], 20, also=[metres])
+    assert [column.kind for column in inputs.to_measure(metres, tasks).columns] == [tasks["depth"].label]
+    with pytest.raises(UserError, match=f"have the unit '{kind}', but config.tasks.depth expects 'm'"):
+        inputs.build_tasks({"depth": {}}, [metres], 20, also=[own])
+    other = {"relative": "inverse_relative", "inverse_relative": "relative"}[kind]
+    with pytest.raises(UserError, match=f"have the unit '{other}'"):
+        inputs.to_measure(source(Column("depth", (), unit=other)), tasks)
 
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.32)

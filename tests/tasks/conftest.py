@@ -16,6 +16,7 @@ from must_jax.tasks.base import Task
 
 BATCH, SIZE, CLASSES = 4, 64, ("cat", "dog", "owl")
 HEAD_HW = (SIZE // 4, SIZE // 4)
+RELATIVE = [("depth", {"depth_kind": kind}) for kind in ("relative", "inverse_relative")]
 
 
 @dataclass
@@ -89,7 +90,10 @@ def make_case():
 
 
 @pytest.fixture(
-    params=[*((name, {}) for name in TASKS), ("depth", {"depth_kind": "relative"})],
+    params=[
+        *((name, {}) for name in TASKS),
+        *(("depth", {"depth_kind": kind}) for kind in ("relative", "inverse_relative")),
+    ],
     ids=lambda p: "-".join(map(str, [p[0], *p[1].values()])),
 )
 def case(request, make_case) -> Case:

@@ -58,8 +58,11 @@ def test_the_best_single_depth(rooms: dict[str, np.ndarray], scale: float) -> No
     assert chance(task, {"depth": truth}, labels) == pytest.approx(max(tried), abs=0.7)
 
 
-def test_of_a_relative_depth_the_fitted_constant(rooms: dict[str, np.ndarray]) -> None:
-    task, truth = build_task("depth", (), {"depth_kind": "relative"}), rooms["depth"]
+@pytest.mark.parametrize("kind", ["relative", "inverse_relative"])
+def test_of_a_relative_depth_the_fitted_constant(rooms: dict[str, np.ndarray], kind: str) -> None:
+    task, depth = build_task("depth", (), {"depth_kind": kind}), rooms["depth"]
+    truth = depth if kind == "relative" else 1 / depth
+    rooms = rooms | {"depth": truth}
     constant = measured(task, {"depth": np.full_like(truth, 7)}, rooms)
     assert chance(task, {"depth": truth}, rooms) == pytest.approx(constant, abs=0.1)
     assert 20 < constant < 99

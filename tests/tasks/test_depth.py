@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from measured import count
 
+from must_jax.data import units
 from must_jax.tasks import build_task
 
 HW = (16, 24)
@@ -46,8 +47,9 @@ def test_predicted_depth_is_finite_whatever_the_output():
     np.testing.assert_allclose(depth[0, 0], [0.01, 1000], rtol=1e-4)
 
 
-def test_relative_loss_does_not_see_scale_and_shift(scene):
-    task, (labels, maps) = build_task("depth", (), {"depth_kind": "relative"}), scene
+@pytest.mark.parametrize("kind", ["relative", "inverse_relative"])
+def test_relative_loss_does_not_see_scale_and_shift(scene, kind):
+    task, (labels, maps) = build_task("depth", (), {"depth_kind": kind}), scene
     before = loss(task, labels, maps)
     assert sum(before.values()) > 0.1
     assert loss(task, labels, 7 * maps - 3) == pytest.approx(before, rel=1e-3)
@@ -59,8 +61,9 @@ def test_relative_loss_does_not_see_scale_and_shift(scene):
     assert sum(loss(task, labels, -jnp.asarray(labels["depth"])[..., None]).values()) > 1
 
 
-def test_relative_loss_is_the_one_of_midas(scene):
-    task, (labels, maps) = build_task("depth", (), {"depth_kind": "relative"}), scene
+@pytest.mark.parametrize("kind", ["relative", "inverse_relative"])
+def test_relative_loss_is_the_one_of_midas(scene, kind):
+    task, (labels, maps) = build_task("depth", (), {"depth_kind": kind}), scene
     trimmed = gradient = pixels = 0.0
     for predicted, truth, valid in zip(np.asarray(maps[..., 0]), labels["depth"], labels["valid"] > 0, strict=True):
         size = valid.sum()
@@ -117,6 +120,89 @@ def test_relative_depth_is_fitted_before_it_is_measured(scene):
         assert metrics.result()["delta1"] == pytest.approx(expected)
 
 
+INVERSE = build_task("depth", (), {"depth_kind": "inverse_relative"})
+
+
+def of_metres(depth_m: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
+    """One image's truth in metres, as a model of inverse depth is measured on it."""
+    label = {"depth": depth_m, "valid": valid, "present": np.float32(1)}
+    return units.converted(label, "m", INVERSE.label)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])  # of a room, and of a landscape
+def test_inverse_depth_is_aligned_to_the_inverse_and_then_inverted(scale: float):
+    """By `numpy.linalg.lstsq`, image by image."""
+    rng, metrics, right, errors = np.random.default_rng(0), INVERSE.metrics(), [], []
+    for hw in ((16, 24), (30, 20), (9, 50)):
+        depth_m = (scale * rng.gamma(2, 2, hw) + scale / 2).astype(np.float32)
+        depth_m[rng.random(hw) < 0.1] = 0  # a measurement that is none, even where it is said to be valid
+        valid = (rng.random(hw) < 0.8).astype(np.float32)
+        known = (valid > 0) & (depth_m > 0)
+        true = depth_m[known].astype(np.float64)
+        predicted = np.zeros(hw, np.float32)
+        predicted[known] = 700 * (1 / true) + 50 + rng.normal(size=true.size) * 100 / scale
+        scale_and_shift = np.linalg.lstsq(
+            np.stack([predicted[known].astype(np.float64), np.ones(true.size)], 1), 1 / true, rcond=None
+        )[0]
+        fitted = predicted[known] * scale_and_shift[0] + scale_and_shift[1]
+        assert (fitted < 0).any()
+        depth = 1 / np.maximum(fitted, 1 / true.max())
+        right.append(np.maximum(depth / true, true / depth) < 1.25)
+        errors.append(np.abs(depth - true) / true)
+        metrics.update({"depth": predicted}, of_metres(depth_m, valid))
+    assert 0.2 < np.concatenate(right).mean() < 0.9
+    wanted = {"delta1": 100 * np.concatenate(right).mean(), "abs_rel": np.concatenate(errors).mean()}
+    assert metrics.result() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_one_over_inverse_depth_is_not_depth(scene):
+    """A shift cannot be undone after an inversion; so a right prediction is only right as what it is."""
+    labels, _ = scene
+    measured = {}
+    for task, predicted in (
+        (INVERSE, 5 / labels["depth"][0] + 3),
+        (build_task("depth", (), {"depth_kind": "relative"}), 1 / (5 / labels["depth"][0] + 3)),
+        (build_task("depth", (), {"depth_kind": "relative"}), 5 / labels["depth"][0] + 3),
+    ):
+        truth = units.converted({key: value[0] for key, value in labels.items()}, "m", task.label)
+        (metrics := task.metrics()).update({"depth": predicted.astype(np.float32)}, truth)
+        measured[task.depth_kind, len(measured)] = metrics.result()["delta1"]
+    right, inverted, as_depth = measured.values()
+    assert right == pytest.approx(100)
+    assert inverted < 99 and as_depth < right
+
+
+def test_truth_in_inverse_depth_is_taken_as_given():
+    """Ratios are those of depths; where it is not above 0, and so infinitely far or farther, it does not count."""
+    truth = np.array([[8.0, 4, 2, 1], [0, -1, 0.5, 6]], np.float32)
+    valid = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], np.float32)
+    label = {"depth": truth, "valid": valid, "present": np.float32(1)}
+    for predicted, expected in ((3 * truth + 7, 100.0), (0 * truth + 7, 0.0)):
+        (metrics := INVERSE.metrics()).update({"depth": predicted}, label)
+        assert metrics.result()["delta1"] == expected
+        assert metrics._errors.sum() == 5
+    np.testing.assert_array_equal(INVERSE.truth(label)["depth"], [[16, 8, 4, 2], [0, 0, 1, 0]])
+
+
+def test_nothing_is_known_of_a_truth_without_a_valid_pixel():
+    label = {"depth": np.ones((2, 2), np.float32), "valid": np.zeros((2, 2), np.float32), "present": np.float32(1)}
+    (metrics := INVERSE.metrics()).update({"depth": np.ones((2, 2), np.float32)}, label)
+    assert metrics.result() == {"delta1": 0.0, "abs_rel": 0.0} and metrics.details() == {}
+
+
+def test_near_has_the_same_colour_whichever_way_it_is_told():
+    depth, image = np.linspace(1, 4, 256, dtype=np.float32)[None].repeat(256, 0), np.zeros((256, 256, 3), np.uint8)
+    ones = np.ones_like(depth)
+    metric, inverse = (
+        task.draw(image, {"depth": values, "valid": ones})
+        for task, values in ((build_task("depth"), depth), (INVERSE, (5 - depth)))
+    )
+    np.testing.assert_allclose(metric[:256].astype(int), inverse[:256], atol=8)
+    assert metric[0, 0].tolist() != metric[0, -1].tolist()
+
+
 def test_units():
     assert build_task("depth").label.unit == "m"
     assert build_task("depth", (), {"depth_kind": "relative"}).label.unit == "relative"
+    assert INVERSE.label.unit == "inverse_relative"
+    assert build_task("depth", (), {"kind": "relative"}).depth_kind == "relative"  # of earlier versions

@@ -43,8 +43,8 @@ def test_what_an_image_without_a_label_holds_changes_neither_loss_nor_gradient(c
             assert np.any(np.asarray(leaf)[0] != 0)
 
 
-RELATIVE = ("depth", {"depth_kind": "relative"})
-MASKED = [("detection", {}), ("depth", {}), RELATIVE, ("normals", {})]  # those whose labels have a mask of their own
+RELATIVE = [("depth", {"depth_kind": kind}) for kind in ("relative", "inverse_relative")]
+MASKED = [("detection", {}), ("depth", {}), *RELATIVE, ("normals", {})]  # those whose labels have a mask of their own
 
 
 @pytest.mark.parametrize(("name", "options"), MASKED)
@@ -243,7 +243,7 @@ def test_a_task_survives_its_own_description(case):
         ("detection", ("a",), {"score_treshold": 0.5}, "did you mean 'score_threshold'?"),
         ("detection", ("a",), {"score_threshold": 2}, "score_threshold: Input should be less than or equal to 1"),
         ("depth", (), {"depth_kind": "feet"}, "option depth_kind"),
-        ("depth", (), {"kind": "feet"}, "option depth_kind"),  # as earlier versions spell it
+        ("depth", (), {"kind": "feet"}, "kind 'feet', which does not exist"),
         ("parts", ("a",), {}, "there is no task 'parts'"),
         ("parts", ("a",), {"kind": "segmentatoin"}, "did you mean 'segmentation'?"),
         ("truth", ("a",), {"kind": "segmentation"}, "cannot be a task's name"),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from must_jax.config import Listed
+from must_jax.data.units import INVERSE, METRES, RELATIVE
 from must_jax.errors import UserError
 from must_jax.labels.formats.png import Header, PngMaps, Seen, read_codes
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import rounded, say
 
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+_SCALELESS = (RELATIVE, INVERSE)
 _OFTEN = {"mm": 0.001, "cm": 0.01, "1/256": 1 / 256, "1/5000": 1 / 5000, "m": 1.0}  # KITTI and TUM have the fractions
 _LIKELY_M = (0.2, 100.0)
 _FAR_M = 1000.0  # unless max_m is set
@@ -26,19 +28,20 @@ _MOST_FILES = 0.9
 
 
 def _metres_a_code(unit: Any) -> Any:
-    if not isinstance(unit, str) or unit in _METRES:
+    if not isinstance(unit, str) or unit in (*_METRES, *_SCALELESS):
         return unit
     try:
         return float(Fraction(unit.replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError):
         names = ", ".join(f"'{name}'" for name in list(_METRES)[:-1])
         raise ValueError(
-            f"Input should be {names} or 'm', or metres per code, such as 0.00390625 or 1/256, and not '{unit}'"
+            f"Input should be {names} or 'm', or metres per code, such as 0.00390625 or 1/256, or '{RELATIVE}' or "
+            f"'{INVERSE}', and not '{unit}'"
         ) from None
 
 
 def _known(unit: str | float) -> str | float:
-    if isinstance(unit, str) and unit not in _METRES:
+    if isinstance(unit, str) and unit not in (*_METRES, *_SCALELESS):
         raise ValueError(f"'{unit}' is not a unit")
     return unit
 
@@ -48,20 +51,30 @@ Code = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 class DepthPng(PngMaps):
-    """Depth along the optical axis. A depth of 0 is never valid."""
+    """Depth along the optical axis, or its inverse. A code of 0 is never valid."""
 
     name: ClassVar[str] = "depth_png"
     gives: ClassVar[str] = "map of scalars"
     headers: ClassVar[tuple[Header, ...]] = (Header(16, "grey"),)
     unlike: ClassVar[str] = " (files with 8 bits per pixel, or colours, are usually pictures of depths, not depths)"
-    stored_unit: ClassVar[str] = "m"
 
     unit: Unit
-    """Of a code: mm, cm, m, or metres per code (KITTI: 1/256)."""
+    """Of a code: mm, cm, m, or metres per code (KITTI: 1/256). Up to an unknown scale and shift: relative for depths,
+    inverse_relative for disparities and what MiDaS or Depth Anything have written, where near is bright."""
     invalid: Code | Annotated[tuple[Code, ...], Listed] = 0
     """The code, or the codes, of pixels without a depth."""
     max_m: PositiveFloat | None = None
     """The largest possible depth in metres; a file with a larger one is refused. None = a kilometre."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_m and self.unit in _SCALELESS:
+            raise ValueError(f"max_m is in metres, which maps with unit={self.unit} are not; remove it")
+        return self
+
+    @property
+    def stored_unit(self) -> str:
+        return str(self.unit) if self.unit in _SCALELESS else METRES
 
     @property
     def _metres(self) -> float:
@@ -70,6 +83,8 @@ class DepthPng(PngMaps):
     def values(self, file: Path, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
         codes = read_codes(file)
         valid = (codes > 0) & ~np.isin(codes, np.atleast_1d(self.invalid).astype(np.uint16))
+        if self.unit in _SCALELESS:
+            return codes.astype(np.float32) * valid, valid
         farthest, most = int(codes.max(where=valid, initial=0)), self.max_m or _FAR_M
         if (farthest - 0.5) * self._metres > most:  # half a code for rounding
             declared = f"the declared max_m {self.max_m:g}" if self.max_m else f"{_FAR_M:g} m"
@@ -104,9 +119,10 @@ class DepthPng(PngMaps):
         if maps and seen.files["stretched"] > _MOST_FILES * maps:
             say(
                 f"{path}: {seen.files['stretched']} of {maps} maps begin near 0 and end at code {_LARGEST}, so they "
-                "may have been stretched one by one, or be inverse depths (MiDaS), and not be in metres"
+                "may have been stretched one by one, or be inverse depths (MiDaS), and not be in metres; if so, set "
+                f"unit={RELATIVE} or {INVERSE}"
             )
-        if statistics.known and statistics.quantile(0.5) < _NEAR_M:
+        if self.stored_unit == METRES and statistics.known and statistics.quantile(0.5) < _NEAR_M:
             say(f"{path}: half of the depths are below {100 * _NEAR_M:g} cm; see unit")
 
 

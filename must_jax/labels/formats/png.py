@@ -79,13 +79,11 @@ class PngMaps(Placed):
     Attributes:
       headers: the headers that files may have.
       unlike: what files with other headers usually are, for the message.
-      stored_unit: of the values in the column.
     """
 
     holds: ClassVar[str] = "folder"
     headers: ClassVar[tuple[Header, ...]]
     unlike: ClassVar[str] = ""
-    stored_unit: ClassVar[str] = ""
 
     replace: Annotated[Names, AfterValidator(_pair)] = ("", "")
     """A text in an image's path (without its suffix), and its replacement in the path of the map:
@@ -93,6 +91,11 @@ class PngMaps(Placed):
     max_side: NonNegativeInt = 0
     """Larger maps are reduced to this longer side: ids by nearest neighbour, values by the mean of the valid ones; 0 =
     never. Metrics are measured at the reduced size."""
+
+    @property
+    def stored_unit(self) -> str:
+        """Of the values in the column."""
+        return ""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from true_sets import imported, write_images, write_png
 
 from must_jax.config import TruthConfig
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import MapLabel
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.formats.voc import VOC_CLASSES, colour_map
@@ -227,6 +228,16 @@ def test_strange_depths_are_told(images: ImageSet, tmp_path: Path, capsys: pytes
     assert "3 of 3 maps begin near 0 and end at code 65535, so they may have been stretched" in capsys.readouterr().err
     column(images, "depth", "depth_png", depths(tmp_path / "metres", 1), unit="mm")
     assert "half of the depths are below 1 cm; see unit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unit", ["relative", "inverse_relative"])
+def test_depths_without_a_unit_are_taken_as_they_are(unit: str, images: ImageSet, tmp_path: Path):
+    path = depths(tmp_path / "depth", 20_000)  # which would be kilometres
+    read = column(images, "depth", "depth_png", path, unit=unit)
+    assert read.kind == MapLabel("depth", "scalar", unit) and read.manifest.unit == unit
+    np.testing.assert_allclose(read[0]["depth"], np.rint(PLANE_M * 20_000) * ~SKY, atol=2)
+    with pytest.raises(UserError, match="max_m is in metres"):
+        column(images, "depth", "depth_png", path, unit=unit, max_m=3)
 
 
 def test_depth_of_8_bits(images: ImageSet, tmp_path: Path):
