@@ -121,13 +121,13 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     import jax
 
     from must_jax.chips import peak_flops
-    from must_jax.engine.ahead import memory_of
+    from must_jax.compiling.ahead import memory_of
+    from must_jax.compiling.programs import programs
     from must_jax.engine.mesh import make_mesh, put_batch, setup_devices
     from must_jax.engine.operations import operations
     from must_jax.engine.state import digest, init_state
-    from must_jax.stages.programs import programs
-    from must_jax.stages.train import build
     from must_jax.tasks import TASKS, build_task
+    from must_jax.training.building import build
 
     wait_for_turn()
     setup_devices()
@@ -223,8 +223,8 @@ def label_images(size: Size) -> dict[str, Any]:
 
     from must_jax.data.image_sets import open_images
     from must_jax.engine.mesh import setup_devices
-    from must_jax.stages import feeding
-    from must_jax.stages.budget import forward_per_second
+    from must_jax.inputs import feeding
+    from must_jax.labelling.forecasting import forward_per_second
 
     run, teachers = size.student, {}
     batch_size = run.batch_sizes[0]

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.config import LabelConfig
-from must_jax.stages import budget, label
-from must_jax.stages.workdir import RESULT_FILE
+from must_jax.labelling import forecasting
+from must_jax.runs.workdir import RESULT_FILE
+from must_jax.stages import label
 
 BYTES_GOAL, TIME_GOAL = 0.10, 0.25  # how far the forecast may be off
 RERUNS, RERUN_GOAL_S = 3, 2.0
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def forecast(config: LabelConfig, workdir: Path) -> dict[str, Any]:
-    found = budget.forecast(config, workdir)
+    found = forecasting.forecast(config, workdir)
     return dataclasses.asdict(found) | {"seconds": found.seconds(found.devices)}
 
 

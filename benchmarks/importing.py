@@ -21,7 +21,7 @@ import numpy as np
 
 from must_jax.config import PrepareConfig
 from must_jax.data.prepare import open_source
-from must_jax.stages import importing
+from must_jax.planning import importing
 
 SIDE = coco_memory.SIDE
 LINKS = 50_000  # to one file, at most

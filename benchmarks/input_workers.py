@@ -27,7 +27,8 @@ from must_jax.cores import cores
 from must_jax.data import pipeline
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import setup_devices
-from must_jax.stages import feeding, train
+from must_jax.inputs import feeding
+from must_jax.stages import train
 
 SMALL = Size("small", 64, 64, 4, 64)
 COUNTS = 512, 2048, 4096, 8192

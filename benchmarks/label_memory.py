@@ -57,10 +57,10 @@ def label_all(
     from must_jax.config import InputConfig, LabelConfig, ModelConfig
     from must_jax.data.image_sets import open_images
     from must_jax.engine.mesh import make_mesh, setup_devices
+    from must_jax.labelling.asking import blank
+    from must_jax.labelling.one_pass import label
+    from must_jax.labelling.teachers import begin_columns
     from must_jax.models.api import build_model
-    from must_jax.stages.answers import blank
-    from must_jax.stages.labelling import label
-    from must_jax.stages.teachers import begin_columns
     from must_jax.tasks import TASKS, build_task
     from must_jax.trained import Trained
 

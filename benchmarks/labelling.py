@@ -34,12 +34,12 @@ from must_jax.cores import cores
 from must_jax.data import scenes
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.engine.mesh import make_mesh, setup_devices
+from must_jax.labelling.asking import read, readers
+from must_jax.labelling.forecasting import forward_per_second
+from must_jax.labelling.one_pass import label, warm_up
+from must_jax.labelling.teachers import begin_columns
 from must_jax.models.api import build_model
 from must_jax.progress import say
-from must_jax.stages.answers import read, readers
-from must_jax.stages.budget import forward_per_second
-from must_jax.stages.labelling import label, warm_up
-from must_jax.stages.teachers import begin_columns
 from must_jax.tasks import TASKS, build_task
 from must_jax.trained import Trained
 

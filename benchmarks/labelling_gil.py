@@ -86,7 +86,7 @@ def measure(rounds: int, count: int) -> None:
     from must_jax.cores import cores
     from must_jax.data.image_sets import ImageSet, open_images
     from must_jax.engine.mesh import setup_devices
-    from must_jax.stages.answers import read, readers
+    from must_jax.labelling.asking import read, readers
 
     gil = ctypes.PyDLL(os.environ[LIBRARY])
     gil.gil_held_ns.restype = gil.gil_times.restype = ctypes.c_int64

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from must_jax.engine.hlo import Instruction, Program
+from must_jax.compiling.hlo import Instruction, Program
 
 PARTS = ("stem", "stage1", "stage2", "stage3", "stage4", "FPN", "DetectorHead", "DenseHead", "PooledLinearHead")
 SAME_BUFFER = ("bitcast", "get-tuple-element", "tuple", "opt-barrier")

@@ -23,7 +23,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.pipeline import Source
 from must_jax.engine.mesh import make_mesh
 from must_jax.models.api import build_model
-from must_jax.stages import pictures
+from must_jax.reporting import pictures
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained

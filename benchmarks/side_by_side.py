@@ -23,10 +23,11 @@ from must_jax.engine.mesh import make_mesh, put, put_batch, put_replicated, setu
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import init_state
 from must_jax.engine.step import TrainStep, make_side_by_side_step, make_train_step
+from must_jax.inputs.sources import open_source
+from must_jax.inputs.targets import build_tasks
 from must_jax.main import read_config
 from must_jax.models.api import build_model
 from must_jax.parsing import parse
-from must_jax.stages import inputs
 
 CONFIG = Path(__file__).parents[1] / "configs" / "evaluate.py"
 
@@ -72,8 +73,8 @@ def _prepared(
 ) -> Callable[[], None]:
     """One update, compiled."""
     each, size = config.downstream[options.set], config.image_size
-    source = inputs.open_source(each.train, options.data_dir, (each.task,))
-    task = inputs.build_tasks({each.task: each.options}, [source], config.max_boxes)[each.task]
+    source = open_source(each.train, options.data_dir, (each.task,))
+    task = build_tasks({each.task: each.options}, [source], config.max_boxes)[each.task]
     model = build_model(config.model, {task.name: task.head(config.model)})
     kinds = {task.name: task.label}
     given = train_batches(

@@ -29,8 +29,8 @@ from must_jax.config import LabelConfig, PipelineConfig
 from must_jax.errors import Preempted, UserError, nearest
 from must_jax.files import check_folder, make_folder, write_text
 from must_jax.parsing import VALUES, abouts, check_other_data, override, parse
+from must_jax.runs.workdir import PREEMPTED_FILE
 from must_jax.stages import STAGES
-from must_jax.stages.workdir import PREEMPTED_FILE
 
 _CONFIG = flags.DEFINE_string("config", None, "Config file; override any value with --config.KEY.KEY=VALUE.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<name of the config file>.")

@@ -356,8 +356,8 @@ def _predicted(
     from must_jax import trained
     from must_jax.data.decoding import decode_image, decode_reduced
     from must_jax.engine.mesh import make_mesh
+    from must_jax.inputs import memory
     from must_jax.models.api import check_levels
-    from must_jax.stages import memory
     from must_jax.tasks.drawing import LARGEST_PX
 
     check_levels(wishes.levels)

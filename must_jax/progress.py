@@ -178,3 +178,12 @@ class Waiting:
     def _tell(self) -> None:
         while not self._over.wait(WAITING_EVERY_S):
             say(f"{self._title}: {time.monotonic() - self._began:.0f} s")
+
+
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def readable_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    size, unit = next(((size, unit) for size, unit in _UNITS if count >= size), (1, "B"))
+    return f"{count / size:.1f} {unit}"

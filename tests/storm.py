@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from must_jax.stages.workdir import PREEMPTED_FILE
+from must_jax.runs.workdir import PREEMPTED_FILE
 
 POLL_S, GRACE_S = 0.005, 0.15
 HANGS_AFTER_S = 300.0  # of a process that neither ends nor gets on

@@ -19,7 +19,7 @@ from storm import KINDS, Damage, Process, Storm, Strike
 from must_jax.data import scenes
 from must_jax.files import _machine
 from must_jax.main import read_config
-from must_jax.stages.workdir import PREEMPTED_FILE, RESULT_FILE
+from must_jax.runs.workdir import PREEMPTED_FILE, RESULT_FILE
 
 SEED = 0
 TASKS = ("classification", "depth")

@@ -15,7 +15,8 @@ import pytest
 from command_line import CONFIGS, ROOT, call, config
 
 from must_jax import main, preemption
-from must_jax.stages import memory, train
+from must_jax.inputs import memory
+from must_jax.stages import train
 
 TEACHER, LABEL, STUDENT, EVALUATE = map(config, ("teacher_depth", "label", "student", "evaluate"))
 TINY = (

@@ -25,12 +25,12 @@ from must_jax.data.encodings import Label
 from must_jax.data.kinds import MapLabel
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
+from must_jax.inputs import memory
 from must_jax.labels.formats.base import Photo
 from must_jax.labels.formats.depth_png import DepthPng
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.normal_png import NormalPng
 from must_jax.labels.formats.png import PngMaps
-from must_jax.stages import memory
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = Path(skimage.__file__).parent / "data"

@@ -219,3 +219,23 @@ def _check_whole(folder: Path, description: Manifest) -> None:
         raise UserError(f"{folder} is not finished, {done} of {description.shard_count} shards are written; {again}")
     if not description.complete:
         raise UserError(f"{folder} is not finished, only its last step is missing; {again}")
+
+
+def _holds(path: Path) -> list[Path]:
+    """The columns that a path refers to; may be empty."""
+    if (path / manifest.FILE).exists():
+        return [path]
+    runs = [*(path / COLUMNS).glob(f"*/{manifest.FILE}")] or path.glob(f"*/{manifest.FILE}")
+    return sorted(file.parent for file in runs)
+
+
+def find_columns(path: Path) -> list[Path]:
+    """The columns that a path refers to: itself, or all columns of a label run or of a folder of columns.
+
+    Raises:
+      UserError: there are none.
+    """
+    folders = _holds(path)
+    if not folders:
+        raise UserError(f"there is no label column in {path}; name the folder of a column or of a label run")
+    return folders

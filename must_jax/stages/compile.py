@@ -14,16 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from must_jax.chips import Chip
+from must_jax.compiling.ahead import Facts, OutOfMemory, Step, compile_ahead
+from must_jax.compiling.programs import programs
+from must_jax.compiling.topology import slice_devices
 from must_jax.config import CompileConfig, EvaluateConfig, TrainConfig
-from must_jax.engine.ahead import Facts, OutOfMemory, Step, compile_ahead
 from must_jax.engine.mesh import make_mesh
-from must_jax.engine.topology import slice_devices
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json, write_text
-from must_jax.progress import Waiting, say
-from must_jax.stages.labels import readable_bytes
-from must_jax.stages.programs import programs
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE
+from must_jax.progress import Waiting, readable_bytes, say
+from must_jax.runs.workdir import CONFIG_FILE, RESULT_FILE
 
 FOLDER = "compile"  # in the workdir, which belongs to the run itself; with one folder per topology
 

@@ -22,11 +22,12 @@ from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.page import duration
 from must_jax.report.terminal import beside, curve
-from must_jax.stages import STAGES, results
-from must_jax.stages.briefs import brief, labelled_columns, state, validated
-from must_jax.stages.curves import headlines, losses, validations
+from must_jax.runs import results
+from must_jax.runs.briefs import brief, labelled_columns, state, validated
+from must_jax.runs.curves import headlines, losses, validations
+from must_jax.runs.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, history, stored
+from must_jax.stages import STAGES
 from must_jax.stages.pipeline import failures, ordered, times
-from must_jax.stages.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, history, stored
 
 PLAIN_WIDTH = 80  # characters per line without a terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters

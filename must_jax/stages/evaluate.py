@@ -24,16 +24,23 @@ from must_jax.engine import distributed
 from must_jax.engine.evaluate import Evaluation
 from must_jax.errors import UserError
 from must_jax.files import write_json, write_text
+from must_jax.inputs import feeding, memory
+from must_jax.inputs.mistakes import check_config
+from must_jax.inputs.named import mesh_of
+from must_jax.inputs.sources import fingerprint_of, open_source, run_digest
+from must_jax.inputs.targets import build_tasks, to_measure
 from must_jax.models.api import build_model
 from must_jax.progress import Progress, say
 from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.scorecard import Row
-from must_jax.stages import feeding, inputs, memory, overview, results, supervision
-from must_jax.stages.results import RunRecord
-from must_jax.stages.transfer import MEASURED, Downstream, Outcome, Start, Training, Transfer, Trunk
-from must_jax.stages.workdir import REPORT, RESULT_FILE, check, claim
+from must_jax.reporting import overview
+from must_jax.runs import results
+from must_jax.runs.results import RunRecord
+from must_jax.runs.workdir import REPORT, RESULT_FILE, check, claim
+from must_jax.scoring.transfer import MEASURED, Downstream, Outcome, Start, Training, Transfer, Trunk
 from must_jax.trained import Trained
+from must_jax.training import supervision
 
 RUNS_FILE = "runs.jsonl"
 
@@ -53,13 +60,13 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
     check(workdir, config)
     if _is_finished(config, workdir):
         if distributed.is_first() and not (workdir / REPORT).exists():  # stopped just before
-            inputs.mesh_of(config)
+            mesh_of(config)
             _write_report(config, workdir)
         say(f"{workdir} is finished; nothing to do")
         return
-    mesh = inputs.mesh_of(config)
+    mesh = mesh_of(config)
     with distributed.linked():
-        inputs.check(config)
+        check_config(config)
         _evaluate(config, workdir, mesh)
 
 
@@ -110,7 +117,7 @@ def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
     """Whether everything is measured, from the current starting points (those that still exist)."""
     if (told := results.read(workdir, results.EvaluateResult)) is None:
         return False
-    now = {name: inputs.run_digest(folder) for name, folder in config.inits.items()}
+    now = {name: run_digest(folder) for name, folder in config.inits.items()}
     return all(
         digest is None or (name in told.starts and told.starts[name].digest == digest) for name, digest in now.items()
     )
@@ -337,9 +344,9 @@ def _load(name: str, folder: str, model: ModelConfig) -> Trained | None:
 
 def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Downstream:
     configs = {"train": config.train, "validation": config.validation, "test": config.test}
-    sources = {split: inputs.open_source(c, evaluation.data_dir, (config.task,)) for split, c in configs.items()}
+    sources = {split: open_source(c, evaluation.data_dir, (config.task,)) for split, c in configs.items()}
     train, *held_out = sources.values()
-    tasks = inputs.build_tasks({config.task: config.options}, [train], evaluation.max_boxes, held_out)
+    tasks = build_tasks({config.task: config.options}, [train], evaluation.max_boxes, held_out)
     task = tasks[config.task]
     for split, source in sources.items():
         if not source.columns:
@@ -350,7 +357,7 @@ def _open(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Do
     size = evaluation.image_size
     learnt = supervision.check([train], tasks, size, where=f"config.downstream.{name}.train")
     for split in MEASURED:
-        sources[split] = inputs.to_measure(sources[split], tasks)
+        sources[split] = to_measure(sources[split], tasks)
         supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
@@ -375,7 +382,7 @@ def _check_apart(where: str, sources: Mapping[str, Source]) -> None:
 
 def _digest(downstream: Downstream) -> str:
     """Changes with the images and labels of any split."""
-    data = inputs.fingerprint(list(downstream.sources.values()))
+    data = fingerprint_of(list(downstream.sources.values()))
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 

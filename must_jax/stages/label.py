@@ -10,10 +10,10 @@ from must_jax.config import LabelConfig, in_todays_names
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
+from must_jax.labelling.finished import are_others, finished_columns, photos_of, rule_of
 from must_jax.labels import manifest
 from must_jax.progress import say
-from must_jax.stages.finished import are_others, finished_columns, photos_of, rule_of
-from must_jax.stages.workdir import check
+from must_jax.runs.workdir import check
 
 
 def run(config: LabelConfig, workdir: Path) -> None:
@@ -30,16 +30,16 @@ def run(config: LabelConfig, workdir: Path) -> None:
     """
     if config.dry_run:
         with interrupted_later():
-            from must_jax.stages import budget
-        budget.show(budget.forecast(config, workdir), config.chips, config.batch_size)
+            from must_jax.labelling import forecasting
+        forecasting.show(forecasting.forecast(config, workdir), config.chips, config.batch_size)
         return
     check(workdir, config)
     if _is_finished(config, workdir):
         say(f"{workdir} is finished; nothing to do")
         return
     with interrupted_later():
-        from must_jax.stages import label_columns
-    label_columns.make(config, workdir)
+        from must_jax.labelling import label_run
+    label_run.make(config, workdir)
 
 
 def _is_finished(config: LabelConfig, workdir: Path) -> bool:

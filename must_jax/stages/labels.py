@@ -13,15 +13,14 @@ from must_jax.data.image_sets import evenly_spread, open_images
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
-from must_jax.labels.columns import LabelColumn
+from must_jax.labels.columns import LabelColumn, _holds, find_columns
 from must_jax.labels.manifest import Manifest
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.told import told
 from must_jax.labels.verify import Described
-from must_jax.progress import counted, say
+from must_jax.progress import counted, readable_bytes, say
 
 SAMPLED = 200  # labels of a column without classes
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def run(config: LabelsConfig, workdir: Path) -> None:
@@ -32,7 +31,9 @@ def run(config: LabelsConfig, workdir: Path) -> None:
         the problems have been printed by then.
     """
     lost = [folder for path in config.columns for folder in without_manifest(Path(path))]
-    folders = [folder for path in config.columns if not lost or _holds(Path(path)) for folder in find(Path(path))]
+    folders = [
+        folder for path in config.columns if not lost or _holds(Path(path)) for folder in find_columns(Path(path))
+    ]
     if config.action == "verify":
         described = _verified(config, folders, lost)
     else:
@@ -70,26 +71,6 @@ def without_manifest(path: Path) -> list[Path]:
         for folder in dict.fromkeys(near)
         if any(folder.glob(manifest.SHARD_FILES)) and not (folder / manifest.FILE).exists()
     )
-
-
-def _holds(path: Path) -> list[Path]:
-    """The columns that a path refers to; may be empty."""
-    if (path / manifest.FILE).exists():
-        return [path]
-    runs = [*(path / COLUMNS).glob(f"*/{manifest.FILE}")] or path.glob(f"*/{manifest.FILE}")
-    return sorted(file.parent for file in runs)
-
-
-def find(path: Path) -> list[Path]:
-    """The columns that a path refers to: itself, or all columns of a label run or of a folder of columns.
-
-    Raises:
-      UserError: there are none.
-    """
-    folders = _holds(path)
-    if not folders:
-        raise UserError(f"there is no label column in {path}; name the folder of a column or of a label run")
-    return folders
 
 
 def table(columns: Sequence[Described]) -> Table:
@@ -143,9 +124,3 @@ def _verified(config: LabelsConfig, folders: Sequence[Path], lost: Sequence[Path
         raise UserError(f"{summed}, listed above; do not train on them until they are repaired")
     say(f"intact: {counted(len(folders), 'column')}")
     return whole
-
-
-def readable_bytes(count: float) -> str:
-    """1536 -> "1.5 KiB"."""
-    size, unit = next(((size, unit) for size, unit in _UNITS if count >= size), (1, "B"))
-    return f"{count / size:.1f} {unit}"

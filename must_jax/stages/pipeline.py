@@ -23,8 +23,8 @@ from must_jax.files import write_json
 from must_jax.progress import say
 from must_jax.reading import read_json
 from must_jax.report.page import duration
-from must_jax.stages import STAGES, results
-from must_jax.stages.workdir import (
+from must_jax.runs import results
+from must_jax.runs.workdir import (
     NOT_SET,
     PLACE,
     REPORT,
@@ -36,6 +36,7 @@ from must_jax.stages.workdir import (
     differences,
     release,
 )
+from must_jax.stages import STAGES
 
 TIMES_FILE = "times.json"  # stage -> seconds over all restarts
 FAILURES_FILE = "failures.json"  # stage -> why it has failed, until it is run again
@@ -60,7 +61,7 @@ def run(config: PipelineConfig, workdir: Path) -> None:
     check(workdir, config)
     report = workdir / REPORT
     from must_jax.engine import distributed
-    from must_jax.stages import renewal
+    from must_jax.planning import renewal
 
     stages = {name: placed(config.stages[name], config, workdir) for name in ordered(config)}
     repeated = renewal.planned(stages, workdir)
@@ -123,8 +124,8 @@ def _rendering_ahead(stages: Sequence[Any], data_dir: str) -> contextlib.Abstrac
 
 def _check_all(stages: Mapping[str, Any], finished: Sequence[str], config: PipelineConfig, workdir: Path) -> None:
     """Raises UserError if anything is wrong with any stage that is to run; if several things are, prints them all."""
-    from must_jax.stages.foreseen import Foreseen
-    from must_jax.stages.renewal import is_unchanged
+    from must_jax.planning.foreseen import Foreseen
+    from must_jax.planning.renewal import is_unchanged
 
     foreseen, found = Foreseen(workdir, config.data_dir), list[str]()
     for name, stage in stages.items():
@@ -231,7 +232,7 @@ def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
 
 
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:
-    from must_jax.stages import asides, renewal
+    from must_jax.planning import asides, renewal
 
     folder = workdir / name
     _take_back(name, stage, workdir)
@@ -257,7 +258,7 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
 
 def _take_back(name: str, stage: Any, workdir: Path) -> None:
     """Brings back what the stage has made before, if its config and what it reads are those again."""
-    from must_jax.stages import asides
+    from must_jax.planning import asides
 
     taken = asides.take_back(stage, workdir / name)
     if not taken:
@@ -301,7 +302,7 @@ def _note_failure(workdir: Path, name: str, why: str) -> None:
 
 def entries(config: PipelineConfig, workdir: Path) -> list[Any]:
     """The stages in their order, for `overview.collect`."""
-    from must_jax.stages.overview import Entry
+    from must_jax.reporting.overview import Entry
 
     seconds, failed = times(workdir), failures(workdir)
     return [
@@ -335,7 +336,7 @@ def _write_report(
       ranked_images: at most so many, as in `ReportConfig`; None = its own number.
     """
     from must_jax.report import html
-    from must_jax.stages import overview
+    from must_jax.reporting import overview
 
     own, found = REPORT.parent.name, entries(config, workdir)
     shown = found if pictured is None else [entry for entry in found if entry.name in pictured]

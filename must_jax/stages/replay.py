@@ -24,10 +24,10 @@ from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State, init_state
 from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
+from must_jax.inputs.named import mesh_of
 from must_jax.progress import Progress, say
-from must_jax.stages import inputs
-from must_jax.stages.train import Training, batches_of, fingerprint, prepare
-from must_jax.stages.workdir import check
+from must_jax.runs.workdir import check
+from must_jax.training.building import Training, batches_of, fingerprint, prepare
 
 DEPTH = 2  # of the names by which parameters are grouped: "backbone/stage1_1"
 SHOWN = 10  # images
@@ -43,7 +43,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
     if not 0 <= config.replay < config.of.steps:
         raise UserError(f"config.replay is {config.replay}, but the updates are 0 to {config.of.steps - 1}")
     of = config.of.model_copy(update={"fsdp": 1})
-    mesh = inputs.mesh_of(of)
+    mesh = mesh_of(of)
     training = prepare(of, mesh)
     state = init_state(training.variables, training.optimizer, mesh, ema=of.optimizer.ema_decay > 0)
     start, folder = 0, workdir / trained.CHECKPOINTS

@@ -10,9 +10,10 @@ from typing import Any
 from must_jax.config import STAGE_CONFIGS, PipelineConfig, ReportConfig
 from must_jax.errors import UserError
 from must_jax.progress import say
-from must_jax.stages import STAGES, overview, pipeline
-from must_jax.stages.overview import Entry
-from must_jax.stages.workdir import CONFIG_FILE, PLACE, REPORT, home, stored
+from must_jax.reporting import overview
+from must_jax.reporting.overview import Entry
+from must_jax.runs.workdir import CONFIG_FILE, PLACE, REPORT, home, stored
+from must_jax.stages import STAGES, pipeline
 
 
 def run(config: ReportConfig, workdir: Path) -> None:

@@ -6,93 +6,43 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source, batch_like, examples_of, train_batches
+from must_jax.data.pipeline import Source, examples_of
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
 from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
-from must_jax.engine.compiling import PendingProgram, shapes_of
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
-from must_jax.engine.mesh import everywhere, local_rows, put_replicated, state_shardings
-from must_jax.engine.optimizers import Optimizer, build_optimizer
+from must_jax.engine.mesh import everywhere, local_rows, put_replicated
 from must_jax.engine.skipped import Skipped
-from must_jax.engine.state import State, Variables, count_parameters, init_state, state_shapes, trained_variables
-from must_jax.engine.step import SCHEDULE_SHAPES, STOP, Batch, TrainStep, make_train_step
+from must_jax.engine.state import State, count_parameters, init_state, trained_variables
+from must_jax.engine.step import STOP, Batch
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
 from must_jax.engine.validations import Best, Validations
 from must_jax.engine.writer import VALIDATION, MetricWriter
-from must_jax.errors import UserError, nearest
+from must_jax.errors import UserError
 from must_jax.files import write_json
-from must_jax.models.api import Model, build_model
+from must_jax.inputs import feeding
+from must_jax.inputs.named import mesh_of
+from must_jax.inputs.sources import check_unchanged
+from must_jax.inputs.unreadable import Unreadable, lengths_of
 from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_bytes
-from must_jax.stages import (
-    curves,
-    feeding,
-    gate,
-    going_on,
-    inputs,
-    memory,
-    self_test,
-    starting,
-    supervision,
-    validation,
-)
-from must_jax.stages.validation import HeldOut, Validation
-from must_jax.stages.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
-from must_jax.tasks.base import Task
+from must_jax.runs import curves
+from must_jax.runs.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
+from must_jax.training import going_on, self_test, supervision, validation
+from must_jax.training.building import batches_of, fingerprint, prepare
+from must_jax.training.validation import Validation, check_measured
 
 PROFILE = "profile"
-
-
-class Training(NamedTuple):
-    """Everything that a run needs, opened and checked; nothing is written yet.
-
-    Attributes:
-      held_out: the sources of the validation.
-      labelled: task -> images with something to learn.
-      untrained: tasks whose head will learn nothing.
-      variables: their values at the first step.
-    """
-
-    sources: list[Source]
-    held_out: list[HeldOut]
-    tasks: dict[str, Task]
-    weights: dict[str, float]
-    labelled: dict[str, int]
-    untrained: list[str]
-    model: Model
-    optimizer: Optimizer
-    step: TrainStep
-    variables: Variables
-
-
-def build(
-    config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
-) -> tuple[Model, Optimizer, jax.stages.Wrapped]:
-    """The network, the optimizer and the jitted update of a training run; holds no arrays and compiles nothing."""
-    heads = {name: task.head(config.model) for name, task in tasks.items()}
-    model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
-    step = make_train_step(
-        trained.image_forward(model),
-        tasks,
-        weights,
-        optimizer,
-        mesh,
-        accumulate=config.accumulate,
-    )
-    return model, optimizer, step
 
 
 def run(config: TrainConfig, workdir: Path) -> None:
@@ -128,91 +78,6 @@ def run(config: TrainConfig, workdir: Path) -> None:
     say(f"{workdir}: {told.settings.steps} steps{chosen}, {_listed(told.metrics)}{end}")
 
 
-def update_shapes(
-    config: TrainConfig, tasks: Mapping[str, Task], model: Model, optimizer: Optimizer, mesh: Mesh
-) -> tuple[Any, Any, Any]:
-    """What the update takes, as `jax.ShapeDtypeStruct`s: state, batch and schedule."""
-    state = state_shapes(model.shapes(config.image_size), optimizer, ema=config.optimizer.ema_decay > 0)
-    kinds = {name: task.label for name, task in tasks.items()}
-    batch = batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size)
-    placed = jax.tree.map(lambda shape, sharding: shape.update(sharding=sharding), state, state_shardings(mesh, state))
-    return placed, shapes_of(batch), SCHEDULE_SHAPES
-
-
-def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -> Training:
-    """Opens everything that the config refers to.
-
-    Args:
-      compiler: begins with the update as soon as it is known, while labels are looked at and parameters drawn.
-
-    Raises:
-      UserError: anything in config or data that cannot work.
-    """
-    inputs.check(config)
-    start_from = trained.load(config.init) if config.init else None
-    if start_from:
-        starting.check(config, start_from)  # before data is rendered or read
-    sources, options = inputs.open_training(config)
-    held_out = validation.opened(config, options)
-    checked = [held.source for held in held_out]
-    columns = [column for source in (*sources, *checked) for column in source.columns]
-    inputs.check_unchanged(columns, config.ready_within_s)
-    tasks = inputs.build_tasks(options, sources, config.max_boxes, also=checked)
-    held_out = validation.to_measure(held_out, tasks)
-    gate.check(sources, tasks, config.accept_failed)
-    weights = inputs.loss_weights(tasks, sources, config.batch_size, config.optimizer)
-    _check_measured(config, validation.names_of(held_out, tasks))
-    model, optimizer, update = build(config, tasks, weights, mesh)
-    memory.check_model(model, config.image_size)
-    step: TrainStep = update
-    if compiler:
-        step = PendingProgram(compiler, update, update_shapes(config, tasks, model, optimizer, mesh))
-    learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
-    for held in held_out:
-        supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)
-        for trained_on in sources:
-            if same := supervision.overlap(held.source, trained_on):
-                say(
-                    f"look at {held.where} ({held.source.images.name}): {same} are in config.train "
-                    f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
-                )
-    variables = model.init(jax.random.key(config.seed), config.image_size)
-    learnt_before: set[str] = set()  # tasks whose heads come from another run
-    if start_from:
-        variables, learnt_before = starting.taken(config, start_from, tasks, variables)
-    labelled = supervision.labelled(learnt, sources)
-    untrained = [name for name in tasks if not (labelled[name] and weights[name]) and name not in learnt_before]
-    for name in untrained:
-        why = "its loss weight is 0" if labelled[name] else "it has no labels"
-        say(f"the head of {name} will learn nothing, since {why}; the model will not be used to label {name}")
-    return Training(sources, held_out, tasks, weights, labelled, untrained, model, optimizer, step, variables)
-
-
-def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
-    """The batches from update `start` on; `options` as in `train_batches`."""
-    return train_batches(
-        training.sources,
-        {name: task.label for name, task in training.tasks.items()},
-        image_size=config.image_size,
-        augment=config.augment,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        config=feeding.reading(config.input),
-        **options,
-    )
-
-
-def fingerprint(config: TrainConfig, training: Training) -> dict[str, Any]:
-    """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
-    data = inputs.fingerprint(training.sources)
-    if config.best:
-        data |= inputs.fingerprint([held.source for held in training.held_out], "validation")
-        data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(training.held_out)}
-        data["validate_every"] = config.validate_every
-    return data
-
-
 def _train(
     config: TrainConfig,
     workdir: Path,
@@ -232,7 +97,7 @@ def _train(
     facts: dict[str, str] = {}
     with distributed.together(facts, config.ready_within_s):
         check(workdir, config, changed)
-        mesh = inputs.mesh_of(config)
+        mesh = mesh_of(config)
         clock.switch(DATA)
         # Several processes first have to agree on what they compile.
         training = prepare(config, mesh, None if mesh.is_multi_process else compiler)
@@ -257,7 +122,7 @@ def _train(
         f"{feeding.readers(config.input)}, loss weights: {_listed(training.weights)}"
     )
 
-    unreadable = inputs.Unreadable(inputs.lengths(training.sources))
+    unreadable = Unreadable(lengths_of(training.sources))
     with contextlib.ExitStack() as stack:
         before = told.settings.steps if told else None  # updates of the finished run
         goodput = stack.enter_context(GoodputLog(workdir, clock, finished=before)) if distributed.is_first() else None
@@ -380,14 +245,14 @@ def _measure_again(
 ) -> None:
     """Measures a finished model on the validation of `config`, and nothing else; it stays as it is until then."""
     with distributed.together({}, config.ready_within_s):
-        mesh = inputs.mesh_of(config)
+        mesh = mesh_of(config)
         model = trained.load(workdir, mesh)
         held_out = validation.opened(config, model.tasks)
         columns = [column for held in held_out for column in held.source.columns]
-        inputs.check_unchanged(columns, config.ready_within_s)
+        check_unchanged(columns, config.ready_within_s)
         for held in (held_out := validation.to_measure(held_out, model.tasks)):
             supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
-        _check_measured(config, validation.names_of(held_out, model.tasks))
+        check_measured(config, validation.names_of(held_out, model.tasks))
         whole.enter_context(preemption.deferred())
     with distributed.together({}, config.ready_within_s):
         if distributed.is_first():
@@ -448,28 +313,13 @@ def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Call
 
 
 def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, float]) -> None:
-    _check_measured(config, metrics)
+    check_measured(config, metrics)
     for name, least in config.minimum.items():
         if metrics[name] < least:
             raise UserError(
                 f"{workdir} reached {name} = {metrics[name]:.4g}, below config.minimum = {least:g}; "
                 "raise config.steps, and the training goes on from here, or lower the minimum"
             )
-
-
-def _check_measured(config: TrainConfig, measured: Collection[str]) -> None:
-    for name in config.minimum:
-        if name not in measured:
-            raise UserError(
-                f"config.minimum names '{name}', which is not measured; {nearest(name, measured)}; "
-                "correct it, or require nothing with --config.minimum=none"
-            )
-    if config.best and config.best not in measured:
-        raise UserError(
-            f"config.best names '{config.best}', which is not measured; {nearest(config.best, measured)}; correct it"
-        )
-    for mistake in validation.errors_named(config):
-        raise UserError(mistake)
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from must_jax.compiling.programs import programs
 from must_jax.config import TrainConfig
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.operations import operations
-from must_jax.stages.programs import programs
 
 SMALL = {"backbone": "resnet10", "width": 0.25, "pyramid_channels": 16, "head_channels": 16, "head_convs": 1}
 

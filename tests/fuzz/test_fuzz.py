@@ -18,7 +18,7 @@ from command_line import CONFIGS, call
 
 from must_jax import main
 from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, TrainConfig, digest
-from must_jax.stages import inputs
+from must_jax.inputs.mistakes import check_config
 
 CRASHES_AFTER_S = 120  # of one command, in code that no signal interrupts
 MUTATIONS = {  # of what, and how many
@@ -114,7 +114,7 @@ def test_damaged_files(place: str, home: Callable[[], None]) -> None:
 def look_at(config: Any, workdir: Path) -> None:
     """What every stage does first."""
     if isinstance(config, TrainConfig | LabelConfig | AuditConfig | EvaluateConfig):
-        inputs.check(config)
+        check_config(config)
     assert digest(type(config).model_validate(json.loads(config.model_dump_json()))) == digest(config)
 
 

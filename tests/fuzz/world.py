@@ -25,6 +25,7 @@ from true_sets import voc_xml, write_palette_png, write_png
 from must_jax import predict, trained
 from must_jax.data.image_sets import open_images
 from must_jax.stages import train
+from must_jax.training import building
 
 PHOTOS = ("cat/0.png", "cat/1.jpg", "dog/2.jpg", "dog/3.png", "dog/4.webp")
 SIDE = 32
@@ -121,7 +122,7 @@ TRAIN = (
 def stand_ins(patch: pytest.MonkeyPatch) -> None:
     """A training ends before its first update, with what it would begin with, and nothing is compiled twice."""
     models: dict[str, Any] = {}
-    built = train.build
+    built = building.build
 
     def build_once(config: Any, tasks: Any, weights: Any, mesh: Any) -> Any:
         key = repr((config.model, sorted(tasks.items()), mesh))
@@ -140,8 +141,8 @@ def stand_ins(patch: pytest.MonkeyPatch) -> None:
     def look(self: Any, image: Any) -> dict[str, Any]:
         raise Began(digest(self.variables), self.tasks, self.image_size)
 
-    patch.setattr(train, "build", build_once)
-    patch.setattr(train, "PendingProgram", lambda compiler, function, arguments: function)
+    patch.setattr(building, "build", build_once)
+    patch.setattr(building, "PendingProgram", lambda compiler, function, arguments: function)
     patch.setattr(train, "fit", fit)
     patch.setattr(trained.Trained, "predict", look)
 

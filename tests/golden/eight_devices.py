@@ -16,12 +16,13 @@ from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import init_state
 from must_jax.stages import train
+from must_jax.training.building import prepare
 
 
 def restored_elsewhere(data_dir: Path, folder: Path) -> dict[str, bool]:
     """Layout -> whether the state of a student that eight devices have saved, in two parts each, is exact there."""
     settings = config(data_dir, 8)
-    training = train.prepare(settings, make_mesh(8))
+    training = prepare(settings, make_mesh(8))
 
     def state(devices: int, fsdp: int, change: float = 0.0) -> dict[str, Any]:
         variables = jax.tree.map(lambda value: np.asarray(value) + np.float32(change), training.variables)

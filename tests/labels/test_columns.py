@@ -18,11 +18,11 @@ from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.data.pipeline import Source
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError
+from must_jax.inputs.sources import fingerprint_of
 from must_jax.labels import verify
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.manifest import ImagesRecord, _checksum
 from must_jax.labels.writer import ColumnWriter
-from must_jax.stages import inputs
 
 READ_WITHOUT_MUST_JAX = """
 import sys
@@ -322,5 +322,5 @@ def test_a_column_is_refused_once_other_photos_of_the_folder_can_be_read(
         open_column(tmp_path / "c", now)
     with pytest.raises(UserError, match="'images'"):
         ColumnWriter(tmp_path / "c", describe("classification", now))
-    there = [inputs.fingerprint([Source(images, ())]) for images in (before, now)]
+    there = [fingerprint_of([Source(images, ())]) for images in (before, now)]
     assert there[0] != there[1]

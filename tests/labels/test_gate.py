@@ -1,4 +1,4 @@
-"""Verdicts on columns; that a training obeys them is in tests/stages/test_gate.py."""
+"""Verdicts on columns; that a training obeys them is in tests/inputs/test_gate.py."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import PIL.Image
 
 from must_jax.config import TruthConfig
 from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.inputs import truth
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.stages import truth
 
 SIDE, BLOCK = 32, 4  # images are square; maps are constant in blocks, so that a map of stride 4 loses nothing
 NAMES = ("train/cat/0.png", "train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "train/dog/4.png")

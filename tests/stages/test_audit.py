@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from made_column import like_truth, make_column
 
+from must_jax.auditing import page
+from must_jax.auditing.findings import Result, audit_column
 from must_jax.config import AuditConfig
 from must_jax.data import image_sets
 from must_jax.data.decoding import decode_image
@@ -24,7 +26,7 @@ from must_jax.labels import gate, manifest
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.gate import Finding
 from must_jax.parsing import parse
-from must_jax.stages import audit, audit_page, train
+from must_jax.stages import audit, train
 from must_jax.tasks import TASKS, build_task
 
 Labels = Callable[[int], dict[str, Any]]
@@ -36,10 +38,10 @@ def opened(data_dir: Path) -> Callable[[str], ImageSet]:
     return lambda task: open_images(f"scenes/teacher_{task}_tiny:train", data_dir)
 
 
-def audited(folder: Path, images: ImageSet, task: str, **options: Any) -> audit.Result:
+def audited(folder: Path, images: ImageSet, task: str, **options: Any) -> Result:
     column = open_column(folder, images)
     built = build_task(task, column.classes, options)
-    return audit.audit(column, built, list(images.labels.values()), EVERY)
+    return audit_column(column, built, list(images.labels.values()), EVERY)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -126,7 +128,7 @@ def test_depths_up_to_scale_and_shift_are_scored_against_metres(
     )
     column, task = open_column(folder, images), build_task("depth", (), {"depth_kind": kind})
     true: Column = truth if scored else truth.in_unit("relative")
-    result = audit.audit(column, task, [true], EVERY)
+    result = audit_column(column, task, [true], EVERY)
     if scored:
         assert result.scores["delta1"] > scored
     else:
@@ -298,11 +300,11 @@ def test_a_damaged_column_gets_no_verdict(label_run: Path, data_dir: Path, tmp_p
 def test_figures_are_short() -> None:
     known = {"images": 1200, "absent": 0, "unreadable": 0, "not_finite": 0, "empty_share": 0.0}
     depth = known | {"min": 0.00123456, "mean": 12.345, "max": 999.6, "quantiles": {"0.5": 1234.5}}
-    facts = audit_page._facts(depth, MapLabel("depth", "scalar", "m"))
+    facts = page._facts(depth, MapLabel("depth", "scalar", "m"))
     wanted = {"min": "0.00123 m", "mean": "12.3 m", "max": "1,000 m", "50 % are below": "1,234 m"}
     assert facts | wanted == facts
     normals = known | {"mean_vector": [-0.001, 0.2, -0.9], "away": 0.0, "not_of_length_1": 0.0}
-    assert "0.00, 0.20, -0.90" in audit_page._facts(normals, MapLabel("normals", "vector")).values()
+    assert "0.00, 0.20, -0.90" in page._facts(normals, MapLabel("normals", "vector")).values()
 
 
 def test_images_that_are_gone_by_then_are_named_on_the_page(

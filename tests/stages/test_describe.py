@@ -18,8 +18,8 @@ from must_jax import files
 from must_jax.config import EvaluateConfig, PipelineConfig, TrainConfig
 from must_jax.engine.goodput import FILE
 from must_jax.report import scorecard
+from must_jax.runs.briefs import state
 from must_jax.stages import describe
-from must_jax.stages.briefs import state
 
 TEACHER = {"stage": "train", "train": [{"images": "scenes/teacher_depth:train"}], "tasks": {"depth": {}}, "steps": 100}
 ROWS: list[dict[str, Any]] = [

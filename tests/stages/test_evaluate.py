@@ -18,8 +18,12 @@ from must_jax.config import EvaluateConfig, TrainConfig
 from must_jax.engine.evaluate import Evaluation
 from must_jax.engine.step import make_side_by_side_step
 from must_jax.errors import UserError
-from must_jax.stages import evaluate, inputs, overview, train, transfer
-from must_jax.stages.transfer import Outcome
+from must_jax.inputs import unreadable
+from must_jax.inputs.sources import fingerprint_of
+from must_jax.reporting import overview
+from must_jax.scoring import transfer
+from must_jax.scoring.transfer import Outcome
+from must_jax.stages import evaluate, train
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 ROW = ["init", "task", "dataset", "mode", "metric", "value", "seed", "learning_rate", "steps", "image_steps"]
@@ -273,7 +277,7 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
 
 
 def test_other_labels_are_measured_anew(finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch):
-    original = inputs.fingerprint
+    original = fingerprint_of
 
     def corrected(sources: Any) -> dict[str, Any]:
         return original(sources) | {"train.2.labels.0": "depth by other labels"}
@@ -282,7 +286,7 @@ def test_other_labels_are_measured_anew(finished: Path, config: EvaluateConfig, 
     (finished / "result.json").unlink()
     evaluate.run(config, finished)
     assert not calls
-    monkeypatch.setattr(inputs, "fingerprint", corrected)
+    monkeypatch.setattr(evaluate, "fingerprint_of", corrected)
     (finished / "result.json").unlink()
     evaluate.run(config, finished)
     assert len(calls) == 2 * (2 * 3 + 1)
@@ -300,7 +304,7 @@ def test_unreadable_images_of_a_small_split_end_the_run(
         return original(*args, on_bad=on_bad, **options)
 
     monkeypatch.setattr(transfer, "eval_batches", two_gone)
-    monkeypatch.setattr(inputs, "MAX_UNREADABLE", 0.1)
+    monkeypatch.setattr(unreadable, "MAX_UNREADABLE", 0.1)
     with pytest.raises(UserError, match="2 images cannot be read"):
         evaluate.run(config, tmp_path / "run")
 

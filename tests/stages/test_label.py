@@ -28,8 +28,9 @@ from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.prepare import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
+from must_jax.labelling import label_run, one_pass
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.stages import label, label_columns, labelling
+from must_jax.stages import label
 from must_jax.tasks.depth import Depth
 
 
@@ -125,7 +126,7 @@ def test_a_name_that_is_no_text_is_labelled_to_the_end(
         (tmp_path / "in" / names[1]).write_bytes(b"")
         return images
 
-    monkeypatch.setattr(label_columns, "open_images", opened)
+    monkeypatch.setattr(label_run, "open_images", opened)
     label.run(config_of(f"folder:{tmp_path}/in", teachers[1:], gallery_images=3), tmp_path / "run")
     told = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8"))
     assert [Path(each["name"]).name for each in told["bad"]] == [r"torn\xff.jpg", r"g\xe2t\xe9.jpg"]
@@ -222,7 +223,7 @@ def test_an_image_that_breaks_while_labelling_is_absent_in_every_column(
     images = open_images(f"folder:{photos}", "")
     read = images.record
     monkeypatch.setattr(images, "record", lambda i: read(i) | {"image": b"gone"} if i == 2 else read(i))
-    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
+    monkeypatch.setattr(label_run, "open_images", lambda *_: images)
     label.run(config_of(images.name, teachers, gallery_images=8), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert [Path(file["name"]).name for file in result["bad"][3:]] == ["c grey.jpg"]
@@ -285,14 +286,14 @@ def test_the_gallery_names_an_image_that_is_gone_by_then(
     photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     own = Path(shutil.copytree(photos, tmp_path / "own"))
-    write_gallery = label_columns._write_gallery
+    write_gallery = label_run._write_gallery
 
     def later(*args: Any) -> None:
         (own / "a wide.jpg").unlink()
         (own / "b tall.png").write_bytes(b"another")
         write_gallery(*args)
 
-    monkeypatch.setattr(label_columns, "_write_gallery", later)
+    monkeypatch.setattr(label_run, "_write_gallery", later)
     monkeypatch.setattr(image_sets, "_CACHED_RECORDS", 0)
     label.run(config_of(f"folder:{own}", teachers[1:], gallery_images=8), tmp_path / "run")
     page, said = (tmp_path / "run/gallery.html").read_text(), capsys.readouterr().err
@@ -326,8 +327,8 @@ def test_too_many_unreadable_images_end_the_run(
 ) -> None:
     images = open_images(f"folder:{photos}", "")
     monkeypatch.setattr(images, "record", lambda i: {"image": b"gone", "name": f"image {i}"})
-    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
-    monkeypatch.setattr(labelling, "MAX_BAD", 3)
+    monkeypatch.setattr(label_run, "open_images", lambda *_: images)
+    monkeypatch.setattr(one_pass, "MAX_BAD", 3)
     with pytest.raises(UserError, match=r"4 images of folder:.* cannot be labelled, e\.g\. image 3: "):
         label.run(config_of(images.name, teachers[1:]), tmp_path)
     assert not list((tmp_path / "columns").rglob("*array_record*"))
@@ -345,8 +346,8 @@ def test_unlabelled_images_count_and_are_listed_over_all_runs(
         return read(index) | ({"image": b"gone"} if index in broken else {})
 
     monkeypatch.setattr(images, "record", record)
-    monkeypatch.setattr(label_columns, "open_images", lambda *_: images)
-    monkeypatch.setattr(labelling, "MAX_BAD", 2)
+    monkeypatch.setattr(label_run, "open_images", lambda *_: images)
+    monkeypatch.setattr(one_pass, "MAX_BAD", 2)
     config = config_of(images.name, teachers[1:], shard_images=1, batch_size=1)
     stop_at = 7
     with pytest.raises(KeyboardInterrupt):
@@ -383,7 +384,7 @@ def test_what_is_written_needs_no_more_space(
     workdir, config = Path(shutil.copytree(labelled, tmp_path / "run")), config_of(f"folder:{photos}", teachers)
     (workdir / "result.json").unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 0})())
-    monkeypatch.setattr(label_columns, "claim", lambda *_: 1 / 0)
+    monkeypatch.setattr(label_run, "claim", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # so far it gets
         label.run(config, workdir)
     (workdir / "columns/another-depth").mkdir()

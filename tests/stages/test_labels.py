@@ -12,6 +12,7 @@ from hand_made import Images, write_column
 from must_jax.config import LabelsConfig
 from must_jax.errors import UserError
 from must_jax.labels import manifest
+from must_jax.labels.columns import find_columns
 from must_jax.parsing import parse
 from must_jax.stages import labels
 
@@ -26,10 +27,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_path_may_be_that_of_a_run_of_its_columns_or_of_one(made: Path) -> None:
     depth, detection = made / "columns/depth", made / "columns/detection"
-    assert labels.find(made) == labels.find(made / "columns") == [depth, detection]
-    assert labels.find(depth) == [depth]
+    assert find_columns(made) == find_columns(made / "columns") == [depth, detection]
+    assert find_columns(depth) == [depth]
     with pytest.raises(UserError, match="there is no label column in"):
-        labels.find(made.parent / "nowhere")
+        find_columns(made.parent / "nowhere")
 
 
 def config_of(run: Path, action: str) -> LabelsConfig:

@@ -16,9 +16,10 @@ from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.inputs.sources import run_digest
 from must_jax.labels.columns import open_column
 from must_jax.labels.writer import ColumnWriter
-from must_jax.stages import inputs, label, train
+from must_jax.stages import label, train
 
 IMAGES = 8
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
@@ -119,4 +120,4 @@ def test_from_the_first_update_to_the_answers_of_the_student(classes: int, boxed
     perfect = student.tasks["segmentation"].metrics()
     perfect.update({"ids": stored[1]["ids"]}, stored[1])
     assert perfect.result()["miou"] == 100
-    assert inputs.run_digest(str(tmp_path / "student")) == student.digest
+    assert run_digest(str(tmp_path / "student")) == student.digest

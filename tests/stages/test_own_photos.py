@@ -15,7 +15,8 @@ from photos import encoded, jpeg, picture, write_files
 
 from must_jax.config import LabelConfig, LabelsConfig, SourceConfig
 from must_jax.errors import UserError
-from must_jax.stages import inputs, label, labels
+from must_jax.inputs.sources import open_source
+from must_jax.stages import label, labels
 
 
 class Labelled(NamedTuple):
@@ -49,7 +50,7 @@ def test_files_that_are_skipped_are_told_from_images_that_are_not_labelled(label
 
 def test_a_student_reads_the_label_run(labelled: Labelled) -> None:
     source = SourceConfig(images=f"folder:{labelled.home / 'photos'}", labels=(str(labelled.home / "run"),))
-    opened = inputs.open_source(source, "", ["depth", "detection"])
+    opened = open_source(source, "", ["depth", "detection"])
     assert [(column.task, len(column)) for column in opened.columns] == [("depth", 5)]
 
 
@@ -73,7 +74,7 @@ def test_a_folder_that_has_changed_is_labelled_in_another_workdir(
         label.run(config_of(home), run)
     for take in (0, 5):
         with pytest.raises(UserError, match=sentence):
-            inputs.open_source(SourceConfig(images=images, labels=(str(run),), take=take), "", ["depth"])
+            open_source(SourceConfig(images=images, labels=(str(run),), take=take), "", ["depth"])
     with pytest.raises(UserError, match="do not train on them until they are repaired"):
         labels.run(LabelsConfig(action="verify", columns=(str(run),), images=images), tmp_path)
     assert sentence in capsys.readouterr().err

@@ -24,8 +24,9 @@ from must_jax.errors import UserError
 from must_jax.parsing import override
 from must_jax.report import scorecard
 from must_jax.report.html import Report
-from must_jax.stages import pipeline, prepare, workdir
-from must_jax.stages.briefs import state
+from must_jax.runs import workdir
+from must_jax.runs.briefs import state
+from must_jax.stages import pipeline, prepare
 
 
 def test_a_stage_runs_after_those_it_reads_from(ran: list[tuple[Path, Any]], tmp_path: Path):

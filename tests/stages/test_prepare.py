@@ -12,7 +12,7 @@ from photos import bad_files, good_files, jpeg, write_files, write_tar
 from must_jax.config import LabelConfig
 from must_jax.data.image_sets import open_images
 from must_jax.errors import UserError
-from must_jax.stages import inputs
+from must_jax.inputs.mistakes import check_config
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def test_photos_become_an_image_set(photos: Path, home: Path, capsys: pytest.Cap
         assert capsys.readouterr().err.splitlines()[-1] == said
     assert [path.name for path in home.iterdir()] == ["data"]
     assert len(open_images("photos:train", "data")) == len(good_files())
-    inputs.check(LabelConfig(images="photos:train[:5]", teachers=(str(photos),)))
+    check_config(LabelConfig(images="photos:train[:5]", teachers=(str(photos),)))
     with pytest.raises(UserError, match="there is no split 'trian'; did you mean 'train'"):
-        inputs.check(LabelConfig(images="photos:trian", teachers=(str(photos),)))
+        check_config(LabelConfig(images="photos:trian", teachers=(str(photos),)))
 
 
 @pytest.mark.parametrize("spec", ["tar:photos.tar", "parquet:photos"])

@@ -16,8 +16,9 @@ from must_jax.config import PipelineConfig, PrepareConfig, ReportConfig
 from must_jax.engine.writer import METRICS_FILE
 from must_jax.errors import UserError
 from must_jax.report.html import Report
-from must_jax.stages import overview, pictures, pipeline, report
-from must_jax.stages.workdir import REPORT
+from must_jax.reporting import overview, pictures
+from must_jax.runs.workdir import REPORT
+from must_jax.stages import pipeline, report
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 TRUTH = {"images": "scenes/teacher_depth_tiny:train"}

@@ -12,14 +12,21 @@ import pytest
 
 from must_jax import trained
 from must_jax.config import OptimizerConfig, TrainConfig
-from must_jax.engine import goodput
+from must_jax.engine import distributed, goodput
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
+from must_jax.inputs import sources, unreadable
+from must_jax.inputs.named import mesh_of
+from must_jax.inputs.sources import fingerprint_of
+from must_jax.inputs.targets import build_tasks, loss_weights, to_measure
+from must_jax.inputs.unreadable import Unreadable
 from must_jax.labels.manifest import TeacherRecord
 from must_jax.parsing import parse
-from must_jax.stages import inputs, train, validation
+from must_jax.runs.workdir import check
+from must_jax.stages import train
 from must_jax.stages.train import run
-from must_jax.stages.workdir import check
+from must_jax.training import building, validation
+from must_jax.training.building import prepare
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 OPTIMIZER = {"learning_rate": 0.02, "warmup_steps": 2, "clip_norm": 1.0, "ema_decay": 0.5}
@@ -113,10 +120,10 @@ def test_killed_and_resumed_it_ends_bit_for_bit_the_same(finished, config, tmp_p
 
         return batches
 
-    original = train.train_batches
+    original = building.train_batches
     for k in (2, 7):  # before the first checkpoint, after the last one
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(train, "train_batches", killed_at(k))
+            patch.setattr(building, "train_batches", killed_at(k))
             run(config(), tmp_path / "run")
         assert not (tmp_path / "run" / "result.json").exists()
         with pytest.raises(UserError, match="not a finished training run"):
@@ -155,7 +162,7 @@ def test_other_data_under_a_checkpoint_is_refused(finished, config, monkeypatch)
     """Also with a change to the config that may be made: that is not written either."""
     (finished / "model.json").rename(finished / "kept")
     try:
-        monkeypatch.setattr(train.inputs, "fingerprint", lambda sources: {"train.0.images": "other"})
+        monkeypatch.setattr(building, "fingerprint_of", lambda sources: {"train.0.images": "other"})
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
         with pytest.raises(UserError, match=r"was made with train.0.images = \w+, which is other now"):
             run(config(log_every=3), finished)
@@ -227,12 +234,12 @@ def test_mistakes_are_found_before_anything_is_written(config, tmp_path, changes
 
 def test_validation_on_what_is_trained_on_is_told(config, tmp_path, capsys):
     changed = config(validation={"images": f"{SCENES}:validation+train[:5]"})
-    train.prepare(changed, inputs.mesh_of(changed))
+    prepare(changed, mesh_of(changed))
     said = f"look at config.validation.0 ({SCENES}:validation+train[:5]): 5 of its "
     assert said in (told := capsys.readouterr().err)
     assert f" images are in config.train ({SCENES}:train), too, so its metrics do not tell how good" in told
     apart = config()
-    train.prepare(apart, inputs.mesh_of(apart))
+    prepare(apart, mesh_of(apart))
     assert "too, so" not in capsys.readouterr().err
 
 
@@ -255,37 +262,37 @@ class Images:
 
 
 def source(*columns):
-    return inputs.Source(Images(), columns)
+    return sources.Source(Images(), columns)
 
 
 def test_class_lists_must_agree_in_training_and_validation():
     two = source(Column(classes=("a", "b")))
-    assert inputs.build_tasks({"classification": {}}, [two, two], 20)["classification"].classes == ("a", "b")
+    assert build_tasks({"classification": {}}, [two, two], 20)["classification"].classes == ("a", "b")
     for other in ({"also": [source(Column(classes=("b", "a")))]}, {"also": [source(Column(classes=("a",)))]}):
         with pytest.raises(
             UserError, match=r"have the classes .*, others have a, b; use labels with the same class list"
         ):
-            inputs.build_tasks({"classification": {}}, [two], 20, **other)
+            build_tasks({"classification": {}}, [two], 20, **other)
 
 
 def test_units_must_agree():
     depth = source(Column("depth", (), unit="m"))
-    assert inputs.build_tasks({"depth": {}}, [depth], 20)["depth"].label.unit == "m"
+    assert build_tasks({"depth": {}}, [depth], 20)["depth"].label.unit == "m"
     with pytest.raises(UserError, match=r"have the unit 'm', but config.tasks.depth expects 'relative'"):
-        inputs.build_tasks({"depth": {"depth_kind": "relative"}}, [depth], 20)
+        build_tasks({"depth": {"depth_kind": "relative"}}, [depth], 20)
 
 
 @pytest.mark.parametrize("kind", ["relative", "inverse_relative"])
 def test_what_is_no_metric_depth_is_measured_on_metres(kind):
     """But not the other way round, and learnt from labels of its own kind only."""
     own, metres = source(Column("depth", (), unit=kind)), source(Column("depth", (), unit="m"))
-    tasks = inputs.build_tasks({"depth": {"depth_kind": kind}}, [own], 20, also=[metres])
-    assert [column.kind for column in inputs.to_measure(metres, tasks).columns] == [tasks["depth"].label]
+    tasks = build_tasks({"depth": {"depth_kind": kind}}, [own], 20, also=[metres])
+    assert [column.kind for column in to_measure(metres, tasks).columns] == [tasks["depth"].label]
     with pytest.raises(UserError, match=f"have the unit '{kind}', but config.tasks.depth expects 'm'"):
-        inputs.build_tasks({"depth": {}}, [metres], 20, also=[own])
+        build_tasks({"depth": {}}, [metres], 20, also=[own])
     other = {"relative": "inverse_relative", "inverse_relative": "relative"}[kind]
     with pytest.raises(UserError, match=f"have the unit '{other}'"):
-        inputs.to_measure(source(Column("depth", (), unit=other)), tasks)
+        to_measure(source(Column("depth", (), unit=other)), tasks)
 
 
 SGD = OptimizerConfig(name="sgd", learning_rate=0.32)
@@ -298,16 +305,16 @@ def teacher(**settings):
 
 def loss_weight(*teachers, optimizer=SGD):
     sources = [source(*(Column(teacher=each) for each in teachers))]
-    tasks = inputs.build_tasks({"classification": {}}, sources, 20)
-    return inputs.loss_weights(tasks, sources, batch_size=256, optimizer=optimizer)["classification"]
+    tasks = build_tasks({"classification": {}}, sources, 20)
+    return loss_weights(tasks, sources, batch_size=256, optimizer=optimizer)["classification"]
 
 
 def test_loss_weights_by_the_rule_of_the_paper(capsys):
     sources = [source(Column(teacher=teacher()), Column("depth", (), teacher(), unit="m")), source(Column())]
-    tasks = inputs.build_tasks({"classification": {}, "depth": {"weight": 0.5}}, sources, 20)
-    weights = inputs.loss_weights(tasks, sources, batch_size=256, optimizer=SGD)
+    tasks = build_tasks({"classification": {}, "depth": {"weight": 0.5}}, sources, 20)
+    weights = loss_weights(tasks, sources, batch_size=256, optimizer=SGD)
     assert weights == pytest.approx({"classification": 0.3125, "depth": 0.5})
-    assert inputs.loss_weights(tasks, [source(Column())], 256, SGD)["classification"] == 1.0
+    assert loss_weights(tasks, [source(Column())], 256, SGD)["classification"] == 1.0
     assert capsys.readouterr().err == ""
 
 
@@ -352,7 +359,7 @@ def test_the_fingerprint_names_images_and_labels():
             rule={"threshold": threshold},
             shards=[SimpleNamespace(sha256=shard)],
         )
-        return inputs.fingerprint([source(column, Column("depth", unit="m"))])
+        return fingerprint_of([source(column, Column("depth", unit="m"))])
 
     labels = read().pop("train.0.labels.0")
     assert labels.startswith("classification by abc, ")
@@ -384,7 +391,7 @@ def test_unreadable_validation_images_end_the_run_by_their_own_number(config, tm
         return original(*args, on_bad=on_bad, **options)
 
     monkeypatch.setattr(validation, "eval_batches", half_gone)
-    monkeypatch.setattr(inputs, "MAX_UNREADABLE", 0.1)  # 4 of 48, 1 of 16
+    monkeypatch.setattr(unreadable, "MAX_UNREADABLE", 0.1)  # 4 of 48, 1 of 16
     with pytest.raises(UserError, match="2 images cannot be read"):
         run(config(steps=3), tmp_path / "run")
     assert not (tmp_path / "run" / "model.json").exists()
@@ -392,10 +399,10 @@ def test_unreadable_validation_images_end_the_run_by_their_own_number(config, tm
 
 def test_of_several_processes_all_say_at_once_that_too_much_is_unreadable(monkeypatch, capsys):
     """None of them ends by itself, which would leave the others waiting."""
-    unreadable = inputs.Unreadable({"photos": 200})
-    monkeypatch.setattr(inputs.distributed, "processes", lambda: 2)
+    unreadable = Unreadable({"photos": 200})
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
     others = {}
-    monkeypatch.setattr(inputs.distributed, "gather", lambda found: [found, others])
+    monkeypatch.setattr(distributed, "gather", lambda found: [found, others])
     unreadable.add("photos[0]", "cut off")
     others["photos[1]"] = "gone"
     assert unreadable.shares() == {"unreadable/photos": 0.01}
@@ -407,7 +414,7 @@ def test_of_several_processes_all_say_at_once_that_too_much_is_unreadable(monkey
 
 
 def test_a_few_unreadable_images_are_named_many_end_the_run(capsys):
-    unreadable = inputs.Unreadable({"photos": 200})
+    unreadable = Unreadable({"photos": 200})
     batches = unreadable.guard(iter([{}, {}, {}]))
     for name in ("a", "b", "a"):
         unreadable.add(name, "cut off")

@@ -18,6 +18,7 @@ from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import Preempted, UserError
 from must_jax.parsing import parse
 from must_jax.stages import describe, replay, train
+from must_jax.training import building
 
 STEPS, BATCH = 12, STUDENT["batch_size"]
 
@@ -33,14 +34,14 @@ def config(data_dir):
 @pytest.fixture(scope="module", autouse=True)
 def shared_step():
     """The runs of this module are compiled once, since nothing in which they differ is in the program."""
-    made, kept = train.make_train_step, []
+    made, kept = building.make_train_step, []
 
     def make_train_step(*args, **options):
         kept.append(kept[0] if kept else made(*args, **options))
         return kept[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_train_step", make_train_step)
+        patch.setattr(building, "make_train_step", make_train_step)
         yield made
 
 
@@ -72,8 +73,8 @@ def change_batches(monkeypatch):
                 change(number, batch)
                 yield batch
 
-        original = train.train_batches
-        monkeypatch.setattr(train, "train_batches", batches)
+        original = building.train_batches
+        monkeypatch.setattr(building, "train_batches", batches)
 
     return change_batches
 
@@ -222,7 +223,7 @@ def test_bfloat16_computes_nearly_the_same_with_parameters_of_float32(
     config, undisturbed, tmp_path, leaves, monkeypatch, shared_step
 ):
     """Losses within 3 % over twelve updates: a number of bfloat16 has eight bits, and its rounding adds up."""
-    monkeypatch.setattr(train, "make_train_step", shared_step)
+    monkeypatch.setattr(building, "make_train_step", shared_step)
     train.run(config(model=STUDENT["model"] | {"dtype": "bfloat16"}), tmp_path / "run")
     half, single = (
         [row["loss"] for row in rows(workdir) if "loss" in row] for workdir in (tmp_path / "run", undisturbed)

@@ -14,9 +14,9 @@ from must_jax.config import TruthConfig
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import MapLabel
 from must_jax.errors import UserError
+from must_jax.inputs import truth
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.formats.voc import VOC_CLASSES, colour_map
-from must_jax.stages import truth
 
 SIDE = 40
 NAMES = tuple(f"p{i}.png" for i in range(3))

@@ -1,0 +1,1 @@
+"""An audit: findings about label columns, and their page."""

@@ -1,0 +1,1 @@
+"""The programs of a stage, compiled ahead of time: what they need, and how fast they can be."""

@@ -1,0 +1,160 @@
+"""Turns configs into what a training run reads: image sets with their label columns, tasks, loss weights."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from must_jax import description
+from must_jax.config import (
+    SourceConfig,
+    TrainConfig,
+)
+from must_jax.data.image_sets import Column, ImageSet, open_images
+from must_jax.data.pipeline import Source
+from must_jax.engine import distributed
+from must_jax.errors import UserError
+from must_jax.files import MODEL_FILE
+from must_jax.labels import manifest, verify
+from must_jax.labels.columns import LabelColumn, beside, find_columns, open_beside, open_column
+from must_jax.labels.manifest import Manifest
+
+TRUTH = "truth"
+
+
+def run_digest(run: str) -> str | None:
+    """The digest of a finished training run's parameters; None without such a run. Reads no checkpoint."""
+    return description.read(run).digest if run and (Path(run) / MODEL_FILE).exists() else None
+
+
+class _Offered(NamedTuple):
+    """A column that can be read with an image set; `maker` is its teacher's name, or TRUTH."""
+
+    task: str
+    maker: str
+    open: Callable[[], Column]
+
+
+def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:
+    """The image set with its label columns for `tasks`.
+
+    Raises:
+      UserError: images or a column that are missing or do not match, a threshold that cannot be applied.
+    """
+    images = open_images(config.images, data_dir, config.take)
+    return Source(images, tuple(column.open() for column in _offered(config, images, tasks)))
+
+
+def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str, Any]]]:
+    """The training sources with the labels that `config.columns` chooses, and the tasks that remain.
+
+    Sources without any labels left are removed. So are tasks; but one that had no labels to begin with stays, since
+    that is an error rather than a choice, unless `drop` names it, or `keep` names other tasks. Columns that are not
+    chosen are not opened.
+
+    Raises:
+      UserError: as `open_source`, or nothing remains.
+    """
+    drop, keep = {*config.columns.drop}, {*config.columns.keep}
+    images = [open_images(source.images, config.data_dir, source.take) for source in config.train]
+    offered = [_offered(source, each, config.tasks) for source, each in zip(config.train, images, strict=True)]
+    chosen = [[column for column in columns if config.columns.reads(column.task, column.maker)] for columns in offered]
+    before, after = ({column.task for columns in each for column in columns} for each in (offered, chosen))
+    kept = config.tasks.keys() & keep or config.tasks.keys()
+    wanted = after | (kept - before - drop)
+    left = {name: options for name, options in config.tasks.items() if name in wanted}
+    if not left:
+        raise UserError("config.columns leaves no labels to train on; drop fewer, or keep more")
+    sources = [
+        Source(each, tuple(column.open() for column in columns))
+        for each, columns, all_ in zip(images, chosen, offered, strict=True)
+        if columns or not all_
+    ]
+    return sources, left
+
+
+def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> list[_Offered]:
+    """The columns of a source for these tasks, true ones first."""
+
+    def opened(folder: Path, task: str) -> Column:
+        column = open_column(folder, images)
+        return column.at_least(config.min_confidence[task]) if task in config.min_confidence else column
+
+    true: list[_Offered] = []
+    predicted: list[_Offered] = []
+    stored = set()
+    for label in config.labels:
+        if label == TRUTH:
+            for task in images.labels:
+                true.append(_Offered(task, TRUTH, functools.partial(images.labels.__getitem__, task)))
+            for folder in beside(images, tasks):
+                true.append(_Offered(folder.name, TRUTH, functools.partial(open_beside, folder, images)))
+            continue
+        for folder in _folders(label, tasks):
+            made = manifest.read(folder)
+            stored.add(made.task)
+            column = _Offered(made.task, maker_of(made), functools.partial(opened, folder, made.task))
+            (predicted if made.teacher else true).append(column)
+    for task in config.min_confidence:
+        if task not in stored:
+            raise UserError(
+                f"min_confidence.{task} is set, but {images.name} is read without a label column of that task; "
+                "remove it, or add the column to labels"
+            )
+    return [column for column in (*true, *predicted) if column.task in tasks]
+
+
+def maker_of(column: Manifest) -> str:
+    """The teacher's name, or TRUTH."""
+    return column.teacher.name if column.teacher else TRUTH
+
+
+def check_unchanged(columns: Iterable[Column], within_s: float = distributed.READY_WITHIN_S) -> None:
+    """Reads the label columns that have changed since they were last read, every byte of them.
+
+    An unreadable label should not end a training run of days. Processes that see the same files share them.
+
+    Args:
+      within_s: how long to wait for the other processes; without them, this one reads all.
+
+    Raises:
+      UserError: labels were changed or damaged since they were written.
+    """
+    stored = {column.folder: column.manifest for column in columns if isinstance(column, LabelColumn)}  # each once
+    shards = [(folder, shard) for folder, column in stored.items() for shard in column.shards]
+    if not shards:
+        return
+    alike = distributed.are_alike(verify.state(shards), within_s)
+    verify.check_unchanged(shards, (distributed.position(), distributed.processes()) if alike else (0, 1))
+
+
+def fingerprint_of(sources: Sequence[Source], key: str = "train") -> dict[str, Any]:
+    """Identifies images and labels: a resumed run must read the same data. `key`: where the config names them."""
+    data: dict[str, Any] = {}
+    for i, (images, columns) in enumerate((source.images, source.columns) for source in sources):
+        data |= {f"{key}.{i}.images": images.digest, f"{key}.{i}.length": len(images)}
+        data |= {f"{key}.{i}.sampled": images.which()} if images.sampled else {}
+        for j, column in enumerate(columns):
+            made = getattr(column, "manifest", None)
+            maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH
+            data[f"{key}.{i}.labels.{j}"] = f"{column.task} by {maker}"
+            least = getattr(column, "min_confidence", None)
+            if made and least != made.min_confidence:
+                data[f"{key}.{i}.labels.{j}.min_confidence"] = least
+    return data
+
+
+def _folders(label: str, tasks: Collection[str]) -> list[Path]:
+    """The column in that folder; for a label run, its columns of `tasks`."""
+    folders = find_columns(Path(label))
+    return folders if folders == [Path(label)] else [each for each in folders if manifest.read(each).task in tasks]
+
+
+def _content(column: Manifest) -> str:
+    """Changes with the rule and with any label of the column."""
+    made_of = [column.rule, [shard.sha256 for shard in column.shards]]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]

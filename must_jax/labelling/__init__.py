@@ -1,0 +1,1 @@
+"""A label run: teachers are asked, their answers become the shards of columns."""

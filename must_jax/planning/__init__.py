@@ -1,0 +1,1 @@
+"""A pipeline before and between its stages: what will be there, what must be repeated, what is set aside."""

@@ -1,0 +1,1 @@
+"""The scorecard: transfer of representations to downstream sets."""

@@ -1,0 +1,152 @@
+"""Everything that a training run needs, from its config: opened, checked and built; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from must_jax import trained
+from must_jax.config import TrainConfig
+from must_jax.data.pipeline import Source, batch_like, train_batches
+from must_jax.engine.mesh import state_shardings
+from must_jax.engine.optimizers import Optimizer, build_optimizer
+from must_jax.engine.pending import PendingProgram, shapes_of
+from must_jax.engine.state import Variables, state_shapes
+from must_jax.engine.step import SCHEDULE_SHAPES, TrainStep, make_train_step
+from must_jax.inputs import feeding, gate, memory
+from must_jax.inputs.mistakes import check_config
+from must_jax.inputs.sources import check_unchanged, fingerprint_of, open_training
+from must_jax.inputs.targets import build_tasks, loss_weights
+from must_jax.models.api import Model, build_model
+from must_jax.progress import say
+from must_jax.tasks.base import Task
+from must_jax.training import starting, supervision, validation
+from must_jax.training.validation import HeldOut, check_measured
+
+
+class Training(NamedTuple):
+    """Everything that a run needs, opened and checked; nothing is written yet.
+
+    Attributes:
+      held_out: the sources of the validation.
+      labelled: task -> images with something to learn.
+      untrained: tasks whose head will learn nothing.
+      variables: their values at the first step.
+    """
+
+    sources: list[Source]
+    held_out: list[HeldOut]
+    tasks: dict[str, Task]
+    weights: dict[str, float]
+    labelled: dict[str, int]
+    untrained: list[str]
+    model: Model
+    optimizer: Optimizer
+    step: TrainStep
+    variables: Variables
+
+
+def build(
+    config: TrainConfig, tasks: Mapping[str, Task], weights: Mapping[str, float], mesh: Mesh
+) -> tuple[Model, Optimizer, jax.stages.Wrapped]:
+    """The network, the optimizer and the jitted update of a training run; holds no arrays and compiles nothing."""
+    heads = {name: task.head(config.model) for name, task in tasks.items()}
+    model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
+    step = make_train_step(
+        trained.image_forward(model),
+        tasks,
+        weights,
+        optimizer,
+        mesh,
+        accumulate=config.accumulate,
+    )
+    return model, optimizer, step
+
+
+def update_shapes(
+    config: TrainConfig, tasks: Mapping[str, Task], model: Model, optimizer: Optimizer, mesh: Mesh
+) -> tuple[Any, Any, Any]:
+    """What the update takes, as `jax.ShapeDtypeStruct`s: state, batch and schedule."""
+    state = state_shapes(model.shapes(config.image_size), optimizer, ema=config.optimizer.ema_decay > 0)
+    kinds = {name: task.label for name, task in tasks.items()}
+    batch = batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size)
+    placed = jax.tree.map(lambda shape, sharding: shape.update(sharding=sharding), state, state_shardings(mesh, state))
+    return placed, shapes_of(batch), SCHEDULE_SHAPES
+
+
+def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -> Training:
+    """Opens everything that the config refers to.
+
+    Args:
+      compiler: begins with the update as soon as it is known, while labels are looked at and parameters drawn.
+
+    Raises:
+      UserError: anything in config or data that cannot work.
+    """
+    check_config(config)
+    start_from = trained.load(config.init) if config.init else None
+    if start_from:
+        starting.check(config, start_from)  # before data is rendered or read
+    sources, options = open_training(config)
+    held_out = validation.opened(config, options)
+    checked = [held.source for held in held_out]
+    columns = [column for source in (*sources, *checked) for column in source.columns]
+    check_unchanged(columns, config.ready_within_s)
+    tasks = build_tasks(options, sources, config.max_boxes, also=checked)
+    held_out = validation.to_measure(held_out, tasks)
+    gate.check(sources, tasks, config.accept_failed)
+    weights = loss_weights(tasks, sources, config.batch_size, config.optimizer)
+    check_measured(config, validation.names_of(held_out, tasks))
+    model, optimizer, update = build(config, tasks, weights, mesh)
+    memory.check_model(model, config.image_size)
+    step: TrainStep = update
+    if compiler:
+        step = PendingProgram(compiler, update, update_shapes(config, tasks, model, optimizer, mesh))
+    learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
+    for held in held_out:
+        supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)
+        for trained_on in sources:
+            if same := supervision.overlap(held.source, trained_on):
+                say(
+                    f"look at {held.where} ({held.source.images.name}): {same} are in config.train "
+                    f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
+                )
+    variables = model.init(jax.random.key(config.seed), config.image_size)
+    learnt_before: set[str] = set()  # tasks whose heads come from another run
+    if start_from:
+        variables, learnt_before = starting.taken(config, start_from, tasks, variables)
+    labelled = supervision.labelled(learnt, sources)
+    untrained = [name for name in tasks if not (labelled[name] and weights[name]) and name not in learnt_before]
+    for name in untrained:
+        why = "its loss weight is 0" if labelled[name] else "it has no labels"
+        say(f"the head of {name} will learn nothing, since {why}; the model will not be used to label {name}")
+    return Training(sources, held_out, tasks, weights, labelled, untrained, model, optimizer, step, variables)
+
+
+def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
+    """The batches from update `start` on; `options` as in `train_batches`."""
+    return train_batches(
+        training.sources,
+        {name: task.label for name, task in training.tasks.items()},
+        image_size=config.image_size,
+        augment=config.augment,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start,
+        config=feeding.reading(config.input),
+        **options,
+    )
+
+
+def fingerprint(config: TrainConfig, training: Training) -> dict[str, Any]:
+    """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
+    data = fingerprint_of(training.sources)
+    if config.best:
+        data |= fingerprint_of([held.source for held in training.held_out], "validation")
+        data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(training.held_out)}
+        data["validate_every"] = config.validate_every
+    return data

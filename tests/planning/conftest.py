@@ -1,0 +1,3 @@
+from idle_stages import digests, ran, second
+
+__all__ = ["digests", "ran", "second"]
