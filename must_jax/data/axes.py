@@ -1,7 +1,8 @@
 """Vectors of any camera's frame in ours: x right, y down, z forward. A visible surface has z < 0.
 
-Axes are declared as ours in terms of theirs, "x,-y,-z" for y up and z towards the camera, or by the name of a convention.
-Models of one family have been published with different signs (docs/teachers.md): check a declaration on data.
+Axes are declared as ours in terms of theirs, "x,-y,-z" for y up and z towards the camera, or by the name of a
+convention. Models of one family have been published with different signs (docs/teachers.md): check a declaration on
+data.
 """
 
 from __future__ import annotations
@@ -58,6 +59,6 @@ def parse(text: str) -> Axes:
 
 def every() -> Iterator[Axes]:
     """All 48 frames whose axes lie along ours."""
-    for index in itertools.permutations(range(3)):
-        for sign in itertools.product((1, -1), repeat=3):
-            yield Axes(index, sign)
+    for x, y, z in itertools.permutations(range(3)):
+        for sign in itertools.product((1, -1), (1, -1), (1, -1)):
+            yield Axes((x, y, z), sign)
