@@ -24,8 +24,8 @@ import jax
 import optax
 
 from must_jax.config import AugmentConfig, ModelConfig
+from must_jax.data.batching import Source, train_batches
 from must_jax.data.image_sets import open_images
-from must_jax.data.pipeline import Source, train_batches
 from must_jax.engine.step import make_gradients
 from must_jax.models.api import build_model
 from must_jax.tasks import TASKS, build_task

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from must_jax.models.heads import detector_points
-from must_jax.tasks import boxes
+from must_jax.tasks import box_geometry
 from must_jax.tasks.base import NumpyArrays
 from must_jax.tasks.detection import Detection
 
@@ -72,7 +72,7 @@ def perfect_outputs(task: Detection, label: NumpyArrays, image_size: int) -> dic
     return {key: jnp.asarray(value)[None] for key, value in outputs.items()}
 
 
-_assign = jax.jit(boxes.assign)
+_assign = jax.jit(box_geometry.assign)
 
 
 def ceiling(

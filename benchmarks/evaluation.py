@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from must_jax.engine.counting import Counting
-from must_jax.engine.evaluate import evaluate
+from must_jax.engine.measuring import evaluate
 from must_jax.engine.mesh import make_mesh, put_replicated, setup_devices
 from must_jax.engine.step import make_predict_step
 from must_jax.models.heads import detector_points

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from must_jax.config import PrepareConfig
-from must_jax.data.prepare import open_source
+from must_jax.data.preparing import open_source
 from must_jax.planning import importing
 
 SIDE = coco_memory.SIDE

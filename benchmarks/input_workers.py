@@ -24,8 +24,8 @@ from pipeline_data import LARGE, Size, opened, reopened
 
 from must_jax.config import AugmentConfig, InputConfig, TrainConfig
 from must_jax.cores import cores
-from must_jax.data import pipeline
-from must_jax.data.pipeline import Source
+from must_jax.data import batching
+from must_jax.data.batching import Source
 from must_jax.engine.mesh import setup_devices
 from must_jax.inputs import feeding
 from must_jax.stages import train
@@ -89,8 +89,8 @@ def training(size: Size, data_dir: str, reading: InputConfig, toy: bool) -> str:
 
 def read(source: Source, size: Size, images: int, reading: InputConfig) -> float:
     """Seconds to read so many images, the set again and again."""
-    with mock.patch.object(pipeline, "FEW", 0):
-        batches = pipeline.train_batches(
+    with mock.patch.object(batching, "FEW", 0):
+        batches = batching.train_batches(
             [source],
             {},
             image_size=size.image_size,

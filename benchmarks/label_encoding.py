@@ -40,7 +40,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax import trained
-from must_jax.data import encodings, pictures, scenes
+from must_jax.data import encodings, map_pictures, scenes
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.decoding import decode_image
@@ -218,7 +218,9 @@ def report_others(labels: Mapping[str, Labels]) -> None:
             rows = []
             for of_image in labels.values():
                 label = of_image[task]
-                values = label[task] if "components" in name else pictures.codes(encodings.encode(kind, label)[task])
+                values = (
+                    label[task] if "components" in name else map_pictures.codes(encodings.encode(kind, label)[task])
+                )
                 data = np.frombuffer(encode(values), np.uint8)
                 write = _milliseconds(functools.partial(encode, values), repeats=2)
                 read = _milliseconds(functools.partial(cv2.imdecode, data, cv2.IMREAD_UNCHANGED))
@@ -272,7 +274,7 @@ def _webp(values: np.ndarray, *, quality: int = 0, method: int = 1) -> bytes:
 
 OTHERS: dict[str, dict[str, Callable[[np.ndarray], bytes]]] = {
     "depth": {
-        "WebP, as stored": pictures.webp,
+        "WebP, as stored": map_pictures.webp,
         "WebP, more effort": functools.partial(_webp, quality=75, method=3),
         "WebP of differences": lambda codes: _webp(_differences(codes)),
         "16-bit PNG, as before": _png_before,
@@ -282,7 +284,7 @@ OTHERS: dict[str, dict[str, Callable[[np.ndarray], bytes]]] = {
         "JPEG 2000": lambda codes: _opencv(".jp2", codes, cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000),
     },
     "normals": {
-        "WebP, as stored": pictures.webp,
+        "WebP, as stored": map_pictures.webp,
         "PNG of two planes, smallest": lambda codes: _png_smallest(_planes(codes)),
         "PNG of three components, as before": lambda vectors: _png_before(_components(vectors)),
         "WebP of three components": lambda vectors: _webp(_components(vectors)),

@@ -47,8 +47,8 @@ from pipeline_python import python
 from pipeline_scaling import scaling, used_bytes
 
 from must_jax.config import AugmentConfig, InputConfig
+from must_jax.data.batching import Source, train_batches
 from must_jax.data.kinds import LabelKind
-from must_jax.data.pipeline import Source, train_batches
 
 GOAL = 0.8  # of the speed of bare decoding
 

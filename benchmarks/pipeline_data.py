@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax.data import encodings, scenes
+from must_jax.data.batching import Source
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.data.pipeline import Source
 
 KINDS: dict[str, LabelKind] = {
     "classification": VectorLabel(8),

@@ -20,8 +20,8 @@ from pathlib import Path
 from pipeline_data import BATCH, LARGE, opened, reopened
 from pipeline_scaling import maker
 
+from must_jax.data.batching import Source
 from must_jax.data.layout import Layout
-from must_jax.data.pipeline import Source
 
 GOAL_MS = 0.4
 SAMPLES_S = 100  # more often, and the profiler, which stops the process to look at it, does not follow

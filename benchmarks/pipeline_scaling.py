@@ -20,9 +20,9 @@ from pipeline_data import BATCH, KINDS, LARGE, SCALES, jpegs_of
 from pipeline_decoding import decoders
 
 from must_jax.config import AugmentConfig, InputConfig
-from must_jax.data import pipeline
+from must_jax.data import batching
+from must_jax.data.batching import Source
 from must_jax.data.layout import Layout
-from must_jax.data.pipeline import Source
 from must_jax.data.prefetch import Batch, Maker
 
 GOAL = 0.9  # of what the same cores do for bare decoding
@@ -108,7 +108,7 @@ def measured(start: Start, count: int, batches: int) -> Figures:
 
 
 def own(source: Source, threads: int, workers: int, batch_size: int = BATCH) -> Iterator[Batch]:
-    return pipeline.train_batches(
+    return batching.train_batches(
         [source],
         KINDS,
         image_size=LARGE.image_size,
@@ -122,7 +122,7 @@ def own(source: Source, threads: int, workers: int, batch_size: int = BATCH) -> 
 
 def maker(source: Source, batch_size: int) -> tuple[Maker, Batch]:
     """What makes the batches of `own`, and what they are like."""
-    with mock.patch.object(pipeline, "prefetched") as prefetched:
+    with mock.patch.object(batching, "prefetched") as prefetched:
         own(source, 1, 0, batch_size)
     make, _, like = prefetched.call_args.args[:3]
     return make, like

@@ -12,7 +12,7 @@ import numpy as np
 
 from must_jax.config import PrepareConfig
 from must_jax.cores import cores
-from must_jax.data.prepare import prepare
+from must_jax.data.preparing import prepare
 
 IMAGE_HW = 3000, 4000
 DISTINCT = 8  # the rest are copies

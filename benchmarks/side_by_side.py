@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from must_jax.config import AugmentConfig
-from must_jax.data.pipeline import train_batches
+from must_jax.data.batching import train_batches
 from must_jax.engine.mesh import make_mesh, put, put_batch, put_replicated, setup_devices, split
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import init_state

@@ -90,8 +90,8 @@ def usage() -> str:
         "--workdir=FOLDER      folder of the run; by default runs/<name of the file>\n"
         "--config.KEY=VALUE    overrides any value of the config",
         f"VALUE\n{textwrap.indent(VALUES, '  ').rstrip()}",
-        f"Stages (--config.stage)\n{_listed(abouts())}",
-        f"Configs here\n{_listed(files)}" if files else "There is no folder configs here.",
+        f"Stages (--config.stage)\n{_two_columns(abouts())}",
+        f"Configs here\n{_two_columns(files)}" if files else "There is no folder configs here.",
         "All keys of all stages: docs/config.md",
     ]
     return "\n\n".join(parts)
@@ -106,7 +106,7 @@ def first_line(file: Path) -> str:
     return text.split("\n")[0]
 
 
-def _listed(abouts: Mapping[str, str]) -> str:
+def _two_columns(abouts: Mapping[str, str]) -> str:
     column = max(map(len, abouts)) + 4
     lines = [
         textwrap.wrap(about, HELP_WIDTH, initial_indent=f"  {name:<{column - 2}}", subsequent_indent=" " * column)
@@ -157,7 +157,7 @@ def run(argv: Sequence[str]) -> None:
 
 def _as_run(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values of a config; of a pipeline, its stages in the order in which they run, if that can be told."""
-    from must_jax.stages.pipeline import ordered
+    from must_jax.planning.sequence import ordered
 
     with contextlib.suppress(UserError):
         if isinstance(config := parse(values), PipelineConfig):

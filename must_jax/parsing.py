@@ -17,8 +17,6 @@ from must_jax.errors import UserError, nearest
 _COMPILED = {"train": "train", "teachers": "label", "inits": "evaluate"}  # key that only one stage has -> that stage
 _IN_PIPELINE = ("prepare", "train", "label", "audit", "evaluate")
 _Parsed = TypeVar("_Parsed", bound=pydantic.BaseModel)
-
-
 VALUES = """\
 none               empties what may be empty: lists, mappings, optional values
 a,b or [a, b]      a list; KEY.0=... sets its first entry, and the number
@@ -40,7 +38,7 @@ def override(values: Mapping[str, Any], path: str, text: str) -> dict[str, Any]:
     """
     keys = path.split(".")
     try:
-        return _changed(_listed(values), keys, _read(text))
+        return _changed(_validation_as_list(values), keys, _read(text))
     except _NoIndex as error:
         upto = len(keys) - error.left
         there = ".".join([*keys[:upto], "0", *keys[upto:]])
@@ -103,13 +101,15 @@ def _data_sets(sources: Any) -> set[str]:
     return {each if each.startswith("folder:") else each.partition(":")[0] for each in images}
 
 
-def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
+def _validation_as_list(values: Mapping[str, Any]) -> dict[str, Any]:
     """A single source of validation, as configs of earlier versions have it, is a list of one."""
     changes: dict[str, Any] = {}
     if isinstance(source := values.get("validation"), Mapping):
         changes["validation"] = [source]
     if isinstance(stages := values.get("stages"), Mapping):
-        changes["stages"] = {key: _listed(each) if isinstance(each, Mapping) else each for key, each in stages.items()}
+        changes["stages"] = {
+            key: _validation_as_list(each) if isinstance(each, Mapping) else each for key, each in stages.items()
+        }
     return {**values, **changes}
 
 

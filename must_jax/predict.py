@@ -237,7 +237,7 @@ def _photos(arguments: Sequence[Path], out: Path) -> list[Photo]:
     found: dict[str, tuple[Path, str]] = {}  # by real path
     for argument in arguments:
         if argument.is_dir():
-            listed = [(argument / name, name) for name in _listed(argument, out)]
+            listed = [(argument / name, name) for name in _images_in(argument, out)]
         elif not os.path.lexists(argument):
             raise UserError(f"there is no photo {argument}; check its path")
         elif not argument.is_file():
@@ -261,7 +261,7 @@ def _stem(name: str) -> str:
     return posixpath.join(folder, Path(last).stem)
 
 
-def _listed(folder: Path, out: Path) -> list[str]:
+def _images_in(folder: Path, out: Path) -> list[str]:
     """The paths of a folder's images, without earlier results."""
     inside = os.path.relpath(os.path.realpath(out), os.path.realpath(folder))
     if inside == ".":

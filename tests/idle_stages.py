@@ -13,6 +13,7 @@ from must_jax.config import PipelineConfig
 from must_jax.planning import renewal
 from must_jax.report.html import Report
 from must_jax.runs import workdir
+from must_jax.runs.pipelines import timed, times
 from must_jax.stages import pipeline
 
 
@@ -39,9 +40,9 @@ def ran(
     monkeypatch.setattr(pipeline, "STAGES", dict.fromkeys(("prepare", "train", "label", "audit", "evaluate"), stage))
 
     def report(config: PipelineConfig, home: Path, *_: Any) -> Report:
-        with pipeline._timed("report", home):
+        with timed("report", home):
             calls.append((Path("report"), None))
-        return Report("", {}, report_seconds=sum(pipeline.times(home).values()))
+        return Report("", {}, report_seconds=sum(times(home).values()))
 
     monkeypatch.setattr(pipeline, "_write_report", report)
     return calls

@@ -11,22 +11,18 @@ from must_jax.data import units
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, in_unit_of
-from must_jax.engine.evaluate import CHANCE
+from must_jax.engine.measuring import CHANCE
 from must_jax.inputs.gate import score_of_teacher
-from must_jax.labels import gate
+from must_jax.labels import judging
 from must_jax.labels.agreement import compared
 from must_jax.labels.columns import LabelColumn
-from must_jax.labels.gate import Audited, Finding, Score
+from must_jax.labels.judging import Audited, Finding, Score
 from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress
 from must_jax.tasks.base import Task
 
 LEAST_SCORED = 20  # labels; with fewer, a score is mostly chance
-
-
 _TOGETHER = 64  # labels that a thread processes at a time
-
-
 _AHEAD = 64  # pairs of labels read ahead of scoring
 
 
@@ -59,8 +55,8 @@ def audit_column(column: LabelColumn, task: Task, truths: Sequence[Column], posi
     """
     statistics = _read(column, positions)
     findings = [
-        *gate.known_from_manifest(column.manifest, score_of_teacher(column.manifest, task)),
-        *gate.known_from_labels(column.manifest, statistics),
+        *judging.known_from_manifest(column.manifest, score_of_teacher(column.manifest, task)),
+        *judging.known_from_labels(column.manifest, statistics),
     ]
     scores: dict[str, float] = {}
     of_task = [each for each in truths if each.task == task.name]
@@ -73,14 +69,14 @@ def audit_column(column: LabelColumn, task: Task, truths: Sequence[Column], posi
         elif truth.classes == column.classes:
             scores, scored = _score(column, truth, task, positions)
             if scored >= LEAST_SCORED:
-                findings += gate.known_from_truth(Score(task.metric, scores[task.metric], scores[CHANCE]))
+                findings += judging.known_from_truth(Score(task.metric, scores[task.metric], scores[CHANCE]))
             else:
                 reason = f"only {scored} of its labels could be scored against true ones, which is too few to judge"
                 findings.append(Finding(level="look", reason=reason))
         else:
             reason = "its labels were not scored, because the true labels have other classes"
             findings.append(Finding(level="look", reason=reason))
-    audited = gate.write(column.folder, column.manifest, findings, len(positions))
+    audited = judging.write(column.folder, column.manifest, findings, len(positions))
     return Result(column, task, statistics, scores, audited)
 
 

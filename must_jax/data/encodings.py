@@ -31,7 +31,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from must_jax.data import pictures
+from must_jax.data import map_pictures
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import UserError
 
@@ -69,7 +69,7 @@ def features(kind: LabelKind) -> dict[str, Any]:
             webp = tfds.features.Image(shape=(None, None, 3), doc="offset + scale * (256 R + G); R = G = 0: invalid")
             return {kind.field: webp, "scale": np.float32, "offset": np.float32} | present
         case _:
-            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{pictures.DIRECTION}; R = G = 0: invalid")
+            webp = tfds.features.Image(shape=(None, None, 3), doc=f"{map_pictures.DIRECTION}; R = G = 0: invalid")
             return {kind.field: webp} | present
 
 
@@ -105,9 +105,9 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
                     f"'{kind.field}' has ids from {ids.min()} to {ids.max()}; use 0 to {kind.ignore_id - 1}, "
                     f"{kind.ignore_id} for ignore"
                 )
-            record[kind.field] = pictures.png(ids, smooth=False, wide=kind.wide)
+            record[kind.field] = map_pictures.png(ids, smooth=False, wide=kind.wide)
             if kind.confidence:
-                record["confidence"] = pictures.png(_confidence_codes(label["confidence"]), smooth=True)
+                record["confidence"] = map_pictures.png(_confidence_codes(label["confidence"]), smooth=True)
         case MapLabel(content="scalar"):
             values, valid = np.asarray(label[kind.field], np.float32), np.asarray(label["valid"]) > 0
             low, high = (values[valid].min(), values[valid].max()) if valid.any() else (np.float32(0), np.float32(0))
@@ -115,10 +115,10 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
             offset = low - scale  # so that code 1 is the lowest value
             steps = (values - low) / scale if scale > 0 else np.zeros_like(values)
             codes = np.where(valid, 1 + np.clip(np.rint(steps), 0, SCALAR_STEPS), 0).astype(np.uint16)
-            record |= {kind.field: pictures.webp(codes), "scale": scale, "offset": offset}
+            record |= {kind.field: map_pictures.webp(codes), "scale": scale, "offset": offset}
         case MapLabel(content="vector"):
-            codes = pictures.direction_codes(np.asarray(label[kind.field], np.float32))
-            record[kind.field] = pictures.webp(np.where(np.asarray(label["valid"]) > 0, codes, 0))
+            codes = map_pictures.direction_codes(np.asarray(label[kind.field], np.float32))
+            record[kind.field] = map_pictures.webp(np.where(np.asarray(label["valid"]) > 0, codes, 0))
     return record
 
 
@@ -173,18 +173,18 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             label["ignore"] = np.asarray(record.get("ignore", np.zeros(label["classes"].shape)), np.float32)
             _check_ids(label["classes"], classes)
         case MapLabel(content="ids"):
-            codes = pictures.pixels(record[kind.field])
+            codes = map_pictures.pixels(record[kind.field])
             label[kind.field] = codes.astype(np.int32)
             _check_ids(codes[codes != kind.ignore_id], classes)
             if kind.confidence:
-                label["confidence"] = pictures.pixels(record["confidence"]).astype(np.float32) / _MOST_CONFIDENT
+                label["confidence"] = map_pictures.pixels(record["confidence"]).astype(np.float32) / _MOST_CONFIDENT
         case MapLabel(content="scalar"):
-            codes = pictures.codes(record[kind.field])
+            codes = map_pictures.codes(record[kind.field])
             valid = (codes > 0).astype(np.float32)
             scale, offset = np.float32(record["scale"]), np.float32(record["offset"])
             label |= {kind.field: (offset + scale * codes.astype(np.float32)) * valid, "valid": valid}
         case MapLabel(content="vector"):
-            vectors, valid = pictures.directions(record[kind.field])
+            vectors, valid = map_pictures.directions(record[kind.field])
             label |= {kind.field: vectors, "valid": valid}
     return label
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from must_jax.data import pictures
+from must_jax.data import map_pictures
 from must_jax.data.kinds import MapLabel
 
 FileFormat = Literal["png", "npy"]
@@ -39,7 +39,7 @@ def encode(task: str, kind: MapLabel, label: Mapping[str, np.ndarray], file_form
     if "confidence" in label:
         confidence = np.asarray(label["confidence"], np.float32)
         if file_format == "png":
-            data = pictures.png(np.rint(np.clip(confidence, 0, 1) * _TOP), smooth=True, wide=True)
+            data = map_pictures.png(np.rint(np.clip(confidence, 0, 1) * _TOP), smooth=True, wide=True)
             found[f"{task}_confidence"] = MapFile(data, {"scale": 1 / _TOP})
         else:
             found[f"{task}_confidence"] = MapFile(_npy_bytes(confidence), {})
@@ -49,7 +49,7 @@ def encode(task: str, kind: MapLabel, label: Mapping[str, np.ndarray], file_form
 def _png(kind: MapLabel, label: Mapping[str, np.ndarray]) -> MapFile:
     values = label[kind.field]
     if kind.content == "ids":
-        return MapFile(pictures.png(values, smooth=False, wide=kind.wide), {"ignore": kind.ignore_id})
+        return MapFile(map_pictures.png(values, smooth=False, wide=kind.wide), {"ignore": kind.ignore_id})
     known = label["valid"] > 0
     meaning: dict[str, Any]
     if kind.content == "vector":
@@ -64,7 +64,7 @@ def _png(kind: MapLabel, label: Mapping[str, np.ndarray]) -> MapFile:
         scale = (high - low) / (_TOP - 1) or 1.0
         codes = (1 + np.rint((values - low) / scale)) * known
         meaning = {"unit": kind.unit, "scale": scale, "offset": low - scale, "invalid": 0}
-    return MapFile(pictures.png(codes, smooth=True, wide=True), meaning)
+    return MapFile(map_pictures.png(codes, smooth=True, wide=True), meaning)
 
 
 def _npy(kind: MapLabel, label: Mapping[str, np.ndarray]) -> MapFile:

@@ -18,12 +18,12 @@ from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.clock import COMPILE, EVALUATION, SAVE, Clock
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import put_batch, put_replicated
+from must_jax.engine.metric_log import MetricWriter
 from must_jax.engine.optimizers import schedule as schedule_of
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State
 from must_jax.engine.step import STOP, Averages, Batch, TrainStep
 from must_jax.engine.validations import Best, Validations
-from must_jax.engine.writer import MetricWriter
 from must_jax.errors import Preempted
 from must_jax.progress import Progress
 

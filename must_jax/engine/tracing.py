@@ -42,7 +42,7 @@ def traced(step: TrainStep, updates: range, start: int, folder: Path) -> Iterato
             jax.block_until_ready(made)
             tracing = False
             jax.profiler.stop_trace()
-            say(_told(folder, updates))
+            say(_how_to_open(folder, updates))
         return made
 
     try:
@@ -52,7 +52,7 @@ def traced(step: TrainStep, updates: range, start: int, folder: Path) -> Iterato
             jax.profiler.stop_trace()
 
 
-def _told(folder: Path, updates: range) -> str:
+def _how_to_open(folder: Path, updates: range) -> str:
     newest = max((folder / "plugins/profile").iterdir())
     return (
         f"trace of updates {updates[0]} to {updates[-1]}: pip install xprof && xprof --logdir={folder}, "

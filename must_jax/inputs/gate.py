@@ -6,13 +6,13 @@ import functools
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from must_jax.data.pipeline import Source
-from must_jax.engine.evaluate import CHANCE
+from must_jax.data.batching import Source
+from must_jax.engine.measuring import CHANCE
 from must_jax.errors import UserError
 from must_jax.inputs import sampling
-from must_jax.labels import gate
+from must_jax.labels import judging
 from must_jax.labels.columns import LabelColumn
-from must_jax.labels.gate import Finding, Score
+from must_jax.labels.judging import Finding, Score
 from must_jax.labels.manifest import Manifest
 from must_jax.labels.summary import Summary, summarize
 from must_jax.progress import say
@@ -51,10 +51,10 @@ def check(sources: Sequence[Source], tasks: Mapping[str, Task], accepted: Collec
 def found(column: LabelColumn, task: Task) -> list[Finding]:
     """Findings from the labels that are read, and those of an audit of the column in its present state."""
     description, teacher = column.manifest, score_of_teacher(column.manifest, task)
-    known = as_made = list(gate.known_from_manifest(description, teacher))
+    known = as_made = list(judging.known_from_manifest(description, teacher))
     if not column.is_as_made and not description.summary().not_finite:  # a sample may miss those
-        known = [*_known_from_sample(column), *gate.known_from_teacher(description, teacher)]
-    audited = gate.read(column.folder, description)
+        known = [*_known_from_sample(column), *judging.known_from_teacher(description, teacher)]
+    audited = judging.read(column.folder, description)
     return [*known, *(finding for finding in (audited.findings if audited else ()) if finding not in as_made)]
 
 
@@ -72,9 +72,9 @@ def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
     look = functools.partial(_summary, column)
     for total in sampling.sums(f"checking a sample of {column.folder.name}", len(column), look, Summary.add, Summary()):
         in_part = total.images < len(column)
-        findings = list(gate.known_from_summary(column.manifest, total, in_part))
+        findings = list(judging.known_from_summary(column.manifest, total, in_part))
         # The few labels may lie elsewhere: a column only fails on everything that is read of it.
-        if total.images - total.absent - total.empty >= sampling.LEAST and gate.verdict(findings) != "failed":
+        if total.images - total.absent - total.empty >= sampling.LEAST and judging.verdict(findings) != "failed":
             break
     which = f"a sample of {total.images:,} of " if in_part else ""
     where = f"in {which}the {len(column):,} images that are read"

@@ -14,8 +14,8 @@ from must_jax.config import (
     SourceConfig,
     TrainConfig,
 )
+from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column, ImageSet, open_images
-from must_jax.data.pipeline import Source
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE

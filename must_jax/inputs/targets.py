@@ -7,8 +7,8 @@ from typing import Any
 
 from must_jax.config import OptimizerConfig
 from must_jax.data import units
+from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column
-from must_jax.data.pipeline import Source
 from must_jax.errors import UserError
 from must_jax.inputs.sources import TRUTH
 from must_jax.labels.columns import beside
@@ -102,8 +102,8 @@ def _check_fit(source: Source, tasks: Mapping[str, Task]) -> None:
 def _check_fits(column: Column, task: Task, images: str) -> None:
     if column.classes != task.classes:
         raise UserError(
-            f"the {column.task} labels of {images} have the classes {_listed(column.classes)}, "
-            f"others have {_listed(task.classes)}; use labels with the same class list"
+            f"the {column.task} labels of {images} have the classes {_joined(column.classes)}, "
+            f"others have {_joined(task.classes)}; use labels with the same class list"
         )
     unit, expected = units.unit_of(column.kind), units.unit_of(task.label)
     if unit != expected:
@@ -123,5 +123,5 @@ def _labelled(sources: Sequence[Source]) -> str:
     )
 
 
-def _listed(classes: Sequence[str]) -> str:
+def _joined(classes: Sequence[str]) -> str:
     return ", ".join(classes) or "none"

@@ -13,7 +13,7 @@ from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
-from must_jax.labels import manifest, truth
+from must_jax.labels import manifest, matching
 from must_jax.labels.formats import FORMATS, build_format
 from must_jax.labels.formats.base import Format, Placed, shape
 from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
@@ -67,11 +67,11 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         digest=made.digest if made else format_.digest(path, images),
         licence=config.licence,
     )
-    if truth.is_finished(folder, images, source):
+    if matching.is_finished(folder, images, source):
         _remember_move(folder, config)
         say(f"{folder} is finished; nothing to do")
         return manifest.read(folder)
-    photos = truth.Photos(images, shapes=isinstance(format_, Placed))
+    photos = matching.Photos(images, shapes=isinstance(format_, Placed))
     annotations = format_.open(path, photos.names, TASKS[task]().label)
     build_task(task, annotations.classes)  # raises if classes are missing, or superfluous
     description = Manifest.describe(
@@ -85,8 +85,8 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         shard_images=shard_images,
         must_jax=must_jax.__version__,
     )
-    statistics = truth.check(description, photos, annotations)
-    column = truth.write(folder, description, photos, annotations)
+    statistics = matching.check(description, photos, annotations)
+    column = matching.write(folder, description, photos, annotations)
     labelled = f"{len(images) - statistics.absent} of {len(images)} images have labels for {task}"
     say(f"{folder}: {labelled}; {told(annotations.kind, annotations.classes, statistics)}")
     return column

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from must_jax.data.pipeline import Batch, Source
+from must_jax.data.batching import Batch, Source
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.progress import say

@@ -23,7 +23,7 @@ from must_jax.inputs.mistakes import check_config
 from must_jax.labelling import teachers
 from must_jax.labelling.asking import IN_FLIGHT, blank
 from must_jax.labelling.one_pass import Teacher, label, warm_up
-from must_jax.labels.budget import column_bytes, stored_records
+from must_jax.labels.sizes import column_bytes, stored_records
 from must_jax.progress import readable_bytes
 from must_jax.trained import Trained
 

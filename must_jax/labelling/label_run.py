@@ -83,7 +83,7 @@ def _make(config: LabelConfig, workdir: Path) -> None:
         "start_seconds": labelled.start_seconds,
         "compile_seconds": compile_seconds,
         "images_per_second": labelled.images_per_second,
-        "columns": before | {name: _told(column) for name, column in written.items()},
+        "columns": before | {name: _figures(column) for name, column in written.items()},
         "bad": [{"name": name, "reason": reason} for name, reason in bad],
     }
     shown = [(column.task, LabelColumn(column.writer.folder)) for column in columns]
@@ -109,7 +109,7 @@ def _take_back(workdir: Path, unfinished: set[str]) -> None:
         write_json(file, told | {"columns": left})
 
 
-def _told(column: Manifest) -> dict[str, Any]:
+def _figures(column: Manifest) -> dict[str, Any]:
     """Figures of a finished column, for result.json."""
     size = sum(shard.bytes for shard in column.shards)
     return {

@@ -10,9 +10,9 @@ from pathlib import Path
 import must_jax
 from must_jax import trained
 from must_jax.config import LabelConfig
+from must_jax.data.batching import TRAIN_MAP_STRIDE
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import MapLabel
-from must_jax.data.pipeline import TRAIN_MAP_STRIDE
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError, nearest
 from must_jax.files import check_space
@@ -20,9 +20,9 @@ from must_jax.inputs import gate
 from must_jax.inputs.named import mesh_of
 from must_jax.labelling.finished import NO_RULE
 from must_jax.labelling.one_pass import Column, Teacher
-from must_jax.labels.budget import most_bytes
-from must_jax.labels.gate import NO_CHANCE
+from must_jax.labels.judging import NO_CHANCE
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
+from must_jax.labels.sizes import most_bytes
 from must_jax.labels.writer import ColumnWriter, still_to_write
 from must_jax.progress import say
 from must_jax.tasks.base import Task

@@ -16,7 +16,7 @@ from must_jax.config import PrepareConfig, TruthConfig
 from must_jax.data import plan
 from must_jax.data.decoding import image_shape
 from must_jax.data.order import Order
-from must_jax.data.prepare import check, open_source
+from must_jax.data.preparing import check, open_source
 from must_jax.data.raw import RawImages
 from must_jax.errors import UserError
 from must_jax.inputs import truth

@@ -83,7 +83,7 @@ def planned(
         changes = [folder]
         if not why and isinstance(config, LabelConfig):
             columns = outdated_columns(config, folder, again)
-            why, changes = _told(columns), list(columns)
+            why, changes = _why_outdated(columns), list(columns)
         elif not why:
             why = _affected(config, folder, again)
         if why:
@@ -100,7 +100,7 @@ def outdated(config: Any, folder: Path) -> str:
         return ""
     why = other_as_a_whole(config, folder)
     if not why and isinstance(config, LabelConfig):
-        return _told(outdated_columns(config, folder, {}))
+        return _why_outdated(outdated_columns(config, folder, {}))
     return why
 
 
@@ -193,7 +193,7 @@ def _added(config: Any, folder: Path, stages: Mapping[str, Any]) -> Iterator[Pat
     yield from (column for column in columns if not (column / manifest.FILE).exists())
 
 
-def _told(columns: Mapping[Path, str]) -> str:
+def _why_outdated(columns: Mapping[Path, str]) -> str:
     """Why columns of a label run are outdated, and which ones; "" without any."""
     names = ", ".join(column.name for column in columns)
     return f"{'; '.join(dict.fromkeys(columns.values()))} (only {names})" if columns else ""

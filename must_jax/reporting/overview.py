@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
 from must_jax.files import MODEL_FILE
 from must_jax.inputs.gate import score, score_of_teacher
-from must_jax.labels import gate, manifest
+from must_jax.labels import judging, manifest
 from must_jax.reading import read_json
 from must_jax.report import html, scorecard
 from must_jax.report.details import Details, compared
@@ -32,20 +32,10 @@ from must_jax.reporting import pictures
 from must_jax.runs import results
 from must_jax.runs.briefs import state
 from must_jax.runs.curves import losses, validations
+from must_jax.runs.entries import Entry
 from must_jax.runs.workdir import CONFIG_FILE, REPORT, RESULT_FILE
 from must_jax.tasks import TASKS, build_task
 from must_jax.training import validation
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run: its workdir, how long it took, if that is known, and why it has failed, if it has."""
-
-    name: str
-    config: Any  # of its stage
-    workdir: Path
-    seconds: float | None = None
-    failure: str = ""
 
 
 def write(
@@ -255,11 +245,11 @@ def _columns(entries: Sequence[Entry]) -> list[Column]:
 
 def _column(folder: Path) -> Column:
     about = manifest.read(folder)
-    audited, summary = gate.read(folder, about), about.summary()
+    audited, summary = judging.read(folder, about), about.summary()
     findings = audited.findings if audited else ()
     if not audited:
         score = score_of_teacher(about, build_task(about.task, about.classes, about.rule))
-        findings = tuple(gate.known_from_manifest(about, score))
+        findings = tuple(judging.known_from_manifest(about, score))
     told = summary.readable(about.classes)
     return Column(
         name=folder.name,
@@ -269,7 +259,7 @@ def _column(folder: Path) -> Column:
         absent=told["absent"],
         empty_share=told["empty_share"],
         bytes_per_image=sum(shard.bytes for shard in about.shards) / max(about.images.length, 1),
-        verdict=audited.verdict if audited else gate.verdict(findings),
+        verdict=audited.verdict if audited else judging.verdict(findings),
         findings=[(finding.level, finding.reason) for finding in findings],
         audited=audited is not None,
     )

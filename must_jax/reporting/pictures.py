@@ -7,8 +7,7 @@ import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +16,11 @@ from must_jax.config import LabelConfig, SourceConfig, TrainConfig
 from must_jax.cores import ahead, cores
 from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
+from must_jax.data.batching import Source, label_of
 from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import evenly_spread, open_images
 from must_jax.data.letterbox import content_of
-from must_jax.data.pipeline import Source, label_of
 from must_jax.data.shards import COLUMNS
 from must_jax.engine.mesh import setup_devices
 from must_jax.errors import UserError
@@ -33,6 +32,7 @@ from must_jax.progress import Progress, say
 from must_jax.report.gallery import opened, thumbnail
 from must_jax.report.html import Gallery
 from must_jax.runs import results
+from must_jax.runs.entries import Entry
 from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
@@ -41,17 +41,6 @@ PICTURES = 6  # images in a gallery
 LOOKED_AT = 120  # images of a set, if not all are labelled
 SEED = 0  # of the sample in which the worst and best images are looked for
 _READERS = 8  # threads, at most: a large photo and its labels take hundreds of megabytes
-
-
-class Run(Protocol):
-    """A run to take pictures of."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def config(self) -> Any: ...
-    @property
-    def workdir(self) -> Path: ...
 
 
 @dataclass
@@ -88,7 +77,7 @@ class Example(NamedTuple):
     label: Label
 
 
-def collect(runs: Sequence[Run], ranked_images: int) -> Shown:
+def collect(runs: Sequence[Entry], ranked_images: int) -> Shown:
     """Pictures of everything that is finished.
 
     A gallery per task shows the truth beside each model's prediction; before them, one per model of several tasks shows
@@ -232,7 +221,7 @@ def _labelled_examples(source: Source, task: str) -> list[Example]:
         return sorted(found, key=lambda example: example.position)
 
 
-def _labelled(run: Run) -> Iterator[Gallery]:
+def _labelled(run: Entry) -> Iterator[Gallery]:
     """Images with the labels of each column that a label run has finished."""
     folders = [run.workdir / COLUMNS / name for name in finished_columns(run.workdir)]
     if not folders:

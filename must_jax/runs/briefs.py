@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.engine import goodput
-from must_jax.engine.writer import read_rows
+from must_jax.engine.metric_log import read_rows
 from must_jax.files import is_locked
 from must_jax.reading import read_json_lines
 from must_jax.runs import results

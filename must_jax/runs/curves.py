@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from must_jax.engine.writer import VALIDATION, read_rows
+from must_jax.engine.metric_log import VALIDATION, read_rows
 
 Series = tuple[list[int], list[float]]  # steps and values; NaN where not finite
 

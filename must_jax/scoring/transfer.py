@@ -15,10 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax.config import InputConfig, TransferConfig
+from must_jax.data.batching import Source, TruthReader, batch_like, eval_batches, train_batches
 from must_jax.data.kept import KeptBatches, Room
-from must_jax.data.pipeline import Source, TruthReader, batch_like, eval_batches, train_batches
-from must_jax.engine.evaluate import Evaluation, evaluate
 from must_jax.engine.fit import fit
+from must_jax.engine.measuring import Evaluation, evaluate
 from must_jax.engine.mesh import put, put_batch, put_replicated
 from must_jax.engine.mesh import split as split_over
 from must_jax.engine.optimizers import build_optimizer, schedule

@@ -15,7 +15,7 @@ from must_jax.data.image_sets import Column, ImageSet, evenly_spread, open_image
 from must_jax.files import write_json
 from must_jax.inputs.mistakes import check_config
 from must_jax.inputs.sources import check_unchanged
-from must_jax.labels import gate, manifest
+from must_jax.labels import judging, manifest
 from must_jax.labels.columns import beside, find_columns, open_beside, open_column
 from must_jax.progress import say
 from must_jax.reading import read_json
@@ -80,7 +80,7 @@ def _is_finished(workdir: Path, folders: Sequence[Path]) -> bool:
     path = workdir / JSON_FILE
     there = read_json(path, _Record, f"remove {workdir / RESULT_FILE}, and start the audit again").columns
     columns = {str(folder): manifest.read(folder) for folder in folders}
-    now = {name: column.checksum for name, column in columns.items() if gate.read(Path(name), column)}
+    now = {name: column.checksum for name, column in columns.items() if judging.read(Path(name), column)}
     return now == {name: about.checksum for name, about in there.items()}
 
 
@@ -93,10 +93,10 @@ def _write(
     duplicates: Sequence[Duplicate],
     seconds: float,
 ) -> None:
-    from must_jax.auditing import page  # matplotlib takes a second to load
+    from must_jax.auditing import presenting  # matplotlib takes a second to load
 
-    page.write(workdir / PAGE, config, images, labels_read, results, duplicates)
-    columns = {str(result.column.folder): _told(result) for result in results}
+    presenting.write(workdir / PAGE, config, images, labels_read, results, duplicates)
+    columns = {str(result.column.folder): _as_json(result) for result in results}
     about = {
         "images": {"name": images.name, "count": len(images), "digest": images.digest},
         "labels_read": labels_read,
@@ -109,7 +109,7 @@ def _write(
     write_json(workdir / RESULT_FILE, {"columns": short, "duplicates": len(duplicates), "seconds": seconds})
 
 
-def _told(result: Result) -> dict[str, Any]:
+def _as_json(result: Result) -> dict[str, Any]:
     column = result.column
     return {
         "task": column.task,

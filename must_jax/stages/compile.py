@@ -69,7 +69,7 @@ def run(config: CompileConfig, workdir: Path) -> None:
         "topology": target.topology,
         "chips": mesh.size,
         "chip": dataclasses.asdict(chip),
-        "programs": {name: _told(facts, chip) for name, facts in found.items()},
+        "programs": {name: _as_json(facts, chip) for name, facts in found.items()},
     }
     write_json(folder / RESULT_FILE, result)
     say(f"{folder / RESULT_FILE}: fits on {target.topology}: {', '.join(found)}")
@@ -90,7 +90,7 @@ def _does_not_fit(config: CompileConfig, step: Step, chips: int, why: str) -> st
     )
 
 
-def _told(facts: Facts, chip: Chip) -> dict[str, Any]:
+def _as_json(facts: Facts, chip: Chip) -> dict[str, Any]:
     values = dataclasses.asdict(facts) | {
         "memory_bytes": facts.memory_bytes,
         "collectives": {kind: each._asdict() for kind, each in facts.collectives.items()},

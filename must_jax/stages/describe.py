@@ -16,8 +16,9 @@ from must_jax.config import DescribeConfig, PipelineConfig
 from must_jax.description import BestRecord
 from must_jax.engine import goodput
 from must_jax.engine.clock import SPANS
-from must_jax.engine.writer import read_rows
+from must_jax.engine.metric_log import read_rows
 from must_jax.errors import UserError
+from must_jax.planning.sequence import ordered
 from must_jax.reading import read_json_lines
 from must_jax.report import scorecard
 from must_jax.report.page import duration
@@ -25,9 +26,9 @@ from must_jax.report.terminal import beside, curve
 from must_jax.runs import results
 from must_jax.runs.briefs import brief, labelled_columns, state, validated
 from must_jax.runs.curves import headlines, losses, validations
+from must_jax.runs.pipelines import failures, times
 from must_jax.runs.workdir import CONFIG_FILE, RESULT_FILE, SKIPPED_FILE, history, stored
 from must_jax.stages import STAGES
-from must_jax.stages.pipeline import failures, ordered, times
 
 PLAIN_WIDTH = 80  # characters per line without a terminal
 CURVE_HEIGHT, CURVE_WIDTH, GAP, BAR_WIDTH = 5, 38, 3, 30  # in characters
@@ -79,7 +80,7 @@ def _training(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator
         yield ""
         yield _table(("validation", "value", "at least"), rows)
     yield from _going_on(config, workdir, finished)
-    yield from _listed("unreadable images", finished.unreadable if finished else {})
+    yield from _first_few("unreadable images", finished.unreadable if finished else {})
     if skipped := read_json_lines(workdir / SKIPPED_FILE, _Skipped):
         latest = ", ".join(str(row.update) for row in skipped[-SHOWN:])
         yield f"\nskipped updates: {len(skipped)}, the last ones {latest} ({SKIPPED_FILE} has all)"
@@ -159,7 +160,7 @@ def _labelling(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterato
     if finished := results.read(workdir, results.LabelResult):
         speed = f"{finished.images_per_second:,.4g} images/s"
         yield f"\n{speed}, and {_duration(finished.compile_seconds)} of compilation"
-        yield from _listed("images without a label", {image.name: image.reason for image in finished.bad})
+        yield from _first_few("images without a label", {image.name: image.reason for image in finished.bad})
 
 
 def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
@@ -222,7 +223,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection
     return table
 
 
-def _listed(what: str, found: Mapping[str, str]) -> Iterator[str]:
+def _first_few(what: str, found: Mapping[str, str]) -> Iterator[str]:
     """The first few, one line each."""
     if found:
         yield f"\n{what}: {len(found)}"

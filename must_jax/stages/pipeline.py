@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import graphlib
 import json
 import re
 import shlex
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from must_jax.config import AuditConfig, LabelConfig, PipelineConfig, PrepareConfig, ReportConfig, TrainConfig
+from must_jax.config import LabelConfig, PipelineConfig, PrepareConfig, ReportConfig, TrainConfig
 from must_jax.errors import UserError, told
 from must_jax.files import write_json
+from must_jax.planning.sequence import ordered, placed, stage_entries
 from must_jax.progress import say
-from must_jax.reading import read_json
 from must_jax.report.page import duration
 from must_jax.runs import results
+from must_jax.runs.pipelines import TIMES_FILE, note_failure, timed, times
 from must_jax.runs.workdir import (
     NOT_SET,
-    PLACE,
     REPORT,
     RESULT_FILE,
     Difference,
@@ -38,8 +36,6 @@ from must_jax.runs.workdir import (
 )
 from must_jax.stages import STAGES
 
-TIMES_FILE = "times.json"  # stage -> seconds over all restarts
-FAILURES_FILE = "failures.json"  # stage -> why it has failed, until it is run again
 _NAMED = 3  # keys in which a stage differs, at most
 SO_FAR_IMAGES = 24  # ranked in the reports on the way
 _KEY = re.compile(r"(?<![\w/.])config\.(?!stages\.|json\b|py\b)(?=[a-z])")  # of a stage, in a message
@@ -99,13 +95,13 @@ def _run_all(stages: Mapping[str, Any], finished: Collection[str], config: Pipel
             _run_stage(name, stage, workdir)
         except UserError as error:
             error.args = (_as_set_here(str(error), name, stages, workdir),)
-            _note_failure(workdir, name, str(error))  # before anything else can go wrong
+            note_failure(workdir, name, str(error))  # before anything else can go wrong
             if number > 1:
                 say(f"{name} has failed; first the report of what is finished, then why")
                 _report_so_far(config, workdir)
             raise
         except Exception as error:
-            _note_failure(workdir, name, told(error))
+            note_failure(workdir, name, told(error))
             raise
         if name not in finished and number < len(stages):
             _report_so_far(config, workdir, [name])
@@ -149,7 +145,7 @@ def _tell(repeated: Mapping[str, str], finished: Sequence[str], stages: Mapping[
     for name, why in repeated.items():
         changed = list(differences(workdir / name, stages[name]))
         if why in map(str, changed):  # otherwise its own values would not keep it
-            say(f"{name} is repeated: {_told(name, changed)}")
+            say(f"{name} is repeated: {_what_differs(name, changed)}")
         else:
             say(f"{name} is repeated: {_KEY.sub(f'config.stages.{name}.', why)}")
     if repeated:
@@ -157,7 +153,7 @@ def _tell(repeated: Mapping[str, str], finished: Sequence[str], stages: Mapping[
         say(f"what these have made stays, in {workdir}/NAME.before-N, to be taken back with the old values{kept}")
 
 
-def _told(name: str, changed: Sequence[Difference]) -> str:
+def _what_differs(name: str, changed: Sequence[Difference]) -> str:
     """In which keys a stage differs from the run in its folder, and how that one is kept."""
     whose = f"config.stages.{name}."
     told = [f"{whose}{key} was {there!r} and is {here!r}" for key, there, here in changed[:_NAMED]]
@@ -186,51 +182,6 @@ def _as_set_here(message: str, name: str, stages: Mapping[str, Any], workdir: Pa
     return message
 
 
-def ordered(config: PipelineConfig) -> list[str]:
-    """The stages' names, each after those whose folders or image sets its config refers to, otherwise as written.
-
-    Training also comes after the audits of what it reads.
-
-    Raises:
-      UserError: two stages wait for each other.
-    """
-    sets = {stage.name: name for name, stage in config.stages.items() if isinstance(stage, PrepareConfig)}
-    reads = {}
-    for name, stage in config.stages.items():
-        text = stage.model_dump_json()
-        reads[name] = [other for other in re.findall(r"{workdir}/([^/\"]+)", text) if other in config.stages]
-        reads[name] += [sets[each] for each in re.findall(r'"([a-z][a-z0-9_]*):', text) if sets.get(each, name) != name]
-    labelled = {name for name, stage in config.stages.items() if isinstance(stage, LabelConfig)}
-    audits = {n: labelled & set(read) for n, read in reads.items() if isinstance(config.stages[n], AuditConfig)}
-    for name, stage in config.stages.items():
-        if isinstance(stage, TrainConfig):
-            reads[name] += [audit for audit, read in audits.items() if read & set(reads[name])]
-    try:
-        return list(graphlib.TopologicalSorter(reads).static_order())
-    except graphlib.CycleError as error:
-        raise UserError(
-            f"config.stages: {' waits for '.join(error.args[1])}; let one of them read another folder"
-        ) from None
-
-
-def placed(stage: Any, config: PipelineConfig, workdir: Path) -> Any:
-    """The stage's config inside this pipeline: with its folder for "{workdir}", its data folder and its devices."""
-
-    def fill(value: Any) -> Any:
-        match value:
-            case str():
-                return value.replace(PLACE, str(workdir))
-            case dict():
-                return {key: fill(item) for key, item in value.items()}
-            case list() | tuple():
-                return [fill(item) for item in value]
-        return value
-
-    handed_on = {"data_dir": config.data_dir} | ({"devices": config.devices} if config.devices else {})
-    known = {key: value for key, value in handed_on.items() if key in type(stage).model_fields}
-    return type(stage).model_validate(fill(stage.model_dump()) | known)
-
-
 def _run_stage(name: str, stage: Any, workdir: Path) -> None:
     from must_jax.planning import asides, renewal
 
@@ -243,9 +194,9 @@ def _run_stage(name: str, stage: Any, workdir: Path) -> None:
         spent = times(workdir)
         before = spent.pop(name, None)
         write_json(workdir / TIMES_FILE, spent | ({aside.name: before} if aside and before is not None else {}))
-    _note_failure(workdir, name, "")
+    note_failure(workdir, name, "")
     try:
-        with _timed(name, workdir):
+        with timed(name, workdir):
             renewal.record(stage, folder)  # which renders `scenes`
             STAGES[stage.stage](stage, folder)
             if isinstance(stage, PrepareConfig):  # which writes only to the data folder
@@ -268,49 +219,6 @@ def _take_back(name: str, stage: Any, workdir: Path) -> None:
     seconds = spent.pop(taken[0].name, result.seconds if result else None)
     if taken[0].parent == workdir and seconds is not None:  # all of it
         write_json(workdir / TIMES_FILE, {**spent, name: seconds})
-
-
-@contextlib.contextmanager
-def _timed(name: str, workdir: Path) -> Iterator[None]:
-    """Adds the time that the block takes to that of `name`."""
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        before = times(workdir)
-        write_json(workdir / TIMES_FILE, {**before, name: before.get(name, 0.0) + time.monotonic() - began})
-
-
-def times(workdir: Path) -> dict[str, float]:
-    """Stage -> seconds over all restarts; "report" for the reports; also of what was set aside, by its folder."""
-    path = workdir / TIMES_FILE
-    return read_json(path, dict[str, float], "remove it, only timings are lost") if path.exists() else {}
-
-
-def failures(workdir: Path) -> dict[str, str]:
-    """Stage -> why it has failed, for those that have since they were last run."""
-    path = workdir / FAILURES_FILE
-    return read_json(path, dict[str, str], "remove it, only these sentences are lost") if path.exists() else {}
-
-
-def _note_failure(workdir: Path, name: str, why: str) -> None:
-    before = failures(workdir)
-    after = {stage: told for stage, told in before.items() if stage != name} | ({name: why} if why else {})
-    if after != before:
-        write_json(workdir / FAILURES_FILE, after)
-
-
-def entries(config: PipelineConfig, workdir: Path) -> list[Any]:
-    """The stages in their order, for `overview.collect`."""
-    from must_jax.reporting.overview import Entry
-
-    seconds, failed = times(workdir), failures(workdir)
-    return [
-        Entry(
-            name, placed(config.stages[name], config, workdir), workdir / name, seconds.get(name), failed.get(name, "")
-        )
-        for name in ordered(config)
-    ]
 
 
 def _report_so_far(config: PipelineConfig, workdir: Path, pictured: Sequence[str] | None = None) -> None:
@@ -338,10 +246,10 @@ def _write_report(
     from must_jax.report import html
     from must_jax.reporting import overview
 
-    own, found = REPORT.parent.name, entries(config, workdir)
+    own, found = REPORT.parent.name, stage_entries(config, workdir)
     shown = found if pictured is None else [entry for entry in found if entry.name in pictured]
     ranked = ReportConfig().ranked_images if ranked_images is None else ranked_images
-    with _timed(own, workdir):
+    with timed(own, workdir):
         contents = overview.collect(config.title, found, ranked, shown)
     contents = replace(contents, report_seconds=times(workdir)[own])
     html.write(contents, workdir / REPORT)

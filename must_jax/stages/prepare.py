@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from must_jax.config import PrepareConfig
-from must_jax.data.prepare import prepare
+from must_jax.data.preparing import prepare
 
 
 def run(config: PrepareConfig, workdir: Path) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from must_jax import trained
 from must_jax.config import ReplayConfig
-from must_jax.data.pipeline import Batch, examples_of
+from must_jax.data.batching import Batch, examples_of
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch

@@ -9,11 +9,13 @@ from typing import Any
 
 from must_jax.config import STAGE_CONFIGS, PipelineConfig, ReportConfig
 from must_jax.errors import UserError
+from must_jax.planning.sequence import stage_entries
 from must_jax.progress import say
 from must_jax.reporting import overview
-from must_jax.reporting.overview import Entry
+from must_jax.runs.entries import Entry
+from must_jax.runs.pipelines import times
 from must_jax.runs.workdir import CONFIG_FILE, PLACE, REPORT, home, stored
-from must_jax.stages import STAGES, pipeline
+from must_jax.stages import STAGES
 
 
 def run(config: ReportConfig, workdir: Path) -> None:
@@ -28,7 +30,7 @@ def run(config: ReportConfig, workdir: Path) -> None:
             raise UserError(f"there is no run in {folder}; start it first, or name the folders with --config.runs=")
     entries = [entry for folder in runs for entry in entries_of(folder, config.moved_data_dir)]
     title = title_of(runs[0]) if len(runs) == 1 else ", ".join(folder.name for folder in runs)
-    spent = sum(pipeline.times(folder).get(REPORT.parent.name, 0.0) for folder in runs)
+    spent = sum(times(folder).get(REPORT.parent.name, 0.0) for folder in runs)
     overview.write(title, _told_apart(entries), workdir, config.ranked_images, spent)
     say(f"report: {workdir / REPORT}")
 
@@ -42,7 +44,7 @@ def entries_of(workdir: Path, moved_data_dir: str = "") -> list[Entry]:
     config = _opened(workdir)
     moved = {"data_dir": moved_data_dir} if moved_data_dir else {}
     if isinstance(config, PipelineConfig):
-        return pipeline.entries(config.model_copy(update=moved), workdir)
+        return stage_entries(config.model_copy(update=moved), workdir)
     return [Entry(workdir.resolve().name, config.model_copy(update=moved), workdir)]
 
 

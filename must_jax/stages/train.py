@@ -14,23 +14,23 @@ from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source, examples_of
+from must_jax.data.batching import Source, examples_of
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
 from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
 from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows, put_replicated
+from must_jax.engine.metric_log import VALIDATION, MetricWriter
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State, count_parameters, init_state, trained_variables
 from must_jax.engine.step import STOP, Batch
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
 from must_jax.engine.validations import Best, Validations
-from must_jax.engine.writer import VALIDATION, MetricWriter
 from must_jax.errors import UserError
 from must_jax.files import write_json
-from must_jax.inputs import feeding
+from must_jax.inputs import feeding, supervision
 from must_jax.inputs.named import mesh_of
 from must_jax.inputs.sources import check_unchanged
 from must_jax.inputs.unreadable import Unreadable, lengths_of
@@ -38,7 +38,7 @@ from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_bytes
 from must_jax.runs import curves
 from must_jax.runs.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
-from must_jax.training import going_on, self_test, supervision, validation
+from must_jax.training import going_on, self_test, validation
 from must_jax.training.building import batches_of, fingerprint, prepare
 from must_jax.training.validation import Validation, check_measured
 
@@ -75,7 +75,7 @@ def run(config: TrainConfig, workdir: Path) -> None:
         write_json(workdir / RESULT_FILE, {"metrics": told.metrics, **told.training.model_dump(exclude_unset=True)})
     chosen = f", the model after step {told.checkpoint}" * (told.checkpoint != told.settings.steps)
     end = going_on.end(config, told, idle)
-    say(f"{workdir}: {told.settings.steps} steps{chosen}, {_listed(told.metrics)}{end}")
+    say(f"{workdir}: {told.settings.steps} steps{chosen}, {_pairs(told.metrics)}{end}")
 
 
 def _train(
@@ -119,7 +119,7 @@ def _train(
     parameters = count_parameters(state["params"])
     say(
         f"{workdir}: {parameters:,} parameters on {counted(mesh.size, 'device')}, images read by "
-        f"{feeding.readers(config.input)}, loss weights: {_listed(training.weights)}"
+        f"{feeding.readers(config.input)}, loss weights: {_pairs(training.weights)}"
     )
 
     unreadable = Unreadable(lengths_of(training.sources))
@@ -163,7 +163,7 @@ def _train(
             if writer and metrics:
                 writer.write(done, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
             if done < config.steps:
-                say(f"{workdir}: step {done}, {_listed(metrics)}")
+                say(f"{workdir}: step {done}, {_pairs(metrics)}")
             return metrics
 
         remarks: list[str] = []  # on the model that is kept
@@ -322,5 +322,5 @@ def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, flo
             )
 
 
-def _listed(values: Mapping[str, float]) -> str:
+def _pairs(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "not validated"

@@ -85,7 +85,7 @@ class TaskMetrics(Protocol):
     def chance(self) -> float:
         """The headline metric of the best prediction that ignores the image, on the truth seen so far; 0 without any.
 
-        A model that is hardly better (`labels/gate.py`) has not learnt the task, and must not label.
+        A model that is hardly better (`labels/judging.py`) has not learnt the task, and must not label.
         """
         ...
 

@@ -18,13 +18,13 @@ from must_jax.config.base import MaxBoxes
 from must_jax.data.kinds import BoxesLabel
 from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.progress import counted
-from must_jax.tasks import boxes, drawing
+from must_jax.tasks import box_geometry, drawing
 from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import same_boxes
-from must_jax.tasks.coco import Coco
+from must_jax.tasks.coco_ap import Coco
 from must_jax.tasks.confusion import plain
 from must_jax.tasks.measures import masked_sum
-from must_jax.tasks.voc import Voc07
+from must_jax.tasks.voc_ap import Voc07
 
 CANDIDATES = 1000  # the best-scoring (cell, class) pairs of each level, which enter non-maximum suppression
 
@@ -81,8 +81,10 @@ class Detection(Task):
         present = labels["present"]
         valid, ignore = labels["valid"] * present[:, None], labels["ignore"]
         boxes_px = labels["boxes_yxyx"] * image_size
-        positive, slot = jax.vmap(boxes.assign, (0, 0, None, None))(boxes_px, valid * (1 - ignore), centers, strides)
-        unknown = jax.vmap(boxes.covered, (0, 0, None))(boxes_px, valid * ignore, centers) & ~positive
+        positive, slot = jax.vmap(box_geometry.assign, (0, 0, None, None))(
+            boxes_px, valid * (1 - ignore), centers, strides
+        )
+        unknown = jax.vmap(box_geometry.covered, (0, 0, None))(boxes_px, valid * ignore, centers) & ~positive
         truth_px = jnp.take_along_axis(boxes_px, slot[:, :, None], 1)
         truth_class = jnp.take_along_axis(labels["classes"], slot, 1)
 
@@ -91,7 +93,7 @@ class Detection(Task):
         focal = optax.sigmoid_focal_loss(
             outputs["class_logits"], classes, alpha=self.focal_alpha, gamma=self.focal_gamma
         )
-        overlap = boxes.giou(_decode(outputs["box_ltrb"], centers, strides), truth_px)
+        overlap = box_geometry.giou(_decode(outputs["box_ltrb"], centers, strides), truth_px)
         target = _centerness(truth_px, centers, strides)
         centerness = optax.sigmoid_binary_cross_entropy(outputs["centerness"], target)
 
@@ -116,7 +118,9 @@ class Detection(Task):
 
     def _select(self, boxes_yxyx: jax.Array, classes: jax.Array, scores: jax.Array) -> Arrays:
         """One image's candidates, f32[k, 4], i32[k], f32[k] -> a label."""
-        chosen, scores = boxes.non_maximum_suppression(boxes_yxyx, classes, scores, self.nms_iou, self.max_detections)
+        chosen, scores = box_geometry.non_maximum_suppression(
+            boxes_yxyx, classes, scores, self.nms_iou, self.max_detections
+        )
         real = scores > 0
         return {
             "boxes_yxyx": jnp.where(real[:, None], boxes_yxyx[chosen], 0.0),

@@ -11,20 +11,20 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source, batch_like, train_batches
+from must_jax.data.batching import Source, batch_like, train_batches
 from must_jax.engine.mesh import state_shardings
 from must_jax.engine.optimizers import Optimizer, build_optimizer
 from must_jax.engine.pending import PendingProgram, shapes_of
 from must_jax.engine.state import Variables, state_shapes
 from must_jax.engine.step import SCHEDULE_SHAPES, TrainStep, make_train_step
-from must_jax.inputs import feeding, gate, memory
+from must_jax.inputs import feeding, gate, memory, supervision
 from must_jax.inputs.mistakes import check_config
 from must_jax.inputs.sources import check_unchanged, fingerprint_of, open_training
 from must_jax.inputs.targets import build_tasks, loss_weights
 from must_jax.models.api import Model, build_model
 from must_jax.progress import say
 from must_jax.tasks.base import Task
-from must_jax.training import starting, supervision, validation
+from must_jax.training import starting, validation
 from must_jax.training.validation import HeldOut, check_measured
 
 

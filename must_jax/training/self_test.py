@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 import must_jax
 from must_jax.config import TrainConfig
-from must_jax.data.pipeline import Source
+from must_jax.data.batching import Source
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.inputs.sources import fingerprint_of

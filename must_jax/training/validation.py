@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import InputConfig, TrainConfig, ValidationConfig
-from must_jax.data.pipeline import Source, TruthReader, eval_batches
-from must_jax.engine.evaluate import evaluate
+from must_jax.data.batching import Source, TruthReader, eval_batches
+from must_jax.engine.measuring import evaluate
 from must_jax.engine.pending import PendingProgram
 from must_jax.engine.state import Variables
 from must_jax.engine.step import PredictStep, make_predict_step

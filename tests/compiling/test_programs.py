@@ -13,7 +13,7 @@ from made_teacher import make_teacher
 
 from must_jax.compiling.ahead import Step
 from must_jax.compiling.programs import programs
-from must_jax.data.pipeline import batch_like, train_batches
+from must_jax.data.batching import batch_like, train_batches
 from must_jax.engine.mesh import make_mesh
 from must_jax.inputs import sources
 from must_jax.inputs.sources import open_source

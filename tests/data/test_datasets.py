@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from must_jax.config import PrepareConfig
-from must_jax.data import plan, prepare, shards
+from must_jax.data import plan, preparing, shards
 from must_jax.data.datasets import METADATA_FILE
 from must_jax.data.image_sets import open_images
 from must_jax.errors import UserError
@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for number in range(5):
         cv2.imwrite(str(home / f"photos/{number}.png"), rng.integers(0, 256, (40, 48, 3), np.uint8))
-    prepare.prepare(config(home))
+    preparing.prepare(config(home))
     return home
 
 
@@ -134,7 +134,7 @@ def test_what_is_damaged_can_be_prepared_again(whole: Path, home: Path):
         (folder(home) / name).unlink()
     file = folder(home) / plan.FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"images": f"folder:{whole / 'photos'}"}))
-    prepare.prepare(config(home, whole / "photos"))
+    preparing.prepare(config(home, whole / "photos"))
     assert [record["image"] for record in read(home)] == [record["image"] for record in there]
 
 
@@ -154,4 +154,4 @@ def test_a_plan_of_wrong_types_or_counts_is_named(whole: Path, home: Path, chang
     file = folder(home) / plan.FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=r"prepare\.json is damaged.*; delete .*/1\.0\.0, and prepare it again"):
-        prepare.prepare(config(home, whole / "photos"))
+        preparing.prepare(config(home, whole / "photos"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from must_jax.engine import counting, tiles
-from must_jax.engine.evaluate import Evaluation, evaluate
+from must_jax.engine.measuring import Evaluation, evaluate
 from must_jax.engine.mesh import make_mesh, put_replicated
 from must_jax.engine.step import make_predict_step
 from must_jax.tasks import build_task

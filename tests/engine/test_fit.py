@@ -16,12 +16,12 @@ from must_jax.engine.checkpoint import Checkpoints, restore_variables
 from must_jax.engine.clock import Clock
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import make_mesh
+from must_jax.engine.metric_log import METRICS_FILE, MetricWriter
 from must_jax.engine.optimizers import build_optimizer, learning_rates
 from must_jax.engine.skipped import Diverged
 from must_jax.engine.state import init_state
 from must_jax.engine.step import make_train_step
 from must_jax.engine.validations import Best, Validations
-from must_jax.engine.writer import METRICS_FILE, MetricWriter
 
 STEPS, BATCH = 8, 8
 CONFIG = OptimizerConfig(learning_rate=0.05, warmup_steps=2, clip_norm=5.0, ema_decay=0.9)

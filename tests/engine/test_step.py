@@ -6,7 +6,7 @@ import pytest
 
 from must_jax.config import OptimizerConfig
 from must_jax.engine import mesh as mesh_module
-from must_jax.engine.evaluate import evaluate
+from must_jax.engine.measuring import evaluate
 from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import count_parameters, digest, init_state, trained_variables

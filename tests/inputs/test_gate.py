@@ -17,8 +17,8 @@ from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError
-from must_jax.labels import gate, manifest
-from must_jax.labels.gate import Finding, Score
+from must_jax.labels import judging, manifest
+from must_jax.labels.judging import Finding, Score
 from must_jax.parsing import parse
 from must_jax.stages import train
 
@@ -253,7 +253,7 @@ def test_a_lower_threshold_can_make_a_column_worth_reading(
     kept = {"kind": kind_to_dict(KINDS["segmentation kept"]), "min_confidence": 0.5}
     column = make_column(tmp_path / "column", "segmentation", images, unsure, **kept)
     made = manifest.read(column)
-    gate.write(column, made, gate.known_from_manifest(made, Score("miou", 50.0, 20.0)), 48)
+    judging.write(column, made, judging.known_from_manifest(made, Score("miou", 50.0, 20.0)), 48)
     with pytest.raises(UserError, match="all 48 labels are empty; re-create"):
         start("segmentation", column)
     lower = [{"images": IMAGES, "labels": [str(column)], "min_confidence": {"segmentation": 0.3}}]
@@ -320,11 +320,11 @@ def test_the_verdict_of_an_audit_counts_as_long_as_the_column_is_the_same(
     images: ImageSet, start: Callable[..., None], tmp_path: Path
 ) -> None:
     column = make_column(tmp_path / "column", "depth", images, ramp)
-    gate.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")], 48)
+    judging.write(column, manifest.read(column), [Finding(level="failed", reason="every map is of yesterday")], 48)
     with pytest.raises(UserError, match=f"{column} failed: every map is of yesterday; re-create them"):
         start("depth", column)
 
-    for file in (path for path in column.iterdir() if path.name != gate.FILE):
+    for file in (path for path in column.iterdir() if path.name != judging.FILE):
         file.unlink()
     make_column(column, "depth", images, lambda i: ramp(i + 1), preprocessing="another")
     with pytest.raises(UserError, match="far enough"):
@@ -335,8 +335,8 @@ def test_a_verdict_that_cannot_be_read_is_no_verdict_in_favour(
     images: ImageSet, start: Callable[..., None], tmp_path: Path
 ) -> None:
     column = make_column(tmp_path / "column", "depth", images, ramp)
-    (column / gate.FILE).write_text('{"verdict": "passed"')
-    with pytest.raises(UserError, match=f"{column / gate.FILE} is damaged; delete it, and rerun the audit stage"):
+    (column / judging.FILE).write_text('{"verdict": "passed"')
+    with pytest.raises(UserError, match=f"{column / judging.FILE} is damaged; delete it, and rerun the audit stage"):
         start("depth", column)
 
 

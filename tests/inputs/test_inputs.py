@@ -9,9 +9,9 @@ import pytest
 from hand_made import write_column
 
 from must_jax.config import InputConfig, SourceConfig, TrainConfig
+from must_jax.data.batching import Source, TruthReader, eval_batches
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind
-from must_jax.data.pipeline import Source, TruthReader, eval_batches
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.inputs import feeding

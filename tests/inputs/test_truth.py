@@ -25,10 +25,10 @@ from true_sets import (
 )
 
 from must_jax.config import AugmentConfig, PrepareConfig, SourceConfig, TruthConfig
+from must_jax.data.batching import Source, eval_batches, train_batches
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel, objects
-from must_jax.data.pipeline import Source, eval_batches, train_batches
-from must_jax.data.prepare import prepare
+from must_jax.data.preparing import prepare
 from must_jax.data.sample import drawn
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError

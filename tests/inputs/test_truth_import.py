@@ -27,7 +27,7 @@ from must_jax import files
 from must_jax.config import PrepareConfig, SourceConfig, TruthConfig
 from must_jax.data import image_sets
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.prepare import prepare
+from must_jax.data.preparing import prepare
 from must_jax.errors import UserError
 from must_jax.inputs import truth
 from must_jax.inputs.sources import open_source

@@ -13,9 +13,9 @@ from hand_made import KINDS, TEACHER, Images, describe, label_of, write_column
 from smooth import jpeg
 
 from must_jax.data import encodings
+from must_jax.data.batching import Source
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind, VectorLabel
-from must_jax.data.pipeline import Source
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError
 from must_jax.inputs.sources import fingerprint_of

@@ -17,7 +17,7 @@ from hand_made import Images, write_column
 from must_jax.config import LabelsConfig
 from must_jax.data import shards
 from must_jax.errors import UserError
-from must_jax.labels import gate, manifest, verify
+from must_jax.labels import judging, manifest, verify
 from must_jax.labels.columns import LabelColumn
 from must_jax.stages import labels
 
@@ -30,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("columns") / "boxes"
     write_column(folder, "detection", Images())
     column = manifest.read(folder)
-    gate.write(folder, column, [], column.images.length)
+    judging.write(folder, column, [], column.images.length)
     return folder
 
 
@@ -43,7 +43,7 @@ def column(whole: Path, tmp_path: Path) -> Path:
 def read(folder: Path) -> list[dict[str, Any]]:
     """As a training does: its start checks the sums of the shards as well."""
     column = LabelColumn(folder)
-    gate.read(folder, column.manifest)
+    judging.read(folder, column.manifest)
     verify.check_unchanged((folder, shard) for shard in column.manifest.shards)
     return [column[index] for index in range(len(column))]
 
@@ -52,7 +52,7 @@ def refused(folder: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None
     """By a training and by `verify`, in a sentence that names the file."""
     with pytest.raises(UserError, match=file):
         read(folder)
-    if file != gate.FILE:
+    if file != judging.FILE:
         with pytest.raises(UserError, match="do not train on them until they are repaired"):
             labels.run(LabelsConfig(columns=(str(folder),), action="verify"), Path())
         assert file in capsys.readouterr().err
@@ -61,7 +61,7 @@ def refused(folder: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     "harm", [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b"3", b'{"a": NaN}', DEEP, "cut", "folder", "pipe"]
 )
-@pytest.mark.parametrize("name", [manifest.FILE, *shards.DESCRIPTIONS, SHARD, gate.FILE])
+@pytest.mark.parametrize("name", [manifest.FILE, *shards.DESCRIPTIONS, SHARD, judging.FILE])
 def test_what_is_no_such_file_is_named(column: Path, name: str, harm: bytes | str, capsys: pytest.CaptureFixture[str]):
     file = column / name
     data = file.read_bytes()
@@ -89,12 +89,12 @@ def test_one_bit_is_found_or_changes_nothing(column: Path, capsys: pytest.Captur
                 assert file.name in str(error), str(error)
                 found += 1
             else:
-                assert file.name in (*shards.DESCRIPTIONS, gate.FILE)  # in texts for people
+                assert file.name in (*shards.DESCRIPTIONS, judging.FILE)  # in texts for people
                 for ours, theirs in zip(now, labelled, strict=True):
                     assert all(np.array_equal(ours[name], value) for name, value in theirs.items())
             try:
                 labels.run(LabelsConfig(columns=(str(column),), action="verify"), Path())
-                assert file.name == gate.FILE
+                assert file.name == judging.FILE
             except UserError:
                 assert file.name in capsys.readouterr().err
         file.write_bytes(data)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from made_column import like_truth, make_column
 
-from must_jax.auditing import page
+from must_jax.auditing import presenting
 from must_jax.auditing.findings import Result, audit_column
 from must_jax.config import AuditConfig
 from must_jax.data import image_sets
@@ -22,9 +22,9 @@ from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import Column, ImageSet, open_images
 from must_jax.data.kinds import IGNORE_ID, MapLabel
 from must_jax.errors import UserError
-from must_jax.labels import gate, manifest
+from must_jax.labels import judging, manifest
 from must_jax.labels.columns import LabelColumn, open_column
-from must_jax.labels.gate import Finding
+from must_jax.labels.judging import Finding
 from must_jax.parsing import parse
 from must_jax.stages import audit, train
 from must_jax.tasks import TASKS, build_task
@@ -224,7 +224,7 @@ def test_a_finished_audit_says_so_until_a_column_or_its_verdict_is_another(
         return "is finished; nothing to do" not in capsys.readouterr().err
 
     assert runs_again() and not runs_again()
-    (label_run / "columns/a-depth" / gate.FILE).unlink()
+    (label_run / "columns/a-depth" / judging.FILE).unlink()
     assert runs_again() and not runs_again()
     shutil.rmtree(label_run / "columns/b-detection")
     assert runs_again() and not runs_again()
@@ -248,11 +248,11 @@ def test_the_verdict_on_more_labels_stays(
     """For what an audit of a part has not seen; it has its own verdict in its own workdir, and is finished, too."""
     folder = label_run / "columns/a-depth"
     made = manifest.read(folder)
-    gate.write(folder, made, [Finding(level="failed", reason="a label that only a full audit reads")], 40)
-    full = (folder / gate.FILE).read_bytes()
+    judging.write(folder, made, [Finding(level="failed", reason="a label that only a full audit reads")], 40)
+    full = (folder / judging.FILE).read_bytes()
     for _ in range(2):
         audit.run(config_of(data_dir, folder, sample=7), tmp_path / "part")
-        assert (folder / gate.FILE).read_bytes() == full
+        assert (folder / judging.FILE).read_bytes() == full
     said = capsys.readouterr().err
     assert said.count(f"{folder} keeps 'failed', the verdict of an audit of 40 labels; this one has read 7") == 1
     assert "is finished; nothing to do" in said
@@ -260,7 +260,7 @@ def test_the_verdict_on_more_labels_stays(
     assert (told["verdict"], told["labels_read"]) == ("look", 7)  # few of them could be scored
 
     audit.run(config_of(data_dir, folder), tmp_path / "all")
-    audited = gate.read(folder, made)
+    audited = judging.read(folder, made)
     assert audited is not None and (audited.verdict, audited.labels_read) == ("passed", 48)
 
 
@@ -294,17 +294,17 @@ def test_a_damaged_column_gets_no_verdict(label_run: Path, data_dir: Path, tmp_p
     shard.write_bytes(data)
     with pytest.raises(UserError, match=f"^{shard} has other bytes than were written .*; delete the file and rerun"):
         audit.run(config_of(data_dir, folder), tmp_path / "audit")
-    assert not (tmp_path / "audit").exists() and not (folder / gate.FILE).exists()
+    assert not (tmp_path / "audit").exists() and not (folder / judging.FILE).exists()
 
 
 def test_figures_are_short() -> None:
     known = {"images": 1200, "absent": 0, "unreadable": 0, "not_finite": 0, "empty_share": 0.0}
     depth = known | {"min": 0.00123456, "mean": 12.345, "max": 999.6, "quantiles": {"0.5": 1234.5}}
-    facts = page._facts(depth, MapLabel("depth", "scalar", "m"))
+    facts = presenting._facts(depth, MapLabel("depth", "scalar", "m"))
     wanted = {"min": "0.00123 m", "mean": "12.3 m", "max": "1,000 m", "50 % are below": "1,234 m"}
     assert facts | wanted == facts
     normals = known | {"mean_vector": [-0.001, 0.2, -0.9], "away": 0.0, "not_of_length_1": 0.0}
-    assert "0.00, 0.20, -0.90" in page._facts(normals, MapLabel("normals", "vector")).values()
+    assert "0.00, 0.20, -0.90" in presenting._facts(normals, MapLabel("normals", "vector")).values()
 
 
 def test_images_that_are_gone_by_then_are_named_on_the_page(
@@ -359,4 +359,4 @@ def test_mistakes_are_found_before_anything_is_written(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         audit.run(config_of(data_dir, label_run).model_copy(update=changes), tmp_path / "audit")
-    assert not (tmp_path / "audit").exists() and not list(label_run.rglob(gate.FILE))
+    assert not (tmp_path / "audit").exists() and not list(label_run.rglob(judging.FILE))

@@ -15,13 +15,15 @@ import pytest
 from made_teacher import redescribe
 
 from must_jax.config import EvaluateConfig, TrainConfig
-from must_jax.engine.evaluate import Evaluation
+from must_jax.engine.measuring import Evaluation
 from must_jax.engine.step import make_side_by_side_step
 from must_jax.errors import UserError
 from must_jax.inputs import unreadable
 from must_jax.inputs.sources import fingerprint_of
 from must_jax.reporting import overview
-from must_jax.scoring import transfer
+from must_jax.runs.entries import Entry
+from must_jax.scoring import cells, opening, transfer
+from must_jax.scoring.cells import choose
 from must_jax.scoring.transfer import Outcome
 from must_jax.stages import evaluate, train
 
@@ -197,7 +199,7 @@ def test_the_first_seed_is_shown_by_class_and_curve(finished: Path, config: Eval
     details = {(row["init"], row["dataset"], row["mode"]): row["details"] for row in rows(finished) if row["seed"] == 0}
     columns = details["teacher", "shapes", "frozen"]["per_class"]["columns"]
     assert len(columns["recall"]) == len(details["teacher", "shapes", "frozen"]["per_class"]["classes"]) > 2
-    found = {each.title: each.details for each in overview._details(overview.Entry("card", config, finished))}
+    found = {each.title: each.details for each in overview._details(Entry("card", config, finished))}
     by_class = found["card: shapes, frozen, seed 0, recall by class"].per_class
     assert by_class and by_class.columns.keys() == config.inits.keys()
     assert by_class.columns["teacher"] == columns["recall"]
@@ -232,12 +234,12 @@ def test_the_learning_rate_is_chosen_on_validation(
 
 
 def test_of_equal_learning_rates_the_first_is_chosen():
-    assert evaluate.choose({0.3: 50.0, 0.1: 50.0, 0.01: 40.0}) == 0.3
+    assert choose({0.3: 50.0, 0.1: 50.0, 0.01: 40.0}) == 0.3
 
 
 def test_a_learning_rate_that_diverged_is_not_chosen():
-    assert evaluate.choose({0.3: None, 0.1: 0.0}) == 0.1
-    assert evaluate.choose({0.3: None, 0.1: None}) == 0.1
+    assert choose({0.3: None, 0.1: 0.0}) == 0.1
+    assert choose({0.3: None, 0.1: None}) == 0.1
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(
@@ -268,8 +270,8 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
     redescribe(teacher / "model.json", digest="another")
     changed = config.model_copy(update={"inits": config.inits | {"teacher": str(teacher)}})
     (finished / "config.json").write_text(changed.model_dump_json())
-    trained_anew = dataclasses.replace(evaluate.trained.load(config.inits["teacher"]), digest="another")
-    monkeypatch.setattr(evaluate.trained, "load", lambda folder: trained_anew)
+    trained_anew = dataclasses.replace(opening.trained.load(config.inits["teacher"]), digest="another")
+    monkeypatch.setattr(opening.trained, "load", lambda folder: trained_anew)
     calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
     for _ in range(2):
         evaluate.run(changed, finished)
@@ -286,7 +288,7 @@ def test_other_labels_are_measured_anew(finished: Path, config: EvaluateConfig, 
     (finished / "result.json").unlink()
     evaluate.run(config, finished)
     assert not calls
-    monkeypatch.setattr(evaluate, "fingerprint_of", corrected)
+    monkeypatch.setattr(cells, "fingerprint_of", corrected)
     (finished / "result.json").unlink()
     evaluate.run(config, finished)
     assert len(calls) == 2 * (2 * 3 + 1)
@@ -312,7 +314,7 @@ def test_unreadable_images_of_a_small_split_end_the_run(
 def test_a_finished_run_says_so(
     finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(evaluate.trained, "load", lambda folder: 1 / 0)
+    monkeypatch.setattr(opening.trained, "load", lambda folder: 1 / 0)
     evaluate.run(config, finished)
     assert f"{finished} is finished" in capsys.readouterr().err
 

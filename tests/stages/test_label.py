@@ -25,7 +25,7 @@ from must_jax.data.augment import apply as place
 from must_jax.data.augment import letterbox_geometry
 from must_jax.data.decoding import decode_image
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.prepare import prepare
+from must_jax.data.preparing import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labelling import label_run, one_pass

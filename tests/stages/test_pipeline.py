@@ -22,10 +22,12 @@ from must_jax.data import scenes
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.parsing import override
+from must_jax.planning.sequence import ordered, placed, stage_entries
 from must_jax.report import scorecard
 from must_jax.report.html import Report
 from must_jax.runs import workdir
 from must_jax.runs.briefs import state
+from must_jax.runs.pipelines import failures, times
 from must_jax.stages import pipeline, prepare
 
 
@@ -80,7 +82,7 @@ def test_an_audit_comes_between_labelling_and_training(ran: list[tuple[Path, Any
 
 
 def test_the_order_of_the_config_is_kept_where_nothing_is_read():
-    assert pipeline.ordered(named(b=training(), a=training(init="{workdir}/bc"), c=training(init="b"))) == [
+    assert ordered(named(b=training(), a=training(init="{workdir}/bc"), c=training(init="b"))) == [
         "b",
         "a",
         "c",
@@ -95,7 +97,7 @@ def test_two_stages_cannot_wait_for_each_other(tmp_path: Path):
 
 
 def test_a_stage_gets_folder_data_and_devices_of_the_pipeline():
-    stage = pipeline.placed(THREE.stages["first"], THREE, Path("runs/x"))
+    stage = placed(THREE.stages["first"], THREE, Path("runs/x"))
     assert stage.train[0].labels == ("runs/x/third/columns/second-depth",)
     assert (stage.data_dir, stage.devices, stage.steps) == ("somewhere", 2, 2)
     assert isinstance(stage, TrainConfig)
@@ -135,11 +137,11 @@ def test_a_stage_that_fails_leaves_a_report_and_is_run_again(
     )
     assert [folder.name for folder, _ in ran] == ["third", "report", "report"]
     assert not (tmp_path / "result.json").exists()
-    assert pipeline.failures(tmp_path) == {"first": str(told.value)}
-    assert [entry.failure for entry in pipeline.entries(THREE, tmp_path)] == ["", str(told.value), ""]
+    assert failures(tmp_path) == {"first": str(told.value)}
+    assert [entry.failure for entry in stage_entries(THREE, tmp_path)] == ["", str(told.value), ""]
     monkeypatch.setattr(pipeline, "STAGES", stages)
     pipeline.run(THREE, tmp_path)
-    assert pipeline.failures(tmp_path) == {}
+    assert failures(tmp_path) == {}
     again = ["third", "first", "report", "second", "report"]  # none after what was finished before
     assert [folder.name for folder, _ in ran[3:]] == again
     assert set(json.loads((tmp_path / "result.json").read_text())["stages"]) == {"first", "second", "third", "report"}
@@ -162,7 +164,7 @@ def test_a_report_on_the_way_that_fails_is_told_and_ends_nothing(
     with pytest.raises(UserError, match="near chance"):
         pipeline.run(THREE, tmp_path)
     assert re.search("first has failed.*no report: .*no font", capsys.readouterr().err, re.S)
-    assert pipeline.failures(tmp_path) == {"first": "near chance"}
+    assert failures(tmp_path) == {"first": "near chance"}
     monkeypatch.setitem(pipeline.STAGES, "train", train)
     pipeline.run(THREE, tmp_path)
     assert (tmp_path / "result.json").exists()
@@ -261,14 +263,14 @@ def test_what_was_set_aside_is_taken_back_with_its_value(ran: list[tuple[Path, A
     one, other = (named(first=training(seed=seed), second=training(init="{workdir}/first")) for seed in (0, 1))
     pipeline.run(one, home)
     (home / "first/mine.txt").write_text("of seed 0")
-    spent = pipeline.times(home)
+    spent = times(home)
     (home / "times.json").write_text(json.dumps(spent | {"first": 100.0}))
     pipeline.run(other, home)
-    assert pipeline.times(home)["first"] < 100
+    assert times(home)["first"] < 100
     (home / "second/mine.txt").write_text("of seed 1")
     pipeline.run(one, home)
     assert {path.parent.name for path in home.glob("*/mine.txt")} == {"first", "second.before-1"}
-    assert 100 <= pipeline.times(home)["first"] < 110  # as before
+    assert 100 <= times(home)["first"] < 110  # as before
     assert json.loads((home / "result.json").read_text())["stages"].keys() == {"first", "second", "report"}
 
 

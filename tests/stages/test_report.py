@@ -13,10 +13,12 @@ import pytest
 
 from must_jax import trained
 from must_jax.config import PipelineConfig, PrepareConfig, ReportConfig
-from must_jax.engine.writer import METRICS_FILE
+from must_jax.engine.metric_log import METRICS_FILE
 from must_jax.errors import UserError
 from must_jax.report.html import Report
 from must_jax.reporting import overview, pictures
+from must_jax.runs.entries import Entry
+from must_jax.runs.pipelines import TIMES_FILE
 from must_jax.runs.workdir import REPORT
 from must_jax.stages import pipeline, report
 
@@ -53,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def contents(finished: Path) -> Report:
-    (finished / pipeline.TIMES_FILE).write_text('{"teacher": 61.0}')
+    (finished / TIMES_FILE).write_text('{"teacher": 61.0}')
     return overview.collect("mine", report.entries_of(finished), 20)
 
 
@@ -182,7 +184,7 @@ def test_runs_of_one_name_are_told_apart(finished: Path, tmp_path: Path):
 def test_what_is_prepared_and_from_what_is_told():
     labels = {"depth": {"format": "depth_png", "path": "maps"}}
     config = PrepareConfig.model_validate({"name": "mine", "images": "folder:x", "labels": labels})
-    (told,) = overview._data(overview.Entry("import", config, Path("nowhere")))
+    (told,) = overview._data(Entry("import", config, Path("nowhere")))
     assert (told.stage, told.images, told.labels) == ("import", "folder:x", ("depth: maps",)) and "mine" in told.role
 
 

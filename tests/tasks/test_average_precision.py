@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from must_jax.tasks import build_task, coco
+from must_jax.tasks import build_task, coco_ap
 
 CLASSES = ("cat", "dog", "owl", "fox")
 SIDES_PX = ((512, 1024), (1024, 256), (64, 64))  # rows and columns; powers of two, so that fractions are exact
@@ -196,7 +196,7 @@ def test_coco_average_precision_is_that_of_pycocotools(images):
 @pytest.mark.parametrize("images", SETS[5:9], ids=IDS[5:9])
 def test_classes_that_are_evaluated_one_by_one_have_the_same_average_precision(images, monkeypatch):
     together = measured(images)
-    monkeypatch.setattr(coco, "_TOGETHER", 1)
+    monkeypatch.setattr(coco_ap, "_TOGETHER", 1)
     assert measured(images) == pytest.approx(together, abs=1e-9)
 
 

@@ -15,7 +15,7 @@ from short_training import short_training
 
 from must_jax import description, trained
 from must_jax.config import TrainConfig, ValidationConfig
-from must_jax.data.pipeline import Source
+from must_jax.data.batching import Source
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
 from must_jax.runs.briefs import validated

@@ -47,7 +47,7 @@ class ClassFolders(Format):
                 "so these folders are not classes; change level, or use another format"
             )
         classes = known_classes(sorted(first), [composed(each) for each in self.classes], first.__getitem__)
-        say(f"class_folders: {self._told(names[0])}{self._told_depths(depths)}")
+        say(f"class_folders: {self._about_level(names[0])}{self._told_depths(depths)}")
         indices = {folder: i for i, folder in enumerate(classes)}
 
         def label(photo: Photo) -> Label:
@@ -68,7 +68,7 @@ class ClassFolders(Format):
             )
         return composed(folders[self.level])
 
-    def _told(self, name: str) -> str:
+    def _about_level(self, name: str) -> str:
         which = {-1: "innermost folder", 0: "outermost folder"}.get(self.level, "folder of the path")
         return f"the class is the {which} (level {self.level}), {name} is a '{self._folder(name)}'"
 

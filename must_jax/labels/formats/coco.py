@@ -18,7 +18,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, never, some
-from must_jax.labels.formats.boxes import MOST, OUTSIDE_PX, Boxes, BoxesFormat, ImageLabels, later
+from must_jax.labels.formats.box_checks import MOST, OUTSIDE_PX, Boxes, BoxesFormat, ImageLabels, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.json_files import Category, Id, Integer, by, read_json
 from must_jax.labels.formats.names import match

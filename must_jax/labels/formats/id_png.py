@@ -115,7 +115,7 @@ class IdPng(PngMaps):
             raise UserError(
                 f"{seen.first[unknown[0]]} has pixels of code {unknown[0]}, which is neither that of one of the "
                 f"{len(self.classes)} classes nor in ignore {self._ignored()}, as have at least "
-                f"{seen.files[unknown[0]]} of the masks in {path}, which hold the codes {_listed(codes)}; "
+                f"{seen.files[unknown[0]]} of the masks in {path}, which hold the codes {_some_codes(codes)}; "
                 f"{self._advice(codes)}"
             )
         amounts = [sum(seen.amount[code] for code in each) for each in self._codes_of_classes()]
@@ -202,7 +202,7 @@ def _check_palettes(path: Path, seen: Seen) -> None:
             )
 
 
-def _listed(codes: Sequence[int]) -> str:
+def _some_codes(codes: Sequence[int]) -> str:
     if len(codes) <= _MOST_CODES:
         return ", ".join(map(str, codes))
     return f"{', '.join(map(str, codes[:3]))}, ... {codes[-1]} ({len(codes)} of them)"

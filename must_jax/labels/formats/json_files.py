@@ -23,8 +23,6 @@ from must_jax.progress import Progress
 _SHOWN_MB = 200  # smaller files take no time
 _TOO_DEEP = "its lists or objects are nested too deeply to be read"
 T = TypeVar("T")
-
-
 Integer = Annotated[int, Number]
 
 
@@ -154,11 +152,11 @@ def _problems(error: pydantic.ValidationError, name: str, start: int) -> list[st
     for each in error.errors(include_url=False, include_input=False):
         item, *rest = each["loc"] or ("",)
         at = ".".join(map(str, [name, *([start + item] if isinstance(item, int) else []), *rest]))
-        first.setdefault(item, f"at '{at}': {_told(each)}")
+        first.setdefault(item, f"at '{at}': {_in_words(each)}")
     return list(first.values())
 
 
-def _told(error: Mapping[str, Any]) -> str:
+def _in_words(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing" and error["loc"][-1] == "bbox":
         return "it has no bbox, and boxes are not made from outlines; add the bbox of each"
     return str(error["msg"])

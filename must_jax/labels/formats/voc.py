@@ -18,7 +18,7 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, known_classes
-from must_jax.labels.formats.boxes import Boxes, BoxesFormat, ImageLabels, later
+from must_jax.labels.formats.box_checks import Boxes, BoxesFormat, ImageLabels, later
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem

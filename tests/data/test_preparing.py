@@ -19,7 +19,7 @@ from photos import bad_files, encoded, good_files, jpeg, picture, write_files, w
 
 from must_jax import files
 from must_jax.config import PrepareConfig
-from must_jax.data import prepare
+from must_jax.data import preparing
 from must_jax.data.decoding import Values, decode_image
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.errors import UserError
@@ -53,7 +53,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_dir(nasty: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With `nasty` prepared."""
     data_dir = tmp_path_factory.mktemp("data")
-    prepare.prepare(config_of(nasty, data_dir))
+    preparing.prepare(config_of(nasty, data_dir))
     return data_dir
 
 
@@ -119,7 +119,7 @@ def test_every_kind_of_source_is_prepared(kind: str, data_dir: Path, tmp_path: P
     else:
         (tmp_path / "photos").symlink_to(data_dir / "photos")
         spec, names = "tfds:photos:train", [f"{row:08d}/{name}" for row, name in enumerate(names)]
-    images = prepare.prepare(config_of(spec, tmp_path, name="again"))
+    images = preparing.prepare(config_of(spec, tmp_path, name="again"))
     assert images.name == "again:train"
     assert images_of(images) == dict(zip(names, good.values(), strict=True))
     skipped = json.loads((tmp_path / "again/1.0.0/skipped.json").read_text(encoding="utf-8"))
@@ -131,12 +131,12 @@ def test_a_set_that_was_begun_with_other_names_is_not_gone_on_with(tmp_path: Pat
     rows = [{"bytes": jpeg(number), "path": f"{number}.jpg"} for number in range(6)]
     pq.write_table(pa.table({"image": rows}), tmp_path / "t.parquet")
     config = config_of(f"parquet:{tmp_path}/t.parquet", tmp_path / "data")
-    assert list(images_of(prepare.prepare(config))) == [row["path"] for row in rows]
+    assert list(images_of(preparing.prepare(config))) == [row["path"] for row in rows]
     folder = tmp_path / "data/photos/1.0.0"
     there = json.loads((folder / "prepare.json").read_text())
     assert there.pop("named_by") == "path"
     (folder / "prepare.json").write_text(json.dumps(there))  # as it was written before
-    assert len(prepare.prepare(config)) == 6
+    assert len(preparing.prepare(config)) == 6
     (folder / "photos-train.array_record-00001-of-00002").unlink()
     refused(
         config, r"photos/1.0.0 is prepared with images named by FILE/ROW, but what is missing .* named by path; choose"
@@ -145,7 +145,7 @@ def test_a_set_that_was_begun_with_other_names_is_not_gone_on_with(tmp_path: Pat
 
 def test_a_shard_may_be_empty(tmp_path: Path):
     sources = {f"{number}.jpg": jpeg(number) if number > 3 else b"" for number in range(9)}
-    images = prepare.prepare(config_of(write_files(tmp_path / "in", sources), tmp_path))
+    images = preparing.prepare(config_of(write_files(tmp_path / "in", sources), tmp_path))
     info = tfds.builder_from_directory(tmp_path / "photos/1.0.0").info
     assert info.splits["train"].shard_lengths == [0, 4, 1]
     assert list(images_of(images)) == ["4.jpg", "5.jpg", "6.jpg", "7.jpg", "8.jpg"]
@@ -153,17 +153,17 @@ def test_a_shard_may_be_empty(tmp_path: Path):
 
 def test_the_limit_of_pixels_can_be_set(tmp_path: Path):
     source = {"small.png": encoded(picture(9, 10), "PNG"), "large.jpg": encoded(picture(10, 10))}
-    images = prepare.prepare(config_of(write_files(tmp_path / "in", source), tmp_path, max_pixels=90))
+    images = preparing.prepare(config_of(write_files(tmp_path / "in", source), tmp_path, max_pixels=90))
     assert list(images_of(images)) == ["small.png"]
 
 
 def test_a_finished_set_is_left_alone(
     nasty: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(prepare, "check_image", lambda *_: pytest.fail("an image is decoded"))
+    monkeypatch.setattr(preparing, "check_image", lambda *_: pytest.fail("an image is decoded"))
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read"))
     before = {path: path.stat().st_mtime_ns for path in (data_dir / "photos").rglob("*")}
-    images = prepare.prepare(config_of(nasty, data_dir))
+    images = preparing.prepare(config_of(nasty, data_dir))
     assert len(images) == len(good_files())
     assert "photos/1.0.0 is finished; nothing to do, read it as photos:train" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (data_dir / "photos").rglob("*")} == before
@@ -171,21 +171,21 @@ def test_a_finished_set_is_left_alone(
 
 def test_a_finished_set_outlives_its_source(tmp_path: Path):
     source = write_files(tmp_path / "in", {"1.jpg": jpeg()})
-    prepare.prepare(config_of(source, tmp_path))
+    preparing.prepare(config_of(source, tmp_path))
     source.rename(tmp_path / "moved")
-    assert len(prepare.prepare(config_of(source, tmp_path))) == 1
-    assert len(prepare.prepare(config_of(tmp_path / "moved", tmp_path))) == 1
+    assert len(preparing.prepare(config_of(source, tmp_path))) == 1
+    assert len(preparing.prepare(config_of(tmp_path / "moved", tmp_path))) == 1
     with pytest.raises(UserError, match=r"there is no folder .*elsewhere"):
-        prepare.prepare(config_of(tmp_path / "elsewhere", tmp_path))
+        preparing.prepare(config_of(tmp_path / "elsewhere", tmp_path))
 
 
 def test_a_lost_shard_is_made_again(tmp_path: Path):
     """Half of the images cannot be read; those of the lost shard count once."""
     source = write_files(tmp_path / "in", {f"{number}.jpg": jpeg(number) if number % 2 else b"" for number in range(6)})
-    prepare.prepare(config_of(source, tmp_path))
+    preparing.prepare(config_of(source, tmp_path))
     before = contents(tmp_path / "photos/1.0.0")
     (tmp_path / "photos/1.0.0/photos-train.array_record-00001-of-00002").unlink()
-    prepare.prepare(config_of(source, tmp_path))
+    preparing.prepare(config_of(source, tmp_path))
     assert contents(tmp_path / "photos/1.0.0") == before
 
 
@@ -193,7 +193,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from must_jax.config import PrepareConfig
-from must_jax.data.prepare import prepare
+from must_jax.data.preparing import prepare
 
 images, data_dir = sys.argv[1:]
 config = PrepareConfig(name="photos", images=images, data_dir=data_dir, shard_images=4)
@@ -223,7 +223,7 @@ def test_killed_at_any_moment_the_set_ends_up_the_same(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["9 False"] * 5
-    prepare.prepare(config_of(tmp_path / "in", tmp_path / "undisturbed"))
+    preparing.prepare(config_of(tmp_path / "in", tmp_path / "undisturbed"))
     assert contents(tmp_path / "killed/photos/1.0.0") == contents(tmp_path / "undisturbed/photos/1.0.0")
 
 
@@ -238,7 +238,7 @@ def test_files_that_may_not_be_read_are_listed(tmp_path: Path, monkeypatch: pyte
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    assert list(images_of(prepare.prepare(config_of(source, tmp_path)))) == ["1.jpg"]
+    assert list(images_of(preparing.prepare(config_of(source, tmp_path)))) == ["1.jpg"]
     skipped = json.loads((tmp_path / "photos/1.0.0/skipped.json").read_text())
     assert skipped == [{"name": "secret.jpg", "reason": "Permission denied"}]
 
@@ -247,7 +247,7 @@ def test_few_images_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
     """Of a set with many: those loaded and not yet written."""
     source = write_files(tmp_path / "in", {f"{number:03d}.jpg": jpeg(number) for number in range(60)})
     loaded, written, most = 0, 0, 0
-    check, writer = prepare.check_image, prepare.shards.ArrayRecordWriter
+    check, writer = preparing.check_image, preparing.shards.ArrayRecordWriter
 
     def counted(data: bytes, max_pixels: int) -> Values:
         nonlocal loaded, most
@@ -266,10 +266,10 @@ def test_few_images_are_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
             self._writer.write(record)
             written += 1
 
-    monkeypatch.setattr(prepare, "check_image", counted)
-    monkeypatch.setattr(prepare, "cores", lambda: 3)
-    monkeypatch.setattr(prepare.shards, "ArrayRecordWriter", Counting)
-    assert len(prepare.prepare(config_of(source, tmp_path))) == 60
+    monkeypatch.setattr(preparing, "check_image", counted)
+    monkeypatch.setattr(preparing, "cores", lambda: 3)
+    monkeypatch.setattr(preparing.shards, "ArrayRecordWriter", Counting)
+    assert len(preparing.prepare(config_of(source, tmp_path))) == 60
     assert most <= 6
 
 
@@ -294,11 +294,11 @@ def test_a_full_disk_leaves_what_is_finished(tmp_path: Path, monkeypatch: pytest
     folder = tmp_path / "photos/1.0.0"
     first = "photos-train.array_record-00000-of-00002"
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="No space left"):
-        patch.setattr(prepare.shards, "ArrayRecordWriter", FullDisk)
-        prepare.prepare(config_of(source, tmp_path))
+        patch.setattr(preparing.shards, "ArrayRecordWriter", FullDisk)
+        preparing.prepare(config_of(source, tmp_path))
     assert sorted(contents(folder)) == [".lock", first, "prepare.json"]
     written = (folder / first).stat().st_mtime_ns
-    assert len(prepare.prepare(config_of(source, tmp_path))) == 6
+    assert len(preparing.prepare(config_of(source, tmp_path))) == 6
     assert (folder / first).stat().st_mtime_ns == written
 
 
@@ -306,7 +306,7 @@ def refused(config: PrepareConfig, sentence: str) -> None:
     folder = Path(config.data_dir)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UserError, match=sentence) as raised:
-        prepare.prepare(config)
+        preparing.prepare(config)
     assert "\n" not in str(raised.value)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -322,7 +322,7 @@ def test_a_set_of_something_else_is_not_touched(nasty: Path, data_dir: Path, tmp
 def test_a_source_that_has_changed_is_refused(tmp_path: Path, finished: bool):
     source = write_files(tmp_path / "in", {"1.jpg": jpeg(), "2.jpg": jpeg(1)})
     data_dir = tmp_path / "data"
-    prepare.prepare(config_of(source, data_dir))
+    preparing.prepare(config_of(source, data_dir))
     if not finished:
         (data_dir / "photos/1.0.0/dataset_info.json").unlink()
     write_files(source, {"1.jpg": jpeg() + b" "})
@@ -332,13 +332,13 @@ def test_a_source_that_has_changed_is_refused(tmp_path: Path, finished: bool):
 def test_tar_files_with_other_images_in_the_same_bytes_are_refused(tmp_path: Path):
     """Their digest is of names and sizes alone; a run that goes on has listed what is in them."""
     tar = write_tar(tmp_path / "in.tar", [("1.jpg", jpeg()), ("2.jpg", jpeg())])
-    prepare.prepare(config_of(f"tar:{tar}", tmp_path / "data"))
+    preparing.prepare(config_of(f"tar:{tar}", tmp_path / "data"))
     (tmp_path / "data/photos/1.0.0/dataset_info.json").unlink()
     size = tar.stat().st_size
     assert write_tar(tar, [("1.jpg", jpeg())]).stat().st_size == size
     before = contents(tmp_path / "data/photos/1.0.0")
     with pytest.raises(UserError, match="has changed since"):
-        prepare.prepare(config_of(f"tar:{tar}", tmp_path / "data"))
+        preparing.prepare(config_of(f"tar:{tar}", tmp_path / "data"))
     assert contents(tmp_path / "data/photos/1.0.0") == before
 
 
@@ -366,15 +366,15 @@ def test_what_is_left_out_is_not_the_most(tmp_path: Path):
     )
     write_files(tmp_path / "torn", {f"{number}.jpg": b"" for number in range(3)} | {"4.jpg": jpeg(), "5.jpg": jpeg()})
     with pytest.raises(UserError, match=r"3 of the 5 images of .* cannot be read, 2.jpg for instance .*empty"):
-        prepare.prepare(config_of(tmp_path / "torn", tmp_path / "data"))
+        preparing.prepare(config_of(tmp_path / "torn", tmp_path / "data"))
     assert not list((tmp_path / "data").rglob("*array_record*"))
     listed = json.loads((tmp_path / "data/photos/1.0.0/skipped.json").read_text())
     assert [each["name"] for each in listed] == ["0.jpg", "1.jpg", "2.jpg"] and "empty" in listed[0]["reason"]
     for number in range(3):
         (tmp_path / f"torn/{number}.jpg").write_bytes(jpeg(number))
-    assert len(prepare.prepare(config_of(tmp_path / "torn", tmp_path / "data"))) == 5  # as if nothing had been begun
+    assert len(preparing.prepare(config_of(tmp_path / "torn", tmp_path / "data"))) == 5  # as if nothing had been begun
     write_files(tmp_path / "half", {"1.jpg": b"", "2.jpg": jpeg()})
-    assert len(prepare.prepare(config_of(tmp_path / "half", tmp_path / "data", name="half"))) == 1
+    assert len(preparing.prepare(config_of(tmp_path / "half", tmp_path / "data", name="half"))) == 1
 
 
 def test_a_source_without_images(tmp_path: Path):
@@ -391,7 +391,7 @@ def test_prepared_sets_of_other_images_have_other_digests(tmp_path: Path):
     """The first and the last image are the same; only the source tells them apart."""
     for name, middle in (("a", jpeg(2)), ("b", jpeg(3))):
         source = write_files(tmp_path / name, {"1.jpg": jpeg(0), "2.jpg": middle, "3.jpg": jpeg(1)})
-        prepare.prepare(config_of(source, tmp_path / f"data_{name}"))
+        preparing.prepare(config_of(source, tmp_path / f"data_{name}"))
     assert len(jpeg(2)) != len(jpeg(3))
     one, other = (open_images("photos:train", tmp_path / f"data_{name}") for name in "ab")
     assert one.digest != other.digest
@@ -401,8 +401,8 @@ def test_shuffled_parts_are_samples_and_a_lost_shard_comes_back_the_same(tmp_pat
     source = write_files(
         tmp_path / "in", {f"{c}/{i}.jpg": jpeg(10 * i + len(c)) for c in ("a", "bb") for i in range(8)}
     )
-    in_order = prepare.prepare(config_of(source, tmp_path / "data", name="sorted"))
-    images = prepare.prepare(config_of(source, tmp_path / "data", shuffle=True))
+    in_order = preparing.prepare(config_of(source, tmp_path / "data", name="sorted"))
+    images = preparing.prepare(config_of(source, tmp_path / "data", shuffle=True))
     assert images_of(images) == images_of(in_order)
     assert images.digest != in_order.digest
     half = open_images("photos:train[:50%]", tmp_path / "data")
@@ -410,7 +410,7 @@ def test_shuffled_parts_are_samples_and_a_lost_shard_comes_back_the_same(tmp_pat
     folder = tmp_path / "data/photos/1.0.0"
     before = contents(folder)
     min(folder.glob("*.array_record*")).unlink()
-    prepare.prepare(config_of(source, tmp_path / "data", shuffle=True))
+    preparing.prepare(config_of(source, tmp_path / "data", shuffle=True))
     assert contents(folder) == before
     with pytest.raises(UserError, match="shuffle"):
-        prepare.prepare(config_of(source, tmp_path / "data", shuffle=False))
+        preparing.prepare(config_of(source, tmp_path / "data", shuffle=False))

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from must_jax.config import AugmentConfig, InputConfig
-from must_jax.data import encodings, pipeline
+from must_jax.data import batching, encodings
+from must_jax.data.batching import Batch, Source, eval_batches, train_batches
 from must_jax.data.image_sets import ImageSet, Truth, open_images
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.data.pipeline import Batch, Source, eval_batches, train_batches
 from must_jax.errors import UserError
 
 KINDS = {"size": VectorLabel(2), "things": BoxesLabel(3), "range": MapLabel("depth", "scalar", "m")}
@@ -264,8 +264,8 @@ def test_few_images_are_read_by_threads(few: int, monkeypatch: pytest.MonkeyPatc
         read.append((arguments[3].workers, len(arguments[1])))
         return iter(())
 
-    monkeypatch.setattr(pipeline, "FEW", few)
-    monkeypatch.setattr(pipeline, "prefetched", prefetched)
+    monkeypatch.setattr(batching, "FEW", few)
+    monkeypatch.setattr(batching, "prefetched", prefetched)
     options = {"image_size": 32, "batch_size": 4, "config": InputConfig(workers=2)}
     eval_batches(source, {}, **options)
     train_batches([source], {}, seed=0, augment=AUGMENT, start_step=2, stop_step=5, **options)
@@ -276,7 +276,7 @@ def test_what_workers_cannot_read_is_masked_and_reported(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A photo of a folder that goes away after it was opened."""
-    monkeypatch.setattr(pipeline, "FEW", 0)
+    monkeypatch.setattr(batching, "FEW", 0)
     for i in range(6):
         cv2.imwrite(f"{tmp_path}/{i}.png", np.full((20, 20, 3), 40 * i, np.uint8))
     images = open_images(f"folder:{tmp_path}", data_dir)

@@ -13,14 +13,14 @@ import pytest
 from command_line import call, config
 from photos import encoded, picture, write_files
 
+from must_jax.data.batching import Source
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import LabelKind
-from must_jax.data.pipeline import Source
 from must_jax.errors import UserError
+from must_jax.inputs import supervision
 from must_jax.stages import train
 from must_jax.tasks import TASKS, build_task
 from must_jax.tasks.base import Task
-from must_jax.training import supervision
 
 JPEG = encoded(picture(120, 160))
 ONE = np.float32(1)

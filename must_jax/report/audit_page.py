@@ -107,7 +107,7 @@ def render(audit: Audit) -> str:
     """The page as HTML text."""
     return page.render(
         "audit.html.jinja",
-        {"caption": lambda description: caption(description)[:MOST_SAID], "plot": _plot, "listed": _listed},
+        {"caption": lambda description: caption(description)[:MOST_SAID], "plot": _plot, "listed": _most_and_least},
         audit=audit,
         scored=any(column.scores for column in audit.columns),
         verdicts={level: sum(column.verdict == level for column in audit.columns) for level in VERDICTS},
@@ -121,7 +121,7 @@ def _plot(histogram: Histogram) -> markupsafe.Markup:
     return markupsafe.Markup(plots.histogram(histogram.edges, histogram.counts, histogram.title, histogram.logarithmic))
 
 
-def _listed(classes: Sequence[Class]) -> tuple[list[Class], list[Class], int]:
+def _most_and_least(classes: Sequence[Class]) -> tuple[list[Class], list[Class], int]:
     """The most and the least frequent classes, and how many between them are left out."""
     ordered = sorted(classes, key=lambda each: -each.labels)
     if len(ordered) <= MOST_CLASSES:

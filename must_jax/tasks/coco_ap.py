@@ -69,10 +69,10 @@ def _average_precision(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
             {
                 "images": [{"id": int(image)} for image in images],
                 "categories": [{"id": int(index), "name": str(index)} for index in np.unique(truth[:, _CLASS])],
-                "annotations": [{"id": number, **each} for number, each in enumerate(_told(truth), 1)],
+                "annotations": [{"id": number, **each} for number, each in enumerate(_as_records(truth), 1)],
             }
         )
-        evaluation = COCOeval_faster(real, real.loadRes(_told(found)), "bbox")
+        evaluation = COCOeval_faster(real, real.loadRes(_as_records(found)), "bbox")
         parameters = evaluation.params
         parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
         parameters.maxDets = [_MOST_FOUND]
@@ -119,7 +119,7 @@ def _rows(label: NumpyArrays, image: int) -> np.ndarray:
     return np.stack([image * ones, label["classes"][real], label["scores"][real], crowd, x0, y0, x1 - x0, y1 - y0], -1)
 
 
-def _told(rows: np.ndarray) -> list[dict[str, Any]]:
+def _as_records(rows: np.ndarray) -> list[dict[str, Any]]:
     return [
         {
             "image_id": int(row[_IMAGE]),

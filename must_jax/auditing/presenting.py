@@ -13,8 +13,8 @@ from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.labels.statistics import BINS, Ranked
 from must_jax.progress import say
-from must_jax.report import audit as report
-from must_jax.report.audit import Audit, Class, Column, Histogram, Shown
+from must_jax.report import audit_page as report
+from must_jax.report.audit_page import Audit, Class, Column, Histogram, Shown
 from must_jax.report.gallery import Picture, opened, thumbnail
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from must_jax.report import audit, plots
-from must_jax.report.audit import Audit, Class, Column, Duplicate, Histogram, Shown
+from must_jax.report import audit_page, plots
+from must_jax.report.audit_page import Audit, Class, Column, Duplicate, Histogram, Shown
 
 PICTURE = np.full((8, 12, 3), 100, np.uint8)
 COLUMN = Column(
@@ -41,7 +41,7 @@ EVERYTHING = Audit(
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return audit.render(EVERYTHING)
+    return audit_page.render(EVERYTHING)
 
 
 def test_verdicts_reasons_and_figures_are_there(text: str) -> None:
@@ -65,13 +65,13 @@ def test_every_column_can_be_jumped_to(text: str) -> None:
 
 def test_what_was_not_looked_for_is_not_called_absent() -> None:
     nothing = replace(EVERYTHING, columns=[], evaluation=[], duplicate_count=0, duplicates=[])
-    assert "Not checked" in audit.render(nothing)
-    assert ">none</span> in my_set:test" in audit.render(replace(nothing, evaluation=["my_set:test"]))
+    assert "Not checked" in audit_page.render(nothing)
+    assert ">none</span> in my_set:test" in audit_page.render(replace(nothing, evaluation=["my_set:test"]))
 
 
 def test_of_many_classes_both_ends_are_listed() -> None:
     classes = [Class(f"class {i}.", i, i) for i in range(100)]
-    text = audit.render(replace(EVERYTHING, columns=[replace(COLUMN, classes=classes)]))
+    text = audit_page.render(replace(EVERYTHING, columns=[replace(COLUMN, classes=classes)]))
     listed = [int(number) for number in re.findall(r"class (\d+)\.", text)]
     assert listed == [*range(99, 87, -1), *range(11, -1, -1)]
     assert "… 76 classes between …" in text

@@ -7,7 +7,7 @@ import struct
 from tensorboard.compat.proto.event_pb2 import Event
 
 from must_jax.engine.clock import Clock
-from must_jax.engine.writer import METRICS_FILE, MetricWriter
+from must_jax.engine.metric_log import METRICS_FILE, MetricWriter
 
 
 def rows(workdir):

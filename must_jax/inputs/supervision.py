@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from must_jax.data.augment import letterbox_geometry, place, shown_cells
+from must_jax.data.batching import TRAIN_MAP_STRIDE, Source, label_of
 from must_jax.data.decoding import decode_image, image_shape
 from must_jax.data.encodings import Label
 from must_jax.data.image_sets import shared
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, objects
-from must_jax.data.pipeline import TRAIN_MAP_STRIDE, Source, label_of
 from must_jax.errors import UserError
 from must_jax.inputs import sampling
 from must_jax.labels.summary import Summary, summarize
@@ -101,7 +101,7 @@ def check(
                 f"{prefix}there is nothing to learn for {name}: {reason}{sample}; {remedy}{others}{override}"
             )
         accepted_as = f"; {reason} (accepted by config.accept_failed)" if reason else ""
-        say(f"{prefix}{name} learns at image_size {image_size} from {_told(seen, task)}{sample}{accepted_as}")
+        say(f"{prefix}{name} learns at image_size {image_size} from {_what_remains(seen, task)}{sample}{accepted_as}")
     return total
 
 
@@ -222,7 +222,7 @@ def _image_hw(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def _told(seen: Seen, task: Task) -> str:
+def _what_remains(seen: Seen, task: Task) -> str:
     images = f"{seen.teaching:,} of {counted(seen.labelled, 'labelled image')}"
     match task.label:
         case BoxesLabel(max_boxes=slots):

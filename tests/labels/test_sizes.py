@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hand_made import KINDS, Images, write_column
 
-from must_jax.labels.budget import column_bytes, most_bytes, stored_records
+from must_jax.labels.sizes import column_bytes, most_bytes, stored_records
 
 
 @pytest.mark.parametrize("task", KINDS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from must_jax.models.heads import detector_points
-from must_jax.tasks import boxes
+from must_jax.tasks import box_geometry
 
 
 def iou_by_hand(a, b):
@@ -26,17 +26,17 @@ def random_boxes(rng, count):
 
 def test_iou_and_giou_by_hand():
     a, b = jnp.array([0.0, 0, 2, 2]), jnp.array([1.0, 1, 3, 3])
-    assert float(boxes.iou(a, b)) == pytest.approx(1 / 7)
-    assert float(boxes.giou(a, b)) == pytest.approx(1 / 7 - 2 / 9)
+    assert float(box_geometry.iou(a, b)) == pytest.approx(1 / 7)
+    assert float(box_geometry.giou(a, b)) == pytest.approx(1 / 7 - 2 / 9)
     apart = jnp.array([0.0, 3, 2, 5])
-    assert float(boxes.iou(a, apart)) == 0
-    assert float(boxes.giou(a, apart)) == pytest.approx(-2 / 10)
-    assert float(boxes.giou(a, a)) == pytest.approx(1)
+    assert float(box_geometry.iou(a, apart)) == 0
+    assert float(box_geometry.giou(a, apart)) == pytest.approx(-2 / 10)
+    assert float(box_geometry.giou(a, a)) == pytest.approx(1)
 
 
 def test_giou_of_empty_boxes_has_a_finite_gradient():
     empty = jnp.zeros(4)
-    assert np.all(np.isfinite(jax.grad(lambda box: boxes.giou(box, empty))(empty)))
+    assert np.all(np.isfinite(jax.grad(lambda box: box_geometry.giou(box, empty))(empty)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -50,7 +50,7 @@ def test_suppression_does_what_the_plain_loop_does(seed):
             kept.append(i)
     assert 5 < len(kept) < 45
     for count in (5, len(kept), 60):
-        suppress = jax.jit(boxes.non_maximum_suppression, static_argnums=(3, 4))
+        suppress = jax.jit(box_geometry.non_maximum_suppression, static_argnums=(3, 4))
         chosen, left = map(np.asarray, suppress(found, classes, scores, 0.3, count))
         assert len(chosen) == len(left) == count
         assert chosen[left > 0].tolist() == kept[:count]
@@ -59,12 +59,12 @@ def test_suppression_does_what_the_plain_loop_does(seed):
 
 def test_a_box_without_area_is_found_once():
     found, scores = jnp.array([[0.5, 0.5, 0.5, 0.5], [0, 0, 1, 1]]), jnp.array([0.9, 0.8])
-    chosen, left = boxes.non_maximum_suppression(found, jnp.zeros(2, jnp.int32), scores, 0.5, 4)
+    chosen, left = box_geometry.non_maximum_suppression(found, jnp.zeros(2, jnp.int32), scores, 0.5, 4)
     assert chosen[:2].tolist() == [0, 1]
     np.testing.assert_array_equal(left, np.float32([0.9, 0.8, 0, 0]))
 
 
-_assign = jax.jit(boxes.assign)
+_assign = jax.jit(box_geometry.assign)
 
 
 def assigned_to(image_size, *boxes_px, valid=None):

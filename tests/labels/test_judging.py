@@ -10,8 +10,8 @@ import pytest
 from hand_made import KINDS, TEACHER, Images, describe
 
 from must_jax.errors import UserError
-from must_jax.labels import gate
-from must_jax.labels.gate import Finding, Score
+from must_jax.labels import judging
+from must_jax.labels.judging import Finding, Score
 from must_jax.labels.manifest import Manifest, ShardRecord, SourceRecord
 from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
@@ -49,7 +49,7 @@ def reasons(findings: Any) -> dict[str, str]:
     ],
 )
 def test_what_the_manifest_tells(made: Manifest, expected: dict[str, str]) -> None:
-    assert reasons(gate.known_from_manifest(made, GOOD_TEACHER)) == expected
+    assert reasons(judging.known_from_manifest(made, GOOD_TEACHER)) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_the_manifest_tells(made: Manifest, expected: dict[str, str]) -> No
         (Score("top1", 50.1, 45.0), {}),
         (Score("top1", 50.0, 45.0), {f"on its teacher's validation images {NEAR_CHANCE}": "failed"}),
         (Score("top1"), {"its teacher was not validated (top1 is not known)": "failed"}),
-        (Score("top1", 50.0), {f"its teacher's top1 of 50.0 {gate.NO_CHANCE}": "look"}),
+        (Score("top1", 50.0), {f"its teacher's top1 of 50.0 {judging.NO_CHANCE}": "look"}),
         (
             Score("top1", 1.0),
             {"on its teacher's validation images top1 is 1.0, and up to 1.0 is near chance": "failed"},
@@ -67,7 +67,7 @@ def test_what_the_manifest_tells(made: Manifest, expected: dict[str, str]) -> No
     ],
 )
 def test_what_the_teachers_validation_tells(teacher: Score, expected: dict[str, str]) -> None:
-    assert reasons(gate.known_from_manifest(column(), teacher)) == expected
+    assert reasons(judging.known_from_manifest(column(), teacher)) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_margin_over_chance(chance: float, least: float) -> None:
 def test_true_labels_may_be_few_and_have_no_teacher() -> None:
     source = SourceRecord(format="coco", path="x", options={}, digest="")
     made = column(absent=8).model_copy(update={"teacher": None, "source": source})
-    assert reasons(gate.known_from_manifest(made, Score("top1"))) == {}
+    assert reasons(judging.known_from_manifest(made, Score("top1"))) == {}
 
 
 def statistics(**values: Any) -> Statistics:
@@ -107,47 +107,47 @@ def statistics(**values: Any) -> Statistics:
     ],
 )
 def test_what_a_pass_over_the_labels_tells(task: str, values: dict[str, Any], expected: dict[str, str]) -> None:
-    assert reasons(gate.known_from_labels(column(task), statistics(**values))) == expected
+    assert reasons(judging.known_from_labels(column(task), statistics(**values))) == expected
 
 
 def test_what_true_labels_tell() -> None:
-    assert reasons(gate.known_from_truth(Score("top1", 50.1, 45.0))) == {}
+    assert reasons(judging.known_from_truth(Score("top1", 50.1, 45.0))) == {}
     for score in (50.0, float("nan")):
-        ((reason, level),) = reasons(gate.known_from_truth(Score("top1", score, 45.0))).items()
+        ((reason, level),) = reasons(judging.known_from_truth(Score("top1", score, 45.0))).items()
         assert level == "failed" and reason.startswith(f"against true labels top1 is {score:.1f}, and up to 50.0")
 
 
 def test_the_worst_finding_decides() -> None:
     look, failed = Finding(level="look", reason="a"), Finding(level="failed", reason="b")
-    assert [gate.verdict(found) for found in ([], [look], [look, failed])] == ["passed", "look", "failed"]
+    assert [judging.verdict(found) for found in ([], [look], [look, failed])] == ["passed", "look", "failed"]
 
 
 def test_a_verdict_belongs_to_one_column(tmp_path: Path) -> None:
     made = column()
-    assert gate.read(tmp_path, made) is None
-    written = gate.write(tmp_path, made, [Finding(level="look", reason="a")], 10)
-    assert gate.read(tmp_path, made) == written and written.verdict == "look"
-    assert gate.write(tmp_path, made, [], 9).verdict == "passed" and gate.read(tmp_path, made) == written
-    again = gate.write(tmp_path, made, [Finding(level="look", reason="as many")], 10)
-    assert gate.read(tmp_path, made) == again != written
-    assert gate.read(tmp_path, made.model_copy(update={"checksum": "another"})) is None
-    (tmp_path / gate.FILE).write_text("")
+    assert judging.read(tmp_path, made) is None
+    written = judging.write(tmp_path, made, [Finding(level="look", reason="a")], 10)
+    assert judging.read(tmp_path, made) == written and written.verdict == "look"
+    assert judging.write(tmp_path, made, [], 9).verdict == "passed" and judging.read(tmp_path, made) == written
+    again = judging.write(tmp_path, made, [Finding(level="look", reason="as many")], 10)
+    assert judging.read(tmp_path, made) == again != written
+    assert judging.read(tmp_path, made.model_copy(update={"checksum": "another"})) is None
+    (tmp_path / judging.FILE).write_text("")
     with pytest.raises(UserError, match="is damaged; delete it"):
-        gate.read(tmp_path, made)
+        judging.read(tmp_path, made)
     another = made.model_copy(update={"checksum": "another"})
     for column_now in (made, another):  # neither what is damaged nor what is of another column is kept
-        assert gate.write(tmp_path, column_now, [], 1) == gate.read(tmp_path, column_now)
+        assert judging.write(tmp_path, column_now, [], 1) == judging.read(tmp_path, column_now)
 
 
 def test_a_part_that_fails_counts_whatever_a_fuller_audit_has_said(tmp_path: Path) -> None:
     made, failed = column(), Finding(level="failed", reason="2 labels cannot be read")
-    gate.write(tmp_path, made, [], 10)
-    assert gate.write(tmp_path, made, [failed], 3) == gate.read(tmp_path, made)
-    assert gate.write(tmp_path, made, [], 10) == gate.read(tmp_path, made)
+    judging.write(tmp_path, made, [], 10)
+    assert judging.write(tmp_path, made, [failed], 3) == judging.read(tmp_path, made)
+    assert judging.write(tmp_path, made, [], 10) == judging.read(tmp_path, made)
 
 
 def test_every_kind_has_a_verdict() -> None:
     for task, kind in KINDS.items():
         made = Statistics(3)
         made.add(kind, 0, {"present": np.float32(0)})
-        assert made.absent == 1 and reasons(gate.known_from_labels(column(task), made)) == {}
+        assert made.absent == 1 and reasons(judging.known_from_labels(column(task), made)) == {}

@@ -1,0 +1,69 @@
+"""Starting points and downstream sets of an evaluation, opened and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from must_jax import trained
+from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig
+from must_jax.data.batching import Source
+from must_jax.errors import UserError
+from must_jax.inputs import feeding, supervision
+from must_jax.inputs.sources import open_source
+from must_jax.inputs.targets import build_tasks, to_measure
+from must_jax.models.api import build_model
+from must_jax.progress import say
+from must_jax.scoring.transfer import MEASURED, Downstream
+from must_jax.trained import Trained
+
+
+def load_start(name: str, folder: str, model: ModelConfig) -> Trained | None:
+    """The finished run; None for random initialisation."""
+    if not folder:
+        return None
+    start = trained.load(folder)
+    for field, value in model.model_dump().items():
+        if (theirs := getattr(start.config, field)) != value:
+            raise UserError(
+                f"config.model.{field} is {value}, but config.inits.{name} ({folder}) was trained with {theirs}; "
+                "compare starting points of the same architecture"
+            )
+    return start
+
+
+def open_downstream(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Downstream:
+    configs = {"train": config.train, "validation": config.validation, "test": config.test}
+    sources = {split: open_source(c, evaluation.data_dir, (config.task,)) for split, c in configs.items()}
+    train, *held_out = sources.values()
+    tasks = build_tasks({config.task: config.options}, [train], evaluation.max_boxes, held_out)
+    task = tasks[config.task]
+    for split, source in sources.items():
+        if not source.columns:
+            raise UserError(
+                f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
+                "use images that do, or another task"
+            )
+    size = evaluation.image_size
+    learnt = supervision.check([train], tasks, size, where=f"config.downstream.{name}.train")
+    for split in MEASURED:
+        sources[split] = to_measure(sources[split], tasks)
+        supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
+    _check_apart(f"config.downstream.{name}", sources)
+    model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
+    return Downstream(name, task, model, evaluation.image_size, sources, feeding.reading(evaluation.input))
+
+
+def _check_apart(where: str, sources: Mapping[str, Source]) -> None:
+    """Refuses test images that are trained on, and tells of other images that are in two splits."""
+    train, validation, test = (sources[split] for split in ("train", *MEASURED))
+    if same := supervision.overlap(test, train):
+        raise UserError(
+            f"{where}.test ({test.images.name}): {same} are in {where}.train ({train.images.name}), too; "
+            "test on other images than those trained on"
+        )
+    for split, others in (("train", train), ("test", test)):
+        if same := supervision.overlap(validation, others):
+            say(
+                f"look at {where}.validation ({validation.images.name}): {same} are in {where}.{split}, too, so the "
+                "learning rate is not chosen on images of its own"
+            )
