@@ -126,7 +126,7 @@ def check_batch(what: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def _learnt(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """The tasks that still have labels after `config.columns`, as `inputs.open_training` will find them."""
+    """The tasks that still have labels after `config.columns`, as `sources.open_training` will find them."""
 
     def is_left(task: str) -> bool:
         makers = [

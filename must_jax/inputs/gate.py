@@ -63,7 +63,7 @@ def score_of_teacher(column: Manifest, task: Task) -> Score:
 
 
 def score(task: Task, metrics: Mapping[str, float]) -> Score:
-    """The task's score from metrics as returned by `engine.evaluate`."""
+    """The task's score from metrics as returned by `measuring.evaluate`."""
     value, chance = (metrics.get(f"{task.name}/{name}") for name in (task.metric, CHANCE))
     return Score(task.metric, value, chance)
 

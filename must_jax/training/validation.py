@@ -54,7 +54,7 @@ def opened(config: TrainConfig, tasks: Mapping[str, Any]) -> list[HeldOut]:
       tasks: those that are trained.
 
     Raises:
-      UserError: as `inputs.open_source`; a task that is not labelled there; two sources of a task without a name.
+      UserError: as `sources.open_source`; a task that is not labelled there; two sources of a task without a name.
     """
     sources = [
         _opened(each, f"config.validation.{number}", config.data_dir, tasks)
