@@ -10,6 +10,7 @@ Your own photographs, of any size (JPEG, PNG, WebP, most TIFF, BMP, GIF, AVIF, J
 The rules are the paper's: boxes with a score of at least 0.5, pixels below 0.5 ignored, soft classes, depth as
 predicted.
 Other thresholds: --config.tasks.detection.score_threshold=0.3, --config.tasks.segmentation.confidence_threshold=0.4;
+of single classes: --config.tasks.detection.score_thresholds.person=0.7, ...segmentation.confidence_thresholds.sky=0.9;
 fewer classes: --config.tasks.classification.top_k=10. To change the threshold of segmentation without labelling
 again: --config.tasks.segmentation.keep_confidence=True here, min_confidence in the student (see configs/student.py).
 To estimate the cost from 256 of the images, without keeping anything: --config.dry_run=true.

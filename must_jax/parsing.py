@@ -231,7 +231,7 @@ def _sentence(error: ErrorDetails) -> str:
     location = error["loc"]
     if location[:1] == ("stages",):  # ("stages", name, <tag of the union>, key...)
         location = location[:2] + location[3:]
-    path = ".".join(["config", *map(str, location)])
+    path = ".".join(["config", *(part for part in map(str, location) if not part.startswith("<"))])  # tags of unions
     context, message = error.get("ctx", {}), error["msg"]
     given = "none" if error["input"] is None else reprlib.repr(error["input"])
     match error["type"]:

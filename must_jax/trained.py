@@ -292,7 +292,8 @@ class Trained:
         for name, task in self.tasks.items() if predictions else ():  # predictions come back sorted by name
             prediction = {key: value[row] for key, value in predictions[name].items()}
             label = task.pseudo_label(task.on_image(prediction, fitted.content, fitted.image_hw))
-            labels[name] = without_empty_slots(task.label, by_rule(task.label, label, task.min_confidence))
+            label = by_rule(task.label, label, task.min_confidence.least(task.classes))
+            labels[name] = without_empty_slots(task.label, label)
         return labels
 
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

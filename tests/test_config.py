@@ -192,6 +192,10 @@ def test_an_override_through_nothing_is_answered(path: str):
         ("train.0.labels=('runs/a',)", lambda c: c.train[0].labels == ("runs/a",)),
         ("train.0.images=folder:a=b,c", lambda c: c.train[0].images == "folder:a=b,c"),
         ("train.0.min_confidence.detection=0.7", lambda c: c.train[0].min_confidence == {"detection": 0.7}),
+        (
+            "train.0.min_confidence.detection.cat=0.7",
+            lambda c: c.train[0].min_confidence == {"detection": {"cat": 0.7}},
+        ),
         ("init=007", lambda c: c.init == "007"),
         ("init=7", lambda c: c.init == "7"),
         ("validation=None", lambda c: c.validation == ()),
@@ -351,6 +355,11 @@ def test_infinite_numbers_are_refused() -> None:
         (train(), "steps=True", "config.steps is True, but should be a number"),
         (train(), "optimizer.learning_rate=True", "config.optimizer.learning_rate is True, but should be a number"),
         (train(), "train.0.min_confidence.depth=True", "config.train.0.min_confidence.depth is True, but should be a"),
+        (
+            train(),
+            "train.0.min_confidence.detection.cat=7",
+            "config.train.0.min_confidence.detection.cat is 7, but should be less than or equal to 1",
+        ),
         (evaluate(), "transfers.0.seeds=True", "config.transfers.0.seeds.0 is True, but should be a number"),
         (label(), "shard_images=10**9", "config.shard_images is '10**9', but should be a valid integer"),
         (label(), "shard_images=1_000_000_000", "config.shard_images is 1000000000, but should be less than or equal"),

@@ -103,6 +103,16 @@ def test_a_model_that_keeps_its_confidence_still_says_where_it_is_unsure(model, 
     assert found[True]["confidence"].shape == (64, 96)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_threshold_of_a_single_class_reaches_predictions(model, photo, keep):
+    probs = model.predict_batch(cv2.resize(photo, (SIZE, SIZE))[None])["segmentation"]["probs"]
+    often = int(np.bincount(probs.argmax(-1).ravel()).argmax())
+    options = {"confidence_threshold": 0, "confidence_thresholds": {CLASSES[often]: 1.0}, "keep_confidence": keep}
+    task = build_task("segmentation", CLASSES, options)
+    ids = dataclasses.replace(model, tasks={"segmentation": task}).predict(photo)["segmentation"]["ids"]
+    assert often not in ids and 255 in ids
+
+
 def test_what_is_in_the_padding_does_not_reach_the_labels(model, photo, monkeypatch):
     """A network that reports the position of each cell: its map must come out as positions in the photo."""
 

@@ -48,6 +48,17 @@ MaxBoxes = Annotated[int, Field(gt=0, le=10_000), Number]
 Channels = Annotated[int, Field(gt=0, le=2**14), Number]
 Seed = Annotated[int, Field(ge=0, lt=2**32), Number]
 Share = Annotated[float, Field(ge=0, le=1), Number]
+
+
+def _is_by_class(value: Any) -> str:
+    return "<by class>" if isinstance(value, Mapping) else "<share>"
+
+
+ShareOrByClass = Annotated[
+    Annotated[Share, pydantic.Tag("<share>")] | Annotated[dict[str, Share], pydantic.Tag("<by class>")],
+    pydantic.Discriminator(_is_by_class),
+]
+ShareByClass = Annotated[dict[str, Share], Field(exclude_if=lambda shares: not shares)]  # as if it were not there yet
 Rate = Annotated[float, Field(gt=0, le=1e6), Number]
 Seconds = Annotated[float, Field(gt=0, le=1e6), Number]
 Scale = Annotated[float, Field(ge=0.01, le=100), Number]

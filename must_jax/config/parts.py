@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
-from must_jax.config.base import HERE, Channels, Config, Count, Decay, Names, Number, Rate, Scale, Share, Width
+from must_jax.config.base import HERE, Channels, Config, Count, Decay, Names, Number, Rate, Scale, ShareOrByClass, Width
 
 Padding = Literal["zeros", "edge"]
 REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a network that `remat` may name
@@ -66,9 +66,9 @@ class SourceConfig(Config):
     of its columns. If an image has several of one task, a true one wins, among others the first."""
     take: Count = 0
     """A sample of n images, the same in every run and part of every larger one; 0 = all."""
-    min_confidence: dict[str, Share] = {}
+    min_confidence: dict[str, ShareOrByClass] = {}
     """By task: labels of columns below it are dropped: boxes, pixels (of columns made with keep_confidence) and
-    distributions, by their largest probability."""
+    distributions, by their largest probability. `TASK.CLASS` sets that of a single class."""
 
 
 class ValidationConfig(SourceConfig):

@@ -78,8 +78,8 @@ def _known_from_sample(column: LabelColumn) -> Iterator[Finding]:
             break
     which = f"a sample of {total.images:,} of " if in_part else ""
     where = f"in {which}the {len(column):,} images that are read"
-    if column.min_confidence != column.manifest.min_confidence:
-        where += f", with min_confidence {column.min_confidence:g}"
+    if column.min_confidence != column.manifest.threshold:
+        where += f", with min_confidence {column.min_confidence}"
     for finding in findings:
         yield finding.model_copy(update={"reason": f"{finding.reason} ({where})"})
 

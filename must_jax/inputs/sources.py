@@ -143,8 +143,8 @@ def fingerprint_of(sources: Sequence[Source], key: str = "train") -> dict[str, A
             maker = f"{made.teacher.digest if made.teacher else made.maker}, {_content(made)}" if made else TRUTH
             data[f"{key}.{i}.labels.{j}"] = f"{column.task} by {maker}"
             least = getattr(column, "min_confidence", None)
-            if made and least != made.min_confidence:
-                data[f"{key}.{i}.labels.{j}.min_confidence"] = least
+            if made and least and least != made.threshold:
+                data[f"{key}.{i}.labels.{j}.min_confidence"] = str(least) if least.of_class else least.of_all
     return data
 
 

@@ -134,7 +134,8 @@ def _describe(teacher: str, model: Trained, task: Task, images: ImageSet, config
         classes=task.classes,
         map_stride=TRAIN_MAP_STRIDE if isinstance(kind, MapLabel) else 0,
         rule=task.model_dump(mode="json", exclude=NO_RULE),
-        min_confidence=task.min_confidence,
+        min_confidence=task.min_confidence.of_all,
+        min_confidences=task.min_confidence.of_class,
         preprocessing=f"fitted into {size}x{size} pixels, aspect kept, padding cut off from the labels",
         images=ImagesRecord.of(images),
         teacher=TeacherRecord(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax.data import encodings, shards, units
-from must_jax.data.confidence import confident, is_kept, is_known
+from must_jax.data.confidence import check_classes, confident, is_kept, is_known
 from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import MapLabel
@@ -39,8 +39,9 @@ class LabelColumn:
         self.manifest = manifest.read(self.folder)
         self.task, self.kind, self.classes = self.manifest.task, self.manifest.label_kind, self.manifest.classes
         self.teacher = self.manifest.teacher
-        self.min_confidence = self.manifest.min_confidence
-        self._stored_from = 0.0 if is_kept(self.kind) else self.min_confidence
+        self.min_confidence = self.manifest.threshold
+        self._least = self.min_confidence.least(self.classes)
+        self._stored_from = 0.0 if is_kept(self.kind) else self._least
         _check_whole(self.folder, self.manifest)
         self._records = read_records(self.folder, self.manifest)
         self._positions = np.arange(self.manifest.images.length, dtype=np.int32)
@@ -50,13 +51,14 @@ class LabelColumn:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         label = encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
-        label = confident(self.kind, label, self.min_confidence) if self.min_confidence > self._stored_from else label
+        if np.any(self._least > self._stored_from):
+            label = confident(self.kind, label, self._least)
         return units.converted(label, self.manifest.unit, self.kind)
 
     @property
     def is_as_made(self) -> bool:
         """Whether the whole column is read, by its own rule: then its manifest's summary is of the labels as read."""
-        return len(self) == self.manifest.images.length and self.min_confidence == self.manifest.min_confidence
+        return len(self) == self.manifest.images.length and self.min_confidence == self.manifest.threshold
 
     def at(self, positions: np.ndarray) -> LabelColumn:
         """The same column, for the images at these positions only."""
@@ -70,26 +72,34 @@ class LabelColumn:
         column.kind = units.in_unit(self.kind, unit)
         return column
 
-    def at_least(self, min_confidence: float) -> LabelColumn:
-        """The same column, read with another threshold (see `confidence.confident`).
+    def at_least(self, min_confidence: float | Mapping[str, float]) -> LabelColumn:
+        """The same column, read with another threshold (see `confidence.confident`), of all classes or of some by name.
 
         Raises:
-          UserError: the labels have no confidence, or what is below the rule's own threshold was not stored.
+          UserError: the labels have no confidence, there is no such class, or what is below the rule's own threshold
+            was not stored.
         """
-        given = f"min_confidence.{self.task} = {min_confidence:g}"
+        threshold = self.min_confidence.replaced(min_confidence)
+        given = f"min_confidence.{self.task} = {threshold}"
         if not is_known(self.kind):
             can_have = isinstance(self.kind, MapLabel) and self.kind.content == "ids"
             remedy = "label again with keep_confidence, or remove" if can_have else "remove"
             raise UserError(
                 f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy} this option"
             )
-        if min_confidence < self._stored_from:
+        try:
+            check_classes(threshold.of_class, self.classes, f"min_confidence.{self.task}")
+        except ValueError as error:
+            raise UserError(f"{error}; {self.folder} has {len(self.classes)} classes") from None
+        least = threshold.least(self.classes)
+        if np.any(least < self._stored_from):
+            made_with = self.manifest.threshold
             raise UserError(
-                f"{given} cannot be applied, {self.folder} was labelled with a threshold of {self._stored_from:g} and "
-                "holds nothing below; raise it to that, or label again with a lower threshold"
+                f"{given} cannot be applied, {self.folder} was labelled with a threshold of {made_with} and holds "
+                "nothing below; raise it to that, or label again with a lower threshold"
             )
         column = copy.copy(self)
-        column.min_confidence = min_confidence
+        column.min_confidence, column._least = threshold, least
         return column
 
 

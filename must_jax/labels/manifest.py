@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from must_jax.data import shards
+from must_jax.data.confidence import Threshold, check_classes
 from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import LabelKind, MapLabel
@@ -31,7 +32,9 @@ RECORD_SUFFIX = ".json"  # of a shard's record, while the column is being made
 SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
 _INVALID = "code 0"  # for maps of scalars or vectors
 _MEANING: dict[str, Any] = {
-    **dict.fromkeys(("task", "kind", "classes", "unit", "map_stride", "rule", "min_confidence"), True),
+    **dict.fromkeys(
+        ("task", "kind", "classes", "unit", "map_stride", "rule", "min_confidence", "min_confidences"), True
+    ),
     "teacher": {"name", "digest", "optimizer", "learning_rate", "batch_size"},  # loss weights follow from the last ones
     "shards": {"__all__": {"sha256"}},
 }
@@ -139,6 +142,7 @@ class Manifest(_Record):
       rule: the task's options, which say how predictions became labels.
       min_confidence: the rule's threshold. Anything with a lower confidence is left out: when the labels are stored or,
         if they are stored with their confidence, when they are read.
+      min_confidences: those of single classes, by name.
       preprocessing: how an image became the teacher's input.
       teacher, source: the origin of the labels; one of the two.
       shard_images: images per shard; only the last one has fewer.
@@ -155,6 +159,7 @@ class Manifest(_Record):
     map_stride: int = 0
     rule: dict[str, Any]
     min_confidence: float = 0.0
+    min_confidences: Annotated[dict[str, float], pydantic.Field(exclude_if=lambda some: not some)] = {}
     preprocessing: str
     images: ImagesRecord
     teacher: TeacherRecord | None = None
@@ -171,6 +176,7 @@ class Manifest(_Record):
         """Checks what readers rely on; sizes first, since nothing may loop up to a damaged one."""
         if self.shard_count > shards.MOST_SHARDS:
             raise ValueError(f"there are {self.shard_count:,} shards, and at most {shards.MOST_SHARDS:,} can be named")
+        check_classes(self.min_confidences, self.classes, "min_confidences")
         if any(len(shard.summary.images_with_class) > max(1, len(self.classes)) for shard in self.shards):
             raise ValueError("a shard counts more classes than there are")
         _ = self.label_kind
@@ -182,6 +188,11 @@ class Manifest(_Record):
         if isinstance(kind, MapLabel):
             values |= {"unit": kind.unit, "invalid": str(kind.ignore_id) if kind.content == "ids" else _INVALID}
         return cls(kind=kind_to_dict(kind), **{"created": _now(), **values})
+
+    @property
+    def threshold(self) -> Threshold:
+        """`min_confidence`, of all classes and of single ones."""
+        return Threshold(self.min_confidence, self.min_confidences)
 
     @property
     def maker(self) -> str:

@@ -145,7 +145,8 @@ class ColumnWriter:
     def encode(self, label: Label) -> Encoded:
         """The slow part of adding a label; thread-safe."""
         # Summarises the label as it will be read: a threshold may lie between a confidence and its stored value.
-        as_read = by_rule(self._kind, encodings.rounded(label), self.manifest.min_confidence)
+        least = self.manifest.threshold.least(self.manifest.classes)
+        as_read = by_rule(self._kind, encodings.rounded(label), least)
         record = encodings.serialize(self._kind, encodings.encode(self._kind, label))
         return Encoded(record, summarize(self._kind, as_read))
 

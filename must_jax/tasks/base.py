@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, Self, TypedDict, TypeVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from must_jax.config import ModelConfig
 from must_jax.config.base import MaxBoxes, read_options
+from must_jax.data.confidence import Threshold, check_classes
 from must_jax.data.kinds import LabelKind, MapLabel
 from must_jax.data.letterbox import Content, on_image
 
@@ -99,7 +100,7 @@ class Task(pydantic.BaseModel, abc.ABC):
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
     errors: ClassVar[frozenset[str]] = frozenset()  # metrics of which less is better
     has_classes: ClassVar[bool] = False
-    threshold: ClassVar[str] = ""  # the option below which the rule leaves things out of a pseudo label
+    threshold: ClassVar[str] = ""  # the option below which the rule leaves things out; its plural is that by class
     counted: ClassVar[str] = ""  # the map in its predictions, if it has one: the devices measure it (`tasks/maps.py`)
 
     name: Annotated[str, Field(exclude=True)] = ""
@@ -110,6 +111,9 @@ class Task(pydantic.BaseModel, abc.ABC):
     """Of the loss; none = computed from the teacher's settings by the paper's rule, 1 without a teacher."""
     max_boxes: MaxBoxes = 100
     """Box slots per image, for tasks that have boxes."""
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.name, self.classes))  # options by class are mappings, which have none
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -133,15 +137,23 @@ class Task(pydantic.BaseModel, abc.ABC):
         """The kind of its pseudo labels: that of its labels, except for the number of slots."""
         return self.label
 
+    @pydantic.model_validator(mode="after")
+    def _check_thresholds(self) -> Self:
+        if self.classes:
+            check_classes(self.min_confidence.of_class, self.classes, f"{self.threshold}s")
+        return self
+
     @property
-    def min_confidence(self) -> float:
-        """The confidence, 0..1, below which the rule leaves things out of a pseudo label."""
-        return float(getattr(self, self.threshold)) if self.threshold else 0.0
+    def min_confidence(self) -> Threshold:
+        """Below it, the rule leaves things out of a pseudo label: the options `threshold` and, by class, its plural."""
+        if not self.threshold:
+            return Threshold()
+        return Threshold(getattr(self, self.threshold), getattr(self, f"{self.threshold}s"))
 
     @property
     def asks(self) -> str:
         """The option of which a lower value lets more be found; "" if there is none."""
-        return self.threshold if self.min_confidence else ""
+        return self.threshold if self.min_confidence.of_all else ""
 
     @abc.abstractmethod
     def head(self, model: ModelConfig) -> nn.Module:

@@ -14,7 +14,8 @@ import optax
 from pydantic import Field
 
 from must_jax.config import ModelConfig
-from must_jax.config.base import MaxBoxes
+from must_jax.config.base import MaxBoxes, ShareByClass
+from must_jax.data.confidence import sure
 from must_jax.data.kinds import BoxesLabel
 from must_jax.models.heads import DetectorHead, detector_points
 from must_jax.progress import counted
@@ -44,6 +45,8 @@ class Detection(Task):
 
     score_threshold: _Share = 0.5
     """A pseudo label keeps boxes with at least this score; below `min_score` there are none."""
+    score_thresholds: ShareByClass = Field(default_factory=dict)
+    """Class -> a `score_threshold` of its own."""
     max_detections: MaxBoxes = 100
     """The most boxes predicted per image; COCO's measures look at 100."""
     nms_iou: _Share = 0.5
@@ -133,7 +136,8 @@ class Detection(Task):
         return DetectionMetrics(self.classes)
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
-        keep = (prediction["valid"] > 0) & (prediction["scores"] >= self.score_threshold)
+        least = self.min_confidence.least(self.classes)
+        keep = (prediction["valid"] > 0) & sure(prediction["scores"], prediction["classes"], least)
         return {
             "boxes_yxyx": np.where(keep[:, None], prediction["boxes_yxyx"], 0).astype(np.float32),
             "classes": np.where(keep, prediction["classes"], 0).astype(np.int32),

@@ -13,6 +13,8 @@ import optax
 from pydantic import Field
 
 from must_jax.config import ModelConfig
+from must_jax.config.base import ShareByClass
+from must_jax.data.confidence import sure
 from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID, MapLabel
 from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
@@ -38,6 +40,8 @@ class Segmentation(MapTask):
     """Class names in the order of their indices."""
     confidence_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Pixels of a pseudo label whose largest probability is smaller are left unlabelled."""
+    confidence_thresholds: ShareByClass = Field(default_factory=dict)
+    """Class -> a `confidence_threshold` of its own."""
     keep_confidence: bool = False
     """Stored pseudo labels keep the id and probability of every pixel, so that the threshold is applied when they are
     read, and another one can be set without labelling again."""
@@ -102,7 +106,8 @@ class Segmentation(MapTask):
         label = {"ids": np.array(prediction["ids"], np.int32), "present": np.ones((), np.float32)}
         if self.keep_confidence:
             return label | {"confidence": confidence}
-        label["ids"][confidence < self.confidence_threshold] = self.label.ignore_id
+        kept = sure(confidence, label["ids"], self.min_confidence.least(self.classes))
+        label["ids"][~kept] = self.label.ignore_id
         return label
 
     def as_prediction(self, label: NumpyArrays) -> NumpyArrays:

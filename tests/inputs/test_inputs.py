@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def boxes(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, boxes: str):
-    def opened(**min_confidence: float) -> Source:
+    def opened(**min_confidence: Any) -> Source:
         source = SourceConfig(images=IMAGES, labels=("truth", boxes), min_confidence=min_confidence)
         return open_source(source, str(data_dir), ["detection"])
 
@@ -80,6 +81,10 @@ def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, box
     assert fingerprint_of([plain]) == fingerprint_of([same])
     changed = dict(fingerprint_of([strict]).items() ^ fingerprint_of([plain]).items())
     assert changed == {"train.0.labels.0.min_confidence": 0.75}
+    by_class = opened(detection={"a": 0.75})
+    assert found(strict) < found(by_class) < found(plain)
+    changed = dict(fingerprint_of([by_class]).items() ^ fingerprint_of([plain]).items())
+    assert changed == {"train.0.labels.0.min_confidence": "0.5, 0.75 for a"}
     taken = open_source(SourceConfig(images=IMAGES, labels=(boxes,), take=5), str(data_dir), ["detection"])
     assert fingerprint_of([taken])["train.0.sampled"] == taken.images.which()  # which ones they are
     assert "train.0.sampled" not in fingerprint_of([plain])

@@ -14,12 +14,13 @@ from smooth import jpeg
 
 from must_jax.data import encodings
 from must_jax.data.batching import Source
+from must_jax.data.confidence import Threshold
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError
 from must_jax.inputs.sources import fingerprint_of
-from must_jax.labels import verify
+from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.labels.manifest import ImagesRecord, _checksum
 from must_jax.labels.writer import ColumnWriter
@@ -208,6 +209,48 @@ def test_a_column_is_read_with_another_threshold(tmp_path: Path) -> None:
     for threshold in (0.0, 0.2, 0.5, 0.9):  # below that of the rule, too
         ids = columns["segmentation kept"].at_least(threshold)[0]["ids"]
         np.testing.assert_array_equal(ids, np.where(written["confidence"] < threshold, 255, written["ids"]))
+
+
+def test_a_column_is_read_with_a_threshold_of_a_single_class(tmp_path: Path) -> None:
+    write_column(tmp_path / "boxes", "detection", Images())
+    column, written = LabelColumn(tmp_path / "boxes").at_least({"b": 0.8}), LabelColumn(tmp_path / "boxes")
+    for index in (i for i in range(10) if written[i]["present"]):
+        kept = written[index]["scores"] >= np.where(written[index]["classes"] == 1, 0.8, 0.5)
+        np.testing.assert_array_equal(column[index]["boxes_yxyx"], written[index]["boxes_yxyx"][kept])
+    assert not column.is_as_made and LabelColumn(tmp_path / "boxes").at_least({"b": 0.5}).at_least(0.5).is_as_made
+    for threshold, reason in (
+        ({"b": 0.4}, r"min_confidence\.detection = 0\.5, 0\.4 for b cannot be applied, .* holds nothing below"),
+        ({"bee": 0.6}, r"min_confidence\.detection names 'bee', which is not a class"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            written.at_least(threshold)
+
+
+def test_a_rule_with_thresholds_by_class_is_applied_when_its_confidence_is_kept(tmp_path: Path) -> None:
+    rule = {"min_confidence": 0.5, "min_confidences": {"a": 0.2, "c": 0.9}}
+    writer = ColumnWriter(tmp_path, describe("segmentation kept", Images(3), **rule))
+    with writer.shard(0) as labels:
+        for index in range(3):
+            labels.add(f"{index}.jpg", label_of("segmentation kept", index))
+    writer.finish()
+    column, left = LabelColumn(tmp_path), []
+    for index in range(3):
+        written = label_of("segmentation kept", index)
+        least = np.array([0.2, 0.5, 0.9])[np.minimum(written["ids"], 2)]
+        np.testing.assert_array_equal(
+            column[index]["ids"], np.where(written["confidence"] < least, 255, written["ids"])
+        )
+        left.append((column[index]["ids"] != 255).mean())
+    assert column.manifest.summary().covered == pytest.approx(sum(left))
+    every = column.at_least(0.0)[0]["ids"]
+    np.testing.assert_array_equal(every, label_of("segmentation kept", 0)["ids"])
+
+
+def test_a_column_without_thresholds_by_class_says_what_it_has_always_said(tmp_path: Path) -> None:
+    """Or checksums and digests of existing columns would change."""
+    plain, other = (describe("detection", Images(), **some) for some in ({}, {"min_confidences": {"a": 0.7}}))
+    assert "min_confidences" not in plain.to_json() and plain.labels != other.labels
+    assert manifest.Manifest.model_validate_json(other.to_json()).threshold == Threshold(0.5, {"a": 0.7})
 
 
 @pytest.mark.parametrize(

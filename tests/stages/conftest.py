@@ -1,3 +1,4 @@
 from idle_stages import digests, ran, second
+from label_runs import photos, teachers
 
-__all__ = ["digests", "ran", "second"]
+__all__ = ["digests", "photos", "ran", "second", "teachers"]

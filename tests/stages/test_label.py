@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
-import PIL.Image
 import pytest
 from command_line import CONFIGS
+from label_runs import config_of, contents
 from made_teacher import HEADLINES, make_teacher, redescribe
 from photos import bad_files, good_files, jpeg, write_files
 
@@ -32,41 +31,6 @@ from must_jax.labelling import label_run, one_pass
 from must_jax.labels.columns import LabelColumn, open_column
 from must_jax.stages import label
 from must_jax.tasks.depth import Depth
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """One of all five tasks at 64 pixels, one of depth alone at 32."""
-    folder = tmp_path_factory.mktemp("teachers")
-    everything = make_teacher(folder / "everything", tuple(key.split("/")[0] for key in HEADLINES), 64, HEADLINES)
-    return str(everything), str(make_teacher(folder / "small", ("depth",), 32, HEADLINES))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs as people have them; the last three cannot be read."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    colour = cv2.resize(rng.integers(0, 255, (8, 12, 3), np.uint8), (150, 100), interpolation=cv2.INTER_CUBIC)
-    picture = PIL.Image.fromarray(colour)
-    picture.save(folder / "a wide.jpg")
-    picture.rotate(90, expand=True).save(folder / "b tall.png")
-    picture.convert("L").save(folder / "c grey.jpg")
-    picture.convert("RGBA").save(folder / "d alpha.png")
-    picture.convert("CMYK").save(folder / "e cmyk.jpg")
-    picture.resize((301, 7)).save(folder / "f thin.webp")
-    PIL.Image.fromarray(rng.integers(0, 65535, (40, 40), np.uint16)).save(folder / "g sixteen bits.tif")
-    (folder / "ünter").mkdir()
-    picture.resize((3, 2)).save(folder / "ünter" / "größe.png")
-    (folder / "x text.jpg").write_text("no image")
-    (folder / "y empty.png").touch()
-    (folder / "z cut off.jpg").write_bytes((folder / "a wide.jpg").read_bytes()[:900])
-    return folder
-
-
-def config_of(images: str, teachers: tuple[str, ...], **changes: object) -> LabelConfig:
-    values = {"batch_size": 4, "shard_images": 6, "gallery_images": 2, "data_dir": "/nowhere"}
-    return LabelConfig(images=images, teachers=teachers, **{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -412,10 +376,6 @@ def refused(match: str, config: LabelConfig, workdir: Path) -> None:
     assert contents(workdir) == before  # before any work
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
-
-
 def test_what_cannot_work_is_refused_before_any_work(
     photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,52 +410,3 @@ def test_columns_by_another_rule_are_refused_and_nothing_is_written(
     rules = {"segmentation": {"confidence_threshold": 0.9}}
     config = config_of(f"folder:{photos}", teachers, tasks=rules)
     refused("everything-segmentation holds labels made with another 'rule'", config, workdir)
-
-
-def test_rules_can_be_set_for_a_run(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
-    rules = {"segmentation": {"confidence_threshold": 1.0}}
-    label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path)
-    column = LabelColumn(tmp_path / "columns" / "everything-segmentation")
-    assert column.manifest.rule == {"confidence_threshold": 1.0, "keep_confidence": False}
-    assert np.all(column[0]["ids"] == 255)
-    assert (
-        json.loads((tmp_path / "result.json").read_text())["columns"]["everything-segmentation"]["empty_share"] == 100
-    )
-
-
-def test_a_kept_confidence_changes_nothing_but_what_can_be_read_later(
-    photos: Path, teachers: tuple[str, ...], tmp_path: Path
-) -> None:
-    def labelled_by(**rule: object) -> tuple[LabelColumn, dict]:
-        workdir, name = tmp_path / str(len(list(tmp_path.iterdir()))), "everything-segmentation"
-        label.run(config_of(f"folder:{photos}", teachers[:1], tasks={"segmentation": rule}), workdir)
-        told = json.loads((workdir / "result.json").read_text())["columns"][name]
-        return LabelColumn(workdir / "columns" / name), told
-
-    bold, _ = labelled_by(keep_confidence=True, confidence_threshold=0)
-    codes = np.concatenate([255 * bold[i]["confidence"].ravel() for i in range(8)])
-    threshold = float(np.rint(np.median(codes)) - 0.5) / 255  # in the middle between two stored values
-    (plain, told), (kept, told_kept) = (
-        labelled_by(keep_confidence=keep, confidence_threshold=threshold) for keep in (False, True)
-    )
-    for i in range(8):
-        np.testing.assert_array_equal(kept[i]["ids"], plain[i]["ids"])
-        np.testing.assert_array_equal(bold.at_least(threshold)[i]["ids"], plain[i]["ids"])
-        assert np.all(bold[i]["ids"] < 255)
-    assert 0 < told["labelled_pixels_per_image"] == told_kept["labelled_pixels_per_image"] < 100
-
-
-@pytest.mark.parametrize(("min_score", "boxes"), [(0.0, True), (1.0, False)])
-def test_rules_reach_the_prediction_too(
-    photos: Path, teachers: tuple[str, ...], tmp_path: Path, min_score: float, boxes: bool
-) -> None:
-    rules = {"detection": {"score_threshold": 0.0, "min_score": min_score}}
-    label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path)
-    assert bool(len(LabelColumn(tmp_path / "columns" / "everything-detection")[0]["classes"])) == boxes
-
-
-def test_a_rule_does_not_change_what_labels_mean(photos: Path, teachers: tuple[str, ...], tmp_path: Path) -> None:
-    tasks = {"depth": {"depth_kind": "relative"}}
-    with pytest.raises(UserError, match=r"tasks\.depth would turn the labels"):
-        label.run(config_of(f"folder:{photos}", teachers[:1], tasks=tasks), tmp_path / "run")
-    assert not (tmp_path / "run").exists()

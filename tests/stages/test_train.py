@@ -12,6 +12,7 @@ import pytest
 
 from must_jax import trained
 from must_jax.config import OptimizerConfig, TrainConfig
+from must_jax.data.confidence import Threshold
 from must_jax.engine import distributed, goodput
 from must_jax.engine.checkpoint import restore_variables
 from must_jax.errors import UserError
@@ -352,9 +353,9 @@ def test_of_several_teachers_the_first_one_decides(capsys):
 def test_the_fingerprint_names_images_and_labels():
     def read(digest="abc", threshold=0.5, shard="x"):
         column = Column()
-        column.min_confidence = 0.5
+        column.min_confidence = Threshold(0.5)
         column.manifest = SimpleNamespace(
-            min_confidence=0.5,
+            threshold=Threshold(0.5),
             teacher=SimpleNamespace(digest=digest),
             rule={"threshold": threshold},
             shards=[SimpleNamespace(sha256=shard)],

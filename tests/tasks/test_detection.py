@@ -172,6 +172,20 @@ def test_pseudo_labels_are_the_boxes_above_the_threshold_with_their_scores():
     assert not found["boxes_yxyx"][1:].any()
 
 
+def test_a_class_may_have_a_threshold_of_its_own():
+    options = {"max_boxes": 4, "score_threshold": 0.5, "score_thresholds": {"cat": 0.8, "owl": 0.3}}
+    task = build_task("detection", ["cat", "dog", "owl"], options)
+    prediction = {
+        "boxes_yxyx": np.array([BOX] * 5, np.float32),
+        "classes": np.array([0, 0, 1, 2, 2], np.int32),
+        "scores": np.array([0.8, 0.7, 0.5, 0.3, 0.2], np.float32),
+        "valid": np.ones(5, np.float32),
+    }
+    assert task.pseudo_label(prediction)["valid"].tolist() == [1, 0, 1, 1, 0]
+    assert {task: 1}[build_task("detection", ["cat", "dog", "owl"], options)]  # can be a key
+    assert "score_thresholds" not in build_task("detection", ["cat"]).model_dump()  # as it was before there were any
+
+
 def average_precision(prediction, truth, classes=("cat", "dog")):
     task = build_task("detection", classes)
     metrics = task.metrics()

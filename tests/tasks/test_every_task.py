@@ -211,7 +211,7 @@ def test_a_rule_leaves_nothing_below_its_least_confidence(case):
     predictions = case.predict()
     label = case.task.pseudo_label({key: value[0] for key, value in predictions.items()})
     if is_known(case.task.label):
-        left = confident(case.task.label, label, case.task.min_confidence)
+        left = confident(case.task.label, label, case.task.min_confidence.least(case.task.classes))
         assert left["present"] == 1
         assert np.sum(left.get("valid", 1)) == np.sum(label.get("valid", 1)) > 0
 
@@ -248,6 +248,14 @@ def test_a_task_survives_its_own_description(case):
         ("parts", ("a",), {"kind": "segmentatoin"}, "did you mean 'segmentation'?"),
         ("truth", ("a",), {"kind": "segmentation"}, "cannot be a task's name"),
         ("a-b", ("a",), {"kind": "segmentation"}, "cannot be a task's name"),
+        ("detection", ("cat", "dog"), {"score_thresholds": {"catt": 0.5}}, "did you mean 'cat'?"),
+        (
+            "detection",
+            ("cat", "dog"),
+            {"score_thresholds": {"cat": 2}},
+            "option score_thresholds.cat: Input should be less",
+        ),
+        ("segmentation", ("cat", "dog"), {"confidence_thresholds": {"dgo": 0.5}}, "did you mean 'dog'?"),
         ("detection", (), {}, "needs class names"),
         ("normals", ("a",), {}, "has no classes"),
         ("segmentation", [f"c{i}" for i in range(65536)], {}, "at most 65535"),

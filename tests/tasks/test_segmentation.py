@@ -32,6 +32,12 @@ def test_unsure_pixels_become_the_ignore_id():
     assert bold["ids"].tolist() == [[0, 0], [2, 1]]
 
 
+def test_a_class_may_have_a_threshold_of_its_own():
+    probs = np.array([[[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.3, 0.3, 0.4]]], np.float32)
+    options = {"confidence_threshold": 0.5, "confidence_thresholds": {CLASSES[0]: 0.7, CLASSES[2]: 0.4}}
+    assert build_task("segmentation", CLASSES, options).pseudo_label({"probs": probs})["ids"].tolist() == [[255, 1, 2]]
+
+
 def test_with_its_confidence_a_pseudo_label_leaves_the_threshold_to_the_reader():
     probs = np.array([[[0.5, 0.3, 0.2], [0.49, 0.3, 0.21]]], np.float32)
     task = build_task("segmentation", CLASSES, {"keep_confidence": True})
@@ -39,7 +45,7 @@ def test_with_its_confidence_a_pseudo_label_leaves_the_threshold_to_the_reader()
     assert label["ids"].tolist() == [[0, 0]]
     np.testing.assert_array_equal(label["confidence"], probs.max(-1))
     assert task.label.confidence and not build_task("segmentation", CLASSES).label.confidence
-    assert by_rule(task.label, label, task.min_confidence)["ids"].tolist() == [[0, 255]]
+    assert by_rule(task.label, label, task.min_confidence.least(CLASSES))["ids"].tolist() == [[0, 255]]
 
 
 def miou(predicted, truth, classes=CLASSES):
