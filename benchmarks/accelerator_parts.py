@@ -225,6 +225,7 @@ def label_images(size: Size) -> dict[str, Any]:
     from must_jax.engine.mesh import setup_devices
     from must_jax.inputs import feeding
     from must_jax.labelling.forecasting import forward_per_second
+    from must_jax.teachers.own import owned
 
     run, teachers = size.student, {}
     batch_size = run.batch_sizes[0]
@@ -236,7 +237,7 @@ def label_images(size: Size) -> dict[str, Any]:
         every = labelling.make_teachers(preset)
         images = open_images(f"folder:{folder}", "")
         for name, models in {"one": {"teacher_depth": every["teacher_depth"]}, "five": every}.items():
-            bare = forward_per_second(list(models.values()), batch_size, least_s=size.forward_s)
+            bare = forward_per_second(owned(models), batch_size, least_s=size.forward_s)
             wall_s, cpu_s = labelling.label_all(images, models, batch_size)
             teachers[name] = {
                 "bare": bare,

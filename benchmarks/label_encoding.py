@@ -46,7 +46,7 @@ from must_jax.data.augment import letterbox_geometry
 from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.data.letterbox import cut_padding
+from must_jax.data.letterbox import content_of, cut_padding
 
 CLASSES, BOXES, STRIDE = 1000, 20, 4
 KEPT = "segmentation, confidence kept"
@@ -341,7 +341,7 @@ def model_labels(run: str, images: Mapping[str, np.ndarray]) -> dict[str, Labels
         for task in (task for task in model.tasks.values() if isinstance(task.label, MapLabel)):
             rule = task.model_copy(update={"keep_confidence": True} if task.label.content == "ids" else {})
             label = rule.pseudo_label({key: value[0] for key, value in predicted[task.name].items()})
-            maps[task.name] = cut_padding(rule.label, label, content_hw, SIZE)
+            maps[task.name] = cut_padding(rule.label, label, content_of(content_hw, SIZE))
         labels[name] = drawn(index) | maps | {KEPT: maps["segmentation"]}
         labels[name]["segmentation"] = {"ids": maps["segmentation"]["ids"]}
     return labels

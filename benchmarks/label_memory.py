@@ -57,11 +57,11 @@ def label_all(
     from must_jax.config import InputConfig, LabelConfig, ModelConfig
     from must_jax.data.image_sets import open_images
     from must_jax.engine.mesh import make_mesh, setup_devices
-    from must_jax.labelling.asking import blank
     from must_jax.labelling.one_pass import label
     from must_jax.labelling.teachers import begin_columns
     from must_jax.models.api import build_model
     from must_jax.tasks import TASKS, build_task
+    from must_jax.teachers.own import Own
     from must_jax.trained import Trained
 
     setup_devices()
@@ -74,8 +74,8 @@ def label_all(
         Path("t"), model, variables, model_config, tasks, image_size, settings, {}, "0" * 64, make_mesh(0, [64])
     )
     if prefetch_bytes:
-        teacher = labelling.instant(teacher, blank(teacher, 64))
-    jax.device_get(teacher.dispatch(blank(teacher, 64)))
+        teacher = labelling.instant(teacher, Own(teacher, "t").blank(64))
+    jax.device_get(teacher.dispatch(Own(teacher, "t").blank(64)))
     start_peak()
     held = resident_bytes()
     if trace:
@@ -83,7 +83,7 @@ def label_all(
     before = tracemalloc.take_snapshot() if trace else None
     config = LabelConfig(images=f"folder:{folder}", teachers=("t",), take=count)
     images = open_images(config.images, "", count)
-    teachers = begin_columns(workdir, {"t": teacher}, images, config)
+    teachers = begin_columns(workdir, [Own(teacher, "t")], images, config)
     reading = InputConfig(prefetch_bytes=prefetch_bytes) if prefetch_bytes else InputConfig()
     assert label(images, teachers, config.batch_size, reading).images == count
     for column in teachers[0].columns:

@@ -33,6 +33,7 @@ from must_jax.config import InputConfig, LabelConfig, ModelConfig
 from must_jax.cores import cores
 from must_jax.data import scenes
 from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.data.inputs import Input
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.labelling.asking import read, readers
 from must_jax.labelling.forecasting import forward_per_second
@@ -41,6 +42,7 @@ from must_jax.labelling.teachers import begin_columns
 from must_jax.models.api import build_model
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task
+from must_jax.teachers.own import Own, owned
 from must_jax.trained import Trained
 
 GOAL = 0.9  # of the rate of the bare forward passes
@@ -162,7 +164,7 @@ def label_all(
     """Wall seconds an image, and CPU seconds of this process."""
     config = LabelConfig(images=images.name, teachers=tuple(models), batch_size=batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        teachers = begin_columns(Path(folder), models, images, config)
+        teachers = begin_columns(Path(folder), owned(models), images, config)
         warm_up(teachers, batch_size)
         used = time.process_time()
         seconds = label(images, teachers, batch_size, InputConfig(workers=workers)).seconds
@@ -173,7 +175,7 @@ def read_all(images: ImageSet, models: Sequence[Trained], batch_size: int) -> fl
     """CPU seconds an image for files, decoding and letterboxing."""
     used = time.process_time()
     chunks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
-    with readers(images, chunks, models, batch_size) as begin:
+    with readers(images, chunks, [Own(model, "") for model in models], batch_size) as begin:
         for _ in read(begin, chunks):
             pass
     return (time.process_time() - used) / len(images)
@@ -204,13 +206,13 @@ def main() -> None:
         more = open_images(f"folder:{folder}", "")
         images = open_images(f"folder:{folder}", "", args.images or preset.images)
         first = [range(min(batch_size, len(images)))]
-        with readers(images, first, list(models.values()), batch_size) as begin:
+        with readers(images, first, owned(models), batch_size) as begin:
             batch = next(read(begin, first))
-        silent = {name: instant(model, batch.inputs[model.image_size]) for name, model in models.items()}
+        silent = {name: instant(model, batch.inputs[Input.square(model.image_size)]) for name, model in models.items()}
 
         bare, whole, host, fed, reading, waiting = [], [], [], [], [], []
         for number in range(1, args.rounds + 1):
-            bare.append(1 / forward_per_second(list(models.values()), batch_size, least_s=10.0))
+            bare.append(1 / forward_per_second(owned(models), batch_size, least_s=10.0))
             whole.append(label_all(images, models, batch_size)[0])
             fed_s, used_s = label_all(more, silent, batch_size)
             host.append(used_s)

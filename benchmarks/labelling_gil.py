@@ -85,8 +85,10 @@ def measure(rounds: int, count: int) -> None:
     from must_jax.config import ModelConfig
     from must_jax.cores import cores
     from must_jax.data.image_sets import ImageSet, open_images
+    from must_jax.data.inputs import Input
     from must_jax.engine.mesh import setup_devices
     from must_jax.labelling.asking import read, readers
+    from must_jax.teachers.own import owned
 
     gil = ctypes.PyDLL(os.environ[LIBRARY])
     gil.gil_held_ns.restype = gil.gil_times.restype = ctypes.c_int64
@@ -97,8 +99,8 @@ def measure(rounds: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         labelling.write_images(Path(folder), preset, SHORT)
         photos = open_images(f"folder:{folder}", "")
-        with readers(photos, [range(BATCH)], list(models.values()), BATCH) as begin:
-            inputs = next(read(begin, [range(BATCH)])).inputs[SIZE]
+        with readers(photos, [range(BATCH)], owned(models), BATCH) as begin:
+            inputs = next(read(begin, [range(BATCH)])).inputs[Input.square(SIZE)]
         five = {name: labelling.instant(model, inputs) for name, model in models.items()}
         sets = {"one": {"teacher_depth": five["teacher_depth"]}, "five": five}
 

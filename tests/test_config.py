@@ -243,7 +243,7 @@ def literal(text: str) -> Any:
 
 @pytest.mark.parametrize("text", ["a,b", "a, b", "[a, b]", "(a,b)", '["a", "b"]', "('a', 'b')"])
 def test_lists_in_every_spelling(text: str):
-    assert changed(label(), f"teachers={text}").teachers == ("a", "b")
+    assert [teacher.model for teacher in changed(label(), f"teachers={text}").teachers] == ["a", "b"]
     assert build_format("coco", {"classes": literal(text)}).classes == ("a", "b")
 
 

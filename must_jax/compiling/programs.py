@@ -26,7 +26,7 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import beside
 from must_jax.models.api import build_model
 from must_jax.scoring.transfer import Downstream, Transfer, Trunk
-from must_jax.tasks import TASKS, build_task, check_options
+from must_jax.tasks import build_task, check_options, kind_of
 from must_jax.tasks.base import Task
 from must_jax.training.building import build, update_shapes
 
@@ -71,21 +71,21 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
 
 
 def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
-    for name, options in config.tasks.items():
-        check_options(name, options)
     batch_size = mesh.size * math.ceil(config.batch_size / mesh.size)  # it pads its batches
     for teacher in config.teachers:
-        told = description.read(teacher)
+        if teacher.run is None:  # its own library runs it
+            continue
+        told = description.read(teacher.run)
         model_config = told.model
         tasks = {
-            name: build_task(name, task.classes, task.options | config.tasks.get(name, {}))
+            name: build_task(name, task.classes, task.options | config.tasks.get(teacher.names.get(name, name), {}))
             for name, task in told.tasks.items()
         }
         model = build_model(model_config, {name: task.head(model_config) for name, task in tasks.items()})
         size = told.image_size
         predict = make_predict_step(trained.image_forward(model), tasks, size, mesh, condense=True)
         images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
-        yield Step(f"label {Path(teacher).name}", predict, (model.shapes(size), {"image": images}), batch_size)
+        yield Step(f"label {teacher.called}", predict, (model.shapes(size), {"image": images}), batch_size)
 
 
 def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
@@ -157,7 +157,7 @@ def _task(
     """
     check_options(name, options)
     known: tuple[str, ...] | None = ()
-    if TASKS[name].has_classes:
+    if kind_of(name, options).has_classes:
         known = tuple(f"class {index}" for index in range(given.get(name, 0))) or next(
             (found for source in sources if (found := _classes_in(source, name, config.data_dir))), None
         )
@@ -190,18 +190,19 @@ def _names_in(sources: Sequence[SourceConfig], tasks: Mapping[str, Task], data_d
 def _labels_of(source: SourceConfig, label: str, data_dir: str) -> dict[str, tuple[str, ...]]:
     """Task -> classes of the labels that "truth" or a column's folder refers to, as far as known now."""
     if label == TRUTH:
-        return _truth(source.images, data_dir)
+        return {source.called(task): classes for task, classes in _truth(source.images, data_dir).items()}
     folder = Path(label)
     if (folder / manifest.FILE).is_file():
         column = manifest.read(folder)
-        return {column.task: column.classes}
+        return {source.called(column.task, folder.name): column.classes}
     teacher, _, task = folder.name.rpartition("-")  # it does not exist yet, but its teacher may
+    here = source.called(task, folder.name)
     run = folder.parent.parent.parent / teacher
     if (run / MODEL_FILE).is_file():
         known = description.read(run).tasks
-        return {task: known[task].classes if task in known else ()}
+        return {here: known[task].classes if task in known else ()}
     truths = scenes.CONFIGS[teacher].truths if teacher in scenes.CONFIGS else {}
-    return {task: truths[task].classes} if task in truths else {}
+    return {here: truths[task].classes} if task in truths else {}
 
 
 def _truth(images: str, data_dir: str) -> dict[str, tuple[str, ...]]:

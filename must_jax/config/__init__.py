@@ -36,6 +36,7 @@ from must_jax.config.parts import (
     SourceConfig,
     ValidationConfig,
 )
+from must_jax.config.teachers import TeacherConfig, TeacherInputConfig, TeacherTaskConfig
 from must_jax.config.training import TrainConfig
 
 __all__ = [
@@ -67,6 +68,9 @@ __all__ = [
     "ReportConfig",
     "SourceConfig",
     "TargetConfig",
+    "TeacherConfig",
+    "TeacherInputConfig",
+    "TeacherTaskConfig",
     "TrainConfig",
     "TransferConfig",
     "TruthConfig",

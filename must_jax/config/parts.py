@@ -66,9 +66,16 @@ class SourceConfig(Config):
     of its columns. If an image has several of one task, a true one wins, among others the first."""
     take: Count = 0
     """A sample of n images, the same in every run and part of every larger one; 0 = all."""
+    names: dict[str, str] = {}
+    """Another name for the task of some labels: a stored task, or the folder of a column -> the task that it is here.
+    So two segmentations of different classes can meet in one model."""
     min_confidence: dict[str, ShareOrByClass] = {}
     """By task: labels of columns below it are dropped: boxes, pixels (of columns made with keep_confidence) and
     distributions, by their largest probability. `TASK.CLASS` sets that of a single class."""
+
+    def called(self, task: str, folder: str = "") -> str:
+        """What labels of a stored task, in a column's folder of this name, are called here."""
+        return self.names.get(folder, self.names.get(task, task))
 
 
 class ValidationConfig(SourceConfig):

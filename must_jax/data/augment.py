@@ -103,7 +103,7 @@ def apply(
     Returns:
       u8[image_size, image_size, 3] and the labels by task, as `place` returns them.
     """
-    return _image(geometry, image), place(geometry, labels, kinds, map_size)
+    return resized(geometry, image), place(geometry, labels, kinds, map_size)
 
 
 def place(
@@ -134,7 +134,8 @@ def place(
     return out
 
 
-def _image(geometry: Geometry, image: np.ndarray) -> np.ndarray:
+def resized(geometry: Geometry, image: np.ndarray, padding_rgb: tuple[int, int, int] = PADDING_RGB) -> np.ndarray:
+    """The image as network input: u8[h, w, 3] -> u8[y.out, x.out, 3]."""
     y, x = geometry
     part = image[y.start : y.start + y.length, x.start : x.start + x.length]
     # Linear interpolation that shrinks by 2 or more would alias: the last factors of 2 are exact means, and fast.
@@ -147,7 +148,7 @@ def _image(geometry: Geometry, image: np.ndarray) -> np.ndarray:
     if (y.out_length, x.out_length) == (y.out, x.out):
         return part
     below, right = (span.out - span.out_start - span.out_length for span in geometry)
-    return cv2.copyMakeBorder(part, y.out_start, below, x.out_start, right, cv2.BORDER_CONSTANT, value=PADDING_RGB)
+    return cv2.copyMakeBorder(part, y.out_start, below, x.out_start, right, cv2.BORDER_CONSTANT, value=padding_rgb)
 
 
 def _boxes(geometry: Geometry, label: Label, kind: BoxesLabel) -> Label:

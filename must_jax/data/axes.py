@@ -1,8 +1,7 @@
 """Vectors of any camera's frame in ours: x right, y down, z forward. A visible surface has z < 0.
 
-Axes are declared as ours in terms of theirs, "x,-y,-z" for y up and z towards the camera, or by the name of a
-convention. Models of one family have been published with different signs (docs/teachers.md): check a declaration on
-data.
+Axes are declared as ours in terms of theirs, "x,-y,-z" for y up and z towards the camera, or by a convention's name.
+Models of one family have been published with different signs (docs/teachers.md): check a declaration on data.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ def parse(text: str) -> Axes:
             f"'{text}' does not say which of their x, y, z are ours; write 'x,y,z' or 'x,-y,-z', or one of "
             f"{', '.join(CONVENTIONS)}"
         )
-    index, sign = zip(*(("xyz".index(part[2]), -1 if part[1] == "-" else 1) for part in parts), strict=True)
-    return Axes(index, sign)
+    a, b, c = (("xyz".index(part[2]), -1 if part[1] == "-" else 1) for part in parts)
+    return Axes((a[0], b[0], c[0]), (a[1], b[1], c[1]))
 
 
 def every() -> Iterator[Axes]:
     """All 48 frames whose axes lie along ours."""
-    for x, y, z in itertools.permutations(range(3)):
-        for sign in itertools.product((1, -1), (1, -1), (1, -1)):
-            yield Axes((x, y, z), sign)
+    for a, b, c in itertools.permutations(range(3)):
+        for x, y, z in itertools.product((1, -1), repeat=3):
+            yield Axes((a, b, c), (x, y, z))

@@ -61,13 +61,12 @@ def most_likely(probs: np.ndarray, content: Content, hw: tuple[int, int]) -> tup
     return ids, best
 
 
-def cut_padding(kind: LabelKind, label: Label, content_hw: tuple[int, int], image_size: int) -> Label:
-    """A label of the whole input -> the label of the image in its top left corner, `content_hw` of `image_size` pixels.
+def cut_padding(kind: LabelKind, label: Label, content: Content) -> Label:
+    """A label of the whole input -> the label of the image in its top left corner.
 
     Boxes are clipped to the image and left out where they lie outside. Maps keep their stride; where that does not
     divide the content, they are resampled by less than half a cell: ids by nearest neighbour, the others linearly.
     """
-    content = content_of(content_hw, image_size)
     if not isinstance(kind, MapLabel):
         return on_image(kind, label, content, (0, 0))
     height, width = label[kind.field].shape[:2]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, TrainConfig
+from must_jax import description
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, TeacherConfig, TrainConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import check_splits, open_images
 from must_jax.data.shards import COLUMNS, SPLIT
 from must_jax.engine import distributed
 from must_jax.errors import UserError, nearest
+from must_jax.files import MODEL_FILE
 from must_jax.inputs import memory
 from must_jax.inputs.named import StageConfig, mesh_of, named, names_of
 from must_jax.inputs.sources import TRUTH
@@ -44,6 +46,7 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
                 found.append(str(error))
 
     about = named(config)
+    known = {name for name, _ in about.tasks}
     for name, options in about.tasks:
         look(check_options, name, options)
     if not isinstance(config, AuditConfig):  # uses no devices
@@ -54,7 +57,7 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
     for key, run in about.runs:
         look(_check_run, f"config.{key}", run, made)
     for source in about.sources:
-        for task in source.min_confidence:
+        for task in source.min_confidence.keys() - known:
             look(check_options, task, {})
         for label in source.labels:
             look(_check_label, label, made)
@@ -68,14 +71,24 @@ def outputs_of(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
     """The runs, label runs and columns that the stages of a pipeline in `workdir` will create."""
     tasks = {workdir / name: stage.tasks for name, stage in stages.items() if isinstance(stage, TrainConfig)}
     columns = {
-        workdir / name / COLUMNS / f"{Path(teacher).name}-{task}"
+        workdir / name / COLUMNS / f"{teacher.called}-{task}"
         for name, stage in stages.items()
         if isinstance(stage, LabelConfig)
         for teacher in stage.teachers
-        for task in tasks.get(Path(teacher), TASKS)  # any task, for a run from elsewhere
+        for task in _tasks_of(teacher, tasks)
     }
     label_runs = {workdir / name for name, stage in stages.items() if isinstance(stage, LabelConfig)}
     return {*tasks, *label_runs, *columns}
+
+
+def _tasks_of(teacher: TeacherConfig, coming: Mapping[Path, Collection[str]]) -> Iterable[str]:
+    """The names that its tasks have here; any, of a run from elsewhere that is not there yet."""
+    if teacher.run is None:
+        return teacher.tasks
+    tasks: Iterable[str] = coming.get(teacher.run, TASKS)
+    if teacher.run not in coming and (teacher.run / MODEL_FILE).exists():
+        tasks = description.read(teacher.run).tasks
+    return (teacher.names.get(task, task) for task in tasks)
 
 
 def _check_run(key: str, run: str, made: Collection[Path]) -> None:

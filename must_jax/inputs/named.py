@@ -16,6 +16,7 @@ from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.inputs.sources import TRUTH, maker_of
 from must_jax.labels import manifest
 from must_jax.labels.columns import find_columns
+from must_jax.tasks import TASKS
 
 StageConfig = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
 
@@ -50,8 +51,10 @@ def named(config: StageConfig) -> Named:
             runs = [("init", config.init)] if config.init else []
             return Named(config.tasks.items(), sources, runs, [config.batch_size // config.accumulate])
         case LabelConfig():  # pads its batches
-            runs = [("teachers", teacher) for teacher in config.teachers]
-            return Named(config.tasks.items(), [SourceConfig(images=config.images)], runs, [])
+            runs = [("teachers", str(teacher.run)) for teacher in config.teachers if teacher.run]
+            known = TASKS.keys()  # others are checked once their teacher tells what they are
+            tasks = [(name, options) for name, options in config.tasks.items() if name in known]
+            return Named(tasks, [SourceConfig(images=config.images)], runs, [])
         case AuditConfig():
             compared = [SourceConfig(images=name) for name in config.evaluation]
             return Named([], [SourceConfig(images=config.images, labels=config.columns), *compared], [], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -20,7 +21,7 @@ from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest, verify
-from must_jax.labels.columns import LabelColumn, beside, find_columns, open_beside, open_column
+from must_jax.labels.columns import LabelColumn, beside, find_columns, is_of, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 
 TRUTH = "truth"
@@ -80,8 +81,15 @@ def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str
 def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> list[_Offered]:
     """The columns of a source for these tasks, true ones first."""
 
+    used: set[str] = set()
+
+    def named(task: str, folder: str) -> str:
+        """What labels of a task, in a column's folder of this name, are called here."""
+        used.update((folder, task))
+        return config.called(task, folder)
+
     def opened(folder: Path, task: str) -> Column:
-        column = open_column(folder, images)
+        column = open_column(folder, images).called(task)
         return column.at_least(config.min_confidence[task]) if task in config.min_confidence else column
 
     true: list[_Offered] = []
@@ -90,15 +98,27 @@ def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> 
     for label in config.labels:
         if label == TRUTH:
             for task in images.labels:
-                true.append(_Offered(task, TRUTH, functools.partial(images.labels.__getitem__, task)))
-            for folder in beside(images, tasks):
-                true.append(_Offered(folder.name, TRUTH, functools.partial(open_beside, folder, images)))
+                here = named(task, task)
+                true.append(_Offered(here, TRUTH, functools.partial(_called, images.labels[task], here)))
+            for folder in beside(images):
+                here = named(folder.name, folder.name)
+                if here in tasks and is_of(folder, images):
+                    true.append(_Offered(here, TRUTH, functools.partial(_open_beside, folder, images, here)))
             continue
-        for folder in _folders(label, tasks):
+        for folder in find_columns(Path(label)):
             made = manifest.read(folder)
-            stored.add(made.task)
-            column = _Offered(made.task, maker_of(made), functools.partial(opened, folder, made.task))
+            here = named(made.task, folder.name)
+            if folder != Path(label) and here not in tasks:  # of a label run, the columns of these tasks
+                continue
+            stored.add(here)
+            column = _Offered(here, maker_of(made), functools.partial(opened, folder, here))
             (predicted if made.teacher else true).append(column)
+    for key in config.names:
+        if key not in used:
+            raise UserError(
+                f"names.{key} is set, but {images.name} is read without labels of that task or column; remove it, or "
+                "correct it"
+            )
     for task in config.min_confidence:
         if task not in stored:
             raise UserError(
@@ -106,6 +126,19 @@ def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> 
                 "remove it, or add the column to labels"
             )
     return [column for column in (*true, *predicted) if column.task in tasks]
+
+
+def _called(column: Column, task: str) -> Column:
+    """The same labels as those of another task."""
+    if column.task == task:
+        return column
+    other = copy.copy(column)
+    other.task = task
+    return other
+
+
+def _open_beside(folder: Path, images: ImageSet, task: str) -> Column:
+    return open_beside(folder, images).called(task)
 
 
 def maker_of(column: Manifest) -> str:
@@ -146,12 +179,6 @@ def fingerprint_of(sources: Sequence[Source], key: str = "train") -> dict[str, A
             if made and least and least != made.threshold:
                 data[f"{key}.{i}.labels.{j}.min_confidence"] = str(least) if least.of_class else least.of_all
     return data
-
-
-def _folders(label: str, tasks: Collection[str]) -> list[Path]:
-    """The column in that folder; for a label run, its columns of `tasks`."""
-    folders = find_columns(Path(label))
-    return folders if folders == [Path(label)] else [each for each in folders if manifest.read(each).task in tasks]
 
 
 def _content(column: Manifest) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from must_jax.config import OptimizerConfig
 from must_jax.data import units
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column
+from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.inputs.sources import TRUTH
 from must_jax.labels.columns import beside
 from must_jax.labels.manifest import TeacherRecord
 from must_jax.progress import say
-from must_jax.tasks import TASKS, build_task
+from must_jax.tasks import build_task, check_options
 from must_jax.tasks.base import Task
 
 
@@ -29,14 +31,14 @@ def build_tasks(
     tasks = {}
     for name, chosen in options.items():
         columns = [column for source in sources for column in source.columns if column.task == name]
-        if name in TASKS and not columns:
+        if not columns:
+            check_options(name, chosen)  # a name that is misspelt has no labels, either
             others = f", or drop the task with --config.columns.drop={name}" if len(options) > 1 else ""
             labelled = _labelled(sources)
             raise UserError(
                 f"no images are labelled for task '{name}'; labelled are: {labelled}; provide its labels{others}"
             )
-        classes = columns[0].classes if columns else ()
-        tasks[name] = build_task(name, classes, {"max_boxes": max_boxes, **chosen})
+        tasks[name] = build_task(name, columns[0].classes, {"max_boxes": max_boxes, **chosen})
     for source in sources:
         _check_fit(source, tasks)
     for source in also:
@@ -100,10 +102,20 @@ def _check_fit(source: Source, tasks: Mapping[str, Task]) -> None:
 
 
 def _check_fits(column: Column, task: Task, images: str) -> None:
+    if type(column.kind) is not type(task.label) or getattr(column.kind, "content", "") != getattr(
+        task.label, "content", ""
+    ):
+        raise UserError(
+            f"the {column.task} labels of {images} are {_told_kind(column.kind)}, but config.tasks.{task.name} is "
+            f"of kind {task.kind}; read them under another name with names, or set config.tasks.{task.name}.kind"
+        )
     if column.classes != task.classes:
+        folder = getattr(column, "folder", None)
+        stored = Path(folder).name if folder else column.task
         raise UserError(
             f"the {column.task} labels of {images} have the classes {_joined(column.classes)}, "
-            f"others have {_joined(task.classes)}; use labels with the same class list"
+            f"others have {_joined(task.classes)}; use labels with the same class list, or give these a name and "
+            f"a head of their own with --config.train.0.names.{stored}=NAME --config.tasks.NAME.kind={task.kind}"
         )
     unit, expected = units.unit_of(column.kind), units.unit_of(task.label)
     if unit != expected:
@@ -111,6 +123,12 @@ def _check_fits(column: Column, task: Task, images: str) -> None:
             f"the {column.task} labels of {images} have the unit '{unit}', but config.tasks.{column.task} expects "
             f"'{expected}'; change the task's options or the labels"
         )
+
+
+def _told_kind(kind: LabelKind) -> str:
+    return {"VectorLabel": "distributions over classes", "BoxesLabel": "boxes"}.get(
+        type(kind).__name__, f"maps of {getattr(kind, 'content', 'values')}"
+    )
 
 
 def _labelled(sources: Sequence[Source]) -> str:

@@ -20,7 +20,7 @@ from must_jax.labels.manifest import ImagesRecord, Manifest, SourceRecord
 from must_jax.labels.told import told
 from must_jax.progress import say
 from must_jax.reading import read_json
-from must_jax.tasks import TASKS, build_task, check_options
+from must_jax.tasks import build_task, kind_of
 
 SHARD_IMAGES = 1024
 MOVED_FILE = "moved.json"  # in a finished column
@@ -72,11 +72,14 @@ def write(images: ImageSet, task: str, config: TruthConfig, folder: Path, shard_
         say(f"{folder} is finished; nothing to do")
         return manifest.read(folder)
     photos = matching.Photos(images, shapes=isinstance(format_, Placed))
-    annotations = format_.open(path, photos.names, TASKS[task]().label)
-    build_task(task, annotations.classes)  # raises if classes are missing, or superfluous
+    options = {"kind": config.kind} if config.kind else {}
+    kind = kind_of(task, options)
+    annotations = format_.open(path, photos.names, kind().label)
+    build_task(task, annotations.classes, options)  # raises if classes are missing, or superfluous
     description = Manifest.describe(
         annotations.kind,
         task=task,
+        task_kind=kind.kind if kind.kind != task else "",
         classes=annotations.classes,
         rule={},
         preprocessing="",
@@ -124,12 +127,12 @@ def _remember_move(folder: Path, config: TruthConfig) -> None:
 
 
 def _format(task: str, config: TruthConfig, folder: Path | None = None) -> Format:
-    check_options(task, {})
+    task_kind = kind_of(task, {"kind": config.kind} if config.kind else {})
     try:
         format_ = build_format(config.format, config.options)
     except UserError as error:
         raise UserError(f"config.labels.{task}: {error}") from None
-    wanted = shape(TASKS[task]().label)
+    wanted = shape(task_kind().label)
     if format_.gives != wanted:
         fitting = [name for name, each in FORMATS.items() if each.gives == wanted]
         raise UserError(

@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from must_jax.cores import ahead, cores, divided
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.inputs import Example, Reader
+from must_jax.data.inputs import Example, Input, Reader
 from must_jax.data.layout import Layout
 from must_jax.data.prefetch import Begin, makers
-from must_jax.engine.mesh import put_batch
 from must_jax.errors import told
-from must_jax.trained import Predictions, Trained
+from must_jax.teachers.base import Images, Predictions, Teacher
 
 AHEAD = 2  # batches by which one step of the work runs ahead of the next, if the memory suffices
 IN_HAND = 2  # images for each thread: one that it works on, and the next one
@@ -31,10 +28,10 @@ class Batch(NamedTuple):
     """Images as the teachers see them.
 
     Attributes:
-      inputs: by side in pixels, u8[rows, side, side, 3]; zeros where there is no image, so that shapes never change.
+      inputs: by kind of input, u8[rows, height, width, 3]; zeros where there is no image, so that shapes never change.
     """
 
-    inputs: Mapping[int, np.ndarray]
+    inputs: Mapping[Input, np.ndarray]
     examples: Sequence[Example]
 
 
@@ -46,30 +43,36 @@ class Answer:
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
-def blank(model: Trained, batch_size: int) -> np.ndarray:
-    """u8[rows, size, size, 3], zeros; at least `batch_size` rows, rounded up to what the devices can share evenly."""
-    return np.zeros((batch_size + -batch_size % model.mesh.size, model.image_size, model.image_size, 3), np.uint8)
+def rows_of(teachers: Sequence[Teacher], batch_size: int) -> int:
+    """Rows of the arrays that hold a batch for all of them."""
+    return max(teacher.rows(batch_size) for teacher in teachers)
 
 
-def batches_ahead(models: Sequence[Trained], batch_size: int, prefetch_bytes: int) -> int:
+def blanks(teachers: Sequence[Teacher], batch_size: int) -> dict[Input, np.ndarray]:
+    """Zeros by kind of input: u8[rows, height, width, 3]."""
+    rows = rows_of(teachers, batch_size)
+    inputs = dict.fromkeys(teacher.input for teacher in teachers)
+    return {each: np.zeros((rows, each.height, each.width, 3), np.uint8) for each in inputs}
+
+
+def batches_ahead(teachers: Sequence[Teacher], batch_size: int, prefetch_bytes: int) -> int:
     """How many batches one step may run ahead of the next: images before the devices, predictions behind them twice."""
-    rows = len(blank(models[0], batch_size))
-    inputs = Layout({model.image_size: blank(model, batch_size) for model in models}).bytes
-    answers = Layout({number: model.answers(rows) for number, model in enumerate(models)}).bytes
+    rows = rows_of(teachers, batch_size)
+    inputs = Layout(blanks(teachers, batch_size)).bytes
+    answers = Layout({number: teacher.answers(rows) for number, teacher in enumerate(teachers)}).bytes
     wanted = max(AHEAD, -(-IN_HAND * cores() // rows))  # so that no thread waits for small batches
     return max(1, min(wanted, prefetch_bytes // (inputs + 2 * answers)))
 
 
 def readers(
-    images: ImageSet, chunks: Sequence[range], models: Sequence[Trained], batch_size: int, workers: int = 0
+    images: ImageSet, chunks: Sequence[range], teachers: Sequence[Teacher], batch_size: int, workers: int = 0
 ) -> contextlib.AbstractContextManager[Begin[Example]]:
     """A context in which the images of each chunk of positions, at most `batch_size` of them, can be read.
 
     Args:
       workers: processes that read; 0 = threads of this one.
     """
-    inputs = {model.image_size: blank(model, batch_size) for model in models}
-    return makers(Reader(images, chunks), Layout(inputs), workers, cores(), KEYS)
+    return makers(Reader(images, chunks), Layout(blanks(teachers, batch_size)), workers, cores(), KEYS)
 
 
 def read(begin: Begin[Example], chunks: Sequence[range], count: int = AHEAD) -> Iterator[Batch]:
@@ -83,65 +86,57 @@ def read(begin: Begin[Example], chunks: Sequence[range], count: int = AHEAD) -> 
 
 
 def ask(
-    models: Sequence[Trained], batches: Iterable[Batch], wanted: Iterable[Sequence[bool]]
+    teachers: Sequence[Teacher], batches: Iterable[Batch], wanted: Iterable[Sequence[bool]]
 ) -> Iterator[tuple[Sequence[Example], list[Answer]]]:
-    """The predictions of the models for each batch, fetched once the devices have the next batch.
+    """The predictions of the teachers for each batch, fetched once all have begun with the next batch.
 
     Programs over several devices must be launched in the same order on all of them, so only one thread may iterate.
 
     Args:
-      wanted: for each batch, which models are run.
+      wanted: for each batch, which teachers are asked.
     """
 
     def begin(batch: Batch, asked: Sequence[bool]) -> Callable[[], tuple[Sequence[Example], list[Answer]]]:
-        sent: dict[tuple[int, Mesh], jax.Array] = {}  # each size once for all teachers
-
-        def send(model: Trained) -> jax.Array:
-            size, mesh = model.image_size, model.mesh
-            if (size, mesh) not in sent:
-                sent[size, mesh] = put_batch(mesh, batch.inputs[size])
-            return sent[size, mesh]
-
+        images = {
+            kind: Images(pixels, [example.placed.get(kind) for example in batch.examples])
+            for kind, pixels in batch.inputs.items()
+        }
         begun = [
-            _begin(model, send, batch.inputs[model.image_size], len(batch.examples)) if a else Answer
-            for model, a in zip(models, asked, strict=True)
+            _begin(teacher, images[teacher.input]) if a else Answer for teacher, a in zip(teachers, asked, strict=True)
         ]
         return lambda: (batch.examples, [answer() for answer in begun])
 
     return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), IN_FLIGHT - 1)
 
 
-def _begin(
-    model: Trained, send: Callable[[Trained], jax.Array], inputs: np.ndarray, count: int
-) -> Callable[[], Answer]:
-    """Starts the model on the first `count` rows. If it fails on them, it is run row by row."""
+def _begin(teacher: Teacher, images: Images) -> Callable[[], Answer]:
+    """Shows the teacher a batch. If it fails on it, it is asked image by image."""
     try:
-        begun = model.dispatch(send(model))
-        jax.tree.map(lambda x: x.copy_to_host_async(), begun)
+        begun = teacher.begin(images)
     except Exception:  # either caused by these images, or it recurs and soon ends the run
-        return lambda: _ask_one_by_one(model, inputs, count)
+        return lambda: _ask_one_by_one(teacher, images)
 
     def answer() -> Answer:
         try:
-            return Answer(jax.device_get(begun))
+            return Answer(begun())
         except Exception:  # it may be raised only now
-            return _ask_one_by_one(model, inputs, count)
+            return _ask_one_by_one(teacher, images)
 
     return answer
 
 
-def _ask_one_by_one(model: Trained, inputs: np.ndarray, count: int) -> Answer:
+def _ask_one_by_one(teacher: Teacher, images: Images) -> Answer:
     predictions: dict[int, Predictions] = {}
     errors = {}
-    for row in range(count):
-        alone = np.zeros_like(inputs)  # at its own position, the row gets the same prediction
-        alone[row] = inputs[row]
+    for row, placed in enumerate(images.placed):
+        if placed is None:
+            continue
         try:
-            predictions[row] = jax.tree.map(itemgetter(row), jax.device_get(model.dispatch(alone)))
+            predictions[row] = teacher.alone(images, row)
         except Exception as error:
-            errors[row] = told(error)
+            errors[row] = f"{teacher.name}: {told(error)}"
     if not predictions:
         return Answer({}, errors)
     any_ = next(iter(predictions.values()))  # in place of those that failed
-    rows = (predictions.get(row, any_) for row in range(count))
+    rows = (predictions.get(row, any_) for row in range(len(images.placed)))
     return Answer(jax.tree.map(lambda *values: np.stack(values), *rows), errors)

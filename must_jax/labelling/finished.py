@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from must_jax import description
-from must_jax.config import LabelConfig, in_todays_names
+from must_jax.config import LabelConfig, TeacherConfig, in_todays_names
 from must_jax.data.image_sets import open_images
 from must_jax.data.shards import COLUMNS
-from must_jax.description import Description
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.manifest import ImagesRecord, Manifest
 from must_jax.runs import results
+from must_jax.teachers.files import digest_of
 
 NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task that do not affect its labels
+_DECLARED = {"depth_kind"}  # options that the declaration of a model of others decides
 
 
 def finished_columns(workdir: Path) -> dict[str, dict[str, Any]]:
@@ -37,7 +38,7 @@ def outdated_columns(config: LabelConfig, workdir: Path, again: Mapping[str, str
     Args:
       again: folder of a teacher that is about to change -> what is to be said of its columns.
     """
-    teachers = {Path(path).resolve().name: path for path in config.teachers}
+    teachers = {teacher.called: teacher for teacher in config.teachers}
     outdated: dict[Path, str] = {}
     files = sorted((workdir / COLUMNS).glob(f"*/{manifest.FILE}"))
     photos = photos_of(config) if files else None
@@ -71,26 +72,67 @@ def are_others(column: Manifest, photos: ImagesRecord) -> bool:
     return there != here
 
 
-def rule_of(config: LabelConfig, model: Description, task: str) -> dict[str, Any]:
-    """The options by which the predictions of a teacher become labels."""
-    options = {**model.tasks[task].options, **config.tasks.get(task, {})}
+class Known(NamedTuple):
+    """What can be known of a teacher without loading it.
+
+    Attributes:
+      digest: as its columns have it.
+      tasks: those that it labels, by their names here -> what they say of their options themselves.
+    """
+
+    digest: str
+    tasks: Mapping[str, Mapping[str, Any]]
+
+
+def known(teacher: TeacherConfig) -> Known | None:
+    """None if it no longer exists.
+
+    Raises:
+      UserError: its files are damaged, or pickles.
+    """
+    if teacher.run is None:
+        try:
+            digest = digest_of(teacher)
+        except UserError:
+            return None
+        return Known(digest, {name: {} for name in teacher.tasks})
+    if not (teacher.run / MODEL_FILE).exists():
+        return None
+    model = description.read(teacher.run)
+    tasks = {name: task.options for name, task in model.tasks.items() if name not in model.training.untrained}
+    return Known(model.digest, {teacher.names.get(name, name): options for name, options in tasks.items()})
+
+
+def rule_of(config: LabelConfig, teacher: TeacherConfig, about: Known, column: Manifest) -> dict[str, Any]:
+    """The options by which the predictions of a teacher become labels of this column's task, as far as they are known.
+
+    Those of a model of others are what the config says; where it says nothing, the task's own defaults.
+    """
+    options = {**about.tasks[column.task], **config.tasks.get(column.task, {})}
+    if teacher.run is None:
+        from must_jax.tasks import build_task  # loads jax
+
+        kept = {"kind": column.options.get("kind"), **{key: column.rule[key] for key in _DECLARED & column.rule.keys()}}
+        options = build_task(column.task, column.classes, kept | options).options
+    if options.get("kind") == column.task_kind:
+        options.pop("kind", None)
     return {key: value for key, value in options.items() if key not in NO_RULE}
 
 
-def _outdated(config: LabelConfig, column: Manifest, teacher: str | None, again: Mapping[str, str]) -> str:
+def _outdated(config: LabelConfig, column: Manifest, teacher: TeacherConfig | None, again: Mapping[str, str]) -> str:
     assert column.teacher
     if teacher is None:
         return f"config.teachers no longer names {column.teacher.name}"
-    if why := again.get(str(Path(teacher))):
+    if teacher.run and (why := again.get(str(teacher.run))):
         return why
-    if not (Path(teacher) / MODEL_FILE).exists():
+    if (about := known(teacher)) is None:
         return ""
-    model = description.read(teacher)
-    if model.digest != column.teacher.digest:
-        return f"{teacher} has been trained anew"
-    if column.task not in model.tasks:
+    if about.digest != column.teacher.digest:
+        changed = "has been trained anew" if teacher.run else "has changed, or is read otherwise"
+        return f"{teacher.model} {changed}"
+    if column.task not in about.tasks:
         return ""
-    there, here = in_todays_names(column.rule), rule_of(config, model, column.task)
+    there, here = in_todays_names(column.rule), rule_of(config, teacher, about, column)
     for key in there.keys() & here.keys():  # a later version may know further options, with defaults
         if not _is_same(there[key], here[key]):
             return f"config.tasks.{column.task}.{key} is {there[key]!r} there and {here[key]!r} here"

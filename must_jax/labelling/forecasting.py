@@ -18,13 +18,14 @@ from rich.table import Table
 
 from must_jax.config import InputConfig, LabelConfig
 from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
-from must_jax.engine.mesh import put_batch
 from must_jax.inputs.mistakes import check_config
 from must_jax.labelling import teachers
-from must_jax.labelling.asking import IN_FLIGHT, blank
-from must_jax.labelling.one_pass import Teacher, label, warm_up
+from must_jax.labelling.asking import IN_FLIGHT
+from must_jax.labelling.one_pass import Writing, label, warm_up
 from must_jax.labels.sizes import column_bytes, stored_records
 from must_jax.progress import readable_bytes
+from must_jax.teachers.base import Teacher
+from must_jax.teachers.own import Own
 from must_jax.trained import Trained
 
 SAMPLE = 256  # images
@@ -35,7 +36,7 @@ SPARE = 0.1  # of the memory, since never all of it is available
 
 _DEFAULT = InputConfig()
 
-Begin = Callable[[Path, ImageSet], list[Teacher]]  # creates the columns of all teachers in a folder
+Begin = Callable[[Path, ImageSet], list[Writing]]  # creates the columns of all teachers in a folder
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ def forecast(config: LabelConfig, workdir: Path) -> Forecast:
       UserError: as `label.run`, except for the workdir and the disk.
     """
     check_config(config)
-    models, alone = teachers.load(config), config.model_copy(update={"worker": "0/1"})
+    loaded, alone = teachers.load(config), config.model_copy(update={"worker": "0/1"})
     began = time.monotonic()
     images = open_images(config.images, config.data_dir, config.take)
     opening_seconds = time.monotonic() - began
     beside = next(path for path in workdir.resolve().parents if path.is_dir())  # on the same disk
     measured = measure(
         images,
-        lambda folder, sample: teachers.begin_columns(folder, models, sample, alone),
+        lambda folder, sample: teachers.begin_columns(folder, loaded, sample, alone),
         config.batch_size,
         beside,
         config.input,
@@ -106,14 +107,14 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, confi
       UserError: as `begin` and labelling.
     """
     with tempfile.TemporaryDirectory(prefix=".dry_run-", dir=folder) as scratch:
-        teachers = begin(Path(scratch) / "once", _sample(images))
-        compile_seconds = warm_up(teachers, batch_size)
-        labelled = label(_sample(images), teachers, batch_size, config)
+        writings = begin(Path(scratch) / "once", _sample(images))
+        compile_seconds = warm_up(writings, batch_size)
+        labelled = label(_sample(images), writings, batch_size, config)
         passes = min(math.ceil(LEAST_S / labelled.seconds), MOST_PASSES)
         if passes > 1:
             again = _sample(images, passes)
             labelled = label(again, begin(Path(scratch) / "again", again), batch_size, config)
-        writers = [column.writer for teacher in teachers for column in teacher.columns]
+        writers = [column.writer for writing in writings for column in writing.columns]
         shard_images = writers[0].manifest.shard_images
         sizes = {
             writer.folder.name: column_bytes(
@@ -121,31 +122,28 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, confi
             )
             for writer in writers
         }
-    models = {teacher.columns[0].writer.manifest.maker: teacher.model for teacher in teachers}
+    asked = [writing.teacher for writing in writings]
+    models = [teacher.model for teacher in asked if isinstance(teacher, Own)]
     return Forecast(
         images=len(images),
         shards=math.ceil(len(images) / shard_images),
-        devices=next(iter(models.values())).mesh.size,
+        devices=max(teacher.devices for teacher in asked),
         images_per_second=labelled.images_per_second,
-        forward_per_second={name: forward_per_second([model], batch_size) for name, model in models.items()},
+        forward_per_second={teacher.name: forward_per_second([teacher], batch_size) for teacher in asked},
         column_bytes=sizes,
         free_bytes=shutil.disk_usage(folder).free,
-        largest_batch=_largest_batch(list(models.values()), batch_size),
+        largest_batch=_largest_batch(models, batch_size) if len(models) == len(asked) else None,
         compile_seconds=compile_seconds,
         start_seconds=labelled.start_seconds,
     )
 
 
-def forward_per_second(models: Sequence[Trained], batch_size: int, least_s: float = FORWARD_S) -> float:
+def forward_per_second(teachers: Sequence[Teacher], batch_size: int, least_s: float = FORWARD_S) -> float:
     """Images per second through all the networks, on batches already on the devices; nothing is fetched."""
-    rng = np.random.default_rng(0)
-    shapes = [blank(model, batch_size).shape for model in models]
-    resident = [
-        put_batch(model.mesh, rng.integers(0, 256, s, np.uint8)) for model, s in zip(models, shapes, strict=True)
-    ]
+    starts = [teacher.forward(batch_size) for teacher in teachers]
 
     def forward() -> list[object]:
-        return [model.dispatch(inputs) for model, inputs in zip(models, resident, strict=True)]
+        return [start() for start in starts]
 
     running, count = jax.block_until_ready(forward()), 0
     began = time.perf_counter()

@@ -42,16 +42,16 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     check_config(config)
     if distributed.processes() > 1:
         config = config.model_copy(update={"worker": f"{distributed.position()}/{distributed.processes()}"})
-    models = teachers.load(config)
+    loaded = teachers.load(config)
     images = open_images(config.images, config.data_dir, config.take)
-    teachers.check_columns(workdir, models, images, config)
+    teachers.check_columns(workdir, loaded, images, config)
     before = finished_columns(workdir)
     finished = {name: manifest.read(workdir / COLUMNS / name) for name in before}
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
-    begun = teachers.begin_columns(workdir, models, images, config)
-    columns = [column for teacher in begun for column in teacher.columns]
+    begun = teachers.begin_columns(workdir, loaded, images, config)
+    columns = [column for writing in begun for column in writing.columns]
     if distributed.is_first():
         _take_back(workdir, {column.writer.folder.name for column in columns if column.writer.missing()})
     compile_seconds = warm_up(begun, config.batch_size)

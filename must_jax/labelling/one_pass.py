@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from must_jax.config import InputConfig
@@ -24,15 +23,15 @@ from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.inputs import Example
 from must_jax.data.layout import Layout
-from must_jax.data.letterbox import cut_padding
+from must_jax.data.letterbox import Content, cut_padding
 from must_jax.data.prefetch import Begin, makers
 from must_jax.errors import UserError, told
 from must_jax.inputs import feeding
-from must_jax.labelling.asking import KEYS, Answer, ask, batches_ahead, blank, read, readers
+from must_jax.labelling.asking import KEYS, Answer, ask, batches_ahead, read, readers, rows_of
 from must_jax.labels.writer import ColumnWriter, Encoded, Shard
 from must_jax.progress import Progress
 from must_jax.tasks.base import NumpyArrays, Task
-from must_jax.trained import Trained
+from must_jax.teachers.base import Teacher
 
 MAX_BAD_SHARE, MAX_BAD = 0.1, 100  # if more images than both cannot be labelled, the run ends
 _DEFAULT = InputConfig()
@@ -48,8 +47,10 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Teacher:
-    model: Trained
+class Writing:
+    """A teacher and its columns."""
+
+    teacher: Teacher
     columns: Sequence[Column]
 
     def is_asked(self, shard: int) -> bool:
@@ -116,16 +117,16 @@ class Labelled(NamedTuple):
         return self.images / self.seconds if self.images else 0.0
 
 
-def warm_up(teachers: Sequence[Teacher], batch_size: int) -> float:
+def warm_up(writings: Sequence[Writing], batch_size: int) -> float:
     """Compiles the teachers that have work to do. Returns the time it took, in seconds."""
     began = time.monotonic()
-    for teacher in teachers:
-        if any(column.missing for column in teacher.columns):
-            jax.block_until_ready(teacher.model.dispatch(blank(teacher.model, batch_size)))
+    for writing in writings:
+        if any(column.missing for column in writing.columns):
+            writing.teacher.warm_up(batch_size)
     return time.monotonic() - began
 
 
-def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config: InputConfig = _DEFAULT) -> Labelled:
+def label(images: ImageSet, writings: Sequence[Writing], batch_size: int, config: InputConfig = _DEFAULT) -> Labelled:
     """Writes the missing shards of all columns.
 
     An image that cannot be read, or that a teacher fails on, has no label in the affected columns.
@@ -137,7 +138,7 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
       UserError: too many such images, including those in existing shards; a shard in which none can be labelled.
       WorkerLost: a worker process has ended.
     """
-    columns = [column for teacher in teachers for column in teacher.columns]
+    columns = [column for writing in writings for column in writing.columns]
     manifest = columns[0].writer.manifest  # all columns have the same shards
     ranges = {shard: manifest.shard_range(shard) for shard in sorted(frozenset().union(*(c.missing for c in columns)))}
     chunks = [
@@ -149,22 +150,22 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
         return Labelled(0, 0.0, 0.0)
     workers = feeding.reading(config).workers or 0
     total, failures = sum(map(len, ranges.values())), Failures(images.name, columns, ranges)
-    models, positions = [teacher.model for teacher in teachers], [chunk.positions for chunk in chunks]
-    count, began = batches_ahead(models, batch_size, config.prefetch_bytes), time.monotonic()
+    teachers, positions = [writing.teacher for writing in writings], [chunk.positions for chunk in chunks]
+    count, began = batches_ahead(teachers, batch_size, config.prefetch_bytes), time.monotonic()
     with (
         Progress(f"labelling {images.name}", total) as progress,
         ThreadPoolExecutor(1) as feeder,  # ends last: it may be waiting for the others
-        readers(images, positions, models, batch_size, workers) as reading,
-        _encoders(teachers, batch_size, workers) as encoding,
+        readers(images, positions, teachers, batch_size, workers) as reading,
+        _encoders(writings, batch_size, workers) as encoding,
     ):
         for started in [begin(0, [range(0)] * cores()) for begin in (reading, encoding)]:
             started()
         start_seconds, began = time.monotonic() - began, time.monotonic()
-        asked = ([teacher.is_asked(chunk.shard) for teacher in teachers] for chunk in chunks)
-        answers = ask(models, read(reading, positions, count), asked)
+        asked = ([writing.is_asked(chunk.shard) for writing in writings] for chunk in chunks)
+        answers = ask(teachers, read(reading, positions, count), asked)
         fed = ahead(chunks, lambda _: feeder.submit(next, answers).result, count)
         entries = ahead(
-            zip(chunks, fed, strict=True), lambda e: _begin_encoding(encoding, teachers, e[0].shard, *e[1]), count
+            zip(chunks, fed, strict=True), lambda e: _begin_encoding(encoding, writings, e[0].shard, *e[1]), count
         )
         for shard, group in itertools.groupby(zip(chunks, entries, strict=True), key=lambda each: each[0].shard):
             with contextlib.ExitStack() as stack:
@@ -183,25 +184,26 @@ def label(images: ImageSet, teachers: Sequence[Teacher], batch_size: int, config
 
 
 def _encoders(
-    teachers: Sequence[Teacher], batch_size: int, workers: int
+    writings: Sequence[Writing], batch_size: int, workers: int
 ) -> contextlib.AbstractContextManager[Begin[list[Entry]]]:
     """A context in which predictions become what columns store, see `_begin_encoding`."""
-    columns = [(number, column) for number, teacher in enumerate(teachers) for column in teacher.columns]
-    encoder = _Encoder([(n, teachers[n].model.image_size, c.task, c.writer.encode) for n, c in columns])
+    teachers = [writing.teacher for writing in writings]
+    columns = [(number, column) for number, writing in enumerate(writings) for column in writing.columns]
+    encoder = _Encoder([(n, teachers[n].name, c.task, c.writer.encode) for n, c in columns])
     like: dict[str, Any] = {}
     if workers:  # threads take the arrays as they are
-        rows = len(blank(teachers[0].model, batch_size))
+        rows = rows_of(teachers, batch_size)
         like = {
             "wanted": np.empty((rows, len(columns)), bool),
-            "content_hw": {teacher.model.image_size: np.empty((rows, 2), np.int32) for teacher in teachers},
-            "predictions": {n: teachers[n].model.answers(rows) for n, column in columns if column.missing},
+            "content": {number: np.empty((rows, 2)) for number in range(len(teachers))},
+            "predictions": {n: teachers[n].answers(rows) for n, column in columns if column.missing},
         }
     return makers(encoder, Layout(like), workers, cores(), KEYS)
 
 
 def _begin_encoding(
     begin: Begin[list[Entry]],
-    teachers: Sequence[Teacher],
+    writings: Sequence[Writing],
     shard: int,
     examples: Sequence[Example],
     answers: Sequence[Answer],
@@ -210,16 +212,16 @@ def _begin_encoding(
     reasons = [
         [
             (example.error or answer.errors.get(row, "")) if shard in column.missing else None
-            for teacher, answer in zip(teachers, answers, strict=True)
-            for column in teacher.columns
+            for writing, answer in zip(writings, answers, strict=True)
+            for column in writing.columns
         ]
         for row, example in enumerate(examples)
     ]
     given = {
         "wanted": np.array([[reason == "" for reason in row] for row in reasons]),
-        "content_hw": {
-            size: np.array([example.content_hw.get(size, (0, 0)) for example in examples], np.int32)
-            for size in {teacher.model.image_size for teacher in teachers}
+        "content": {
+            number: np.array([_content(example, writing.teacher) for example in examples])
+            for number, writing in enumerate(writings)
         },
         "predictions": {number: each.predictions for number, each in enumerate(answers) if each.predictions},
     }
@@ -234,15 +236,20 @@ def _begin_encoding(
     return entries
 
 
+def _content(example: Example, teacher: Teacher) -> Content:
+    placed = example.placed.get(teacher.input)
+    return teacher.content(placed) if placed else (0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class _Encoder:
     """Turns predictions into what columns store; see `prefetch.Maker`.
 
     Attributes:
-      columns: of each, the number of its teacher, that one's image size, the task, and what encodes a label.
+      columns: of each, the number of its teacher, that one's name, the task, and what encodes a label.
     """
 
-    columns: Sequence[tuple[int, int, Task, Callable[[Label], Encoded]]]
+    columns: Sequence[tuple[int, str, Task, Callable[[Label], Encoded]]]
 
     def __call__(self, _: int, rows: range, given: Mapping[str, Any], /) -> list[list[Entry]]:
         return [
@@ -254,16 +261,16 @@ class _Encoder:
         ]
 
     def _entry(self, number: int, given: Mapping[str, Any], row: int) -> Entry:
-        teacher, image_size, task, encode = self.columns[number]
-        prediction = {name: values[row] for name, values in given["predictions"][teacher][task.name].items()}
-        height, width = given["content_hw"][image_size][row].tolist()
+        teacher, name, task, encode = self.columns[number]
+        prediction = {field: values[row] for field, values in given["predictions"][teacher][task.name].items()}
+        height, width = given["content"][teacher][row].tolist()
         try:
-            return encode(_label(image_size, task, prediction, (height, width)))
+            return encode(_label(task, prediction, (height, width)))
         except Exception as error:
-            return Unlabelled(told(error))
+            return Unlabelled(f"{name}: {told(error)}")
 
 
-def _label(image_size: int, task: Task, prediction: NumpyArrays, content_hw: tuple[int, int]) -> Label:
+def _label(task: Task, prediction: NumpyArrays, content: Content) -> Label:
     """The pseudo label of one image.
 
     Raises:
@@ -271,8 +278,8 @@ def _label(image_size: int, task: Task, prediction: NumpyArrays, content_hw: tup
     """
     for name, values in prediction.items():
         if not np.isfinite(values).all():
-            raise FloatingPointError(f"the teacher's {name} has non-finite values")
-    return cut_padding(task.label, task.pseudo_label(prediction), content_hw, image_size)
+            raise FloatingPointError(f"its {name} has non-finite values")
+    return cut_padding(task.label, task.pseudo_label(prediction), content)
 
 
 def _write(

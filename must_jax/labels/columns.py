@@ -60,6 +60,14 @@ class LabelColumn:
         """Whether the whole column is read, by its own rule: then its manifest's summary is of the labels as read."""
         return len(self) == self.manifest.images.length and self.min_confidence == self.manifest.threshold
 
+    def called(self, task: str) -> LabelColumn:
+        """The same labels as those of another task."""
+        if task == self.task:
+            return self
+        column = copy.copy(self)
+        column.task = task
+        return column
+
     def at(self, positions: np.ndarray) -> LabelColumn:
         """The same column, for the images at these positions only."""
         column = copy.copy(self)
@@ -196,11 +204,12 @@ def beside(images: ImageSet, tasks: Collection[str] | None = None) -> list[Path]
     if images.place is None:
         return []
     folders = sorted(file.parent for file in (images.place.folder / COLUMNS).glob(f"*/{manifest.FILE}"))
-    return [
-        folder
-        for folder in folders
-        if tasks is None or (folder.name in tasks and _split(manifest.read(folder).images.name) == images.place.split)
-    ]
+    return [each for each in folders if tasks is None or (each.name in tasks and is_of(each, images))]
+
+
+def is_of(folder: Path, images: ImageSet) -> bool:
+    """Whether a column that `beside` finds labels the split of the images."""
+    return images.place is not None and _split(manifest.read(folder).images.name) == images.place.split
 
 
 def open_beside(folder: Path, images: ImageSet) -> LabelColumn:

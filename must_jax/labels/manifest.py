@@ -33,7 +33,8 @@ SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
 _INVALID = "code 0"  # for maps of scalars or vectors
 _MEANING: dict[str, Any] = {
     **dict.fromkeys(
-        ("task", "kind", "classes", "unit", "map_stride", "rule", "min_confidence", "min_confidences"), True
+        ("task", "task_kind", "kind", "classes", "unit", "map_stride", "rule", "min_confidence", "min_confidences"),
+        True,
     ),
     "teacher": {"name", "digest", "optimizer", "learning_rate", "batch_size"},  # loss weights follow from the last ones
     "shards": {"__all__": {"sha256"}},
@@ -81,6 +82,9 @@ class TeacherRecord(_Record):
       image_size: height = width of its input in pixels.
       metrics: "task/metric" -> value on its own validation images.
       data_licence: of the data that it was trained on; "" = unknown.
+      licence: of a model of others and its labels.
+      declared: how a model of others is read, as in the config; what it leaves out are defaults.
+      classes: task -> its own class -> the class of the labels, where that is another; None = dropped.
     """
 
     name: str
@@ -92,6 +96,10 @@ class TeacherRecord(_Record):
     image_size: int
     metrics: dict[str, float]
     data_licence: str = ""
+    # Columns of runs of must_jax are described as before there were other teachers.
+    licence: Annotated[str, pydantic.Field(exclude_if=lambda licence: not licence)] = ""
+    declared: Annotated[dict[str, Any], pydantic.Field(exclude_if=lambda declared: not declared)] = {}
+    classes: Annotated[dict[str, dict[str, str | None]], pydantic.Field(exclude_if=lambda classes: not classes)] = {}
 
 
 class SourceRecord(_Record):
@@ -135,6 +143,8 @@ class Manifest(_Record):
     """The manifest. All fields but `created`, `shards`, `complete` and `checksum` are known before the first label.
 
     Attributes:
+      task: its name.
+      task_kind: what kind of task it is; "" = its name says so.
       kind: the label kind as `encodings.kind_to_dict` writes it.
       unit: of a map's values.
       invalid: how a missing value of a map is coded in the files.
@@ -152,6 +162,7 @@ class Manifest(_Record):
 
     schema_version: Literal[1] = 1
     task: str
+    task_kind: Annotated[str, pydantic.Field(exclude_if=lambda kind: not kind)] = ""
     kind: dict[str, Any]
     classes: tuple[str, ...]
     unit: str = ""
@@ -198,6 +209,11 @@ class Manifest(_Record):
     def maker(self) -> str:
         """The teacher's name, or the format of true labels."""
         return self.teacher.name if self.teacher else self.source.format if self.source else ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of its task, as `tasks.build_task` takes them."""
+        return {**self.rule, **({"kind": self.task_kind} if self.task_kind else {})}
 
     @property
     def labels(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from must_jax.config import (
     ModelConfig,
     PrepareConfig,
     SourceConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from must_jax.data import scenes
@@ -36,7 +37,7 @@ from must_jax.models.api import build_model
 from must_jax.planning import importing
 from must_jax.planning.importing import Coming, import_mistakes
 from must_jax.progress import counted
-from must_jax.tasks import TASKS, build_task
+from must_jax.tasks import TASKS, build_task, kind_of
 from must_jax.training import starting, validation
 
 _ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
@@ -109,9 +110,16 @@ class Foreseen:
             case LabelConfig():
                 self._labelled.add(folder)
                 for teacher in config.teachers:
-                    for task in self._run(teacher).tasks if self._is_run(teacher) else TASKS:
+                    for task in self._labelled_by(teacher):
                         column = Column(task, config.images, config.take)
-                        self._columns[folder / COLUMNS / f"{Path(teacher).name}-{task}"] = column
+                        self._columns[folder / COLUMNS / f"{teacher.called}-{task}"] = column
+
+    def _labelled_by(self, teacher: TeacherConfig) -> Iterable[str]:
+        """The names of its tasks here; any, if it is not there yet."""
+        if teacher.run is None:
+            return teacher.tasks
+        tasks = self._run(teacher.model).tasks if self._is_run(teacher.model) else TASKS
+        return [teacher.names.get(task, task) for task in tasks]
 
     def told(self) -> Iterator[str]:
         """What is no mistake, but worth a look before the work begins."""
@@ -186,7 +194,10 @@ class Foreseen:
                         f"{task} is measured on config.validation.{before} and on {where}; name the second one, for "
                         f"example --{where}.name=other, or leave the task out with --{where}.tasks"
                     )
-                metrics += [f"{metric}{f'@{each.name}' if before != number else ''}" for metric in _metrics(task)]
+                metrics += [
+                    f"{metric}{f'@{each.name}' if before != number else ''}"
+                    for metric in _metrics(task, kind_of(task, config.tasks[task]).kind)
+                ]
         for key, names in (("minimum", [*config.minimum]), ("best", [config.best] if config.best else [])):
             for name in names:
                 if name not in metrics:
@@ -200,18 +211,23 @@ class Foreseen:
         known: set[str] = set()
         names: set[str] = set()
         for teacher in config.teachers:
-            if (name := Path(teacher).name) in names:
-                yield f"two teachers are called '{name}', which names their columns; rename one"
+            if (name := teacher.called) in names:
+                yield f"two teachers are called '{name}', which names their columns; give one of them another name"
             names.add(name)
-            if not self._is_run(teacher):
-                yield f"{teacher} is not a training run; name one in config.teachers"
+            known |= {*teacher.tasks}
+            if teacher.run is None:
                 continue
-            run = self._run(teacher)
-            known |= run.tasks
-            for task in sorted(run.tasks - run.measured - {*config.accept_failed}):
+            if not self._is_run(teacher.model):
+                yield f"{teacher.model} is not a training run; name one in config.teachers"
+                continue
+            run = self._run(teacher.model)
+            known |= {*self._labelled_by(teacher)}
+            for task in sorted(run.tasks - run.measured):
+                if teacher.names.get(task, task) in config.accept_failed:
+                    continue
                 yield (
-                    f"{teacher} is not validated on {task}, so it will be unknown whether it has learnt it; add its "
-                    f"validation, or label with it anyway with config.accept_failed={task}"
+                    f"{teacher.model} is not validated on {task}, so it will be unknown whether it has learnt it; add "
+                    f"its validation, or label with it anyway with config.accept_failed={task}"
                 )
         for key, chosen in (("tasks", config.tasks), ("accept_failed", config.accept_failed)):
             for task in chosen:
@@ -262,7 +278,8 @@ class Foreseen:
         for source in sources:
             name = source.images.partition(":")[0]
             known = self._sets[name].classes if name in self._sets and TRUTH in source.labels else {}
-            for task, classes in known.items():
+            for stored, classes in known.items():
+                task = source.called(stored)
                 if task in tasks and classes and first.setdefault(task, (name, classes))[1] != classes:
                     others, theirs = first[task]
                     yield (
@@ -301,8 +318,8 @@ class Foreseen:
         tasks: set[str] = set()
         for label in source.labels:
             if label == TRUTH:
-                tasks |= self._truths(source.images)
-            tasks |= {column.task for column in self._columns_of(label).values()}
+                tasks |= {source.called(task) for task in self._truths(source.images)}
+            tasks |= {source.called(column.task, folder.name) for folder, column in self._columns_of(label).items()}
         return frozenset(tasks)
 
     def _truths(self, spec: str) -> frozenset[str]:
@@ -363,9 +380,9 @@ def _positions(spec: str, length: int = _ANY_COUNT) -> list[tuple[str, int, int]
 
 
 @functools.cache
-def _metrics(task: str) -> tuple[str, ...]:
+def _metrics(task: str, kind: str) -> tuple[str, ...]:
     """The names of the metrics of a task, as they are measured on validation images."""
-    built = build_task(task, _ANY_CLASSES if TASKS[task].has_classes else ())
+    built = build_task(task, _ANY_CLASSES if TASKS[kind].has_classes else (), {"kind": kind})
     return tuple(f"{task}/{name}" for name in built.metrics().result())
 
 

@@ -25,7 +25,7 @@ from must_jax.labels.formats import build_format
 from must_jax.labels.formats.base import Annotations, Photo, Placed
 from must_jax.labels.formats.refusals import Refusal
 from must_jax.progress import kept, say
-from must_jax.tasks import TASKS, build_task
+from must_jax.tasks import build_task, kind_of
 
 LOOKED_AT = 16  # labels of a task
 _SEED = 0  # of the sample
@@ -124,13 +124,16 @@ def declared(labels: TruthConfig) -> tuple[str, ...]:
 
 def _annotations(task: str, labels: TruthConfig, names: Sequence[str]) -> Annotations | list[str]:
     """The labels, opened as the import opens them; or what is wrong with them as a whole."""
+    options = {"kind": labels.kind} if labels.kind else {}
     try:
         with kept() as said:
-            found: Annotations = _format(labels).open(Path(labels.path).expanduser(), names, TASKS[task]().label)
+            found: Annotations = _format(labels).open(
+                Path(labels.path).expanduser(), names, kind_of(task, options)().label
+            )
         for line in said:
             if line.startswith(_NOTABLE):
                 say(line)
-        build_task(task, found.classes)
+        build_task(task, found.classes, options)
     except Refusal as error:
         return [str(error), *error.problems[1:]]
     except UserError as error:

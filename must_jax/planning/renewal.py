@@ -6,7 +6,7 @@ known by their contents, so that the same ones, imported or made again, repeat n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,13 @@ def _added(config: Any, folder: Path, stages: Mapping[str, Any]) -> Iterator[Pat
             columns = [there / COLUMNS / task for task in config.labels] if there.exists() else []
         case LabelConfig() if _has_begun(config, folder):
             for teacher in config.teachers:
-                tasks: Mapping[str, Any] = {}
-                if (Path(teacher) / MODEL_FILE).exists():
-                    model = description.read(teacher)
-                    tasks = {task: model.tasks[task] for task in model.tasks if task not in model.training.untrained}
-                elif isinstance(coming := stages.get(Path(teacher).name), TrainConfig):
-                    tasks = coming.tasks if Path(teacher) == folder.parent / Path(teacher).name else {}
-                columns += [folder / COLUMNS / f"{Path(teacher).resolve().name}-{task}" for task in tasks]
+                tasks: Iterable[str] = teacher.tasks
+                if (run := teacher.run) and (run / MODEL_FILE).exists():
+                    model = description.read(run)
+                    tasks = [task for task in model.tasks if task not in model.training.untrained]
+                elif run and isinstance(coming := stages.get(run.name), TrainConfig):
+                    tasks = coming.tasks if run == folder.parent / run.name else {}
+                columns += [folder / COLUMNS / f"{teacher.called}-{teacher.names.get(task, task)}" for task in tasks]
     yield from (column for column in columns if not (column / manifest.FILE).exists())
 
 
@@ -245,7 +245,7 @@ def _reads(config: Any) -> dict[str, str]:
             read |= {"init": config.init} if config.init else {}
         case LabelConfig():
             source("", config.images, ())
-            read |= {f"{_TEACHERS}{Path(teacher).name}": teacher for teacher in config.teachers}
+            read |= {f"{_TEACHERS}{teacher.called}": str(teacher.run) for teacher in config.teachers if teacher.run}
         case AuditConfig():
             source("", config.images, ())
             read |= {f"columns.{number}": each for number, each in enumerate(config.columns)}

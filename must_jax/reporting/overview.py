@@ -34,7 +34,7 @@ from must_jax.runs.briefs import state
 from must_jax.runs.curves import losses, validations
 from must_jax.runs.entries import Entry
 from must_jax.runs.workdir import CONFIG_FILE, REPORT, RESULT_FILE
-from must_jax.tasks import TASKS, build_task
+from must_jax.tasks import build_task, kind_of
 from must_jax.training import validation
 
 
@@ -162,7 +162,8 @@ def _data(entry: Entry) -> Iterator[Data]:
                 (f"{name}, {split}", getattr(each, split)) for name, each in downstream.items() for split in splits
             ]
         case LabelConfig(images=images, take=take, teachers=teachers):
-            named = [("to label", SourceConfig(images=images, labels=teachers, take=take))]
+            names = tuple(teacher.model for teacher in teachers)
+            named = [("to label", SourceConfig(images=images, labels=names, take=take))]
         case AuditConfig(images=images, take=take, columns=columns):
             named = [("to audit", SourceConfig(images=images, labels=columns, take=take))]
         case PrepareConfig(name=name, images=images, labels=labels):
@@ -182,8 +183,8 @@ def _losses(entry: Entry) -> Curve | None:
 def _validations(entry: Entry) -> Iterator[Curve]:
     """Of each task, the headline metric on every validation source that measured it more than once."""
     measured = validations(entry.workdir)
-    for task in entry.config.tasks:
-        metric, series = TASKS[task].metric, {}
+    for task, options in entry.config.tasks.items():
+        metric, series = kind_of(task, options).metric, {}
         for name, points in measured.items():
             of, _, source = name.partition("@")
             if of == f"{task}/{metric}" and len(points[0]) > 1:
@@ -196,7 +197,7 @@ def _checks(entry: Entry) -> Iterator[Check]:
     if not (entry.workdir / MODEL_FILE).exists():
         return
     told = description.read(entry.workdir)
-    tasks = [build_task(name, of.classes) for name, of in told.tasks.items()]
+    tasks = [build_task(name, of.classes, of.options) for name, of in told.tasks.items()]
     least = {f"{task.name}/{task.metric}": score(task, told.metrics).near_chance for task in tasks}
     for name, value in told.metrics.items():
         yield Check(entry.name, name, value, entry.config.minimum.get(name, least.get(name)))
@@ -248,7 +249,7 @@ def _column(folder: Path) -> Column:
     audited, summary = judging.read(folder, about), about.summary()
     findings = audited.findings if audited else ()
     if not audited:
-        score = score_of_teacher(about, build_task(about.task, about.classes, about.rule))
+        score = score_of_teacher(about, build_task(about.task, about.classes, about.options))
         findings = tuple(judging.known_from_manifest(about, score))
     told = summary.readable(about.classes)
     return Column(

@@ -232,7 +232,7 @@ def _labelled(run: Entry) -> Iterator[Gallery]:
     found = {position: photo for position in positions if not isinstance(photo := opened(images, position), str)}
     rows = {"image": [*found.values()]}
     for column in columns:
-        task = build_task(column.task, column.classes, column.manifest.rule)
+        task = build_task(column.task, column.classes, column.manifest.options)
         rows[column.folder.name] = [
             task.draw(photo, label) if (label := column[position])["present"] else np.full_like(photo, 128)
             for position, photo in found.items()

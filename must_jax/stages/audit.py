@@ -20,7 +20,7 @@ from must_jax.labels.columns import beside, find_columns, open_beside, open_colu
 from must_jax.progress import say
 from must_jax.reading import read_json
 from must_jax.runs.workdir import RESULT_FILE, check, claim
-from must_jax.tasks import TASKS, build_task
+from must_jax.tasks import build_task
 
 JSON_FILE, PAGE = "audit.json", "audit.html"
 
@@ -43,10 +43,10 @@ def run(config: AuditConfig, workdir: Path) -> None:
     images = open_images(config.images, config.data_dir, config.take)
     columns = [open_column(folder, images) for folder in folders]
     check_unchanged(columns)
-    tasks = [build_task(column.task, column.classes, column.manifest.rule) for column in columns]
+    tasks = [build_task(column.task, column.classes, column.manifest.options) for column in columns]
     evaluation = [open_images(name, config.data_dir) for name in config.evaluation]
     true = [column for column in columns if column.teacher is None]
-    beside_images = [open_beside(folder, images) for folder in beside(images, TASKS)]
+    beside_images = [open_beside(folder, images) for folder in beside(images, {column.task for column in columns})]
     truths: list[Column] = [*images.labels.values(), *beside_images, *true]
     claim(workdir, config)
 

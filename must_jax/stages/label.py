@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from must_jax import description
 from must_jax.cli import interrupted_later
 from must_jax.config import LabelConfig, in_todays_names
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
-from must_jax.files import MODEL_FILE
-from must_jax.labelling.finished import are_others, finished_columns, photos_of, rule_of
+from must_jax.labelling.finished import are_others, finished_columns, known, photos_of, rule_of
 from must_jax.labels import manifest
 from must_jax.progress import say
 from must_jax.runs.workdir import check
@@ -52,13 +50,14 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
         readable or unreadable.
     """
     columns, photos = finished_columns(workdir), photos_of(config)
-    for path in config.teachers:
-        teacher, file = Path(path).resolve().name, Path(path) / MODEL_FILE
-        model = description.read(path) if file.exists() else None
+    for teacher in config.teachers:
+        about = known(teacher)
         there = {
-            about["task"]: workdir / COLUMNS / name for name, about in columns.items() if about["teacher"] == teacher
+            column["task"]: workdir / COLUMNS / name
+            for name, column in columns.items()
+            if column["teacher"] == teacher.called
         }
-        if not there or (model and not model.tasks.keys() - {*model.training.untrained} <= there.keys()):
+        if not there or (about and not about.tasks.keys() <= there.keys()):
             return False
         for task, folder in there.items():
             if not manifest.is_whole(folder):
@@ -71,13 +70,14 @@ def _is_finished(config: LabelConfig, workdir: Path) -> bool:
                     f"{'; photos have become readable, or unreadable' * same}; "
                     "choose another --workdir, or delete that folder"
                 )
-            if model is None:
+            if about is None:
                 continue
-            if column.teacher is None or column.teacher.digest != model.digest:
+            if column.teacher is None or column.teacher.digest != about.digest:
+                other = "another" if teacher.run else "another, or otherwise read,"
                 raise UserError(
-                    f"{workdir} was labelled by another {teacher} than the one now in {path}; "
+                    f"{workdir} was labelled by {other} {teacher.called} than the one now in {teacher.model}; "
                     f"choose another --workdir or delete {folder}"
                 )
-            if rule_of(config, model, task) != in_todays_names(column.rule):
+            if task in about.tasks and rule_of(config, teacher, about, column) != in_todays_names(column.rule):
                 return False
     return True

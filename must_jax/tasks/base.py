@@ -127,6 +127,10 @@ class Task(pydantic.BaseModel, abc.ABC):
         kind = {"kind": self.kind} if self.kind != self.name else {}
         return kind | self.model_dump(mode="json", exclude={"classes"})
 
+    def called(self, name: str) -> Self:
+        """The same task under another name."""
+        return self.model_copy(update={"name": name})
+
     @property
     @abc.abstractmethod
     def label(self) -> LabelKind:

@@ -64,6 +64,8 @@ def _why_new(config: TrainConfig, run: Trained, task: Task, fresh: Variables) ->
         return "init_parts has no heads"
     if (there := run.tasks.get(task.name)) is None:
         return "not a task there"
+    if there.kind != task.kind:
+        return f"a task of kind {there.kind} there"
     if there.classes != task.classes:
         return "other classes there"
     if getattr(there.label, "unit", "") != getattr(task.label, "unit", ""):

@@ -23,7 +23,7 @@ from must_jax.inputs import targets
 from must_jax.inputs.sources import open_source
 from must_jax.inputs.unreadable import Unreadable, lengths_of
 from must_jax.models.api import Model
-from must_jax.tasks import TASKS
+from must_jax.tasks import kind_of
 from must_jax.tasks.base import Task
 from must_jax.training import validation
 
@@ -197,10 +197,11 @@ def errors_named(config: TrainConfig) -> Iterator[str]:
     named = {"minimum": config.minimum, "best": [config.best] if config.best else []}
     for key, name in ((key, name) for key, names in named.items() for name in names):
         task, _, metric = name.partition("@")[0].partition("/")
-        if task in TASKS and metric in TASKS[task].errors:
+        kind = kind_of(task, config.tasks[task])
+        if metric in kind.errors:
             yield (
                 f"config.{key} names '{name}', an error, of which less is better; "
-                f"name a score, such as {task}/{TASKS[task].metric}"
+                f"name a score, such as {task}/{kind.metric}"
             )
 
 

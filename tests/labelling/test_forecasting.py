@@ -20,6 +20,7 @@ from must_jax.errors import UserError
 from must_jax.labelling import forecasting
 from must_jax.labelling.teachers import begin_columns
 from must_jax.stages import label
+from must_jax.teachers.own import owned
 
 IMAGES = 300
 
@@ -58,7 +59,7 @@ def forecast(photos: Path, teachers: tuple[str, ...], tmp_path_factory: pytest.T
         models = {Path(path).name: trained.load(path, make_mesh(2)) for path in teachers}
         folder = tmp_path_factory.mktemp("disk")
         found = forecasting.measure(
-            images, lambda where, sample: begin_columns(where, models, sample, config), 15, folder
+            images, lambda where, sample: begin_columns(where, owned(models), sample, config), 15, folder
         )
         assert not list(folder.iterdir())
         return found

@@ -16,10 +16,13 @@ from must_jax import trained
 from must_jax.config import InputConfig, LabelConfig
 from must_jax.data import inputs
 from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.data.inputs import Input, Placed
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labelling import asking, one_pass
 from must_jax.labelling.teachers import begin_columns
+from must_jax.teachers.base import Images
+from must_jax.teachers.own import owned
 
 SIZES = [(64, 64), (40, 90), (90, 40), (3, 200), (200, 3), (7, 7), (128, 127), (300, 200), (64, 65), (1, 1)]
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also of programs that come from the cache on disk
@@ -42,9 +45,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return open_images(f"folder:{folder}", "")
 
 
-def begun(folder: Path, models: dict[str, trained.Trained], images: ImageSet) -> list[one_pass.Teacher]:
+def begun(folder: Path, models: dict[str, trained.Trained], images: ImageSet) -> list[one_pass.Writing]:
     config = LabelConfig(images=images.name, teachers=tuple(models), batch_size=4, shard_images=9)
-    return begin_columns(folder, models, images, config)
+    return begin_columns(folder, owned(models), images, config)
 
 
 @pytest.fixture
@@ -121,15 +124,15 @@ def test_what_is_read_and_predicted_ahead_has_its_bytes(
     models: dict[str, trained.Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One batch whatever it takes, and no more than keep the threads busy."""
-    rows = 8
+    rows, teachers = 8, owned(models)
     images = rows * (64**2 + 32**2) * 3
-    predictions = sum(each.nbytes for m in models.values() for each in jax.tree.leaves(m.dispatch(asking.blank(m, 7))))
+    predictions = sum(each.nbytes for m in teachers for each in jax.tree.leaves(m.begin(Images(m.blank(7), []))()))
     monkeypatch.setattr(asking, "cores", lambda: 40)
     a_batch = images + 2 * predictions
-    found = [asking.batches_ahead([*models.values()], 7, size) for size in (1, 3.1 * a_batch, 3.9 * a_batch, 2**40)]
+    found = [asking.batches_ahead(teachers, 7, size) for size in (1, 3.1 * a_batch, 3.9 * a_batch, 2**40)]
     assert found == [1, 3, 3, 10]
     monkeypatch.setattr(asking, "cores", lambda: 1)
-    assert asking.batches_ahead([*models.values()], 7, 2**40) == asking.AHEAD
+    assert asking.batches_ahead(teachers, 7, 2**40) == asking.AHEAD
 
 
 def test_the_share_of_bad_images_is_of_all_that_are_covered(
@@ -151,10 +154,11 @@ def test_inputs_are_the_letterboxed_images_and_nothing_else(
     models: dict[str, trained.Trained], images: ImageSet
 ) -> None:
     chunks = [range(3), range(3, 5)]
-    with asking.readers(images, chunks, list(models.values()), batch_size=3) as begin:
+    with asking.readers(images, chunks, owned(models), batch_size=3) as begin:
         batches = list(asking.read(begin, chunks))
     assert [len(batch.examples) for batch in batches] == [3, 2]
     for batch in batches:
-        assert {size: x.shape for size, x in batch.inputs.items()} == {64: (4, 64, 64, 3), 32: (4, 32, 32, 3)}
+        assert {kind.height: x.shape for kind, x in batch.inputs.items()} == {64: (4, 64, 64, 3), 32: (4, 32, 32, 3)}
         assert all(not x[len(batch.examples) :].any() for x in batch.inputs.values())
-    assert batches[0].examples[1].content_hw == {64: (28, 64), 32: (14, 32)}
+    placed = batches[0].examples[1].placed
+    assert placed == {Input.square(64): Placed(0, 0, 28, 64), Input.square(32): Placed(0, 0, 14, 32)}

@@ -1,0 +1,95 @@
+"""The files of a teacher of others, and the digest that tells whether it would say the same. Loads no library."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from must_jax.config.teachers import PICKLES, TeacherConfig
+from must_jax.errors import UserError
+
+_ADVICE = "are pickles, which can run any code when they are loaded; save the weights as safetensors"
+
+
+def digest_of(declared: TeacherConfig) -> str:
+    """sha256 of all that decides what a teacher of others says: its files, the mapping of classes, the declaration.
+
+    Raises:
+      UserError: a file does not exist, or they are pickles.
+    """
+    sha = hashlib.sha256()
+    mappings = [Path(task.mapping).expanduser() for task in declared.tasks.values() if task.mapping]
+    for file in (*files_of(declared), *mappings):
+        sha.update(f"{file.name}\n".encode())
+        try:
+            with file.open("rb") as opened:
+                sha.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"teacher {declared.called}: {file} cannot be read: {error.strerror}") from None
+    tasks = {  # mappings are read above, wherever they lie
+        name: task.model_dump(mode="json", exclude={"mapping"}) for name, task in declared.tasks.items()
+    }
+    said = [declared.adapter, declared.input.model_dump(mode="json"), tasks]
+    sha.update(json.dumps(said, sort_keys=True).encode())
+    return sha.hexdigest()
+
+
+def files_of(declared: TeacherConfig) -> list[Path]:
+    """The files that decide what it says.
+
+    Raises:
+      UserError: there are none, or they are pickles.
+    """
+    if declared.adapter == "python":
+        return [_source(declared)]
+    path = path_of(declared)
+    if not path.exists():
+        raise UserError(f"teacher {declared.called}: there is no {path}; correct config.teachers")
+    if path.is_file():
+        return [path, *_beside(path)]
+    files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
+    weights = [each for each in files if each.suffix == ".safetensors"]
+    if not weights and (pickles := [each for each in files if each.suffix.lower() in PICKLES]):
+        raise UserError(f"teacher {declared.called}: {pickles[0]} and its like {_ADVICE}")
+    return [each for each in files if each.suffix in (".safetensors", ".json", ".txt", ".model", ".jinja")]
+
+
+def path_of(declared: TeacherConfig) -> Path:
+    """The file or folder of a model that is not a function."""
+    path = declared.model.removeprefix(f"{declared.adapter}:")
+    if declared.adapter == "torchvision":
+        _, colon, path = path.partition(":")
+        if not colon:
+            raise UserError(f"'{declared.model}' names no file; write torchvision:NAME:FILE, the name of a model there")
+    return Path(path).expanduser()
+
+
+def _beside(path: Path) -> Iterator[Path]:
+    """External data of an ONNX file, by the names that exporters give it."""
+    for name in (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data"):
+        if (beside := path.with_name(name)).is_file():
+            yield beside
+
+
+def _source(declared: TeacherConfig) -> Path:
+    """The file of a function's module, which is not imported."""
+    module, _, name = declared.model.removeprefix("python:").partition(":")
+    if not name:
+        raise UserError(f"'{declared.model}' names no function; write python:MODULE:FUNCTION")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin or not os.path.isfile(spec.origin):
+        raise UserError(
+            f"teacher {declared.called}: there is no module '{module}'; write python:MODULE:FUNCTION, of a module in "
+            "this folder or an installed one"
+        )
+    return Path(spec.origin)

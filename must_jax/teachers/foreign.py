@@ -1,0 +1,207 @@
+"""Models of others as teachers: what all adapters have in common.
+
+An adapter runs the model on a few images and says what it says about each (`ask`). Everything else is here: a thread of
+its own, the form of predictions, and errors that name the teacher.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
+from must_jax.data.axes import parse
+from must_jax.data.batching import TRAIN_MAP_STRIDE
+from must_jax.data.inputs import Input, Placed
+from must_jax.data.letterbox import Content
+from must_jax.errors import UserError
+from must_jax.labels.formats.class_lists import Classes
+from must_jax.labels.manifest import TeacherRecord
+from must_jax.tasks import build_task, kind_of
+from must_jax.tasks.base import Task
+from must_jax.teachers import mapping, said
+from must_jax.teachers.base import Images, Predictions, Teacher
+from must_jax.teachers.files import digest_of
+from must_jax.teachers.reading import Reading
+from must_jax.teachers.said import Said, predicted, shapes
+
+Answers = Mapping[str, Said]  # by task, about one image
+_LONGEST = 1344  # pixels of an image that a model's own processor gets, by default; larger ones are reduced before
+
+
+class Foreign(Teacher):
+    """A model of others.
+
+    Args:
+      declared: as in the config.
+      readings: of its tasks, by name.
+      licence: as its files say.
+    """
+
+    def __init__(
+        self, declared: TeacherConfig, readings: Mapping[str, Reading], input_: Input, licence: str = ""
+    ) -> None:
+        self.declared, self.readings = declared, dict(readings)
+        self.name, self.input = declared.called, input_
+        self.tasks: Mapping[str, Task] = {name: reading.task for name, reading in readings.items()}
+        self.map_hw = (-(-input_.height // TRAIN_MAP_STRIDE), -(-input_.width // TRAIN_MAP_STRIDE))
+        self.record = TeacherRecord(
+            name=self.name,
+            digest=digest_of(declared),
+            learning_rate=None,
+            batch_size=None,
+            steps=None,
+            image_size=max(input_.height, input_.width),
+            metrics={},
+            licence=declared.licence or licence,
+            declared=declared.model_dump(mode="json", exclude_defaults=True),
+            classes={name: dict(r) for name, each in readings.items() if (r := mapping.record_of(each.mapping))},
+        )
+
+    @abc.abstractmethod
+    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
+        """What the model says about each image: u8[n, height, width, 3] RGB, and where each lies in its input."""
+
+    def begin(self, images: Images) -> Callable[[], Predictions]:
+        return self._thread.submit(self._predicted, images).result
+
+    def alone(self, images: Images, row: int) -> Predictions:
+        one = Images(images.pixels[row : row + 1], [images.placed[row]])
+        return {
+            name: {field: values[0] for field, values in fields.items()}
+            for name, fields in self._thread.submit(self._predicted, one).result().items()
+        }
+
+    def rows(self, batch_size: int) -> int:
+        return batch_size
+
+    def answers(self, rows: int) -> Predictions:
+        return {name: shapes(task, rows, self.map_hw) for name, task in self.tasks.items()}
+
+    def warm_up(self, batch_size: int) -> None:
+        with contextlib.suppress(Exception):  # it will be told with the images that it fails on
+            self.forward(batch_size)()
+
+    def content(self, placed: Placed) -> Content:
+        return said.content_of(self.input, placed, self.map_hw)
+
+    def forward(self, batch_size: int) -> Callable[[], object]:
+        pixels = np.random.default_rng(0).integers(0, 256, self.blank(batch_size).shape, np.uint8)
+        return lambda: self.ask(pixels, [self.whole] * batch_size)
+
+    @property
+    def whole(self) -> Placed:
+        """Where an image lies that fills the input."""
+        return Placed(0, 0, self.input.height, self.input.width)
+
+    def _predicted(self, images: Images) -> Predictions:
+        shown = [(row, placed) for row, placed in enumerate(images.placed) if placed]
+        out = {
+            name: {field: like.copy() for field, like in fields.items()}
+            for name, fields in self.answers(len(images.placed)).items()
+        }
+        if not shown:
+            return out
+        rows = [row for row, _ in shown]
+        pixels = images.pixels[: len(rows)] if rows == list(range(len(rows))) else images.pixels[rows]
+        found = self.ask(pixels, [placed for _, placed in shown])
+        if len(found) != len(rows):
+            raise ValueError(f"{len(found)} answers for {len(rows)} images")
+        for (row, placed), answers in zip(shown, found, strict=True):
+            for name, task in self.tasks.items():
+                for field, value in predicted(task, answers[name], self.input, placed, self.map_hw).items():
+                    out[name][field][row] = value
+        return out
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, f"teacher-{self.name}")
+
+
+def readings(
+    declared: TeacherConfig,
+    options: Mapping[str, Mapping[str, Any]],
+    told: Mapping[str, TeacherTaskConfig],
+) -> dict[str, Reading]:
+    """How each task is read: as declared, and where nothing is declared, as the model's files tell.
+
+    Args:
+      options: of tasks, for their pseudo labels.
+      told: task -> what the files say; none where they say nothing.
+
+    Raises:
+      UserError: something has to be declared, or contradicts the files; an unknown task or option.
+    """
+    return {
+        name: _reading(declared, name, each, options.get(name, {}), told.get(name))
+        for name, each in declared.tasks.items()
+    }
+
+
+def _reading(
+    declared: TeacherConfig,
+    name: str,
+    task: TeacherTaskConfig,
+    options: Mapping[str, Any],
+    told: TeacherTaskConfig | None,
+) -> Reading:
+    where = f"teacher {declared.called}, task {name}"
+    if told:
+        filled = {key: getattr(told, key) for key in told.model_fields_set if key not in task.model_fields_set}
+        task = task.model_copy(update=filled)
+    kind = kind_of(name, {"kind": task.kind} if task.kind else {})
+    given = _classes(where, task.classes)
+    if kind.has_classes and not given:
+        raise UserError(
+            f"{where}: its classes are not known; set tasks.{name}.classes to the names, or to a file of them"
+        )
+    chosen = mapping.load(task.mapping, given) if task.mapping else mapping.same(given)
+    extra: dict[str, Any] = {"kind": kind.kind}
+    if kind.kind == "depth":
+        if task.depth_kind is None:
+            raise UserError(
+                f"{where}: what kind of depth it is has to be declared: tasks.{name}.depth_kind=metric_m, relative or "
+                "inverse_relative (MiDaS, DPT and Depth Anything are inverse_relative)"
+            )
+        extra["depth_kind"] = task.depth_kind
+    axes = None
+    if kind.kind == "normals":
+        if not task.axes:
+            raise UserError(
+                f"{where}: where its x, y and z point has to be declared: tasks.{name}.axes, see docs/teachers.md"
+            )
+        try:
+            axes = parse(task.axes)
+        except ValueError as error:
+            raise UserError(f"{where}: axes {error}") from None
+    return Reading(
+        build_task(name, chosen.classes if kind.has_classes else (), {**extra, **options}), task, chosen, axes
+    )
+
+
+def _classes(where: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return pydantic.TypeAdapter(Classes).validate_python(classes) if classes else ()
+    except pydantic.ValidationError as error:
+        raise UserError(f"{where}: classes: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def own_input(declared: TeacherConfig) -> Input:
+    """For models that get the image as it is: `config.input.size` only limits it."""
+    size = declared.input.size or (_LONGEST,)
+    return Input(size[0], size[-1], "whole", padding_rgb=(0, 0, 0))
+
+
+def images_of(pixels: np.ndarray, placed: Sequence[Placed]) -> list[np.ndarray]:
+    """The images alone, without padding: u8[h, w, 3] each."""
+    return [
+        np.ascontiguousarray(each[round(p.top) : round(p.top + p.height), round(p.left) : round(p.left + p.width)])
+        for each, p in zip(pixels, placed, strict=True)
+    ]

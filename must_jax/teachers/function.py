@@ -1,0 +1,124 @@
+"""A Python function as a teacher: `python:MODULE:FUNCTION`.
+
+The function takes a list of images, u8[h, w, 3] RGB each, upright, of any sizes, and returns a list of their answers:
+
+| kind | answer of a task |
+|---|---|
+| classification | f32[K] |
+| detection | {"boxes": f32[n, 4], "scores": f32[n], "classes": i[n]}, as declared: by default xyxy in pixels |
+| segmentation | i[h, w], or f32[h, w, K]; any resolution |
+| depth | f32[h, w], any resolution, or {"depth": ..., "valid": ...} |
+| normals | f32[h, w, 3], any resolution, or {"normals": ..., "valid": ...} |
+
+An answer is {task: ...}; with a single task, the answer alone will do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
+from must_jax.data.inputs import Input, Placed
+from must_jax.errors import UserError, nearest, told
+from must_jax.teachers import foreign
+from must_jax.teachers.foreign import Answers, Foreign
+from must_jax.teachers.reading import Reading
+from must_jax.teachers.said import Said
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "classification": {"scores": "probabilities"},
+    "detection": {"boxes": "xyxy", "box_unit": "pixels", "nms_iou": 1.0},
+    "segmentation": {"scores": "probabilities"},
+}
+
+
+def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> Foreign:
+    """The function of `declared.model` as a teacher.
+
+    Raises:
+      UserError: the module or the function does not exist or cannot be imported; something has to be declared.
+    """
+    if not declared.tasks:
+        raise UserError(f"teacher {declared.called}: say what it returns, as in tasks.depth.depth_kind=metric_m")
+    if declared.input.fit not in (None, "own"):
+        raise UserError(f"teacher {declared.called}: a function gets images as they are; remove input.fit")
+    defaults = {
+        name: TeacherTaskConfig(**_DEFAULTS.get(task.kind or name, {})) for name, task in declared.tasks.items()
+    }
+    readings = foreign.readings(declared, options, defaults)
+    return Function(declared, readings, foreign.own_input(declared), _function(declared))
+
+
+class Function(Foreign):
+    """See the module."""
+
+    def __init__(
+        self,
+        declared: TeacherConfig,
+        readings: Mapping[str, Reading],
+        input_: Input,
+        function: Callable[[list[np.ndarray]], Sequence[Any]],
+    ) -> None:
+        super().__init__(declared, readings, input_)
+        self._function = function
+
+    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
+        images = foreign.images_of(pixels, placed)
+        answers = self._function([image.copy() for image in images])
+        if not isinstance(answers, list | tuple) or len(answers) != len(images):
+            raise TypeError(f"it returned no list of {len(images)} answers, but {_shown(answers)}")
+        return [self._answers(answer, image.shape[:2]) for answer, image in zip(answers, images, strict=True)]
+
+    def _answers(self, answer: Any, image_hw: tuple[int, int]) -> Answers:
+        if len(self.readings) == 1 and not (isinstance(answer, Mapping) and set(answer) == set(self.readings)):
+            answer = dict.fromkeys(self.readings, answer)
+        if not isinstance(answer, Mapping) or set(answer) != set(self.readings):
+            raise TypeError(f"an answer should have {', '.join(self.readings)}, but is {_shown(answer)}")
+        return {name: _said(reading, answer[name], image_hw) for name, reading in self.readings.items()}
+
+
+def _said(reading: Reading, answer: Any, image_hw: tuple[int, int]) -> Said:
+    kind = reading.task.kind
+    if kind == "detection":
+        boxes, scores, classes = (np.asarray(_part(answer, key)) for key in ("boxes", "scores", "classes"))
+        return reading.boxes(boxes.reshape(-1, 4), scores, classes.astype(np.int64), image_hw, "image")
+    valid = None
+    if isinstance(answer, Mapping):
+        valid = np.asarray(answer["valid"]) if "valid" in answer else None
+        answer = _part(answer, kind)
+    values = np.asarray(answer)
+    if kind == "classification":
+        return reading.vector(values)
+    if kind == "segmentation":
+        return reading.ids(values, frame="image") if values.ndim == 2 else reading.regions(values, "image")
+    return reading.depth(values, valid, "image") if kind == "depth" else reading.normals(values, valid, "image")
+
+
+def _part(answer: Any, key: str) -> Any:
+    if not isinstance(answer, Mapping) or key not in answer:
+        raise TypeError(f"it should have '{key}', but is {_shown(answer)}")
+    return answer[key]
+
+
+def _function(declared: TeacherConfig) -> Callable[[list[np.ndarray]], Sequence[Any]]:
+    module_name, _, name = declared.model.removeprefix("python:").partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # it runs anything
+        raise UserError(f"teacher {declared.called}: {module_name} cannot be imported: {told(error)}") from error
+    function: Callable[[list[np.ndarray]], Sequence[Any]] | None = getattr(module, name, None)
+    if not callable(function):
+        known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+        raise UserError(f"teacher {declared.called}: {module_name} has no function '{name}'; {nearest(name, known)}")
+    return function
+
+
+def _shown(answer: Any) -> str:
+    if isinstance(answer, Mapping):
+        return f"a mapping of {', '.join(map(str, answer)) or 'nothing'}"
+    length = f" of {len(answer)}" if isinstance(answer, list | tuple) else ""
+    return f"{type(answer).__name__}{length}"

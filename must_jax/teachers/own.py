@@ -1,0 +1,85 @@
+"""Finished runs of must_jax as teachers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from operator import itemgetter
+
+import jax
+import numpy as np
+
+from must_jax.data.batching import TRAIN_MAP_STRIDE
+from must_jax.data.inputs import Input
+from must_jax.engine.mesh import put_batch
+from must_jax.labels.manifest import TeacherRecord
+from must_jax.teachers.base import Images, Predictions, Teacher
+from must_jax.trained import Trained
+
+
+class Own(Teacher):
+    """A trained model on its mesh.
+
+    Args:
+      names: its tasks -> what they are called here.
+    """
+
+    def __init__(self, model: Trained, name: str, names: Mapping[str, str] | None = None) -> None:
+        self.model, self.name = model, name
+        self._names = {task: (names or {}).get(task, task) for task in model.tasks}
+        self.tasks = {self._names[name]: task.called(self._names[name]) for name, task in model.tasks.items()}
+        self.input = Input.square(model.image_size)
+        self.map_hw = (model.image_size // TRAIN_MAP_STRIDE,) * 2
+        metrics = {self._here(key): value for key, value in model.metrics.items() if key.split("/")[0] in self._names}
+        self.record = TeacherRecord(
+            name=name, digest=model.digest, image_size=model.image_size, metrics=metrics, **model.settings
+        )
+
+    def called(self, task: str) -> str:
+        """The name that one of the model's tasks has here."""
+        return self._names[task]
+
+    def without(self, tasks: Collection[str]) -> Own:
+        """The same teacher without some of the model's tasks."""
+        left = {name: task for name, task in self.model.tasks.items() if name not in tasks}
+        return Own(dataclasses.replace(self.model, tasks=left), self.name, self._names)
+
+    def rows(self, batch_size: int) -> int:
+        return batch_size + -batch_size % self.model.mesh.size
+
+    def begin(self, images: Images) -> Callable[[], Predictions]:
+        begun = self.model.dispatch(images.on(self.model.mesh))
+        jax.tree.map(lambda x: x.copy_to_host_async(), begun)
+        return lambda: self._called(jax.device_get(begun))
+
+    def alone(self, images: Images, row: int) -> Predictions:
+        alone = np.zeros_like(images.pixels)  # at its own position, the row gets the same prediction
+        alone[row] = images.pixels[row]
+        return self._called(jax.tree.map(itemgetter(row), jax.device_get(self.model.dispatch(alone))))
+
+    def answers(self, rows: int) -> Predictions:
+        return self._called(self.model.answers(rows))
+
+    def warm_up(self, batch_size: int) -> None:
+        jax.block_until_ready(self.model.dispatch(self.blank(batch_size)))
+
+    def forward(self, batch_size: int) -> Callable[[], object]:
+        pixels = np.random.default_rng(0).integers(0, 256, self.blank(batch_size).shape, np.uint8)
+        resident = put_batch(self.model.mesh, pixels)
+        return lambda: self.model.dispatch(resident)
+
+    @property
+    def devices(self) -> int:
+        return self.model.mesh.size
+
+    def _called(self, predictions: Predictions) -> Predictions:
+        return {self._names[name]: values for name, values in predictions.items()}
+
+    def _here(self, metric: str) -> str:
+        task, slash, rest = metric.partition("/")
+        return self._names[task] + slash + rest
+
+
+def owned(models: Mapping[str, Trained]) -> list[Own]:
+    """Trained models by the names that they have as teachers."""
+    return [Own(model, name) for name, model in models.items()]
