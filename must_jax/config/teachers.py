@@ -12,7 +12,9 @@ from pydantic import Field
 from must_jax.config.base import HERE, MAX_COUNT, MAX_IMAGE_SIZE, Config, Count, Float, Listed, Names, Number
 
 ADAPTERS = ("onnx", "transformers", "timm", "torchvision", "python")  # teachers that are not runs of must_jax
+_OTHER_FORMATS = (".engine", ".plan", ".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".torchscript")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_EXPORT = "export the model to ONNX (Ultralytics: yolo export format=onnx; PyTorch: torch.onnx.export)"
 Fit = Literal["letterbox", "letterbox_corner", "stretch", "crop", "own"]
 BoxFormat = Literal["xyxy", "xywh", "cxcywh", "yxyx"]
 Layout = Literal["yolov5", "yolov8", "end2end", "detr", "torchvision"]
@@ -31,7 +33,8 @@ class TeacherInputConfig(Config):
     """How an image gets into it. `letterbox`: as large as fits, aspect kept, in the middle of the padding;
     `letterbox_corner`: in its top left corner; `stretch`: fills the input; `crop`: the shorter side is resized to
     `shorter_side`, and the middle is cut out (classifiers only); `own`: by the model's own processor, which gets the
-    image as it is, or fitted into `size` if it is larger. None = as the adapter or the layout of the boxes has it."""
+    image as it is, or fitted into `size` if it is larger. None = as the adapter has it; of an ONNX file,
+    `letterbox` for YOLO, `crop` for classifiers, otherwise `stretch`."""
     shorter_side: Count = 0
     """With `crop`: pixels that the image's shorter side is resized to; 0 = the input's shorter side."""
     padding_rgb: Annotated[tuple[_Byte, ...], Listed] = ()
@@ -80,7 +83,8 @@ class TeacherTaskConfig(Config):
     """Boxes are in pixels of the input, or in fractions of it; none = as its layout has it."""
     scores: Literal["probabilities", "sigmoid", "softmax"] | None = None
     """What makes probabilities of the outputs for classes: nothing, since they are, or this function of the logits;
-    none = as its layout has it, softmax for classification and segmentation."""
+    none = as its layout has it, softmax for classification and segmentation. A map of one channel, which needs one of
+    the other two, is of the second of two classes, or of the only one."""
     background: Annotated[int, Field(ge=-1, le=MAX_COUNT), Number] | None = None
     """Index among the model's outputs that stands for no class at all, left out of `classes`; -1 = the last one."""
     first_class: Annotated[int, Field(ge=-1, le=1000), Number] | None = None
@@ -158,10 +162,11 @@ class TeacherConfig(Config):
         path = self.model.rpartition(":")[2]
         if self.adapter != "python" and path.lower().endswith(PICKLES):
             raise ValueError(
-                f"{path} cannot be used: it is a pickle, which can run any code when it is loaded; export the model to "
-                "ONNX (Ultralytics: yolo export format=onnx; PyTorch: torch.onnx.export), or save its weights as "
-                "safetensors"
+                f"{path} cannot be used: it is a pickle, which can run any code when it is loaded; {_EXPORT}, or save "
+                "its weights as safetensors"
             )
+        if path.lower().endswith(_OTHER_FORMATS):
+            raise ValueError(f"{path} is of a format that cannot be run here; {_EXPORT}")
         others = {"input", "tasks", "device", "threads", "batch_size", "licence"}
         others = {key for key in others if getattr(self, key) != type(self).model_fields[key].default}
         if not self.adapter and others:

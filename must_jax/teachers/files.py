@@ -7,11 +7,11 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from must_jax.config.teachers import PICKLES, TeacherConfig
 from must_jax.errors import UserError
+from must_jax.teachers.onnx_file import outside
 
 _ADVICE = "are pickles, which can run any code when they are loaded; save the weights as safetensors"
 
@@ -51,7 +51,7 @@ def files_of(declared: TeacherConfig) -> list[Path]:
     if not path.exists():
         raise UserError(f"teacher {declared.called}: there is no {path}; correct config.teachers")
     if path.is_file():
-        return [path, *_beside(path)]
+        return [path, *(outside(path) if declared.adapter == "onnx" else ())]
     files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
     weights = [each for each in files if each.suffix == ".safetensors"]
     if not weights and (pickles := [each for each in files if each.suffix.lower() in PICKLES]):
@@ -67,13 +67,6 @@ def path_of(declared: TeacherConfig) -> Path:
         if not colon:
             raise UserError(f"'{declared.model}' names no file; write torchvision:NAME:FILE, the name of a model there")
     return Path(path).expanduser()
-
-
-def _beside(path: Path) -> Iterator[Path]:
-    """External data of an ONNX file, by the names that exporters give it."""
-    for name in (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data"):
-        if (beside := path.with_name(name)).is_file():
-            yield beside
 
 
 def _source(declared: TeacherConfig) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
+from must_jax.config.teachers import Fit, TeacherConfig, TeacherInputConfig, TeacherTaskConfig
+from must_jax.data import inputs
 from must_jax.data.axes import parse
 from must_jax.data.batching import TRAIN_MAP_STRIDE
 from must_jax.data.inputs import Input, Placed
@@ -31,6 +32,7 @@ from must_jax.teachers.base import Images, Predictions, Teacher
 from must_jax.teachers.files import digest_of
 from must_jax.teachers.reading import Reading
 from must_jax.teachers.said import Said, predicted, shapes
+from must_jax.teachers.tensors import mean_rgb
 
 Answers = Mapping[str, Said]  # by task, about one image
 _LONGEST = 1344  # pixels of an image that a model's own processor gets, by default; larger ones are reduced before
@@ -157,7 +159,7 @@ def _reading(
         filled = {key: getattr(told, key) for key in told.model_fields_set if key not in task.model_fields_set}
         task = task.model_copy(update=filled)
     kind = kind_of(name, {"kind": task.kind} if task.kind else {})
-    given = _classes(where, task.classes)
+    given = classes_of(where, task.classes)
     if kind.has_classes and not given:
         raise UserError(
             f"{where}: its classes are not known; set tasks.{name}.classes to the names, or to a file of them"
@@ -186,11 +188,44 @@ def _reading(
     )
 
 
-def _classes(where: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+def classes_of(where: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that a config lists, or that the file has whose path it gives.
+
+    Raises:
+      UserError: there is no such file, or it is no list of names.
+    """
     try:
         return pydantic.TypeAdapter(Classes).validate_python(classes) if classes else ()
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: classes: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def fitted_input(
+    where: str,
+    declared: TeacherInputConfig,
+    hw: tuple[int, int],
+    kinds: Collection[str],
+    fit: Fit,
+    padding_rgb: tuple[int, int, int] | None = None,
+) -> Input:
+    """For models that take images of one size: as declared.
+
+    Args:
+      hw: height and width of the input.
+      kinds: of the model's tasks.
+      fit, padding_rgb: where nothing is declared; without a colour, `mean`, so that padding becomes 0.
+
+    Raises:
+      UserError: it cannot be had of such models, or not for their tasks.
+    """
+    fit = declared.fit or fit
+    if fit == "own":
+        raise UserError(f"{where}: it has no processor of its own; set input.fit=letterbox, stretch or crop")
+    if fit == "crop" and {*kinds} != {"classification"}:
+        raise UserError(f"{where}: what is cropped would have no labels; set input.fit=letterbox or stretch")
+    red, green, blue = declared.padding_rgb or padding_rgb or mean_rgb(declared)
+    name: inputs.Fit = "corner" if fit == "letterbox_corner" else fit
+    return Input(*hw, name, (red, green, blue), (declared.shorter_side or min(hw)) if fit == "crop" else 0)
 
 
 def own_input(declared: TeacherConfig) -> Input:

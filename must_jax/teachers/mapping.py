@@ -54,12 +54,19 @@ class ClassMapping:
     index: np.ndarray
 
     @property
+    def unchanged(self) -> bool:
+        """Whether every class is itself."""
+        return self.given == self.classes and bool(np.all(self.index >= 0))
+
+    @property
     def record(self) -> dict[str, str | None]:
         """The teacher's class -> its class here, for manifests; None = dropped."""
         return {name: None if i == DROPPED else self.classes[i] for name, i in zip(self.given, self.index, strict=True)}
 
     def probs(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """f32[..., given] -> f32[..., classes] and, of the dropped ones, f32[...]: sums."""
+        if self.unchanged:
+            return probs, np.zeros(probs.shape[:-1], np.float32)
         matrix = np.zeros((len(self.given), len(self.classes) + 1), np.float32)
         matrix[np.arange(len(self.given)), self.index] = 1  # DROPPED is the last column
         summed = probs @ matrix
@@ -147,4 +154,4 @@ def same(classes: Sequence[str]) -> ClassMapping:
 
 def record_of(mapping: ClassMapping) -> Mapping[str, Any]:
     """For manifests; nothing if no class changes."""
-    return {} if mapping.given == mapping.classes and (mapping.index >= 0).all() else mapping.record
+    return {} if mapping.unchanged else mapping.record

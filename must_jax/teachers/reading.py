@@ -17,6 +17,8 @@ from must_jax.teachers.mapping import ClassMapping
 from must_jax.teachers.said import Boxes, Frame, Regions, Values, Vector
 
 _MOST_CANDIDATES = 30_000  # boxes that enter non-maximum suppression, the best ones, as in Ultralytics
+_ROUNDING = 0.01  # by how much probabilities of 16 bits, or their sums, may be off
+_FEW = 9
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Reading:
     declared: TeacherTaskConfig
     mapping: ClassMapping
     axes: Axes | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Classes that the model has outputs for, the background among them."""
+        return len(self.mapping.given) + (self.declared.background is not None)
+
+    @property
+    def least_score(self) -> float:
+        """Boxes with a lower score are left out."""
+        return float(getattr(self.task, "min_score", 0.0))
 
     def vector(self, outputs: np.ndarray) -> Vector:
         """f32[K] -> probabilities of the classes; what is no class here is left out, and the rest adds up to 1."""
@@ -53,15 +65,14 @@ class Reading:
         Args:
           input_hw: pixels of the frame, for boxes in pixels.
         """
-        if not np.isfinite(boxes).all() or not np.isfinite(scores).all():
-            raise FloatingPointError(f"{self.task.name}: boxes or scores that are not finite")
-        yxyx = as_yxyx(np.asarray(boxes, np.float32), self.declared.boxes or "xyxy")
+        self._check_finite(boxes, scores)
+        yxyx = as_yxyx(np.asarray(boxes, np.float64), self.declared.boxes or "xyxy")
         if self.declared.box_unit != "fractions":
-            yxyx = yxyx / np.array(2 * input_hw, np.float32)
+            yxyx = yxyx / np.array(2 * input_hw)
         here = self.mapping.ids(np.asarray(classes, np.int64) - (self.declared.first_class or 0))
         if np.any(np.asarray(classes) < (self.declared.first_class or 0)):
             raise ValueError(f"{self.task.name}: class {np.min(classes)}, below first_class")
-        kept = np.flatnonzero((here >= 0) & (scores >= getattr(self.task, "min_score", 0.0)))
+        kept = np.flatnonzero((here >= 0) & (scores >= self.least_score))
         kept = kept[np.argsort(-scores[kept], kind="stable")][:_MOST_CANDIDATES]
         if (iou := self.declared.nms_iou) is not None and iou < 1 and len(kept):
             y0, x0, y1, x1 = yxyx[kept].T
@@ -70,13 +81,48 @@ class Reading:
             kept = kept[np.sort(np.asarray(chosen, np.intp))]
         return Boxes(yxyx[kept], here[kept], np.asarray(scores, np.float32)[kept], frame)
 
+    def scored(
+        self,
+        boxes: np.ndarray,
+        outputs: np.ndarray,
+        input_hw: tuple[int, int],
+        objectness: np.ndarray | None = None,
+        frame: Frame = "input",
+    ) -> Boxes:
+        """Boxes f32[n, 4] with outputs for every class, f32[n, K], of which the best one counts.
+
+        Args:
+          objectness: f32[n], by which the scores of all classes are multiplied.
+        """
+        probs = self.class_scores(outputs)
+        best = probs.max(-1) if objectness is None else probs.max(-1) * objectness
+        self._check_finite(best)
+        rows = np.flatnonzero(best >= self.least_score)
+        return self.boxes(boxes[rows], best[rows], probs[rows].argmax(-1), input_hw, frame)
+
+    def paired(self, boxes: np.ndarray, outputs: np.ndarray, input_hw: tuple[int, int]) -> Boxes:
+        """As `scored`, but a box may be several classes at once: of all pairs, the n best, as RT-DETR does it."""
+        probs = self.class_scores(outputs)
+        self._check_finite(probs)
+        best = np.argsort(-probs, axis=None, kind="stable")[: len(boxes)]
+        rows, classes = np.unravel_index(best, probs.shape)
+        return self.boxes(boxes[rows], probs[rows, classes], classes, input_hw)
+
     def class_scores(self, outputs: np.ndarray) -> np.ndarray:
         """f32[..., K] -> probabilities, without the background: of a detector's candidates."""
-        probs = _probabilities(outputs, self.declared.scores)
-        return _without(probs, self.declared.background)[0]
+        return _without(self._probabilities(outputs), self.declared.background)[0]
 
     def regions(self, outputs: np.ndarray, frame: Frame = "input") -> Regions:
-        """f32[h, w, K] logits or probabilities -> probabilities of the classes."""
+        """f32[h, w, K] logits or probabilities -> probabilities of the classes.
+
+        A single channel is the probability of the last of two, whether the first is a class or the background.
+        """
+        if outputs.shape[-1] == 1 and self.outputs <= 2:
+            probs = self._probabilities(outputs)
+            single = self.outputs == 1
+            probs, others = _without(np.concatenate([1 - probs, probs], -1), 0 if single else self.declared.background)
+            probs, dropped = self.mapping.probs(probs)
+            return Regions(probs=probs, others=others + dropped, frame=frame)
         probs, others = self._probs(outputs)
         return Regions(probs=probs, others=others, frame=frame)
 
@@ -88,6 +134,22 @@ class Reading:
             none |= ids == self.declared.background
         here = self.mapping.ids(np.where(none, -1, ids - (self.declared.first_class or 0)))
         return Regions(ids=here, confidence=confidence, frame=frame)
+
+    def whole(self, indices: np.ndarray) -> np.ndarray:
+        """Indices of classes, which may come as floats: i64.
+
+        Raises:
+          ValueError: they are no whole numbers.
+        """
+        if np.issubdtype(indices.dtype, np.integer):
+            return indices.astype(np.int64)
+        self._check_finite(indices)
+        rounded = np.rint(indices)
+        if not np.array_equal(rounded, indices):
+            raise ValueError(
+                f"{self.task.name}: indices of classes that are no whole numbers; is it read as it is meant?"
+            )
+        return rounded.astype(np.int64)
 
     def depth(self, values: np.ndarray, valid: np.ndarray | None = None, frame: Frame = "input") -> Values:
         """f32[h, w] -> metres, or as it is if it is relative."""
@@ -109,14 +171,40 @@ class Reading:
 
     def _probs(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """f32[..., K] -> those of the classes here, and of all that is none of them."""
-        probs, background = _without(_probabilities(outputs, self.declared.scores), self.declared.background)
-        if probs.shape[-1] != len(self.mapping.given):
+        if outputs.shape[-1] != self.outputs:
             raise ValueError(
-                f"{self.task.name}: {probs.shape[-1]} outputs for {len(self.mapping.given)} classes; say which is the "
+                f"{self.task.name}: {outputs.shape[-1]} outputs for {self.outputs} classes; say which is the "
                 "background, if there is one"
             )
+        probs, background = _without(self._probabilities(outputs), self.declared.background)
         here, dropped = self.mapping.probs(probs)
         return here, dropped + background
+
+    def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """f32[..., K].
+
+        Raises:
+          ValueError: they cannot be what is declared.
+        """
+        outputs = np.asarray(outputs, np.float32)
+        where = f"{self.task.name}: outputs that are"
+        if self.declared.scores == "sigmoid":
+            return 1 / (1 + np.exp(-np.clip(outputs, -80, 80)))
+        if self.declared.scores == "softmax":
+            free = outputs.size - outputs.size // max(outputs.shape[-1], 1)  # few numbers add up to 1 by chance
+            if free >= _FEW and outputs.min() >= 0 and np.abs(outputs.sum(-1) - 1).max() < _ROUNDING:
+                raise ValueError(f"{where} probabilities already, not logits; set its scores=probabilities")
+            shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
+            return shifted / shifted.sum(-1, keepdims=True)
+        if outputs.size and not (outputs.min() > -_ROUNDING and outputs.max() < 1 + _ROUNDING):
+            self._check_finite(outputs)
+            low, high = outputs.min(), outputs.max()
+            raise ValueError(f"{where} no probabilities: {low:.3g} to {high:.3g}; set its scores=sigmoid or softmax")
+        return outputs
+
+    def _check_finite(self, *arrays: np.ndarray) -> None:
+        if not all(np.isfinite(each).all() for each in arrays):
+            raise FloatingPointError(f"{self.task.name}: outputs that are not finite")
 
 
 def _finite(name: str, values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
@@ -149,18 +237,10 @@ def as_yxyx(boxes: np.ndarray, format_: BoxFormat) -> np.ndarray:
     return np.stack(corners, 1)
 
 
-def _probabilities(outputs: np.ndarray, scores: str | None) -> np.ndarray:
-    outputs = np.asarray(outputs, np.float32)
-    if scores == "sigmoid":
-        return 1 / (1 + np.exp(-np.clip(outputs, -80, 80)))
-    if scores == "softmax":
-        shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
-        return shifted / shifted.sum(-1, keepdims=True)
-    return outputs
-
-
 def _without(probs: np.ndarray, index: int | None) -> tuple[np.ndarray, np.ndarray]:
     """The others, and that of the index; 0 without an index."""
     if index is None:
         return probs, np.zeros(probs.shape[:-1], np.float32)
-    return np.delete(probs, index, -1), probs[..., index]
+    index %= probs.shape[-1]
+    rest = probs[..., 1:] if index == 0 else probs[..., :-1]  # views of the usual ones
+    return rest if index in (0, probs.shape[-1] - 1) else np.delete(probs, index, -1), probs[..., index]

@@ -15,7 +15,8 @@ from must_jax.data.letterbox import Content
 from must_jax.tasks.base import NumpyArrays, Task
 
 Frame = Literal["input", "image"]  # what maps and boxes cover: the network's whole input, or the upright image alone
-_CHANNELS = 4  # that OpenCV resizes at a time; it warps no more
+_UNCHANGED = np.eye(2, 3)
+_ROUNDED = 0.999
 _LEAST_NORM = 1e-3  # a mean of unit vectors that is shorter has no direction
 
 
@@ -31,7 +32,7 @@ class Boxes:
     """Boxes, best first or in any order.
 
     Attributes:
-      boxes_yxyx: f32[n, 4], in fractions of what `frame` names.
+      boxes_yxyx: f[n, 4], in fractions of what `frame` names.
       classes: i32[n].
       scores: f32[n], 0..1, what the model calls its score.
     """
@@ -48,7 +49,7 @@ class Regions:
 
     Attributes:
       probs: f32[h, w, K]; None if only `ids` are known.
-      others: f32[h, w], the probability that it is none of them; where it is the largest, there is no label.
+      others: f32[h, w], the probability that it is none of them; where it is the largest, there is no label. None = 0.
       ids: i32[h, w]; -1 = no label.
       confidence: f32[h, w], 0..1; None = 1.
     """
@@ -140,11 +141,11 @@ def _boxes(task: Task, said: Boxes, slots: int, input_: Input, placed: Placed, c
     if count and not 0 <= said.classes.min() <= said.classes.max() < len(task.classes):
         beyond = said.classes[(said.classes < 0) | (said.classes >= len(task.classes))][0]
         raise ValueError(f"{task.name}: class {beyond}, but there are {len(task.classes)} classes, numbered from 0")
-    boxes = np.asarray(said.boxes_yxyx, np.float32)
+    boxes = np.asarray(said.boxes_yxyx, np.float64)
     if said.frame == "input":
-        low = np.array([placed.top, placed.left] * 2, np.float32)
-        size = np.array([placed.height, placed.width] * 2, np.float32)
-        boxes = (boxes * np.array([input_.height, input_.width] * 2, np.float32) - low) / size
+        low = np.array([placed.top, placed.left] * 2)
+        size = np.array([placed.height, placed.width] * 2)
+        boxes = (boxes * np.array([input_.height, input_.width] * 2) - low) / size
     boxes = np.clip(boxes, 0, 1) if np.isfinite(boxes).all() else boxes
     best = np.argsort(-said.scores, kind="stable")[:slots]
     out = {
@@ -153,7 +154,7 @@ def _boxes(task: Task, said: Boxes, slots: int, input_: Input, placed: Placed, c
         "scores": np.zeros(slots, np.float32),
         "valid": np.zeros(slots, np.float32),
     }
-    out["boxes_yxyx"][: len(best)] = boxes[best] * np.array(2 * content, np.float32)
+    out["boxes_yxyx"][: len(best)] = boxes[best] * np.array(2 * content)
     out["classes"][: len(best)], out["scores"][: len(best)] = said.classes[best], said.scores[best]
     out["valid"][: len(best)] = 1
     return out
@@ -168,10 +169,7 @@ def _regions(
             raise ValueError(
                 f"{task.name}: probabilities of shape {list(said.probs.shape)} for {len(task.classes)} classes"
             )
-        probs = said.probs if said.others is None else np.concatenate([said.probs, said.others[..., None]], -1)
-        probs = resampled(probs, said.frame, input_, placed, hw)  # before the best one is taken
-        ids = probs.argmax(-1).astype(np.int32)
-        return np.where(ids == len(task.classes), -1, ids), probs.max(-1)
+        return _most_likely(said, _Resampling.of(said.probs.shape, said.frame, input_, placed, hw))
     assert said.ids is not None
     if said.ids.ndim != 2 or not np.issubdtype(said.ids.dtype, np.integer):
         raise ValueError(f"{task.name}: ids of shape {list(said.ids.shape)} and type {said.ids.dtype}")
@@ -183,17 +181,37 @@ def _regions(
     return ids, np.where(ids < 0, np.float32(0), confidence)
 
 
+def _most_likely(said: Regions, resampling: _Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """i32[*hw], -1 where none of the classes is, and f32[*hw]: probabilities are resampled before the best is taken."""
+    assert said.probs is not None
+    planes = np.ascontiguousarray(np.moveaxis(said.probs, -1, 0), np.float32)
+    part = resampling.part(planes)
+    total = part.sum(0) if said.others is None else part.sum(0) + resampling.part(said.others)
+    possible = np.flatnonzero(
+        part.max((1, 2)) >= _ROUNDED * total.min() / (len(planes) + 1)
+    )  # the best is at least that
+    ids = np.full(resampling.hw, -1, np.int32)
+    best = np.zeros(resampling.hw, np.float32) if said.others is None else resampling(said.others)
+    for index in possible:
+        probs = resampling(planes[index])
+        better = probs > best
+        ids[better] = index
+        np.copyto(best, probs, where=better)
+    return ids, best
+
+
 def _values(
     said: Values, input_: Input, placed: Placed, hw: tuple[int, int], unit: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """f32[*hw(, 3)] and f32[*hw]: cells that are not wholly valid are not."""
     values = np.asarray(said.values, np.float32)
+    resampling = _Resampling.of(values.shape, said.frame, input_, placed, hw)
     valid = np.ones(hw, np.float32)
     if said.valid is not None:
         known = np.asarray(said.valid > 0, np.float32)
-        valid = (resampled(known, said.frame, input_, placed, hw) > 0.999).astype(np.float32)
+        valid = (resampling(known) > 0.999).astype(np.float32)
         values = np.where(known.reshape(known.shape + (1,) * (values.ndim - 2)) > 0, values, np.float32(0))
-    values = resampled(values, said.frame, input_, placed, hw)
+    values = resampling(values)
     if unit:
         norm = np.linalg.norm(values, axis=-1, keepdims=True)
         valid = valid * (norm[..., 0] > _LEAST_NORM)
@@ -201,29 +219,49 @@ def _values(
     return values, valid
 
 
-def resampled(map_: np.ndarray, frame: Frame, input_: Input, placed: Placed, hw: tuple[int, int]) -> np.ndarray:
-    """f32[h, w(, C)] -> the image's part of it as f32[*hw(, C)].
+@dataclass(frozen=True)
+class _Resampling:
+    """The image's part of a map -> f32[*hw].
 
     Linear, by means where it shrinks by two or more. Only cells whose centre lies in the image count, never padding.
+
+    Attributes:
+      rows, columns: of the map, that lie in the image.
+      to_source: from places in the fine grid to indices in this part.
+      fine: rows and columns of places whose means are the cells of the result.
     """
-    (top, bottom), (left, right) = _spans(map_.shape, frame, input_, placed)
-    rows, columns = _inside(top, bottom, map_.shape[0]), _inside(left, right, map_.shape[1])
-    part = np.ascontiguousarray(map_[rows, columns], np.float32)
-    if part.shape[:2] == hw and (bottom - top, right - left) == hw:
+
+    rows: slice
+    columns: slice
+    to_source: np.ndarray
+    fine: tuple[int, int]
+    hw: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, ...], frame: Frame, input_: Input, placed: Placed, hw: tuple[int, int]
+    ) -> _Resampling:
+        (top, bottom), (left, right) = _spans(shape, frame, input_, placed)
+        rows, columns = _inside(top, bottom, shape[0]), _inside(left, right, shape[1])
+        step_y, step_x = (bottom - top) / hw[0], (right - left) / hw[1]
+        places = max(1, math.floor(step_y)), max(1, math.floor(step_x))  # in each cell
+        dy, dx = step_y / places[0], step_x / places[1]
+        to_source = np.array([[dx, 0, left - columns.start + dx / 2 - 0.5], [0, dy, top - rows.start + dy / 2 - 0.5]])
+        return cls(rows, columns, to_source, (hw[0] * places[0], hw[1] * places[1]), hw)
+
+    def part(self, planes: np.ndarray) -> np.ndarray:
+        """[..., h, w] -> its rows and columns that lie in the image."""
+        return planes[..., self.rows, self.columns]
+
+    def __call__(self, map_: np.ndarray) -> np.ndarray:
+        """f32[h, w] or f32[h, w, up to 4] -> f32[*hw] or f32[*hw, ...]."""
+        part: np.ndarray = np.ascontiguousarray(map_[self.rows, self.columns], np.float32)
+        if part.shape[:2] != self.fine or not np.array_equal(self.to_source, _UNCHANGED):
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            part = cv2.warpAffine(part, self.to_source, self.fine[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        if self.fine != self.hw:
+            part = cv2.resize(part, self.hw[::-1], interpolation=cv2.INTER_AREA)
         return part
-    step = (bottom - top) / hw[0], (right - left) / hw[1]
-    shrink = tuple(max(1, math.floor(each)) for each in step)  # places in each cell, whose mean is taken
-    fine = hw[0] * shrink[0], hw[1] * shrink[1]
-    dy, dx = step[0] / shrink[0], step[1] / shrink[1]
-    to_source = np.array([[dx, 0, left - columns.start + dx / 2 - 0.5], [0, dy, top - rows.start + dy / 2 - 0.5]])
-    planes = part.reshape(*part.shape[:2], -1)
-    out = np.empty((*hw, planes.shape[2]), np.float32)
-    for first in range(0, planes.shape[2], _CHANNELS):
-        some = slice(first, first + _CHANNELS)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(planes[..., some], to_source, fine[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        out[..., some] = cv2.resize(warped, hw[::-1], interpolation=cv2.INTER_AREA).reshape(*hw, -1)
-    return out.reshape(*hw, *map_.shape[2:])
 
 
 def _nearest(
@@ -253,7 +291,7 @@ def _spans(
 
 def _inside(low: float, high: float, side: int) -> slice:
     """The cells whose centre lies between the two; at least one."""
-    first = min(max(0, math.ceil(low - 0.5)), side - 1)
+    first = min(max(0, math.floor(low - 0.5) + 1), side - 1)
     return slice(first, max(first + 1, min(side, math.ceil(high - 0.5))))
 
 

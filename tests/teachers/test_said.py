@@ -1,0 +1,204 @@
+"""Whatever the sizes: boxes and maps of a network's input come out where they are in the image."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from must_jax.config.teachers import TeacherTaskConfig
+from must_jax.data import axes
+from must_jax.data.inputs import Fit, Input, Placed
+from must_jax.tasks import build_task
+from must_jax.teachers import mapping
+from must_jax.teachers.reading import Reading, as_yxyx
+from must_jax.teachers.said import cells_of, content_of, predicted
+
+CLASSES = tuple(f"c{i}" for i in range(200))
+sides = st.integers(1, 3000)
+inputs = st.builds(
+    Input,
+    st.integers(8, 1024),
+    st.integers(8, 1024),
+    st.sampled_from([*cast(tuple[Fit, ...], ("letterbox", "corner", "stretch"))]),
+)
+
+
+def reading(kind: str, classes: tuple[str, ...] = CLASSES, **declared: Any) -> Reading:
+    options = {"depth_kind": declared["depth_kind"]} if "depth_kind" in declared else {}
+    task = build_task(kind, () if kind in ("depth", "normals") else classes, options)
+    turned = axes.parse(declared["axes"]) if "axes" in declared else None
+    return Reading(task, TeacherTaskConfig.model_validate(declared), mapping.same(classes), turned)
+
+
+def placed(input_: Input, image_hw: tuple[int, int]) -> Placed:
+    return input_.placed(input_.geometry(image_hw))
+
+
+def map_hw(input_: Input) -> tuple[int, int]:
+    return -(-input_.height // 4), -(-input_.width // 4)
+
+
+@given(inputs, sides, sides, st.data())
+@settings(deadline=None)
+def test_boxes_come_back_to_the_fraction_of_a_pixel(input_: Input, height: int, width: int, data: st.DataObject):
+    shares = st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4)
+    y, x = np.sort(np.array(data.draw(shares)).reshape(2, 2))
+    geometry = input_.geometry((height, width))
+    (y0, y1), (x0, x1) = (
+        span.out_start + share * span.out_length for share, span in zip((y, x), geometry, strict=True)
+    )
+    written = {
+        "xyxy": [x0, y0, x1, y1],
+        "yxyx": [y0, x0, y1, x1],
+        "xywh": [x0, y0, x1 - x0, y1 - y0],
+        "cxcywh": [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0],
+    }
+    format_ = data.draw(st.sampled_from([*written]))
+    unit = data.draw(st.sampled_from(["pixels", "fractions"]))
+    size = np.array([input_.height, input_.width] if format_ == "yxyx" else [input_.width, input_.height])
+    box = np.array(written[format_]) / (np.tile(size, 2) if unit == "fractions" else 1)
+    read = reading("detection", boxes=format_, box_unit=unit)
+    at = placed(input_, (height, width))
+    said = read.boxes(box[None], np.array([0.9], np.float32), np.array([7]), (input_.height, input_.width))
+    out = predicted(read.task, said, input_, at, map_hw(input_))
+    assert out["valid"].sum() == 1 and out["classes"][0] == 7
+    found = out["boxes_yxyx"][0].astype(np.float64) / np.tile(content_of(input_, at, map_hw(input_)), 2)
+    assert np.abs(found - [y[0], x[0], y[1], x[1]]).max() * max(geometry.y.out_length, geometry.x.out_length) < 1e-4
+
+
+@given(inputs, sides, sides, st.integers(1, 33), st.booleans())
+@example(Input(8, 32, "letterbox"), 1, 2, 3, False)  # the centre of a cell is on the image's edge
+@settings(deadline=None)
+def test_a_plane_of_any_stride_stays_the_same_plane(input_: Input, height: int, width: int, stride: int, up: bool):
+    """Padding says 1e6. Within a cell of the map from the image's edge, values are those of the nearest cell."""
+    at, hw = placed(input_, (height, width)), map_hw(input_)
+    map_shape = tuple(-(-n // stride) if up else max(1, n // stride) for n in (input_.height, input_.width))
+    y, x = ((np.arange(n) + 0.5) / n * side for n, side in zip(map_shape, (input_.height, input_.width), strict=True))
+    inside_y, inside_x = (y > at.top) & (y < at.top + at.height), (x > at.left) & (x < at.left + at.width)
+    plane = np.where(inside_y[:, None] & inside_x[None], 3 + 0.01 * y[:, None] + 0.02 * x[None], 1e6)
+    read = reading("depth", depth_kind="relative")
+    out = predicted(read.task, read.depth(plane.astype(np.float32)), input_, at, hw)
+    rows, columns = cells_of(input_, at, hw)
+    found = out["depth"][:rows, :columns]
+    assert out["valid"][:rows, :columns].all() and out["valid"].sum() == rows * columns
+    if not inside_y.any() or not inside_x.any():
+        return  # an image thinner than a cell has that cell's value
+    assert found.max() < 1000
+    wanted_y = at.top + (np.arange(rows) + 0.5) / rows * at.height
+    wanted_x = at.left + (np.arange(columns) + 0.5) / columns * at.width
+    margin_y, margin_x = (side / n / 2 for n, side in zip(map_shape, (input_.height, input_.width), strict=True))
+    margin_y, margin_x = margin_y + at.height / rows / 2, margin_x + at.width / columns / 2
+    inner_y = (wanted_y - margin_y >= y[inside_y][0] - 1e-6) & (wanted_y + margin_y <= y[inside_y][-1] + 1e-6)
+    inner_x = (wanted_x - margin_x >= x[inside_x][0] - 1e-6) & (wanted_x + margin_x <= x[inside_x][-1] + 1e-6)
+    wanted = 3 + 0.01 * wanted_y[:, None] + 0.02 * wanted_x[None]
+    np.testing.assert_allclose(found[inner_y][:, inner_x], wanted[inner_y][:, inner_x], atol=2e-3)
+    assert np.all(np.abs(found - wanted) <= 0.01 * 2 * margin_y + 0.02 * 2 * margin_x + 2e-3)
+
+
+@given(inputs, sides, sides, st.integers(1, 33))
+@settings(deadline=None)
+def test_ids_are_those_of_the_cells_in_which_they_lie(input_: Input, height: int, width: int, stride: int):
+    at, hw = placed(input_, (height, width)), map_hw(input_)
+    shape = tuple(-(-n // stride) for n in (input_.height, input_.width))
+    ids = (np.arange(shape[0])[:, None] * 31 + np.arange(shape[1])[None] * 7) % len(CLASSES)
+    read = reading("segmentation")
+    out = predicted(read.task, read.ids(ids), input_, at, hw)
+    rows, columns = cells_of(input_, at, hw)
+    y = at.top + (np.arange(rows) + 0.5) / rows * at.height
+    x = at.left + (np.arange(columns) + 0.5) / columns * at.width
+    cell_y, cell_x = y / input_.height * shape[0], x / input_.width * shape[1]
+    clear_y, clear_x = (np.abs(cell - np.rint(cell)) > 1e-6 for cell in (cell_y, cell_x))
+    wanted = ids[cell_y.astype(int).clip(0, shape[0] - 1)][:, cell_x.astype(int).clip(0, shape[1] - 1)]
+    # A cell of the map whose centre is in the padding does not count; the nearest one that lies in the image does.
+    centre_y, centre_x = (
+        (cell.astype(int) + 0.5) * n / k
+        for cell, n, k in ((cell_y, input_.height, shape[0]), (cell_x, input_.width, shape[1]))
+    )
+    clear_y &= (centre_y > at.top + 1e-6) & (centre_y < at.top + at.height - 1e-6)
+    clear_x &= (centre_x > at.left + 1e-6) & (centre_x < at.left + at.width - 1e-6)
+    assert np.array_equal(out["ids"][:rows, :columns][clear_y][:, clear_x], wanted[clear_y][:, clear_x])
+    probs = np.eye(len(CLASSES), dtype=np.float32)[ids]
+    if stride == 4 and max(hw) <= 64:
+        out = predicted(read.task, read.regions(probs), input_, at, hw)
+        assert out["ids"][:rows, :columns].max() < len(CLASSES)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=4))
+def test_formats_of_boxes_say_the_same(values: list[float]):
+    y0, x0, h, w = values[0], values[1], abs(values[2]), abs(values[3])
+    wanted = [[y0, x0, y0 + h, x0 + w]]
+    for format_, box in (
+        ("yxyx", [y0, x0, y0 + h, x0 + w]),
+        ("xyxy", [x0, y0, x0 + w, y0 + h]),
+        ("xywh", [x0, y0, w, h]),
+        ("cxcywh", [x0 + w / 2, y0 + h / 2, w, h]),
+    ):
+        np.testing.assert_allclose(as_yxyx(np.array([box]), format_), wanted, atol=1e-9)  # type: ignore[arg-type]
+
+
+@given(inputs, sides, sides, st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.2, 1.0, 5.0]))
+@settings(deadline=None, max_examples=50)
+def test_the_best_class_is_that_of_all_planes_resampled(
+    input_: Input, height: int, width: int, stride: int, seed: int, sharpness: float
+):
+    """Each class resampled as a map of values; others included. However unlikely each is, none is forgotten."""
+    at, hw = placed(input_, (height, width)), map_hw(input_)
+    shape = (-(-input_.height // (8 * stride)), -(-input_.width // (8 * stride)))
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, sharpness, (*shape, 6)).astype(np.float32)
+    read = reading("segmentation", CLASSES[:5], scores="softmax" if seed % 2 else "sigmoid", background=2)
+    regions = read.regions(logits - (0 if seed % 2 else 3))
+    out = predicted(read.task, regions, input_, at, hw)
+    rows, columns = cells_of(input_, at, hw)
+    assert regions.probs is not None and regions.others is not None
+    depth = reading("depth", depth_kind="relative")
+    planes = [
+        predicted(depth.task, depth.depth(each), input_, at, hw)["depth"][:rows, :columns]
+        for each in (*np.moveaxis(regions.probs, -1, 0), regions.others)
+    ]
+    best = np.argmax(planes, 0)
+    ordered = np.sort(planes, 0)
+    clear = ordered[-1] - ordered[-2] > 1e-5
+    assert np.array_equal(out["ids"][:rows, :columns][clear], np.where(best == 5, 255, best)[clear])
+    np.testing.assert_allclose(out["confidence"][:rows, :columns], ordered[-1], atol=1e-6)
+
+
+def test_normals_of_other_lengths_and_axes_are_unit_vectors_of_ours():
+    read = reading("normals", axes="-y,x,-z")
+    vectors = np.random.default_rng(0).normal(size=(9, 7, 3)).astype(np.float32)
+    vectors[0, 0] = 0
+    said = read.normals(vectors)
+    assert said.valid is not None and said.valid[0, 0] == 0 and said.valid.sum() == 62
+    turned = np.stack([-vectors[..., 1], vectors[..., 0], -vectors[..., 2]], -1)[1:]
+    wanted = turned / np.linalg.norm(turned, axis=-1, keepdims=True)
+    np.testing.assert_allclose(said.values[1:], wanted, atol=1e-6)
+
+
+def test_of_boxes_that_overlap_the_best_of_each_class_stays():
+    read = reading("detection", nms_iou=0.5, box_unit="pixels")
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [40, 40, 50, 50], [0, 0, 10, 10]], np.float32)
+    said = read.boxes(boxes, np.float32([0.6, 0.9, 0.8, 0.3, 0.01]), np.array([1, 1, 2, 1, 1]), (100, 100))
+    assert said.scores.tolist() == pytest.approx([0.9, 0.8, 0.3]) and said.classes.tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "outputs", "names"),
+    [
+        ("softmax", np.full((8, 8, 5), 0.2), "probabilities already"),
+        ("probabilities", np.full((8, 8, 5), 3.0), "3"),
+        (None, np.full((8, 8, 5), -0.5), "-0.5"),
+        ("softmax", np.zeros((8, 8, 4)), "4 outputs for 5"),
+    ],
+)
+def test_outputs_that_cannot_be_what_is_declared_are_refused(scores: str | None, outputs: np.ndarray, names: str):
+    read = reading("segmentation", CLASSES[:5], scores=scores)
+    with pytest.raises(ValueError, match=names):
+        read.regions(outputs.astype(np.float32))
+
+
+def test_logits_of_few_classes_may_look_like_probabilities():
+    assert np.all(reading("classification", CLASSES[:2], scores="softmax").vector(np.float32([0.3, 0.7])).probs > 0.4)
