@@ -63,9 +63,10 @@ def plan(where: str, reading: Reading, outputs: Sequence[Output], hw: tuple[int,
     if declared.layout:
         found = [each for each in fits if each.layout == declared.layout]
     else:
-        told = metadata.end2end
+        told = None if metadata.is_rtdetr else metadata.end2end
         found = [each for each in apart or fits if told is None or (each.layout == "end2end") == told]
-        sure = [each for each in found if told is not None or not each.rows or _has_rows_of(each, hw)]
+        is_told = told is not None or metadata.is_rtdetr
+        sure = [each for each in found if is_told or not each.rows or _has_rows_of(each, hw)]
         if found and len({each.layout for each in sure}) != 1:
             raise UserError(
                 f"{where}: its outputs are {shown(outputs)}, which may be of layout {_either(sure or found)}; say "
@@ -88,7 +89,8 @@ def plan(where: str, reading: Reading, outputs: Sequence[Output], hw: tuple[int,
             "each class; remove it, or say with background which of them is none"
         )
     layout, plan_, _ = found[0]
-    return plan_._replace(told={"layout": layout} | plan_.told)
+    rtdetr = {"boxes": "cxcywh", "box_unit": "fractions", "nms_iou": 1.0} if metadata.is_rtdetr else {}
+    return plan_._replace(told={"layout": layout} | plan_.told | rtdetr)
 
 
 def _yolo(outputs: Sequence[Output], count: int, metadata: Metadata) -> Iterator[_Fit]:

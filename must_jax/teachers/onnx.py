@@ -88,7 +88,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
             )
         told[name] = told[name].model_copy(update=plans[name].told)
     readings = foreign.readings(declared, options, told)
-    teacher = Onnx(declared, readings, _input(where, declared, readings, taken.hw), said.licence, runner, plans)
+    teacher = Onnx(declared, readings, _input(where, declared, readings, taken.hw, said), said.licence, runner, plans)
     teacher.check(values)
     return teacher
 
@@ -280,10 +280,12 @@ def _size(where: str, shape: Sequence[int | str], declared: TeacherConfig, said:
     return height, width
 
 
-def _input(where: str, declared: TeacherConfig, readings: Mapping[str, Reading], hw: tuple[int, int]) -> Input:
+def _input(
+    where: str, declared: TeacherConfig, readings: Mapping[str, Reading], hw: tuple[int, int], said: Metadata
+) -> Input:
     """How images get into it: letterboxed into a YOLO, cropped for a classifier, otherwise stretched, by default."""
     kinds = {reading.task.kind for reading in readings.values()}
-    yolo = any(reading.declared.layout in layouts.YOLO for reading in readings.values())
+    yolo = any(reading.declared.layout in layouts.YOLO for reading in readings.values()) and not said.is_rtdetr
     default: Fit = "letterbox" if yolo else "crop" if kinds == {"classification"} else "stretch"
     return foreign.fitted_input(where, declared.input, hw, kinds, default, _YOLO_PADDING if yolo else None)
 

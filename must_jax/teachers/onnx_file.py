@@ -43,6 +43,8 @@ class Metadata:
       size: height and width of the input in pixels.
       end2end: whether its boxes have been through non-maximum suppression, or need none.
       keypoints: numbers that follow each box of a pose.
+      is_rtdetr: whether it is an RT-DETR, which Ultralytics writes in the layouts of YOLO, but with boxes cx, cy, w, h
+        as shares of an input that images are stretched to.
     """
 
     task: str = ""
@@ -51,6 +53,7 @@ class Metadata:
     licence: str = ""
     end2end: bool | None = None
     keypoints: int = 0
+    is_rtdetr: bool = False
 
 
 def metadata(properties: Mapping[str, str]) -> Metadata:
@@ -66,6 +69,7 @@ def metadata(properties: Mapping[str, str]) -> Metadata:
         licence=properties.get("license", properties.get("licence", "")),
         end2end=True if suppressed else end2end,
         keypoints=math.prod(keypoints) if keypoints else 0,
+        is_rtdetr="rtdetr" in (properties.get("head", "") + properties.get("description", "")).lower(),
     )
 
 

@@ -122,6 +122,24 @@ def test_masks_and_keypoints_after_the_classes_are_not_read(tmp_path: Path):
         are(found, BOXES, (200, 300))
 
 
+@pytest.mark.parametrize("columns", [6, 7])
+def test_an_rtdetr_of_ultralytics_has_shares_of_a_stretched_image(columns: int, tmp_path: Path):
+    """Rows of cx, cy, w, h, score, class, or of all scores, as earlier versions have it."""
+    graph = Graph(Input(96, SIDE))
+    centre, side, score = onnx_graphs._rectangles(graph)
+    shares = [graph("Div", each, np.float32([SIDE, 96])) for each in (centre, side)]
+    if columns == 6:
+        kind = graph("Add", graph("Mul", score, np.float32(0)), np.float32([[0, 1, 2]]))
+        rest = graph("Concat", *(graph("Unsqueeze", each, np.array([2])) for each in (score, kind)), axis=2)
+    else:
+        rest = onnx_graphs._class_scores(graph, score, np.arange(3), 3)
+    graph.output(graph("Concat", *shares, rest, axis=2), "output0", ("batch", 3, columns))
+    said = onnx_graphs.ultralytics("detect", end2end=False, description="Ultralytics rtdetr-l model")
+    teacher = loaded(graph.save(tmp_path / "m.onnx", said), {"detection": {}})
+    assert teacher.input.fit == "stretch"
+    are(answers(teacher, [png(planted())], "detection")[0], BOXES, (200, 300))
+
+
 def test_logits_beside_boxes_are_no_yolo(tmp_path: Path):
     """Six columns of classes are no rows of x0, y0, x1, y1, score, class."""
     file = onnx_graphs.detector(tmp_path / "m.onnx", "rtdetr", SQUARE, classes=(0, 1, 2), count=6)
