@@ -1,6 +1,6 @@
 """Bytes an image and loss of precision of every label encoding, against raw float arrays.
 
-python benchmarks/label_encoding.py [--model=runs/quickstart/student] [--others]
+python benchmarks/label_encoding.py [--model=runs/quickstart/student] [--others] [--distributions]
 
 (a) Scenes rendered at 256x256 pixels, with their exact truth at stride 4, as the label stage stores maps.
 (b) The same scenes at 640x640 pixels.
@@ -10,6 +10,10 @@ python benchmarks/label_encoding.py [--model=runs/quickstart/student] [--others]
     surface, ids are eight steps of it. Such maps are rougher than what a model says, and need more bytes.
     One of them, motorcycle_left.png, comes with the depth that a stereo rig measured, whose size is told as well.
 (d) With --others: pictures of the depth and normals of (c) by other encodings that were considered, framing left out.
+(e) With --distributions, and nothing else: distributions over many classes, whole and as their k largest probabilities
+    with the rest spread evenly. They are drawn as a softmax of normal logits, whose deviation says how sure the teacher
+    is. The divergence (Kullback-Leibler, in nats) is that of what a student reads from what the teacher said, and from
+    what the rule makes of it, which is the part of storing.
 
 Stored bytes are those of a record in an ArrayRecord shard of 1000 records, framing included.
 Distributions over 1000 classes are drawn (a softmax of normal logits), as are the 20 boxes of a photograph: their size
@@ -47,6 +51,7 @@ from must_jax.data.decoding import decode_image
 from must_jax.data.encodings import Label
 from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.data.letterbox import content_of, cut_padding
+from must_jax.tasks import build_task
 
 CLASSES, BOXES, STRIDE = 1000, 20, 4
 KEPT = "segmentation, confidence kept"
@@ -84,6 +89,7 @@ GOALS = {  # loss -> its unit and the most that may be
     "classification": ("total variation, at most", 0.005),
 }
 SHARD, REPEATS = 1000, 5
+MANY, DEVIATIONS, KEEP, DRAWN = (1000, 21_841), (3.0, 5.0, 8.0), (0, 10, 20, 50, 100, 250), 50
 
 Labels = Mapping[str, Label]  # of one image, by task
 
@@ -92,7 +98,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="folder of a finished training run that makes the maps of (c)")
     parser.add_argument("--others", action="store_true", help="print table (d), too")
+    parser.add_argument("--distributions", action="store_true", help="print table (e) alone")
     args = parser.parse_args()
+    if args.distributions:
+        report_distributions()
+        return
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
         sys.exit("scikit-image is missing, whose photographs are labelled here; pip install -e '.[bench]'")
@@ -207,6 +217,42 @@ def summary(kind: LabelKind, losses: np.ndarray) -> tuple[float, str]:
         case MapLabel(content="vector"):
             return losses[:, 0].mean(), f"{losses[:, 0].mean():.3f}°, at most {largest:.2f}°"
     return largest, "none" if largest == 0 else f"{largest:.4f}"
+
+
+def report_distributions() -> None:
+    """Prints table (e)."""
+    head = f"{'stored':>8}{'write':>9}{'read':>9}{'divergence':>12}{'by storing':>13}{'top 1':>7}"
+    print(f"(e) {f'{DRAWN} distributions each':39}{head}")
+    for classes, deviation in itertools.product(MANY, DEVIATIONS):
+        drawn = [distribution(np.random.default_rng(index), classes, deviation) for index in range(DRAWN)]
+        surest = np.mean([label["probs"].max() for label in drawn])
+        for keep in KEEP:
+            task = build_task("classification", [str(i) for i in range(classes)], {"top_k": keep})
+            features, rows, records = tfds.features.FeaturesDict(encodings.features(task.answer)), [], []
+            for label in drawn:
+                ruled = task.pseudo_label(label)
+                records.append(_written(task.answer, ruled))
+                encoded = features.encode_example(encodings.encode(task.answer, ruled))
+                read = encodings.decode(task.answer, encoded)["probs"]
+                write_ms = _milliseconds(lambda: _written(task.answer, ruled), repeats=2)  # noqa: B023
+                read_ms = _milliseconds(functools.partial(encodings.decode, task.answer, encoded), repeats=2)
+                of_all, of_storing = divergence(label["probs"], read), divergence(ruled["probs"], read)
+                rows.append((write_ms, read_ms, of_all, of_storing, read.argmax() == label["probs"].argmax()))
+            write_ms, read_ms, of_all, of_storing, same = np.mean(rows, axis=0)
+            which = f"{classes:6,} classes, the surest {surest:4.0%}, " + (f"top_k {keep}" if keep else "all")
+            figures = f"{bytes_on_disk(records):8,.0f}{write_ms:6.2f} ms{read_ms:6.2f} ms"
+            print(f"{which:43}{figures}{of_all:12.2g}{of_storing:13.1g}{same:7.0%}", flush=True)
+
+
+def _written(kind: LabelKind, label: Label) -> bytes:
+    return encodings.serialize(kind, encodings.encode(kind, label))
+
+
+def divergence(said: np.ndarray, read: np.ndarray) -> float:
+    """Kullback-Leibler's, in nats, of distributions f32[K]; what is read as 0 counts as the least that 16 bits hold."""
+    said, read = said.astype(np.float64) / said.sum(dtype=np.float64), np.maximum(read.astype(np.float64), 2.0**-25)
+    known = said > 0
+    return float((said[known] * np.log(said[known] / (read / read.sum())[known])).sum())
 
 
 def report_others(labels: Mapping[str, Labels]) -> None:
@@ -376,8 +422,8 @@ def drawn(index: int) -> dict[str, Label]:
     return {"classification": distribution(rng), "detection": boxes}
 
 
-def distribution(rng: np.random.Generator) -> Label:
-    exponentials = np.exp(rng.normal(0, 3, CLASSES))
+def distribution(rng: np.random.Generator, classes: int = CLASSES, deviation: float = 3.0) -> Label:
+    exponentials = np.exp(rng.normal(0, deviation, classes))
     return {"probs": (exponentials / exponentials.sum()).astype(np.float32)}
 
 

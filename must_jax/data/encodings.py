@@ -2,7 +2,8 @@
 
 | label          | record                                                                                           |
 |----------------|--------------------------------------------------------------------------------------------------|
-| vector         | `probs` float16 [K], zlib                                                                        |
+| vector         | `probs` float16 [K], zlib; where only the k largest are kept, `classes` uint16 [k] (int32 beyond |
+|                | 65,536 classes), `probs` float16 [k], largest first, and `rest` float32, the sum of all others   |
 | boxes          | `boxes_yxyx` float32 [n, 4], fractions of the image; `classes` uint16 [n]; `scores` float16 [n]; |
 |                | if some are to be ignored, `ignore` uint8 [n]                                                    |
 | map of ids     | `<field>` 8-bit PNG, 255 = ignore, or, for more than 255 classes, 16-bit PNG, 65535 = ignore;    |
@@ -32,7 +33,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import map_pictures
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel, largest
 from must_jax.errors import UserError
 
 Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar
@@ -49,8 +50,14 @@ def features(kind: LabelKind) -> dict[str, Any]:
     """TFDS features of one label's sub-dict; see the table above."""
     present = {"present": np.uint8}
     match kind:
-        case VectorLabel():
+        case VectorLabel(top_k=0):
             return {"probs": tfds.features.Tensor(shape=(kind.size,), dtype=np.float16, encoding="zlib")} | present
+        case VectorLabel():
+            top = {
+                name: tfds.features.Tensor(shape=(kind.top_k,), dtype=dtype, encoding="bytes")
+                for name, dtype in _top_types(kind).items()
+            }
+            return top | {"rest": np.float32} | present
         case BoxesLabel():
             ignore = {"ignore": tfds.features.Tensor(shape=(None,), dtype=np.uint8)} if kind.ignore else {}
             return {
@@ -85,8 +92,14 @@ def encode(kind: LabelKind, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
         label = absent(kind, (1, 1)) | {"confidence": np.zeros((1, 1))}
     record: dict[str, Any] = {"present": present}
     match kind:
-        case VectorLabel():
+        case VectorLabel(top_k=0):
             record["probs"] = np.asarray(label["probs"], np.float16)
+        case VectorLabel():
+            probs = np.asarray(label["probs"])
+            top = largest(probs, kind.top_k)
+            kept = {"classes": top, "probs": probs[top]}
+            record |= {name: kept[name].astype(dtype) for name, dtype in _top_types(kind).items()}
+            record["rest"] = np.float32(np.delete(probs, top).sum(dtype=np.float64))
         case BoxesLabel():
             classes = np.asarray(label["classes"])
             real = np.asarray(label.get("valid", np.ones(classes.shape))) > 0
@@ -135,8 +148,11 @@ def _confidence_codes(confidence: np.ndarray) -> np.ndarray:
 
 def serialize(kind: LabelKind, record: Mapping[str, Any]) -> bytes:
     """What `encode` returns -> the bytes TFDS would store, in a fraction of its time; equal records, equal bytes."""
-    if isinstance(kind, VectorLabel):
-        record = {**record, "probs": zlib.compress(record["probs"].tobytes())}
+    match kind:
+        case VectorLabel(top_k=0):
+            record = {**record, "probs": zlib.compress(record["probs"].tobytes())}
+        case VectorLabel():
+            record = {**record, **{name: record[name].tobytes() for name in ("classes", "probs")}}
     example = tf_example_pb2.Example()
     for name, value in record.items():
         feature = example.features.feature[name]
@@ -160,11 +176,17 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
     """
     label: Label = {"present": np.float32(record["present"])}
     match kind:
-        case VectorLabel():
+        case VectorLabel(top_k=0):
             probs = record["probs"]
             if isinstance(probs, bytes):
                 probs = np.frombuffer(_decompressed(probs, 2 * kind.size), np.float16)
             label["probs"] = np.asarray(probs, np.float32)
+        case VectorLabel():
+            top = {name: _numbers(record[name], dtype, kind.top_k) for name, dtype in _top_types(kind).items()}
+            _check_ids(top["classes"], kind.size)
+            each = np.float32(record["rest"]) / np.float32(kind.size - kind.top_k)
+            label["probs"] = np.full(kind.size, each, np.float32)
+            label["probs"][top["classes"]] = top["probs"]
         case BoxesLabel():
             label["boxes_yxyx"] = np.asarray(record["boxes_yxyx"], np.float32).reshape(-1, 4)
             label["classes"] = np.asarray(record["classes"], np.int32)
@@ -187,6 +209,18 @@ def decode(kind: LabelKind, record: Mapping[str, Any], classes: int = 0) -> Labe
             vectors, valid = map_pictures.directions(record[kind.field])
             label |= {kind.field: vectors, "valid": valid}
     return label
+
+
+def _top_types(kind: VectorLabel) -> dict[str, Any]:
+    """Of what is stored by class. TensorFlow cannot read uint32."""
+    return {"classes": np.uint16 if kind.size <= 2**16 else np.int32, "probs": np.float16}
+
+
+def _numbers(value: bytes | np.ndarray, dtype: Any, count: int) -> np.ndarray:
+    numbers = np.frombuffer(value, dtype) if isinstance(value, bytes) else np.asarray(value, dtype)
+    if len(numbers) != count:
+        raise UserError(f"a label of {count} numbers has {len(numbers)}")
+    return numbers
 
 
 def _decompressed(data: bytes, size: int) -> bytes:
@@ -284,7 +318,10 @@ def _leaves(info: Mapping[str, Any], at: tuple[str, ...] = ()) -> Iterator[Store
 def kind_to_dict(kind: LabelKind) -> dict[str, Any]:
     """A kind as JSON values, for dataset metadata and manifests."""
     name = next(name for name, cls in _KINDS.items() if isinstance(kind, cls))
-    return {"kind": name} | dataclasses.asdict(kind)
+    values = dataclasses.asdict(kind)
+    if not values.get("top_k", True):
+        del values["top_k"]  # a column that keeps all is described as before there was a choice
+    return {"kind": name} | values
 
 
 def kind_from_dict(values: Mapping[str, Any]) -> LabelKind:

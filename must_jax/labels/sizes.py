@@ -15,6 +15,7 @@ from must_jax.labels.manifest import Manifest
 
 _RECORD = 640  # bytes: field names and framing of one record, headers and tables of its pictures
 _SHARD = 3 * 2**16  # overhead of a file: each of its own parts starts a block of 64 KiB
+_KEPT = 4 + 2  # class and probability
 _BOX = 4 * 4 + 2 + 4  # corners, class and score as TFDS stores them
 _CELL = {"ids": 1, "scalar": 2, "vector": 2}
 
@@ -26,8 +27,10 @@ def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_imag
 
 def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
     match kind:
-        case VectorLabel():
+        case VectorLabel(top_k=0):
             return _RECORD + 2 * kind.size
+        case VectorLabel():
+            return _RECORD + _KEPT * kind.top_k
         case BoxesLabel():
             return _RECORD + (_BOX + kind.ignore) * kind.max_boxes
         case MapLabel():

@@ -15,7 +15,7 @@ from must_jax.config import in_todays_names
 from must_jax.data import encodings, shards
 from must_jax.data.confidence import by_rule
 from must_jax.data.encodings import Label
-from must_jax.data.kinds import LabelKind
+from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import AbsentRecord, Manifest, ShardRecord
@@ -78,11 +78,11 @@ class ColumnWriter:
 
     def __init__(self, folder: Path, description: Manifest) -> None:
         self.folder = folder
-        self._kind = description.label_kind
         folder.mkdir(parents=True, exist_ok=True)
         files.create_text(folder / manifest.FILE, description.to_json())
         self.manifest = manifest.read(folder)
         _check_same(folder, self.manifest, description)
+        self._kind = self.manifest.label_kind
 
     def written(self) -> dict[int, ShardRecord]:
         """The existing shards, whichever process wrote them."""
@@ -173,6 +173,8 @@ def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
     ours, theirs = wanted.model_dump(exclude=_FREE), there.model_dump(exclude=_FREE)
     ours["rule"], theirs["rule"] = map(in_todays_names, (ours["rule"], theirs["rule"]))
     theirs["kind"] = encodings.kind_to_dict(there.label_kind)  # an older column may lack new fields
+    if isinstance(there.label_kind, VectorLabel) and there.label_kind == wanted.label_kind:
+        ours["kind"] = theirs["kind"]  # it goes on as it was begun, however many numbers it stores
     differing = [name for name, value in ours.items() if theirs[name] != value]
     if differing:
         raise UserError(

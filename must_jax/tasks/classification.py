@@ -13,7 +13,7 @@ from pydantic import Field
 
 from must_jax.config import ModelConfig
 from must_jax.config.base import MAX_COUNT
-from must_jax.data.kinds import VectorLabel
+from must_jax.data.kinds import VectorLabel, largest
 from must_jax.models.heads import PooledLinearHead
 from must_jax.tasks import drawing
 from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
@@ -32,11 +32,17 @@ class Classification(Task):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target that is spread evenly over all classes."""
     top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
-    """A pseudo label keeps the k largest probabilities and spreads the rest evenly; 0 = keeps all."""
+    """A pseudo label keeps the k largest probabilities and spreads the rest evenly; 0 = keeps all. Columns store only
+    these k then: 4 bytes each."""
 
     @property
     def label(self) -> VectorLabel:
         return VectorLabel(len(self.classes))
+
+    @property
+    def answer(self) -> VectorLabel:
+        """Stored by class where that takes less: each that is kept takes four bytes, and each of all two."""
+        return VectorLabel(len(self.classes), self.top_k if 2 * self.top_k <= len(self.classes) else 0)
 
     def head(self, model: ModelConfig) -> nn.Module:
         return PooledLinearHead(len(self.classes))
@@ -55,9 +61,9 @@ class Classification(Task):
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         probs = np.asarray(prediction["probs"], np.float32)
         if 0 < self.top_k < probs.size:
-            rest = np.argsort(-probs, kind="stable")[self.top_k :]
-            probs = probs.copy()
-            probs[rest] = probs[rest].mean()
+            rest = np.ones(probs.size, bool)
+            rest[largest(probs, self.top_k)] = False
+            probs = np.where(rest, probs[rest].mean(), probs)
         return {"probs": probs, "present": np.ones((), np.float32)}
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:

@@ -14,17 +14,19 @@ from photos import bomb
 from tensorflow_datasets.proto import tf_example_pb2
 
 from must_jax.data import encodings
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, largest, objects
 from must_jax.errors import UserError
 
 VECTOR = VectorLabel(5)
+TOP = VectorLabel(5, top_k=2)
+MANY = VectorLabel(70_000, top_k=3)
 BOXES = BoxesLabel(4)
 IDS = MapLabel("ids", "ids")
 KEPT = MapLabel("ids", "ids", confidence=True)
 SCALAR = MapLabel("depth", "scalar", "m")
 VECTORS = MapLabel("normals", "vector")
 WIDE = MapLabel("ids", "ids", wide=True)
-KINDS: list[LabelKind] = [VECTOR, BOXES, BoxesLabel(4, ignore=True), IDS, KEPT, WIDE, SCALAR, VECTORS]
+KINDS: list[LabelKind] = [VECTOR, TOP, MANY, BOXES, BoxesLabel(4, ignore=True), IDS, KEPT, WIDE, SCALAR, VECTORS]
 
 settings = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -53,6 +55,8 @@ def test_records_are_written_as_tfds_writes_them():
     boxes = {"boxes_yxyx": rng.random((4, 4)), "classes": np.array([3, 0, 400, 1]), "scores": rng.random(4)}
     labels: list[tuple[LabelKind, dict]] = [
         (VECTOR, {"probs": rng.random(5)}),
+        (TOP, {"probs": rng.random(5)}),
+        (MANY, {"probs": rng.random(70_000)}),
         (BOXES, boxes | {"valid": np.ones(4)}),
         (BOXES, boxes | {"valid": np.zeros(4)}),
         (BoxesLabel(4, ignore=True), boxes | {"ignore": np.array([0, 1, 1, 0])}),
@@ -76,6 +80,57 @@ def test_vector():
     label = round_trip(VECTOR, {"probs": probs})
     assert label["present"] == 1
     np.testing.assert_allclose(label["probs"], probs, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "type_"), [(TOP, np.uint16), (MANY, np.int32)])
+def test_of_a_vector_the_largest_numbers_are_kept_and_the_rest_is_spread(kind: VectorLabel, type_: type):
+    probs = np.random.default_rng(0).dirichlet(np.full(kind.size, 0.3)).astype(np.float32)
+    record = encodings.encode(kind, {"probs": probs})
+    assert record["classes"].dtype == type_ and record["probs"].dtype == np.float16
+    found = round_trip(kind, {"probs": probs})["probs"]
+    wanted, top = probs.astype(np.float64), np.argsort(-probs)[: kind.top_k]
+    rest = np.delete(wanted, top)
+    wanted[np.setdiff1d(np.arange(kind.size), top)] = rest.mean()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=5e-4)
+    assert found.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_of_equal_numbers_the_first_ones_are_kept():
+    """So that the same label has the same bytes everywhere."""
+    values = np.array([0.1, 0.3, 0.1, 0.3, 0.1, 0.1], np.float32)
+    for count, wanted in ((1, [1]), (2, [1, 3]), (4, [1, 3, 0, 2]), (6, [1, 3, 0, 2, 4, 5])):
+        assert largest(values, count).tolist() == wanted
+    drawn = np.random.default_rng(0).integers(0, 40, 1000).astype(np.float32)
+    np.testing.assert_array_equal(largest(drawn, 300), np.argsort(-drawn, kind="stable")[:300])
+
+
+def test_a_vector_whose_rest_is_spread_already_stays_as_it_is():
+    """To the rounding of the numbers that are kept; the others are as exact as 32 bits."""
+    probs = np.full(70_000, 0.1 / 69_997, np.float32)
+    probs[[69_999, 5, 66_000]] = 0.5, 0.25, 0.15
+    found = round_trip(MANY, {"probs": probs})["probs"]
+    np.testing.assert_allclose(found, probs, rtol=5e-4)
+    np.testing.assert_allclose(found[:5], probs[:5], rtol=1e-6)
+
+
+def test_how_much_of_a_vector_is_stored_is_told_and_nothing_if_it_is_all():
+    assert encodings.kind_to_dict(VECTOR) == {"kind": "vector", "size": 5}  # as before there was a choice
+    assert encodings.kind_to_dict(TOP) == {"kind": "vector", "size": 5, "top_k": 2}
+    for kind in (VECTOR, TOP):
+        assert encodings.kind_from_dict(encodings.kind_to_dict(kind)).top_k == kind.top_k
+    assert VECTOR == TOP  # the labels are of one kind
+    for values in ({"size": 5, "top_k": 5}, {"size": 5, "top_k": -1}):
+        with pytest.raises(ValueError, match="cannot be kept alone"):
+            encodings.kind_from_dict({"kind": "vector", **values})
+
+
+def test_a_damaged_vector_is_told():
+    record = encodings.encode(TOP, {"probs": np.array([0.1, 0.5, 0.2, 0.1, 0.1])})
+    with pytest.raises(UserError, match="a label has class id 5, but"):
+        encodings.decode(TOP, record | {"classes": np.array([1, 5])})
+    with pytest.raises(UserError, match="a label of 2 numbers has 1"):
+        encodings.decode(TOP, record | {"probs": b"ab"})
 
 
 def test_boxes_keep_the_real_ones_in_order():

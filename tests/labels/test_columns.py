@@ -15,6 +15,7 @@ from smooth import jpeg
 from must_jax.data import encodings
 from must_jax.data.batching import Source
 from must_jax.data.confidence import Threshold
+from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.data.sample import drawn
@@ -77,6 +78,33 @@ def test_columns_are_tfds_datasets_for_a_process_without_must_jax(tmp_path: Path
     assert lines[3] == "10 1 0 depth offset present scale"
     assert lines[5] == "10 1 0 confidence ids present"
     assert len(lines) == len(KINDS)
+
+
+def test_of_distributions_only_the_largest_probabilities_are_stored(tmp_path: Path) -> None:
+    """As any program can read them; a column that was begun without this goes on as it is."""
+    kinds = {name: kind_to_dict(VectorLabel(3, top_k)) for name, top_k in (("top", 1), ("all", 0))}
+    for name, kind in kinds.items():
+        writer = ColumnWriter(tmp_path / name, describe("classification", Images(6), kind=kind))
+        with writer.shard(0) as labels:
+            for index in range(4):
+                labels.add(f"{index}.jpg", label_of("classification", index))
+        writer = ColumnWriter(tmp_path / name, describe("classification", Images(6), kind=kinds["top"]))
+        assert writer.missing() == [1]
+        with writer.shard(1) as labels:
+            for index in (4, 5):
+                labels.add(f"{index}.jpg", label_of("classification", index))
+        writer.finish()
+    top, every = (LabelColumn(tmp_path / name) for name in kinds)
+    plain = tfds.builder_from_directory(str(tmp_path / "top")).as_data_source("train")
+    assert top.kind == every.kind == VectorLabel(3)
+    for index in range(6):
+        wanted = label_of("classification", index)["probs"]
+        np.testing.assert_allclose(every[index]["probs"], wanted, rtol=1e-3)
+        others = np.delete(wanted, wanted.argmax())
+        assert plain[index]["classes"].tolist() == [wanted.argmax()]
+        np.testing.assert_allclose(plain[index]["rest"], others.sum(), rtol=1e-6)
+        spread = np.where(np.arange(3) == wanted.argmax(), wanted, others.mean())
+        np.testing.assert_allclose(top[index]["probs"], spread, rtol=1e-3)
 
 
 def test_shards_are_named_as_tfds_names_them_and_listed_with_their_bytes(tmp_path: Path) -> None:

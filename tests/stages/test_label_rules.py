@@ -46,6 +46,22 @@ def test_a_rule_may_name_single_classes(photos: Path, teachers: tuple[str, ...],
     assert contents(tmp_path) == before
 
 
+def test_of_a_rule_that_keeps_some_classes_only_these_are_stored(
+    photos: Path, teachers: tuple[str, ...], tmp_path: Path
+) -> None:
+    columns = {}
+    for top_k in (0, 1):
+        rules = {"classification": {"top_k": top_k}}
+        label.run(config_of(f"folder:{photos}", teachers[:1], tasks=rules, gallery_images=0), tmp_path / str(top_k))
+        columns[top_k] = LabelColumn(tmp_path / str(top_k) / "columns/everything-classification")
+    assert columns[1].manifest.kind == {"kind": "vector", "size": 3, "top_k": 1}
+    for index in range(8):
+        every, spread = columns[0][index]["probs"], columns[1][index]["probs"]
+        assert spread.argmax() == every.argmax()
+        others = np.delete(every, every.argmax())
+        np.testing.assert_allclose(np.delete(spread, every.argmax()), others.mean(), rtol=2e-3, atol=1e-6)
+
+
 def test_a_kept_confidence_changes_nothing_but_what_can_be_read_later(
     photos: Path, teachers: tuple[str, ...], tmp_path: Path
 ) -> None:

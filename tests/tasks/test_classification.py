@@ -43,6 +43,12 @@ def test_pseudo_labels_are_the_distribution_or_its_top_with_the_rest_spread_even
     np.testing.assert_array_equal(every, prediction["probs"])
 
 
+@pytest.mark.parametrize(("top_k", "stored"), [(0, 0), (1, 1), (2, 2), (3, 0), (9, 0)])
+def test_the_top_is_stored_alone_where_that_takes_less(top_k: int, stored: int):
+    task = build_task("classification", CLASSES, {"top_k": top_k})
+    assert task.answer.top_k == stored and task.answer == task.label
+
+
 def test_top1():
     task = build_task("classification", CLASSES)
     metrics = task.metrics()
