@@ -23,6 +23,7 @@ from must_jax.engine.mesh import put, put_batch, put_replicated
 from must_jax.engine.mesh import split as split_over
 from must_jax.engine.optimizers import build_optimizer, schedule
 from must_jax.engine.pending import PendingProgram, shapes_of
+from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Diverged, SkippedSideBySide
 from must_jax.engine.state import State, Variables, state_shapes, trained_variables
 from must_jax.engine.step import (
@@ -181,7 +182,7 @@ class Transfer:
     def train(self, trainings: Sequence[Training]) -> list[Outcome]:
         """Trains them at the same time, as if each were alone: at most `side_by_side`."""
         idle = self.side_by_side - len(trainings)  # their devices repeat the last one
-        each, last = [*trainings, *[trainings[-1]] * idle], self._config.steps
+        each, steps = [*trainings, *[trainings[-1]] * idle], self._config.steps
         optimizers = [
             self._config.optimizer.model_copy(update={"learning_rate": training.learning_rate}) for training in each
         ]
@@ -192,12 +193,10 @@ class Transfer:
                 self._step,
                 put(_stacked([self._state(training) for training in each]), split_over(self._mesh)),
                 _side_by_side(streams, [_stream(training) for training in each]),
-                self._config.optimizer,
-                last,
-                mesh=self._mesh,
-                batch_size=len(each) * self._config.batch_size,
-                schedule=lambda k: _stacked([schedule(optimizer, last, k) for optimizer in optimizers]),
-                skipped=skipped,
+                lambda k: _stacked([schedule(optimizer, steps, k) for optimizer in optimizers]),
+                range(steps),
+                self._mesh,
+                Recorder(skipped=skipped),
             )
         except Diverged:
             return [Outcome(training, None) for training in trainings]

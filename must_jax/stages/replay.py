@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,19 @@ from rich.table import Table
 
 from must_jax import trained
 from must_jax.config import ReplayConfig
-from must_jax.data.batching import Batch, examples_of
+from must_jax.data.batching import Batch
 from must_jax.engine.checkpoint import Checkpoints
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import put_batch
-from must_jax.engine.optimizers import schedule
+from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Skipped
-from must_jax.engine.state import State, init_state
+from must_jax.engine.state import State
 from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
 from must_jax.inputs.named import mesh_of
 from must_jax.progress import Progress, say
 from must_jax.runs.workdir import check
-from must_jax.training.building import Training, batches_of, fingerprint, prepare
+from must_jax.training.building import Training, prepare
 
 DEPTH = 2  # of the names by which parameters are grouped: "backbone/stage1_1"
 SHOWN = 10  # images
@@ -45,44 +44,30 @@ def run(config: ReplayConfig, workdir: Path) -> None:
     of = config.of.model_copy(update={"fsdp": 1})
     mesh = mesh_of(of)
     training = prepare(of, mesh)
-    state = init_state(training.variables, training.optimizer, mesh, ema=of.optimizer.ema_decay > 0)
+    state = training.state()
     start, folder = 0, workdir / trained.CHECKPOINTS
     if folder.is_dir():
-        with Checkpoints(folder, fingerprint(of, training), read_only=True) as checkpoints:
+        with Checkpoints(folder, training.fingerprint(), read_only=True) as checkpoints:
             start = max((step for step in checkpoints.steps() if step <= config.replay), default=0)
             if start:
                 state, _ = checkpoints.restore(start, state)
     say(f"from {'the checkpoint of step ' + str(start) if start else 'the beginning'} to update {config.replay}")
-    batches = batches_of(of, training, start)
+    batches = training.batches(start)
     with Progress("replaying", config.replay, start=start, scale=of.batch_size) as progress:
-        state = fit(
-            training.step,
-            state,
-            batches,
-            of.optimizer,
-            config.replay,
-            schedule=partial(schedule, of.optimizer, of.steps),
-            mesh=mesh,
-            batch_size=of.batch_size,
-            start=start,
-            skipped=Skipped(of.steps),
-            progress=progress,
-        )
+        recorder = Recorder(skipped=Skipped(of.steps), progress=progress)
+        state = fit(training.step, state, batches, training.schedule, range(start, config.replay), mesh, recorder)
     batch = next(batches)
-    images = examples_of(training.sources, batch_size=of.batch_size, seed=of.seed, step=config.replay)
-    for part in described(training, of.accumulate, state, batch, put_batch(mesh, batch), images):
+    for part in described(training, state, batch, put_batch(mesh, batch), training.examples(config.replay)):
         Console(highlight=False).print(part)
 
 
-def described(
-    training: Training, accumulate: int, state: State, batch: Batch, placed: Any, images: Sequence[str]
-) -> Iterator[Any]:
+def described(training: Training, state: State, batch: Batch, placed: Any, images: Sequence[str]) -> Iterator[Any]:
     """What to print about the update of `state` with `batch`, which is on the devices as `placed`."""
     forward = trained.image_forward(training.model)
 
     def examined(params: Any, stats: Any, batch: Any) -> Any:
         outputs, _ = forward({"params": params, "stats": stats}, batch, True)
-        gradients = make_gradients(forward, training.tasks, training.weights, accumulate)
+        gradients = make_gradients(forward, training.tasks, training.weights, training.config.accumulate)
         grads, _, averages = gradients(params, stats, batch)
         return jax.tree.map(_finite_rows, outputs), grads, averages
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
-from must_jax.data.batching import Source, examples_of
 from must_jax.engine import distributed
 from must_jax.engine.checkpoint import Checkpoints, check_same, check_space, restore_variables
 from must_jax.engine.clock import DATA, INIT, RESTORE, SAVE, Clock
@@ -22,8 +21,9 @@ from must_jax.engine.fit import fit
 from must_jax.engine.goodput import GoodputLog
 from must_jax.engine.mesh import everywhere, local_rows, put_replicated
 from must_jax.engine.metric_log import VALIDATION, MetricWriter
+from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Skipped
-from must_jax.engine.state import State, count_parameters, init_state, trained_variables
+from must_jax.engine.state import State, count_parameters, trained_variables
 from must_jax.engine.step import STOP, Batch
 from must_jax.engine.tracing import traced
 from must_jax.engine.utilisation import measured
@@ -39,7 +39,7 @@ from must_jax.reading import read_bytes
 from must_jax.runs import curves
 from must_jax.runs.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
 from must_jax.training import going_on, self_test, validation
-from must_jax.training.building import batches_of, fingerprint, prepare
+from must_jax.training.building import Training, prepare
 from must_jax.training.validation import Validation, check_measured
 
 PROFILE = "profile"
@@ -90,10 +90,63 @@ def _train(
     Args:
       told: the finished run that goes on, if it does, with the keys `changed`.
     """
-    clock = Clock()
-    compiler = ThreadPoolExecutor(1)
+    clock, compiler = Clock(), ThreadPoolExecutor(1)
     whole.callback(compiler.shutdown, wait=False, cancel_futures=True)
-    # Check everything first, on every host.
+    training = _checked(config, workdir, changed, clock, compiler, whole)
+    clock.switch(INIT)
+    state = training.state()
+    _claim(training, state, workdir, told, changed)
+    say(
+        f"{workdir}: {count_parameters(state['params']):,} parameters on {counted(training.mesh.size, 'device')}, "
+        f"images read by {feeding.readers(config.input)}, loss weights: {_pairs(training.weights)}"
+    )
+    unreadable = Unreadable(lengths_of(training.sources))
+    recorder = Recorder(
+        clock=clock,
+        skipped=Skipped(config.max_skipped, _noting_skipped(training, workdir)),
+        batch_size=config.batch_size,
+        log_every=config.log_every,
+        also=unreadable.shares,
+        checkpoint_every=config.checkpoint_every,
+    )
+    with contextlib.ExitStack() as stack:
+        if distributed.is_first():
+            before = told.settings.steps if told else None
+            recorder.goodput = stack.enter_context(GoodputLog(workdir, clock, finished=before))
+        start, state, best = _resumed(training, state, workdir, told, recorder, stack)
+        clock.switch(DATA)
+        if recorder.goodput:
+            recorder.goodput.write(start)
+        held_out = Validation(config, training.held_out, training.tasks, training.model, training.mesh)
+        held_out.compile(compiler)
+        recorder.validations = validations = _validations(config, held_out, workdir, told, best)
+        if distributed.is_first():
+            writer = MetricWriter(workdir, start, validates=validations.is_due(start))
+            recorder.writer = stack.enter_context(writer)
+        progress = Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size)
+        recorder.progress = stack.enter_context(progress)
+        profiled = config.profiled if distributed.is_first() else range(0)
+        step = measured(training.step, clock, training.mesh, config.model.dtype)
+        step = stack.enter_context(traced(step, profiled, start, workdir / PROFILE))
+        read = training.batches(start, rows=local_rows(training.mesh, config.batch_size), on_bad=unreadable.add)
+        batches = _with_stop(unreadable.guard(read), training.mesh)
+        state = fit(step, state, batches, training.schedule, range(start, config.steps), training.mesh, recorder)
+        clock.switch(SAVE)
+    if distributed.is_first():
+        _tell_strange(workdir, held_out.kept_remarks)
+    _describe(training, state, workdir, validations, clock, unreadable.found | held_out.unreadable)
+    distributed.wait("described")
+
+
+def _checked(
+    config: TrainConfig,
+    workdir: Path,
+    changed: Collection[str],
+    clock: Clock,
+    compiler: Executor,
+    whole: contextlib.ExitStack,
+) -> Training:
+    """Everything, on every host, before anything is written; from then on they stop together."""
     facts: dict[str, str] = {}
     with distributed.together(facts, config.ready_within_s):
         check(workdir, config, changed)
@@ -102,12 +155,17 @@ def _train(
         # Several processes first have to agree on what they compile.
         training = prepare(config, mesh, None if mesh.is_multi_process else compiler)
         facts |= self_test.facts(config, training.sources, workdir, mesh)
-        whole.enter_context(preemption.deferred())  # from here on they stop together
-    clock.switch(INIT)
-    state = init_state(training.variables, training.optimizer, mesh, ema=config.optimizer.ema_decay > 0)
-    folder, data = workdir / trained.CHECKPOINTS, fingerprint(config, training)
+        whole.enter_context(preemption.deferred())
+    return training
+
+
+def _claim(
+    training: Training, state: State, workdir: Path, told: description.Description | None, changed: Collection[str]
+) -> None:
+    """The workdir is this run's from here on, if its checkpoints are, and the disk can hold those to come."""
+    config, folder = training.config, workdir / trained.CHECKPOINTS
     with distributed.together({}, config.ready_within_s):
-        check_same(folder, data, state)
+        check_same(folder, training.fingerprint(), state)
         if distributed.is_first():
             check_space(folder, state, 2 * bool(config.best) + bool(told))
             claim(workdir, config, changed=changed)
@@ -115,129 +173,91 @@ def _train(
     with distributed.together({}, config.ready_within_s):
         self_test.check_shared(workdir)
 
-    step = measured(training.step, clock, mesh, config.model.dtype)
-    parameters = count_parameters(state["params"])
-    say(
-        f"{workdir}: {parameters:,} parameters on {counted(mesh.size, 'device')}, images read by "
-        f"{feeding.readers(config.input)}, loss weights: {_pairs(training.weights)}"
+
+def _resumed(
+    training: Training,
+    state: State,
+    workdir: Path,
+    told: description.Description | None,
+    recorder: Recorder,
+    stack: contextlib.ExitStack,
+) -> tuple[int, State, Best]:
+    """The updates done, the state after them and the best model so far: of the newest checkpoint, if there is one."""
+    config, folder = training.config, workdir / trained.CHECKPOINTS
+    # The model of the finished run can be loaded until the longer one is.
+    kept = [told.checkpoint] if told else []
+    recorder.checkpoints = checkpoints = stack.enter_context(Checkpoints(folder, training.fingerprint(), chosen=kept))
+    start = distributed.agreed(f"the newest checkpoint in {folder}", checkpoints.latest_step())
+    if start is None:
+        return 0, state, Best()
+    recorder.clock.switch(RESTORE)
+    state, meta = checkpoints.restore(start, state)
+    recorder.clock.resume(meta["clock"])
+    if told and start == told.settings.steps:
+        say(f"{workdir} {going_on.schedule(config, told)}")
+    else:
+        say(f"{workdir}: resumes after step {start} of {config.steps}")
+    return start, state, Best(**meta.get("best", {}))
+
+
+def _validations(
+    config: TrainConfig, held_out: Validation, workdir: Path, told: description.Description | None, best: Best
+) -> Validations:
+    """When the models are measured on what is held out, and which one is kept."""
+
+    def measure(done: int, state: State) -> dict[str, float]:
+        metrics = held_out.measure(everywhere(held_out.mesh, trained_variables(state)))
+        if done < config.steps:
+            say(f"{workdir}: step {done}, {_pairs(metrics)}")
+        return metrics
+
+    return Validations(
+        measure,
+        config.validate_every if config.validation else 0,
+        config.steps,
+        metric=config.best,
+        patience=config.patience,
+        keep=lambda done: held_out.keep(workdir),
+        best=best,
+        ended=told.settings.steps if told else 0,
     )
 
-    unreadable = Unreadable(lengths_of(training.sources))
-    with contextlib.ExitStack() as stack:
-        before = told.settings.steps if told else None  # updates of the finished run
-        goodput = stack.enter_context(GoodputLog(workdir, clock, finished=before)) if distributed.is_first() else None
-        # The model of the finished run can be loaded until the longer one is.
-        checkpoints = stack.enter_context(Checkpoints(folder, data, chosen=[told.checkpoint] if told else []))
-        # The remaining updates.
-        start, best = 0, Best()
-        if (latest := distributed.agreed(f"the newest checkpoint in {folder}", checkpoints.latest_step())) is not None:
-            clock.switch(RESTORE)
-            start, (state, meta) = latest, checkpoints.restore(latest, state)
-            clock.resume(meta["clock"])
-            best = Best(**meta.get("best", {}))
-            if told and start == before:
-                say(f"{workdir} {going_on.schedule(config, told)}")
-            else:
-                say(f"{workdir}: resumes after step {start} of {config.steps}")
-        clock.switch(DATA)
-        if goodput:
-            goodput.write(start)
-        profiled = config.profiled if distributed.is_first() else range(0)
-        rows = local_rows(mesh, config.batch_size)
-        batches = batches_of(config, training, start, rows=rows, on_bad=unreadable.add)
-        held_out = Validation(
-            training.held_out,
-            training.tasks,
-            training.model,
-            config.image_size,
-            config.batch_size,
-            rows,
-            mesh,
-            feeding.reading(config.input),
-        )
 
-        held_out.compile(compiler)
-
-        def measure(done: int, state: State) -> dict[str, float]:
-            metrics = held_out.measure(everywhere(mesh, trained_variables(state)))
-            if writer and metrics:
-                writer.write(done, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
-            if done < config.steps:
-                say(f"{workdir}: step {done}, {_pairs(metrics)}")
-            return metrics
-
-        remarks: list[str] = []  # on the model that is kept
-
-        def keep(done: int) -> None:
-            remarks[:] = held_out.remarks()
-            if distributed.is_first():
-                write_json(workdir / validation.FILE, held_out.found)
-
-        validations = Validations(
-            measure,
-            config.validate_every if config.validation else 0,
-            config.steps,
-            metric=config.best,
-            patience=config.patience,
-            keep=keep,
-            best=best,
-            ended=before or 0,
-        )
-        writer = None
-        if distributed.is_first():
-            writer = stack.enter_context(MetricWriter(workdir, start, validates=validations.is_due(start)))
-        with (
-            Progress(f"training {workdir}", config.steps, start=start, scale=config.batch_size) as progress,
-            traced(step, profiled, start, workdir / PROFILE) as watched,
-        ):
-            state = fit(
-                watched,
-                state,
-                _with_stop(unreadable.guard(batches), mesh),
-                config.optimizer,
-                config.steps,
-                mesh=mesh,
-                batch_size=config.batch_size,
-                start=start,
-                clock=clock,
-                goodput=goodput,
-                skipped=Skipped(config.max_skipped, _recorder(config, training.sources, workdir)),
-                progress=progress,
-                writer=writer,
-                log_every=config.log_every,
-                also=unreadable.shares,
-                checkpoints=checkpoints,
-                checkpoint_every=config.checkpoint_every,
-                validations=validations,
-            )
-        clock.switch(SAVE)
-
-    variables, kept = everywhere(mesh, trained_variables(state)), validations.kept
-    if distributed.is_first():
-        _tell_strange(workdir, remarks)
-        trained.describe(
-            workdir,
-            config,
-            training.tasks,
-            validations.kept_metrics,
-            variables=variables if kept == validations.done else restore_variables(folder, kept),
-            training={
-                "steps": validations.done,
-                "seconds": clock.seconds,
-                **clock.rates(config.batch_size),
-                "parameters": parameters,
-                "loss_weights": training.weights,
-                "planned_steps": config.steps,
-                "labelled": training.labelled,
-                "untrained": training.untrained,
-                **({"best": validations.best.record(config.best)} if config.best else {}),
-                "unreadable": unreadable.found | held_out.unreadable,
-            },
-            validation=going_on.asked(config, workdir),
-            steps=validations.done,
-            step=kept,
-        )
-    distributed.wait("described")
+def _describe(
+    training: Training,
+    state: State,
+    workdir: Path,
+    validations: Validations,
+    clock: Clock,
+    unreadable: Mapping[str, str],
+) -> None:
+    """Writes model.json, of the model to keep."""
+    config, done, kept = training.config, validations.done, validations.kept
+    variables = everywhere(training.mesh, trained_variables(state))
+    if not distributed.is_first():
+        return
+    trained.describe(
+        workdir,
+        config,
+        training.tasks,
+        validations.kept_metrics,
+        variables=variables if kept == done else restore_variables(workdir / trained.CHECKPOINTS, kept),
+        training={
+            "steps": done,
+            "seconds": clock.seconds,
+            **clock.rates(config.batch_size),
+            "parameters": count_parameters(state["params"]),
+            "loss_weights": training.weights,
+            "planned_steps": config.steps,
+            "labelled": training.labelled,
+            "untrained": training.untrained,
+            **({"best": validations.best.record(config.best)} if config.best else {}),
+            "unreadable": unreadable,
+        },
+        validation=going_on.asked(config, workdir),
+        steps=done,
+        step=kept,
+    )
 
 
 def _measure_again(
@@ -259,17 +279,7 @@ def _measure_again(
             claim(workdir, config)
             (workdir / RESULT_FILE).unlink(missing_ok=True)
     say(f"{workdir}: finished, but validated otherwise; measuring it on config.validation")
-    rows = local_rows(mesh, config.batch_size)
-    again = Validation(
-        held_out,
-        model.tasks,
-        model.model,
-        config.image_size,
-        config.batch_size,
-        rows,
-        mesh,
-        feeding.reading(config.input),
-    )
+    again = Validation(config, held_out, model.tasks, model.model, mesh)
     metrics = again.measure(put_replicated(mesh, model.variables))
     if distributed.is_first():
         # Otherwise the rows are about models of which it was the best, or of other validations.
@@ -279,7 +289,7 @@ def _measure_again(
             with MetricWriter(workdir, told.settings.steps, validates=True) as writer:
                 writer.write(told.settings.steps, {f"{VALIDATION}{name}": value for name, value in metrics.items()})
         _tell_strange(workdir, again.remarks())
-        write_json(workdir / validation.FILE, again.found)
+        again.keep(workdir)
         description.change(workdir, metrics=metrics, validation=going_on.asked(config, workdir))
     distributed.wait("described")
 
@@ -296,20 +306,20 @@ def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
         yield {**batch, STOP: told} if mesh.is_multi_process else batch
 
 
-def _recorder(config: TrainConfig, sources: list[Source], workdir: Path) -> Callable[[int], None]:
+def _noting_skipped(training: Training, workdir: Path) -> Callable[[int], None]:
     """A function that records which update was skipped, and the images of its batch."""
     path = workdir / SKIPPED_FILE
     if distributed.is_first() and path.exists():  # a kill can leave a truncated line
         os.truncate(path, read_bytes(path, "move it away").rfind(b"\n") + 1)
 
-    def record(update: int) -> None:
+    def note(update: int) -> None:
         say(f"update {update} is skipped, its loss or gradient is not finite; see {path}")
-        images = examples_of(sources, batch_size=config.batch_size, seed=config.seed, step=update)
+        images = training.examples(update)
         if distributed.is_first():
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"update": update, "images": images}) + "\n")
 
-    return record
+    return note
 
 
 def _check_minimum(config: TrainConfig, workdir: Path, metrics: Mapping[str, float]) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config import TrainConfig
-from must_jax.data.batching import Source, batch_like, train_batches
+from must_jax.data.batching import Batch, Source, batch_like, examples_of, train_batches
 from must_jax.engine.mesh import state_shardings
-from must_jax.engine.optimizers import Optimizer, build_optimizer
+from must_jax.engine.optimizers import Optimizer, build_optimizer, schedule
 from must_jax.engine.pending import PendingProgram, shapes_of
-from must_jax.engine.state import Variables, state_shapes
+from must_jax.engine.state import State, Variables, init_state, state_shapes
 from must_jax.engine.step import SCHEDULE_SHAPES, TrainStep, make_train_step
 from must_jax.inputs import feeding, gate, memory, supervision
 from must_jax.inputs.mistakes import check_config
@@ -28,7 +30,8 @@ from must_jax.training import starting, validation
 from must_jax.training.validation import HeldOut, check_measured
 
 
-class Training(NamedTuple):
+@dataclass(frozen=True)
+class Training:
     """Everything that a run needs, opened and checked; nothing is written yet.
 
     Attributes:
@@ -38,6 +41,8 @@ class Training(NamedTuple):
       variables: their values at the first step.
     """
 
+    config: TrainConfig
+    mesh: Mesh
     sources: list[Source]
     held_out: list[HeldOut]
     tasks: dict[str, Task]
@@ -48,6 +53,42 @@ class Training(NamedTuple):
     optimizer: Optimizer
     step: TrainStep
     variables: Variables
+
+    def state(self) -> State:
+        """Before the first update, on the devices."""
+        return init_state(self.variables, self.optimizer, self.mesh, ema=self.config.optimizer.ema_decay > 0)
+
+    def schedule(self, update: int) -> dict[str, np.ndarray]:
+        """The f32 scalars of an update, by name."""
+        return schedule(self.config.optimizer, self.config.steps, update)
+
+    def batches(self, start: int, **options: Any) -> Iterator[Batch]:
+        """Those from update `start` on; `options` as in `train_batches`."""
+        return train_batches(
+            self.sources,
+            {name: task.label for name, task in self.tasks.items()},
+            image_size=self.config.image_size,
+            augment=self.config.augment,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=start,
+            config=feeding.reading(self.config.input),
+            **options,
+        )
+
+    def examples(self, update: int) -> list[str]:
+        """The images of an update's batch, by name."""
+        batch_size, seed = self.config.batch_size, self.config.seed
+        return examples_of(self.sources, batch_size=batch_size, seed=seed, step=update)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
+        data = fingerprint_of(self.sources)
+        if self.config.best:
+            data |= fingerprint_of([held.source for held in self.held_out], "validation")
+            data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(self.held_out)}
+            data["validate_every"] = self.config.validate_every
+        return data
 
 
 def build(
@@ -124,29 +165,17 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     for name in untrained:
         why = "its loss weight is 0" if labelled[name] else "it has no labels"
         say(f"the head of {name} will learn nothing, since {why}; the model will not be used to label {name}")
-    return Training(sources, held_out, tasks, weights, labelled, untrained, model, optimizer, step, variables)
-
-
-def batches_of(config: TrainConfig, training: Training, start: int, **options: Any) -> Iterator[dict[str, Any]]:
-    """The batches from update `start` on; `options` as in `train_batches`."""
-    return train_batches(
-        training.sources,
-        {name: task.label for name, task in training.tasks.items()},
-        image_size=config.image_size,
-        augment=config.augment,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        config=feeding.reading(config.input),
-        **options,
+    return Training(
+        config=config,
+        mesh=mesh,
+        sources=sources,
+        held_out=held_out,
+        tasks=tasks,
+        weights=weights,
+        labelled=labelled,
+        untrained=untrained,
+        model=model,
+        optimizer=optimizer,
+        step=step,
+        variables=variables,
     )
-
-
-def fingerprint(config: TrainConfig, training: Training) -> dict[str, Any]:
-    """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
-    data = fingerprint_of(training.sources)
-    if config.best:
-        data |= fingerprint_of([held.source for held in training.held_out], "validation")
-        data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(training.held_out)}
-        data["validate_every"] = config.validate_every
-    return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,14 +13,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import InputConfig, TrainConfig, ValidationConfig
+from must_jax.config import TrainConfig, ValidationConfig
 from must_jax.data.batching import Source, TruthReader, eval_batches
+from must_jax.engine import distributed
 from must_jax.engine.measuring import evaluate
+from must_jax.engine.mesh import local_rows
 from must_jax.engine.pending import PendingProgram
 from must_jax.engine.state import Variables
 from must_jax.engine.step import PredictStep, make_predict_step
 from must_jax.errors import UserError, nearest
-from must_jax.inputs import targets
+from must_jax.files import write_json
+from must_jax.inputs import feeding, targets
 from must_jax.inputs.sources import open_source
 from must_jax.inputs.unreadable import Unreadable, lengths_of
 from must_jax.models.api import Model
@@ -104,37 +108,33 @@ class Validation:
 
     Args:
       tasks: those that are trained.
-      rows: of each batch, those of this process.
-      reading: who reads images, and how much ahead.
     """
 
+    config: TrainConfig
     held_out: Sequence[HeldOut]
     tasks: Mapping[str, Task]
     model: Model
-    image_size: int
-    batch_size: int
-    rows: np.ndarray
     mesh: Mesh
-    reading: InputConfig
     unreadable: dict[str, str] = field(default_factory=dict)  # found so far, by all processes
     found: dict[str, Any] = field(default_factory=dict)  # the last time: by source its metrics, and details by task
 
     def __post_init__(self) -> None:
+        self.kept_remarks: list[str] = []
         forward = trained.image_forward(self.model)
         self._programs: dict[tuple[str, ...], jax.stages.Wrapped] = {}
         self._readers = []
         for held in self.held_out:
             measured = {name: self.tasks[name] for name in held.ends}
             if (names := tuple(measured)) not in self._programs:
-                self._programs[names] = make_predict_step(forward, measured, self.image_size, self.mesh)
+                self._programs[names] = make_predict_step(forward, measured, self.config.image_size, self.mesh)
             unread = Unreadable(lengths_of([held.source]))
             self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
         self._predict: dict[tuple[str, ...], PredictStep] = {**self._programs}
 
     def compile(self, compiler: Executor) -> None:
         """Lets `compiler` begin with the programs, which the first validation needs."""
-        size = self.image_size
-        images = jax.ShapeDtypeStruct((self.batch_size, size, size, 3), np.uint8)
+        size = self.config.image_size
+        images = jax.ShapeDtypeStruct((self.config.batch_size, size, size, 3), np.uint8)
         for names, predict in self._programs.items():
             self._predict[names] = PendingProgram(compiler, predict, (self.model.shapes(size), {"image": images}))
 
@@ -149,20 +149,21 @@ class Validation:
           Preempted: the run was told to stop.
         """
         metrics: dict[str, float] = {}
+        size, batch_size = self.config.image_size, self.config.batch_size
         self.found = {}
         for held, (unread, truth) in zip(self.held_out, self._readers, strict=True):
             measured = {name: self.tasks[name] for name in held.ends}
             examples = eval_batches(
                 held.source,
                 {},
-                image_size=self.image_size,
-                batch_size=self.batch_size,
-                rows=self.rows,
-                config=self.reading,
+                image_size=size,
+                batch_size=batch_size,
+                rows=local_rows(self.mesh, batch_size),
+                config=feeding.reading(self.config.input),
                 on_bad=unread.add,
             )
             predict = self._predict[tuple(measured)]
-            told = evaluate(predict, variables, unread.guard(examples), truth, measured, self.image_size, self.mesh)
+            told = evaluate(predict, variables, unread.guard(examples), truth, measured, size, self.mesh)
             unread.shares()
             self.unreadable |= unread.found
             values = {f"{name}{held.ends[name.split('/')[0]]}": value for name, value in told.metrics.items()}
@@ -171,6 +172,12 @@ class Validation:
             of_source["details"] |= told.details
             metrics |= values
         return metrics
+
+    def keep(self, workdir: Path) -> None:
+        """What was found the last time is about the model to keep, and so goes into `validation.json`."""
+        self.kept_remarks = self.remarks()
+        if distributed.is_first():
+            write_json(workdir / FILE, self.found)
 
     def remarks(self) -> list[str]:
         """What is strange about the predictions of the last time."""

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ from must_jax.engine.clock import Clock
 from must_jax.engine.fit import fit
 from must_jax.engine.mesh import make_mesh
 from must_jax.engine.metric_log import METRICS_FILE, MetricWriter
-from must_jax.engine.optimizers import build_optimizer, learning_rates
+from must_jax.engine.optimizers import build_optimizer, learning_rates, schedule
+from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Diverged
 from must_jax.engine.state import init_state
 from must_jax.engine.step import make_train_step
@@ -25,6 +27,7 @@ from must_jax.engine.validations import Best, Validations
 
 STEPS, BATCH = 8, 8
 CONFIG = OptimizerConfig(learning_rate=0.05, warmup_steps=2, clip_norm=5.0, ema_decay=0.9)
+SCHEDULE = partial(schedule, CONFIG, STEPS)
 
 
 class Killed(Exception):
@@ -50,7 +53,7 @@ def fresh(toy, mesh):
 def train(toy, mesh, step, fresh, tmp_path):
     """Continues the run in `tmp_path` until its batches end."""
 
-    def train(kill_at: int | None = None, checkpoint_every: int = 1, **options):
+    def train(kill_at: int | None = None, checkpoint_every: int = 1):
         state, start = fresh(), 0
         with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
             if (latest := checkpoints.latest_step()) is not None:
@@ -62,15 +65,15 @@ def train(toy, mesh, step, fresh, tmp_path):
                         raise Killed
                     yield toy.batch(k)
 
-            options |= {"checkpoints": checkpoints, "checkpoint_every": checkpoint_every}
-            return fit(step, state, batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, start=start, **options)
+            recorder = Recorder(checkpoints=checkpoints, checkpoint_every=checkpoint_every)
+            return fit(step, state, batches(), SCHEDULE, range(start, STEPS), mesh, recorder)
 
     return train
 
 
 @pytest.fixture
 def undisturbed(toy, mesh, step, fresh, leaves):
-    return leaves(fit(step, fresh(), toy.batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH))
+    return leaves(fit(step, fresh(), toy.batches(), SCHEDULE, range(STEPS), mesh))
 
 
 def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit_the_same(train, undisturbed, leaves, tmp_path):
@@ -100,16 +103,16 @@ def test_exactly_n_updates_on_n_batches_in_order_with_their_learning_rates(toy, 
             drawn.append(k)
             yield toy.batch(k)
 
-    def step(state, batch, schedule):
+    def step(state, batch, scheduled):
         with jax.transfer_guard("allow"):  # it is the test that looks, not the loop
-            rates.append(float(schedule["learning_rate"]))
-            decays.append(float(schedule["ema_decay"]))
+            rates.append(float(scheduled["learning_rate"]))
+            decays.append(float(scheduled["ema_decay"]))
             np.testing.assert_array_equal(batch["x"], toy.batch(drawn[-1])["x"])
-        return step_of_toy(state, batch, schedule)
+        return step_of_toy(state, batch, scheduled)
 
     step_of_toy = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
     state = init_state(toy.variables(), build_optimizer(CONFIG), mesh, ema=False)
-    fit(step, state, batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH)
+    fit(step, state, batches(), SCHEDULE, range(STEPS), mesh)
     assert drawn == list(range(STEPS))
     assert rates == pytest.approx(learning_rates(CONFIG, STEPS, np.arange(STEPS)).tolist())
     assert decays == pytest.approx([(1 + k) / (10 + k) for k in range(STEPS)])
@@ -123,9 +126,9 @@ def test_a_finished_run_draws_no_batch(train, undisturbed, leaves):
 
 def test_rows_are_means_over_their_window(toy, mesh, step, fresh, tmp_path):
     with MetricWriter(tmp_path / ".") as writer:
-        options = {"mesh": mesh, "batch_size": BATCH, "writer": writer}
-        fit(step, fresh(), toy.batches(), CONFIG, STEPS, log_every=3, **options)
-        fit(step, fresh(), toy.batches(), CONFIG, STEPS, log_every=1, **options)
+        for log_every in (3, 1):
+            recorder = Recorder(writer=writer, batch_size=BATCH, log_every=log_every)
+            fit(step, fresh(), toy.batches(), SCHEDULE, range(STEPS), mesh, recorder)
     rows = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
     windows, single = rows[:3], rows[3:]
     assert [row["step"] for row in windows] == [3, 6, 8]
@@ -147,7 +150,7 @@ def test_a_loss_that_is_no_number_stops_the_run(toy, mesh, step, fresh):
             yield batch
 
     with pytest.raises(Diverged, match=r"6 of the last 100 .* of update 5; lower config.optimizer.learning_rate"):
-        fit(step, fresh(), batches(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, log_every=2)
+        fit(step, fresh(), batches(), SCHEDULE, range(STEPS), mesh, Recorder(log_every=2))
 
 
 def test_waiting_for_a_slow_source_is_measured(toy, mesh, step, fresh):
@@ -157,7 +160,7 @@ def test_waiting_for_a_slow_source_is_measured(toy, mesh, step, fresh):
             yield batch
 
     clock = Clock()
-    fit(step, fresh(), slow(), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, clock=clock)
+    fit(step, fresh(), slow(), SCHEDULE, range(STEPS), mesh, Recorder(clock=clock))
     assert clock.steps == STEPS - 1  # the one that compiles does not count
     assert clock.rates(BATCH)["data_wait_share"] > 0.5
 
@@ -174,7 +177,7 @@ def test_a_fast_source_is_hardly_waited_for(toy, mesh, fresh):
 
     step = make_train_step(forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
     clock = Clock()
-    fit(step, fresh(), iter(batches), CONFIG, STEPS, mesh=mesh, batch_size=BATCH, clock=clock)
+    fit(step, fresh(), iter(batches), SCHEDULE, range(STEPS), mesh, Recorder(clock=clock))
     assert clock.rates(BATCH)["data_wait_share"] < 0.5
 
 
@@ -204,15 +207,8 @@ def validated(toy, mesh, step, fresh, tmp_path):
                 best = Best(**meta["best"])
             validations = Validations(measure, 2, STEPS, best=best, **options)
             try:
-                fit(
-                    *(step, state, toy.batches(start), CONFIG, STEPS),
-                    mesh=mesh,
-                    batch_size=BATCH,
-                    start=start,
-                    checkpoints=checkpoints,
-                    checkpoint_every=3,
-                    validations=validations,
-                )
+                recorder = Recorder(checkpoints=checkpoints, checkpoint_every=3, validations=validations)
+                fit(step, state, toy.batches(start), SCHEDULE, range(start, STEPS), mesh, recorder)
             except Killed:
                 assert kill_in == measured[-1]
         return validations, measured

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,12 +11,13 @@ import pytest
 from must_jax.config import OptimizerConfig
 from must_jax.engine import utilisation
 from must_jax.engine.clock import Clock
+from must_jax.engine.fit import fit
 from must_jax.engine.mesh import make_mesh, replicated, split
-from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.optimizers import build_optimizer, schedule
+from must_jax.engine.recorder import Recorder
 from must_jax.engine.state import init_state
 from must_jax.engine.step import make_train_step
 from must_jax.engine.utilisation import measured
-from must_jax.stages.train import fit
 
 PEAK = 1e9
 
@@ -95,13 +98,10 @@ def test_a_run_logs_it(chip: None, toy):
         measured(step, clock, mesh, "float32"),
         state,
         toy.batches(),
-        config,
-        6,
-        mesh=mesh,
-        batch_size=8,
-        clock=clock,
-        writer=Writer(),
-        log_every=3,
+        partial(schedule, config, 6),
+        range(6),
+        mesh,
+        Recorder(clock=clock, writer=Writer(), batch_size=8, log_every=3),
     )
     assert clock.least_update_s is not None
     for row in rows:

@@ -130,13 +130,11 @@ def stand_ins(patch: pytest.MonkeyPatch) -> None:
             models[key] = built(config, tasks, weights, mesh)
         return models[key]
 
-    def fit(
-        step: Any, state: Any, batches: Iterator[Any], *_: Any, checkpoints: Any, start: int, clock: Any, **__: Any
-    ):
-        if not start:
-            checkpoints.save(1, state, {"clock": clock.state()})
-            checkpoints.save(2, state, {"clock": clock.state()})
-        raise Began(start, digest(state), digest(next(batches)))
+    def fit(step: Any, state: Any, batches: Iterator[Any], schedule: Any, updates: range, mesh: Any, recorder: Any):
+        if not updates.start:
+            recorder.checkpoints.save(1, state, {"clock": recorder.clock.state()})
+            recorder.checkpoints.save(2, state, {"clock": recorder.clock.state()})
+        raise Began(updates.start, digest(state), digest(next(batches)))
 
     def look(self: Any, image: Any) -> dict[str, Any]:
         raise Began(digest(self.variables), self.tasks, self.image_size)

@@ -21,6 +21,7 @@ from must_jax.labels import judging, manifest
 from must_jax.labels.judging import Finding, Score
 from must_jax.parsing import parse
 from must_jax.stages import train
+from must_jax.training import building
 
 MODEL = {"backbone": "resnet10", "width": 0.125, "pyramid_channels": 8, "head_channels": 8, "head_convs": 1}
 IMAGES = "scenes/teacher_depth_tiny:train"
@@ -55,7 +56,7 @@ def start(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         assert isinstance(config, TrainConfig)
         train.run(config, tmp_path / "run")
 
-    monkeypatch.setattr(train, "init_state", stop)
+    monkeypatch.setattr(building, "init_state", stop)
     return start
 
 

@@ -18,9 +18,9 @@ from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.kinds import LabelKind
 from must_jax.errors import UserError
 from must_jax.inputs import supervision
-from must_jax.stages import train
 from must_jax.tasks import TASKS, build_task
 from must_jax.tasks.base import Task
+from must_jax.training import building
 
 JPEG = encoded(picture(120, 160))
 ONE = np.float32(1)
@@ -295,7 +295,7 @@ def test_a_training_on_tiny_boxes_says_so_before_any_work(
     def stop(*args: object, **options: object) -> None:
         raise UserError("far enough")
 
-    monkeypatch.setattr(train, "init_state", stop)
+    monkeypatch.setattr(building, "init_state", stop)
     training = [
         config("teacher_detection"),
         "--workdir=run",

@@ -153,8 +153,8 @@ def test_training_takes_the_steps_that_are_said(
 ):
     taken = []
 
-    def fit(step: Any, state: Any, batches: Any, optimizer: Any, steps: int, schedule: Any, **kwargs: Any) -> Any:
-        taken.append((schedule(0)["learning_rate"].tolist(), steps, next(batches)["labels"].keys()))
+    def fit(step: Any, state: Any, batches: Any, schedule: Any, updates: range, *_: Any) -> Any:
+        taken.append((schedule(0)["learning_rate"].tolist(), len(updates), next(batches)["labels"].keys()))
         return state
 
     monkeypatch.setattr(transfer, "fit", fit)

@@ -196,7 +196,7 @@ def test_starts_from_the_backbone_of_a_finished_run(finished, config, tmp_path, 
         started.append(jax.device_get(variables))
         raise UserError("far enough")
 
-    monkeypatch.setattr(train, "init_state", remember)
+    monkeypatch.setattr(building, "init_state", remember)
     with pytest.raises(UserError, match="far enough"):
         run(config(init=str(finished), seed=7), tmp_path / "run")
     teacher = trained.load(finished).variables

@@ -23,7 +23,7 @@ from must_jax.runs.curves import validations
 from must_jax.stages import describe, train
 from must_jax.tasks.depth import DepthMetrics
 from must_jax.training import validation
-from must_jax.training.building import fingerprint
+from must_jax.training.building import Training
 
 CLASSES, DEPTH = "scenes/teacher_classification_tiny", "scenes/teacher_depth_tiny"
 
@@ -141,8 +141,10 @@ def test_with_best_an_unfinished_run_keeps_its_validation(config: Callable[..., 
     def bound(**changes: Any) -> dict[str, Any]:
         of = config(**changes)
         sources = [Source(images(f"{n}", 5), (column("depth"),)) for n in range(3)]
-        training = SimpleNamespace(sources=sources[:1], held_out=validation.named(of.validation, sources[1:]))
-        return fingerprint(of, training)  # type: ignore[arg-type]
+        training = SimpleNamespace(
+            config=of, sources=sources[:1], held_out=validation.named(of.validation, sources[1:])
+        )
+        return Training.fingerprint(training)  # type: ignore[arg-type]
 
     two = [{"images": "a:b"}, {"images": "c:d", "name": "x"}]
     assert bound(validation=two) != bound(validation=two, validate_every=3)
