@@ -191,7 +191,7 @@ def _misfit(reading: Reading, outputs: Sequence[Output], count: int, fits: Seque
             f"layout {layout} with {count} classes would be {wanted[layout]}, but {seen}, which is {_either(fits)}; "
             f"correct its tasks.{reading.task.name}.layout"
         )
-    guesses = [guess for each in outputs if (guess := _guess(each, layout))]
+    guesses = [guess for each in outputs if (guess := _guess(each, outputs, layout))]
     means = f" ({', or '.join(guesses)})" if guesses else ""
     if layout:
         return f"layout {layout} with {count} classes would be {wanted[layout]}, but {seen}{means}; correct either"
@@ -199,11 +199,13 @@ def _misfit(reading: Reading, outputs: Sequence[Output], count: int, fits: Seque
     return f"{seen}{means}, which fits no layout with {count} classes ({options}); correct its classes or layout"
 
 
-def _guess(output: Output, layout: str | None) -> str:
+def _guess(output: Output, outputs: Sequence[Output], layout: str | None) -> str:
     """How many classes an output may be for."""
     if len(output.shape) != 2 or min(output.shape) < 5:
         return ""
     first, last = output.shape
+    if any(each.shape == (first, 4) for each in outputs):
+        return f"detr with {last - 1} or {last} classes"
     if first < last or layout == "yolov8":
         return f"yolov8 with {min(first, last) - 4} classes"
     return f"yolov5 with {last - 5} classes" if layout else f"yolov5 with {last - 5} or yolov8 with {last - 4} classes"

@@ -65,6 +65,7 @@ def test_what_contradicts_the_file_is_named(said: dict[str, Any], names: list[st
         ("yolov5", detects(layout="yolov8"), {}, ["yolov8", "[7, rows]", "yolov5"]),
         ("yolov8", {"detection": {"classes": ["a", "b"]}}, {}, ["2 classes", "yolov8 with 3 classes"]),
         ("yolov5", {"detection": {"classes": ["a"]}}, {}, ["1 classes", "yolov5 with 3"]),
+        ("detr", {"detection": {"classes": ["a"]}}, {}, ["1 classes", "detr with 3 or 4"]),
         ("detr", detects(first_class=1), {}, ["first_class", "detr"]),
         ("yolov8", detects(), {"input": {"size": 256}}, ["256", "128x128"]),
         ("yolov8", detects(), {"input": {"channels": "last"}}, ["channels"]),
