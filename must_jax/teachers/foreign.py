@@ -228,9 +228,21 @@ def fitted_input(
     return Input(*hw, name, (red, green, blue), (declared.shorter_side or min(hw)) if fit == "crop" else 0)
 
 
-def own_input(declared: TeacherConfig) -> Input:
-    """For models that get the image as it is: `config.input.size` only limits it."""
-    size = declared.input.size or (_LONGEST,)
+def own_input(declared: TeacherConfig, wanted: int = 0) -> Input:
+    """For models that get the image as it is: `config.input.size` only limits it.
+
+    Args:
+      wanted: pixels that the model makes of an image's longer side.
+
+    Raises:
+      UserError: the limit is below that.
+    """
+    size = declared.input.size or (max(_LONGEST, wanted),)
+    if min(size) < wanted:
+        raise UserError(
+            f"teacher {declared.called}: input.size {min(size)} is less than the {wanted} pixels that the model itself "
+            "makes of an image; remove it, or raise it"
+        )
     return Input(size[0], size[-1], "whole", padding_rgb=(0, 0, 0))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 import transformers as hub
 
@@ -78,7 +79,7 @@ def own_depth(name: str, rgb: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
 def _outputs(name: str, rgb: np.ndarray) -> Any:
     model, processor = _built(name)
     with torch.inference_mode():
-        return model(**processor(images=[rgb], return_tensors="pt"))
+        return model(**processor(images=[PIL.Image.fromarray(rgb)], return_tensors="pt"))
 
 
 def _named(count: int) -> dict[str, Any]:

@@ -18,9 +18,9 @@ CLASSES = ("cat", "dog", "sofa", "lamp")
 TIMM = "test_resnet"
 
 
-def save_timm(folder: Path, **more: Any) -> Path:
+def save_timm(folder: Path, classes: int = len(CLASSES), **more: Any) -> Path:
     """As `timm.create_model('local-dir:FOLDER', pretrained=True)` reads it; `more` goes into config.json."""
-    timm.models.save_for_hf(_timm(), folder, safe_serialization=True)
+    timm.models.save_for_hf(_timm(classes), folder, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text())
     config |= {"label_names": list(CLASSES), **more}
     config["pretrained_cfg"] |= {"license": "apache-2.0"}
@@ -30,16 +30,19 @@ def save_timm(folder: Path, **more: Any) -> Path:
 
 def timm_probs(rgb: np.ndarray) -> np.ndarray:
     """f32 [4]."""
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(_timm()), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(_timm(len(CLASSES))), is_training=False
+    )
     with torch.inference_mode():
-        return _timm()(transform(PIL.Image.fromarray(rgb))[None]).softmax(-1)[0].numpy()
+        return _timm(len(CLASSES))(transform(PIL.Image.fromarray(rgb))[None]).softmax(-1)[0].numpy()
 
 
 @functools.cache
-def _timm() -> torch.nn.Module:
+def _timm(classes: int) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = timm.create_model(TIMM, num_classes=len(CLASSES))
-    torch.nn.init.normal_(model.get_classifier().weight, std=2)
+    model = timm.create_model(TIMM, num_classes=classes)
+    if classes:
+        torch.nn.init.normal_(model.get_classifier().weight, std=2)
     return model.eval()
 
 
