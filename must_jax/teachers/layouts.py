@@ -58,13 +58,12 @@ def plan(where: str, reading: Reading, outputs: Sequence[Output], hw: tuple[int,
       UserError: none fits, several do, or the declared one does not; raw grids.
     """
     declared, count = reading.declared, reading.outputs
-    apart = [*_detr(outputs, count, reading), *_torchvision(outputs)]  # boxes have an output of their own
-    fits = [*apart, *_yolo(outputs, count, metadata)]
+    fits = [*_yolo(outputs, count, metadata), *_detr(outputs, count, reading), *_torchvision(outputs)]
     if declared.layout:
         found = [each for each in fits if each.layout == declared.layout]
     else:
         told = None if metadata.is_rtdetr else metadata.end2end
-        found = [each for each in apart or fits if told is None or (each.layout == "end2end") == told]
+        found = [each for each in fits if told is None or (each.layout == "end2end") == told]
         is_told = told is not None or metadata.is_rtdetr
         sure = [each for each in found if is_told or not each.rows or _has_rows_of(each, hw)]
         if found and len({each.layout for each in sure}) != 1:
@@ -97,7 +96,7 @@ def _yolo(outputs: Sequence[Output], count: int, metadata: Metadata) -> Iterator
     masks = {each.shape[0] for each in outputs if len(each.shape) == 3}
     extras = {"detect": {0}, "segment": masks, "pose": {metadata.keypoints}}.get(metadata.task, {0} | masks)
     for output in outputs:
-        if len(output.shape) != 2 or output.is_whole:
+        if len(output.shape) != 2 or output.is_whole or _has_boxes(output, outputs):
             continue
         first, last = output.shape
         names = (output.name,)
@@ -109,6 +108,11 @@ def _yolo(outputs: Sequence[Output], count: int, metadata: Metadata) -> Iterator
             yield _Fit("yolov8", Plan(names, _read_yolov8, _DEFAULTS["yolov8"]))
         if last in {6 + extra for extra in extras}:
             yield _Fit("end2end", Plan(names, _read_end2end, _DEFAULTS["end2end"]), first)
+
+
+def _has_boxes(output: Output, outputs: Sequence[Output]) -> bool:
+    """Whether the boxes of its rows are another output."""
+    return any(each.shape == (output.shape[0], 4) for each in outputs if each != output)
 
 
 def _detr(outputs: Sequence[Output], count: int, reading: Reading) -> Iterator[_Fit]:
@@ -204,7 +208,7 @@ def _guess(output: Output, outputs: Sequence[Output], layout: str | None) -> str
     if len(output.shape) != 2 or min(output.shape) < 5:
         return ""
     first, last = output.shape
-    if any(each.shape == (first, 4) for each in outputs):
+    if _has_boxes(output, outputs):
         return f"detr with {last - 1} or {last} classes"
     if first < last or layout == "yolov8":
         return f"yolov8 with {min(first, last) - 4} classes"

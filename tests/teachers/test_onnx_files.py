@@ -65,7 +65,6 @@ def test_what_contradicts_the_file_is_named(said: dict[str, Any], names: list[st
         ("yolov5", detects(layout="yolov8"), {}, ["yolov8", "[7, rows]", "yolov5"]),
         ("yolov8", {"detection": {"classes": ["a", "b"]}}, {}, ["2 classes", "yolov8 with 3 classes"]),
         ("yolov5", {"detection": {"classes": ["a"]}}, {}, ["1 classes", "yolov5 with 3"]),
-        ("detr", {"detection": {"classes": ["a"]}}, {}, ["1 classes", "detr with 3 or 4"]),
         ("detr", detects(first_class=1), {}, ["first_class", "detr"]),
         ("yolov8", detects(), {"input": {"size": 256}}, ["256", "128x128"]),
         ("yolov8", detects(), {"input": {"channels": "last"}}, ["channels"]),
@@ -151,6 +150,8 @@ def test_logits_beside_boxes_are_no_yolo(tmp_path: Path):
 def test_a_detr_with_other_classes_or_functions(tmp_path: Path):
     softmax = onnx_graphs.detector(tmp_path / "m.onnx", "detr", SQUARE)
     refused(softmax, detects(scores="sigmoid"), ["detr"])
+    others = onnx_graphs.detector(tmp_path / "n.onnx", "detr", SQUARE, count=6)
+    refused(others, detects(), ["3 classes", "detr with 6 or 7"])
     declared = loaded(softmax, {"detection": {"classes": [*COLOURS, "nothing"], "scores": "softmax"}})
     (found,) = answers(declared, [png(planted())], "detection")
     assert sorted(found["classes"])[:3] == [0, 2, 3]  # as declared, "nothing" is found, too
