@@ -1,6 +1,6 @@
 """Labelling images a second with five teachers, against the bare forward passes of the same networks.
 
-python benchmarks/labelling.py [--preset=photos|quickstart] [--rounds=3] [--images=N]
+python benchmarks/labelling.py [--preset=photos|quickstart] [--teachers=own|onnx|torch] [--rounds=3] [--images=N]
 
 Five teachers, one a task, of different input sizes and with random weights, label a folder of JPEGs through the code
 of the label stage, from files to committed shards. Bare are their jitted forward passes on batches that lie on the
@@ -9,6 +9,9 @@ devices, one teacher after the other, nothing fetched. Rounds of both alternate 
 On a CPU the host's work takes its share of the same cores, so two more things are measured. With networks that answer
 at once: the host's CPU time an image, and the rate that all cores feed. And with networks that let the time of another
 device pass without using the cores: whether that would have to wait, at LOAD of the rate that the cores feed.
+
+With --teachers=onnx, or torch, the same for one model of others (`foreign_teachers.py`; torch needs the extra
+`interop`): bare is its own library on arrays that are ready to be fed, without anything of must_jax.
 
 Random weights make maps without smooth regions, which take longer to encode than those of trained teachers.
 """
@@ -42,10 +45,13 @@ from must_jax.labelling.teachers import begin_columns
 from must_jax.models.api import build_model
 from must_jax.progress import say
 from must_jax.tasks import TASKS, build_task
+from must_jax.teachers.base import Teacher
 from must_jax.teachers.own import Own, owned
 from must_jax.trained import Trained
 
 GOAL = 0.9  # of the rate of the bare forward passes
+GOAL_OF_OTHERS = 0.95  # the same for models of others, which are slower
+OTHERS_HW, OTHERS_BATCH, OTHERS_IMAGES = (480, 640), 4, 32
 LOAD = 0.7  # of the images/s that the cores feed
 CLASSES = tuple(f"class {i}" for i in range(20))
 HOST_IMAGES = 2048  # a round, where no network computes
@@ -162,12 +168,18 @@ def label_all(
     images: ImageSet, models: Mapping[str, Trained], batch_size: int, workers: int | None = None
 ) -> tuple[float, float]:
     """Wall seconds an image, and CPU seconds of this process."""
-    config = LabelConfig(images=images.name, teachers=tuple(models), batch_size=batch_size)
+    return label_by(owned(models), images, batch_size, workers)
+
+
+def label_by(
+    teachers: Sequence[Teacher], images: ImageSet, batch_size: int, workers: int | None = None
+) -> tuple[float, float]:
+    config = LabelConfig(images=images.name, teachers=[each.name for each in teachers], batch_size=batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        teachers = begin_columns(Path(folder), owned(models), images, config)
-        warm_up(teachers, batch_size)
+        writings = begin_columns(Path(folder), teachers, images, config)
+        warm_up(writings, batch_size)
         used = time.process_time()
-        seconds = label(images, teachers, batch_size, InputConfig(workers=workers)).seconds
+        seconds = label(images, writings, batch_size, InputConfig(workers=workers)).seconds
         return seconds / len(images), (time.process_time() - used) / len(images)
 
 
@@ -192,14 +204,44 @@ def paced(models: Mapping[str, Instant], batch_size: int, images_per_second: flo
     return {name: Paced(**vars(model), pace=pace) for name, model in models.items()}
 
 
+def of_others(which: str, rounds: int, count: int) -> None:
+    """Measures a model of others."""
+    import foreign_teachers
+
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = foreign_teachers.MADE[which](Path(folder))
+        preset = Preset(ModelConfig(), (0,), OTHERS_HW, OTHERS_BATCH, count or OTHERS_IMAGES)
+        (photos := Path(folder) / "photos").mkdir()
+        write_images(photos, preset, preset.images)
+        images = open_images(f"folder:{photos}", "")
+        bare, whole = [], []
+        for number in range(1, rounds + 1):
+            bare.append(forward_per_second([teacher], OTHERS_BATCH, least_s=10.0))
+            whole.append(1 / label_by([teacher], images, OTHERS_BATCH)[0])
+            say(f"round {number}: bare {bare[-1]:.2f}, labelling {whole[-1]:.2f} images/s")
+    share = statistics.median(labelled / alone for labelled, alone in zip(whole, bare, strict=True))
+    print(
+        f"{which}, {teacher.input.height}x{teacher.input.width} pixels, batches of {OTHERS_BATCH}, {len(images)} "
+        f"images of {OTHERS_HW[1]}x{OTHERS_HW[0]}, {rounds} rounds, {cores()} cores"
+    )
+    print(f"bare forward passes  {statistics.median(bare):9.2f} images/s")
+    print(f"labelling            {statistics.median(whole):9.2f} images/s")
+    met = "met" if share >= GOAL_OF_OTHERS else "missed"
+    print(f"labelling / bare: {share:.1%} (goal: at least {GOAL_OF_OTHERS:.0%}: {met})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="photos")
+    parser.add_argument("--teachers", choices=("own", "onnx", "torch"), default="own")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=0, help="images a round; 0 = as the preset says")
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     setup_devices()
+    if args.teachers != "own":
+        of_others(args.teachers, args.rounds, args.images)
+        return
     models, batch_size = make_teachers(preset), preset.batch_size
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), preset, HOST_IMAGES)

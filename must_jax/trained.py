@@ -99,7 +99,7 @@ class Trained:
       settings: optimizer (missing in earlier versions' runs), learning_rate, batch_size and steps of the training run.
       metrics: "task/metric" -> value on the validation images; "task/metric@name" on those of a further source.
       digest: sha256 of the parameters.
-      untrained: tasks whose head has learnt nothing.
+      untrained, licences: see `description.TrainingRecord`.
     """
 
     workdir: Path
@@ -112,6 +112,7 @@ class Trained:
     metrics: dict[str, float]
     digest: str
     untrained: tuple[str, ...] = ()
+    licences: Mapping[str, str] = field(default_factory=dict)
     mesh: Mesh = field(default_factory=lambda: make_mesh(1, devices=jax.local_devices()))
 
     def __repr__(self) -> str:
@@ -425,6 +426,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         metrics=told.metrics,
         digest=told.digest,
         untrained=told.training.untrained,
+        licences=told.training.licences,
         mesh=mesh or make_mesh(1, devices=jax.local_devices()),
     )
 

@@ -165,6 +165,20 @@ def check_unchanged(columns: Iterable[Column], within_s: float = distributed.REA
     verify.check_unchanged(shards, (distributed.position(), distributed.processes()) if alike else (0, 1))
 
 
+def licences_of(sources: Iterable[Source]) -> dict[str, str]:
+    """Teachers and labels -> the licence, where it is known, with those that the teachers were trained on."""
+    found: dict[str, str] = {}
+    for source in sources:
+        for column in source.columns:
+            made = column.manifest if isinstance(column, LabelColumn) else None
+            if made and made.teacher:
+                found |= made.teacher.licences
+                found |= {made.teacher.name: made.teacher.licence} if made.teacher.licence else {}
+            elif made and made.source and made.source.licence:
+                found[f"{column.task} of {source.images.name}"] = made.source.licence
+    return found
+
+
 def fingerprint_of(sources: Sequence[Source], key: str = "train") -> dict[str, Any]:
     """Identifies images and labels: a resumed run must read the same data. `key`: where the config names them."""
     data: dict[str, Any] = {}

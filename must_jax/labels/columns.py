@@ -62,8 +62,6 @@ class LabelColumn:
 
     def called(self, task: str) -> LabelColumn:
         """The same labels as those of another task."""
-        if task == self.task:
-            return self
         column = copy.copy(self)
         column.task = task
         return column

@@ -83,6 +83,7 @@ class TeacherRecord(_Record):
       metrics: "task/metric" -> value on its own validation images.
       data_licence: of the data that it was trained on; "" = unknown.
       licence: of a model of others and its labels.
+      licences: teachers and labels that a run of must_jax was trained on -> the licence, where it is known.
       declared: how a model of others is read, as in the config; what it leaves out are defaults.
       classes: task -> its own class -> the class of the labels, where that is another; None = dropped.
     """
@@ -98,6 +99,7 @@ class TeacherRecord(_Record):
     data_licence: str = ""
     # Columns of runs of must_jax are described as before there were other teachers.
     licence: Annotated[str, pydantic.Field(exclude_if=lambda licence: not licence)] = ""
+    licences: Annotated[dict[str, str], pydantic.Field(exclude_if=lambda licences: not licences)] = {}
     declared: Annotated[dict[str, Any], pydantic.Field(exclude_if=lambda declared: not declared)] = {}
     classes: Annotated[dict[str, dict[str, str | None]], pydantic.Field(exclude_if=lambda classes: not classes)] = {}
 

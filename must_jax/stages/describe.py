@@ -97,6 +97,9 @@ def _going_on(
     for former in history(workdir):
         changes = ", ".join(f"{key} {value:,}" for key, value in former.items() if isinstance(value, int))
         yield f"\nuntil {former.get('until')}: {changes}"
+    if finished and finished.licences:
+        yield ""
+        yield _table(("trained on", "licence"), [*finished.licences.items()], left=("licence",))
     if finished and finished.untrained:
         yield f"\nnever trained, and cannot label: {', '.join(finished.untrained)}"
 

@@ -32,7 +32,7 @@ from must_jax.errors import UserError
 from must_jax.files import write_json
 from must_jax.inputs import feeding, supervision
 from must_jax.inputs.named import mesh_of
-from must_jax.inputs.sources import check_unchanged
+from must_jax.inputs.sources import check_unchanged, licences_of
 from must_jax.inputs.unreadable import Unreadable, lengths_of
 from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_bytes
@@ -251,6 +251,7 @@ def _describe(
             "planned_steps": config.steps,
             "labelled": training.labelled,
             "untrained": training.untrained,
+            "licences": _licences(config, training),
             **({"best": validations.best.record(config.best)} if config.best else {}),
             "unreadable": unreadable,
         },
@@ -258,6 +259,12 @@ def _describe(
         steps=done,
         step=kept,
     )
+
+
+def _licences(config: TrainConfig, training: Training) -> dict[str, str]:
+    """Of all that the model has been trained on, by this run and the one that it started from."""
+    before = description.read(config.init).training.licences if config.init else {}
+    return {**before, **licences_of(training.sources)}
 
 
 def _measure_again(

@@ -32,7 +32,12 @@ class Own(Teacher):
         self.map_hw = (model.image_size // TRAIN_MAP_STRIDE,) * 2
         metrics = {self._here(key): value for key, value in model.metrics.items() if key.split("/")[0] in self._names}
         self.record = TeacherRecord(
-            name=name, digest=model.digest, image_size=model.image_size, metrics=metrics, **model.settings
+            name=name,
+            digest=model.digest,
+            image_size=model.image_size,
+            metrics=metrics,
+            licences=dict(model.licences),
+            **model.settings,
         )
 
     def called(self, task: str) -> str:
