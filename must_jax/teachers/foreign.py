@@ -1,7 +1,8 @@
 """Models of others as teachers: what all adapters have in common.
 
-An adapter runs the model on a few images and says what it says about each (`ask`). Everything else is here: a thread of
-its own, the form of predictions, and errors that name the teacher.
+An adapter makes of a few images what the model takes (`inputs_of`), and says what it says about each (`answers_to`).
+Everything else is here: threads of its own, in which one batch is made ready while the model is at work on another, and
+the form of predictions.
 """
 
 from __future__ import annotations
@@ -67,18 +68,31 @@ class Foreign(Teacher):
             classes={name: dict(r) for name, each in readings.items() if (r := mapping.record_of(each.mapping))},
         )
 
+    def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Any:
+        """What the model takes, of u8[n, height, width, 3] RGB: made while it is at work on other images."""
+        return pixels
+
     @abc.abstractmethod
+    def answers_to(self, inputs: Any, placed: Sequence[Placed]) -> Sequence[Answers]:
+        """What the model says about each image, of which `inputs_of` has made its inputs."""
+
     def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
         """What the model says about each image: u8[n, height, width, 3] RGB, and where each lies in its input."""
+        return self.answers_to(self.inputs_of(pixels, placed), placed)
 
     def begin(self, images: Images) -> Callable[[], Predictions]:
-        return self._thread.submit(self._predicted, images).result
+        rows = [row for row, placed in enumerate(images.placed) if placed]
+        shown = [placed for placed in images.placed if placed]
+        if not rows:
+            return lambda: self._empty(len(images.placed))
+        pixels = images.pixels[: len(rows)] if rows == list(range(len(rows))) else images.pixels[rows]
+        ready = self._before.submit(self.inputs_of, pixels, shown)
+        return self._thread.submit(lambda: self._predicted(ready.result(), rows, shown, len(images.placed))).result
 
     def alone(self, images: Images, row: int) -> Predictions:
         one = Images(images.pixels[row : row + 1], [images.placed[row]])
         return {
-            name: {field: values[0] for field, values in fields.items()}
-            for name, fields in self._thread.submit(self._predicted, one).result().items()
+            name: {field: values[0] for field, values in fields.items()} for name, fields in self.begin(one)().items()
         }
 
     def rows(self, batch_size: int) -> int:
@@ -103,24 +117,25 @@ class Foreign(Teacher):
         """Where an image lies that fills the input."""
         return Placed(0, 0, self.input.height, self.input.width)
 
-    def _predicted(self, images: Images) -> Predictions:
-        shown = [(row, placed) for row, placed in enumerate(images.placed) if placed]
-        out = {
-            name: {field: like.copy() for field, like in fields.items()}
-            for name, fields in self.answers(len(images.placed)).items()
-        }
-        if not shown:
-            return out
-        rows = [row for row, _ in shown]
-        pixels = images.pixels[: len(rows)] if rows == list(range(len(rows))) else images.pixels[rows]
-        found = self.ask(pixels, [placed for _, placed in shown])
+    def _predicted(self, inputs: Any, rows: Sequence[int], placed: Sequence[Placed], count: int) -> Predictions:
+        found = self.answers_to(inputs, placed)
         if len(found) != len(rows):
             raise ValueError(f"{len(found)} answers for {len(rows)} images")
-        for (row, placed), answers in zip(shown, found, strict=True):
+        out = self._empty(count)
+        for row, at, answers in zip(rows, placed, found, strict=True):
             for name, task in self.tasks.items():
-                for field, value in predicted(task, answers[name], self.input, placed, self.map_hw).items():
+                for field, value in predicted(task, answers[name], self.input, at, self.map_hw).items():
                     out[name][field][row] = value
         return out
+
+    def _empty(self, count: int) -> dict[str, dict[str, np.ndarray]]:
+        return {
+            name: {field: like.copy() for field, like in fields.items()} for name, fields in self.answers(count).items()
+        }
+
+    @cached_property
+    def _before(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, f"inputs-{self.name}")
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:

@@ -66,8 +66,10 @@ class Function(Foreign):
         super().__init__(declared, readings, input_)
         self._function = function
 
-    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
-        images = foreign.images_of(pixels, placed)
+    def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> list[np.ndarray]:
+        return foreign.images_of(pixels, placed)
+
+    def answers_to(self, images: list[np.ndarray], placed: Sequence[Placed]) -> Sequence[Answers]:
         answers = self._function([image.copy() for image in images])
         if not isinstance(answers, list | tuple) or len(answers) != len(images):
             raise TypeError(f"it returned no list of {len(images)} answers, but {_shown(answers)}")

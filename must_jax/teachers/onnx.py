@@ -108,13 +108,19 @@ class Onnx(Foreign):
         super().__init__(declared, readings, input_, licence)
         self._runner, self._plans = runner, plans
 
-    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
-        said: list[Answers] = []
+    def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> list[tuple[int, dict[str, np.ndarray]]]:
+        """For each call, how many images it is of, and what the model takes."""
         step = self._runner.inputs.batch or self.declared.batch_size or len(pixels)
-        for first in range(0, len(pixels), step):
-            some = pixels[first : first + step]
-            values = self._runner(some)
-            said += [self._answers(values, row) for row in range(len(some))]
+        parts = (pixels[first : first + step] for first in range(0, len(pixels), step))
+        return [(len(some), self._runner.feeds(some)) for some in parts]
+
+    def answers_to(
+        self, inputs: list[tuple[int, dict[str, np.ndarray]]], placed: Sequence[Placed]
+    ) -> Sequence[Answers]:
+        said: list[Answers] = []
+        for count, feeds in inputs:
+            values = self._runner.outputs(feeds)
+            said += [self._answers(values, row) for row in range(count)]
         return said
 
     def forward(self, batch_size: int) -> Callable[[], object]:
@@ -152,7 +158,10 @@ class _Runner:
         self.names = [each.name for each in session.get_outputs()]
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self.names, self.run(self.feeds(pixels)), strict=True))
+        return self.outputs(self.feeds(pixels))
+
+    def outputs(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(self.names, self.run(feeds), strict=True))
 
     def feeds(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """u8[n, height, width, 3] RGB -> what the model takes, filled up to the batch that its file fixes."""

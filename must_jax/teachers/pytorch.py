@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,15 +58,24 @@ class PyTorch(Foreign):
         """The model's outputs for a batch."""
         return self._model(**inputs)
 
-    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
-        answers: dict[int, Answers] = {}
+    def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> tuple[list[Hw], list[Tensors]]:
+        """The images' rows and columns, and each as it was prepared."""
         images = [np.ascontiguousarray(each) for each in self._images(pixels, placed)]
+        return [image.shape[:2] for image in images], list(self._preparing.map(self.prepare, images))
+
+    def answers_to(self, inputs: tuple[list[Hw], list[Tensors]], placed: Sequence[Placed]) -> Sequence[Answers]:
+        images_hw, prepared = inputs
+        answers: dict[int, Answers] = {}
         cells = [cells_of(self.input, each, self.map_hw) for each in placed]
         with torch.inference_mode():
-            for rows, inputs in self._batches([self.prepare(image) for image in images]):
-                some = self.read(self.run(inputs), [images[i].shape[:2] for i in rows], [cells[i] for i in rows])
+            for rows, tensors in self._batches(prepared):
+                some = self.read(self.run(tensors), [images_hw[i] for i in rows], [cells[i] for i in rows])
                 answers.update(zip(rows, some, strict=True))
-        return [answers[i] for i in range(len(images))]
+        return [answers[i] for i in range(len(images_hw))]
+
+    @cached_property
+    def _preparing(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(cores(), f"preparing-{self.name}")
 
     def warm_up(self, batch_size: int) -> None:
         super().warm_up(1)
