@@ -13,6 +13,7 @@ import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
+from must_jax.data.letterbox import whole_valid
 from must_jax.data.units import INVERSE, METRES
 from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
@@ -107,7 +108,8 @@ class Depth(MapTask):
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         depth = np.asarray(prediction["depth"], np.float32)
-        return {"depth": depth, "valid": np.ones_like(depth), "present": np.ones((), np.float32)}
+        valid = prediction.get("valid", np.ones_like(depth))
+        return whole_valid({"depth": depth, "valid": valid, "present": np.ones((), np.float32)})
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
         unit, inverse = " m" * (self.depth_kind == "metric_m"), self.depth_kind == "inverse_relative"

@@ -11,6 +11,7 @@ import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.data.kinds import MapLabel
+from must_jax.data.letterbox import whole_valid
 from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
 from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
@@ -73,7 +74,8 @@ class Normals(MapTask):
 
     def pseudo_label(self, prediction: NumpyArrays) -> dict[str, np.ndarray]:
         normals = np.asarray(prediction["normals"], np.float32)
-        return {"normals": normals, "valid": np.ones(normals.shape[:2], np.float32), "present": np.ones((), np.float32)}
+        valid = prediction.get("valid", np.ones(normals.shape[:2], np.float32))
+        return whole_valid({"normals": normals, "valid": valid, "present": np.ones((), np.float32)})
 
     def draw(self, image: np.ndarray, label: NumpyArrays) -> np.ndarray:
         return drawing.directions(drawing.canvas(image), label["normals"], label["valid"])

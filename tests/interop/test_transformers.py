@@ -181,7 +181,7 @@ def test_depth_is_the_librarys(name: str, labelled: Path, photos: ImageSet):
         )
         ours = column[i]
         assert ours["depth"].shape == cells and ours["valid"].mean() > 0.5
-        assert np.all(ours["valid"][share == 0] == 0)
+        assert np.all(ours["valid"][share < 0.5] == 0)
         known = (ours["valid"] > 0) & (share == 1)
         if image.shape[0] % TRAIN_MAP_STRIDE == image.shape[1] % TRAIN_MAP_STRIDE == 0:
             np.testing.assert_allclose(ours["depth"][known], coarse[known], rtol=2e-3, atol=1e-3 * np.ptp(own))

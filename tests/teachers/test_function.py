@@ -41,6 +41,17 @@ def one(image):
 def only_depth(images):
     return [np.full(image.shape[:2], 2.5) for image in images]
 
+def half_known(images):
+    """Depth is not known on the left, and normals at the top; a depth of 0 is none, either."""
+    answers = []
+    for image in images:
+        h, w = image.shape[:2]
+        right, low = np.tile(np.arange(w) >= w // 2, (h, 1)), np.tile(np.arange(h)[:, None] >= h // 2, (1, w))
+        depth = np.where(np.arange(h)[:, None] < 12, 0.0, 2.0) * np.ones((1, w))
+        normals = np.where(low[..., None], [0.0, 0.0, -1.0], 0.0)
+        answers.append({"depth": {"depth": depth, "valid": right}, "normals": normals})
+    return answers
+
 def broken(images):
     if any((image[:4, :4] == 7).all() for image in images):
         raise ZeroDivisionError("seven")
@@ -112,6 +123,16 @@ def test_every_kind_of_answer_becomes_its_label(module: str, photos: str, tmp_pa
     assert (about.task, about.task_kind, about.unit, about.maker) == ("far", "depth", "m", "everything")
     assert about.teacher.licence == "mine"
     assert about.teacher.declared["tasks"]["far"]["metres_per_unit"] == 0.001
+
+
+def test_what_is_not_known_is_not_labelled(module: str, photos: str, tmp_path: Path) -> None:
+    tasks = {"depth": {"depth_kind": "metric_m"}, "normals": {"axes": "opencv"}}
+    run(f"python:{module}:half_known", photos, tmp_path / "run", tasks)
+    depth, normals = (LabelColumn(tmp_path / "run" / COLUMNS / f"half_known-{name}")[2] for name in tasks)
+    assert depth["valid"].shape == normals["valid"].shape == (12, 12)  # of 48 x 48 pixels
+    assert depth["valid"][3:, 6:].all() and depth["valid"].sum() == 9 * 6
+    np.testing.assert_allclose(depth["depth"][3:, 6:], 2, rtol=0.01)
+    assert normals["valid"][7:].all() and not normals["valid"][:5].any()
 
 
 def test_a_finished_run_knows_itself_and_another_reading_is_named(
