@@ -107,10 +107,12 @@ def known_from_manifest(column: Manifest, teacher: Score) -> Iterator[Finding]:
 
 
 def known_from_teacher(column: Manifest, teacher: Score) -> Iterator[Finding]:
-    """The findings from the validation of the column's teacher. One that was not validated counts as failed."""
+    """The findings from the validation of the column's teacher. A run of must_jax without one counts as failed."""
     if not column.teacher:
         return
-    if teacher.value is None:
+    if teacher.value is None and column.teacher.declared:
+        yield Finding(level="look", reason="its teacher is a model of others, which has not been measured here")
+    elif teacher.value is None:
         yield Finding(level="failed", reason=f"its teacher was not validated ({teacher.metric} is not known)")
     elif teacher.is_near_chance:
         yield Finding(level="failed", reason=f"on its teacher's validation images {teacher}")

@@ -171,7 +171,8 @@ def _reading(
 ) -> Reading:
     where = f"teacher {declared.called}, task {name}"
     if told:
-        filled = {key: getattr(told, key) for key in told.model_fields_set if key not in task.model_fields_set}
+        usual = TeacherTaskConfig.model_fields  # what a config that was written down says, too
+        filled = {key: getattr(told, key) for key in told.model_fields_set if getattr(task, key) == usual[key].default}
         task = task.model_copy(update=filled)
     kind = kind_of(name, {"kind": task.kind} if task.kind else {})
     given = classes_of(where, task.classes)

@@ -70,6 +70,13 @@ def test_what_the_teachers_validation_tells(teacher: Score, expected: dict[str, 
     assert reasons(judging.known_from_manifest(column(), teacher)) == expected
 
 
+def test_a_model_of_others_has_no_validation_that_could_be_missed() -> None:
+    foreign = column().model_copy(update={"teacher": TEACHER.model_copy(update={"declared": {"model": "m.onnx"}})})
+    assert set(reasons(judging.known_from_manifest(foreign, Score("top1"))).values()) == {"look"}
+    bad = foreign.model_copy(update={"shards": column(absent=10).shards})
+    assert reasons(judging.known_from_manifest(bad, Score("top1")))["no image has a label"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("chance", "least"), [(0.0, 1.0), (0.1, 1.1), (4.0, 6.0), (27.3, 32.3), (50.0, 55.0), (96.0, 98.0), (100.0, 100.0)]
 )

@@ -22,6 +22,7 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import LabelColumn
 from must_jax.parsing import parse
 from must_jax.stages import label
+from must_jax.teachers import loading
 from must_jax.teachers.files import digest_of, files_of
 
 
@@ -33,6 +34,15 @@ def test_what_the_file_says_need_not_be_declared(tmp_path: Path):
     (found,) = answers(teacher, [png(planted())], "detection")
     are(found, BOXES, (200, 300))
     assert loaded(file, {"detection": {}}, licence="mine").record.licence == "mine"
+
+
+def test_nor_where_a_config_was_written_down_with_all_its_keys(tmp_path: Path):
+    """As the stages of a pipeline get theirs."""
+    said = onnx_graphs.ultralytics("detect", SIDE)
+    declared = config(onnx_graphs.detector(tmp_path / "m.onnx", "yolov8", SQUARE, metadata=said), {"detection": {}})
+    again = type(declared).model_validate(declared.model_dump(mode="json"))
+    teacher, other = (loading.load(each, {}, None) for each in (declared, again))  # type: ignore[arg-type]  # no mesh
+    assert other.tasks["detection"].classes == COLOURS and other.record.digest == teacher.record.digest
 
 
 def test_a_model_of_any_size_gets_the_one_that_its_metadata_say(tmp_path: Path):
