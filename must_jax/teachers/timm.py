@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import timm
@@ -39,6 +40,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     declared = declarations.with_task(declared, "classification")
     declarations.check_own_fit(declared)
     told_ = read_json(folder / "config.json", dict[str, Any], "save it anew")
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:  # of any type: the library checks little

@@ -8,10 +8,12 @@ library's own `post_process_...` reads the outputs. Nothing is downloaded, and n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
 import transformers as hub
@@ -52,12 +54,13 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     """
     hub.logging.disable_progress_bar()
     where, folder = f"teacher {declared.called}", files.path_of(declared)
-    config = _read(where, folder, "config.json", hub.AutoConfig)
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # parts of the library ask its hub, whatever they are told
+    config = _read(where, folder, "config.json", _config)
     architecture = _architecture(where, config)
     kind = next(kind for end, kind in _KINDS.items() if architecture.endswith(end))
     declared = declarations.with_task(declared, kind)
     declarations.check_own_fit(declared)
-    processor = _read(where, folder, "preprocessor_config.json", hub.AutoImageProcessor)
+    processor = _read(where, folder, "preprocessor_config.json", _processor)
     if kind in _METHODS and not hasattr(processor, _METHODS[kind]):
         raise UserError(
             f"{where}: {type(processor).__name__} cannot read a {kind} from {architecture}; use another model, or a "
@@ -71,7 +74,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     if task.classes:
         index = np.arange(len(index))
     input_ = foreign.own_input(declared, _side(processor))
-    model = _model(where, folder, architecture)
+    model = _model(where, folder, architecture, config)
     return Transformers(declared, readings, input_, licence_of(folder), model, processor, index)
 
 
@@ -135,11 +138,28 @@ class Transformers(PyTorch):
         return [self._reading.depth(numbers(each["predicted_depth"]), frame="image") for each in found]
 
 
-def _read(where: str, folder: Path, name: str, reader: Any) -> Any:
+def _config(folder: Path) -> Any:
+    """The library asks its hub whether a backbone of timm is a model there, if the config has arguments for it, as
+    those that its versions before 5 have written: the answer is given here.
+    """
+    values = json.loads((folder / "config.json").read_text("utf-8"))
+    name, arguments = values.get("backbone"), values.get("backbone_kwargs")
+    if not (values.get("use_timm_backbone") and name and arguments) or values.get("backbone_config"):
+        return hub.AutoConfig.from_pretrained(folder, **_OFFLINE)
+    backbone = {"model_type": "timm_backbone", "backbone": name, **arguments}
+    values |= {"backbone": None, "backbone_kwargs": None, "backbone_config": backbone}
+    return hub.CONFIG_MAPPING[values["model_type"]].from_dict(values)
+
+
+def _processor(folder: Path) -> Any:
+    return hub.AutoImageProcessor.from_pretrained(folder, **_OFFLINE)
+
+
+def _read(where: str, folder: Path, name: str, reader: Callable[[Path], Any]) -> Any:
     if not (folder / name).is_file():
         raise UserError(f"{where}: there is no {folder / name}; name a folder as save_pretrained writes it")
     try:
-        return reader.from_pretrained(folder, **_OFFLINE)
+        return reader(folder)
     except ImportError as error:
         raise UserError(f"{where}: {name} needs something that is not installed: {told(error)}") from error
     except Exception as error:  # the library checks nothing: keys that are missing, values of any type
@@ -159,10 +179,10 @@ def _architecture(where: str, config: Any) -> str:
     return str(found[0])
 
 
-def _model(where: str, folder: Path, architecture: str) -> torch.nn.Module:
+def _model(where: str, folder: Path, architecture: str, config: Any) -> torch.nn.Module:
     try:
         model, loaded = getattr(hub, architecture).from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_OFFLINE
+            folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **_OFFLINE
         )
     except ImportError as error:
         raise UserError(f"{where}: {architecture} needs something that is not installed: {told(error)}") from error

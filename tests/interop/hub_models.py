@@ -26,6 +26,16 @@ def save(name: str, folder: Path, readme: str = README) -> Path:
     return folder
 
 
+def save_detector(folder: Path, backbone: Any) -> Path:
+    """A DETR with this backbone."""
+    torch.manual_seed(3)
+    model, processor = _detr(backbone)
+    _enliven(model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 @functools.cache
 def _built(name: str) -> tuple[Any, Any]:
     torch.manual_seed(3)
@@ -131,8 +141,8 @@ def _convnext() -> Any:
     return hub.ConvNextForImageClassification(config), hub.ConvNextImageProcessor(size={"shortest_edge": 64})
 
 
-def _detr() -> Any:
-    backbone = hub.ResNetConfig(**_RESNET, out_features=["stage4"])
+def _detr(backbone: Any = None) -> Any:
+    backbone = backbone or hub.ResNetConfig(**_RESNET, out_features=["stage4"])
     config = hub.DetrConfig(backbone_config=backbone, encoder_layers=1, **_DECODER, **_named(6))
     return hub.DetrForObjectDetection(config), hub.DetrImageProcessor(size=_SHORTER)
 

@@ -259,6 +259,27 @@ def test_ids_that_coco_does_not_use_are_no_classes(folders: dict[str, Path], tmp
     assert found["classes"].tolist() == (own["classes"][used] // 2).tolist()
 
 
+@pytest.mark.parametrize("written", ["today", "by versions before 5", "by hand"])
+def test_a_backbone_of_timm_is_not_looked_for_on_a_hub(written: str, tmp_path: Path):
+    backbone = hub_models.hub.TimmBackboneConfig(backbone="resnet18", out_indices=[1, 2, 3, 4])
+    saved = hub_models.save_detector(tmp_path / "saved", backbone)
+    changes: dict[str, Any] = {"backbone_config": None, "backbone": "resnet18", "use_timm_backbone": True}
+    if written == "by versions before 5":
+        changes["backbone_kwargs"] = {"in_chans": 3, "out_indices": [1, 2, 3, 4]}
+    image, today = picture(92, 132), load("detr", saved, {"min_score": 0.0})
+    then = load("detr", copied(saved, tmp_path / "m", **changes if written != "today" else {}), {"min_score": 0.0})
+    answer, again = ask(today, image), ask(then, image)
+    assert len(answer["scores"]) == 20
+    for field, values in answer.items():
+        np.testing.assert_array_equal(values, again[field])
+
+
+def test_a_config_that_needs_a_hub_is_refused(folders: dict[str, Path], tmp_path: Path):
+    changes = {"backbone_config": None, "backbone": "some/resnet", "use_timm_backbone": False}
+    with pytest.raises(UserError, match=r"config\.json.*some/resnet"):
+        load("detr", copied(folders["detr"], tmp_path / "m", **changes))
+
+
 def test_names_that_are_there_twice_are_told_apart(folders: dict[str, Path], tmp_path: Path):
     names = {str(i): name for i, name in enumerate(["crane", "dog", "crane", "cat", "lamp"])}
     teacher = load("vit", copied(folders["vit"], tmp_path / "m", id2label=names))
