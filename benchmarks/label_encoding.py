@@ -44,13 +44,22 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax import trained
-from must_jax.data import encodings, map_pictures, scenes
+from must_jax.data import map_pictures, scenes
 from must_jax.data.augment import apply as place
-from must_jax.data.augment import letterbox_geometry
 from must_jax.data.decoding import decode_image
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.data.letterbox import content_of, cut_padding
+from must_jax.data.kinds import (
+    BoxesLabel,
+    DirectionsLabel,
+    IdsLabel,
+    Label,
+    LabelKind,
+    MapLabel,
+    ScalarsLabel,
+    VectorLabel,
+)
+from must_jax.data.kinds.values import SCALAR_STEPS
+from must_jax.data.letterbox import content_of
+from must_jax.data.placing import letterbox_geometry
 from must_jax.tasks import build_task
 
 CLASSES, BOXES, STRIDE = 1000, 20, 4
@@ -58,10 +67,10 @@ KEPT = "segmentation, confidence kept"
 KINDS: dict[str, LabelKind] = {
     "classification": VectorLabel(CLASSES),
     "detection": BoxesLabel(BOXES),
-    "segmentation": MapLabel("ids", "ids"),
-    "depth": MapLabel("depth", "scalar", "m"),
-    "normals": MapLabel("normals", "vector"),
-    KEPT: MapLabel("ids", "ids", confidence=True),
+    "segmentation": IdsLabel("ids"),
+    "depth": ScalarsLabel("depth", "m"),
+    "normals": DirectionsLabel("normals"),
+    KEPT: IdsLabel("ids", confidence=True),
 }
 SCENES, SCENE_SIZE, SIZE = 24, 256, 640
 STEREO = "motorcycle_disp.npz"  # disparity in pixels of motorcycle_left.png (Scharstein et al. 2014)
@@ -121,7 +130,7 @@ def main() -> None:
     print(f"from {sizes[smallest] / 1000:.1f} kB ({smallest}) to {sizes[largest] / 1000:.1f} kB ({largest})")
     stereo = measured_depth(data / STEREO)
     height, width = stereo["depth"].shape
-    size = len(encodings.encode(KINDS["depth"], stereo)["depth"])
+    size = len(KINDS["depth"].encode(stereo)["depth"])
     print(f"depth of motorcycle_left.png as measured by stereo, {width}x{height} cells: {size:,} bytes\n")
     if args.others:
         report_others(labels)
@@ -139,17 +148,17 @@ def report(title: str, labels: Mapping[str, Labels], image_size: int) -> tuple[d
     print(f"{title}\n{'':30}{'full size':>10}{'stride 4':>10}{'stored':>9}{'share':>7}{'write':>9}{'read':>9}   loss")
     losses, totals, sizes = {}, np.zeros(5), dict.fromkeys(labels, 0.0)
     for task, kind in KINDS.items():
-        features = tfds.features.FeaturesDict(encodings.features(kind))
+        features = tfds.features.FeaturesDict(kind.features())
         rows, told, records = [], [], []
         for of_image in labels.values():
             label = of_image[task]
-            stored = encodings.encode(kind, label)
+            stored = kind.encode(label)
             encoded = features.encode_example(stored)  # what a reader gets, images not yet decoded
-            write = _milliseconds(functools.partial(encodings.encode, kind, label))
-            read = _milliseconds(functools.partial(encodings.decode, kind, encoded))
+            write = _milliseconds(functools.partial(kind.encode, label))
+            read = _milliseconds(functools.partial(kind.decode, encoded))
             records.append(features.serialize_example(stored))
             rows.append([*raw_bytes(kind, label, image_size), len(records[-1]), write, read])
-            told.append(loss(kind, label, encodings.decode(kind, encoded)))
+            told.append(loss(kind, label, kind.decode(encoded)))
         row = np.mean(rows, axis=0)
         framing = bytes_on_disk(records) - row[2]
         row[2] += framing
@@ -160,7 +169,7 @@ def report(title: str, labels: Mapping[str, Labels], image_size: int) -> tuple[d
             sizes = {name: sizes[name] + len(record) + framing for name, record in zip(labels, records, strict=True)}
     _print_row("all five tasks", totals, "")
     steps = np.median([_roughness(of_image["depth"]["depth"]) for of_image in labels.values()])
-    print(f"half of all depths are over {steps:,.0f} of {encodings.SCALAR_STEPS:,} steps off their neighbours' mean")
+    print(f"half of all depths are over {steps:,.0f} of {SCALAR_STEPS:,} steps off their neighbours' mean")
     return losses, sizes
 
 
@@ -228,14 +237,14 @@ def report_distributions() -> None:
         surest = np.mean([label["probs"].max() for label in drawn])
         for keep in KEEP:
             task = build_task("classification", [str(i) for i in range(classes)], {"top_k": keep})
-            features, rows, records = tfds.features.FeaturesDict(encodings.features(task.answer)), [], []
+            features, rows, records = tfds.features.FeaturesDict(task.answer.features()), [], []
             for label in drawn:
                 ruled = task.pseudo_label(label)
                 records.append(_written(task.answer, ruled))
-                encoded = features.encode_example(encodings.encode(task.answer, ruled))
-                read = encodings.decode(task.answer, encoded)["probs"]
+                encoded = features.encode_example(task.answer.encode(ruled))
+                read = task.answer.decode(encoded)["probs"]
                 write_ms = _milliseconds(lambda: _written(task.answer, ruled), repeats=2)  # noqa: B023
-                read_ms = _milliseconds(functools.partial(encodings.decode, task.answer, encoded), repeats=2)
+                read_ms = _milliseconds(functools.partial(task.answer.decode, encoded), repeats=2)
                 of_all, of_storing = divergence(label["probs"], read), divergence(ruled["probs"], read)
                 rows.append((write_ms, read_ms, of_all, of_storing, read.argmax() == label["probs"].argmax()))
             write_ms, read_ms, of_all, of_storing, same = np.mean(rows, axis=0)
@@ -245,7 +254,7 @@ def report_distributions() -> None:
 
 
 def _written(kind: LabelKind, label: Label) -> bytes:
-    return encodings.serialize(kind, encodings.encode(kind, label))
+    return kind.serialize(kind.encode(label))
 
 
 def divergence(said: np.ndarray, read: np.ndarray) -> float:
@@ -264,9 +273,7 @@ def report_others(labels: Mapping[str, Labels]) -> None:
             rows = []
             for of_image in labels.values():
                 label = of_image[task]
-                values = (
-                    label[task] if "components" in name else map_pictures.codes(encodings.encode(kind, label)[task])
-                )
+                values = label[task] if "components" in name else map_pictures.codes(kind.encode(label)[task])
                 data = np.frombuffer(encode(values), np.uint8)
                 write = _milliseconds(functools.partial(encode, values), repeats=2)
                 read = _milliseconds(functools.partial(cv2.imdecode, data, cv2.IMREAD_UNCHANGED))
@@ -387,7 +394,7 @@ def model_labels(run: str, images: Mapping[str, np.ndarray]) -> dict[str, Labels
         for task in (task for task in model.tasks.values() if isinstance(task.label, MapLabel)):
             rule = task.model_copy(update={"keep_confidence": True} if task.label.content == "ids" else {})
             label = rule.pseudo_label({key: value[0] for key, value in predicted[task.name].items()})
-            maps[task.name] = cut_padding(rule.label, label, content_of(content_hw, SIZE))
+            maps[task.name] = rule.label.cut_padding(label, content_of(content_hw, SIZE))
         labels[name] = drawn(index) | maps | {KEPT: maps["segmentation"]}
         labels[name]["segmentation"] = {"ids": maps["segmentation"]["ids"]}
     return labels
@@ -430,7 +437,7 @@ def distribution(rng: np.random.Generator, classes: int = CLASSES, deviation: fl
 def _roughness(depth: np.ndarray) -> float:
     """Median distance of a cell from the mean of those above, below, left and right, in steps of the encoding."""
     around = (depth[:-2, 1:-1] + depth[2:, 1:-1] + depth[1:-1, :-2] + depth[1:-1, 2:]) / 4
-    return float(np.median(np.abs(depth[1:-1, 1:-1] - around)) / np.ptp(depth) * encodings.SCALAR_STEPS)
+    return float(np.median(np.abs(depth[1:-1, 1:-1] - around)) / np.ptp(depth) * SCALAR_STEPS)
 
 
 def _milliseconds(call: Callable[[], Any], repeats: int = REPEATS) -> float:

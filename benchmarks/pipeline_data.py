@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import encodings, scenes
+from must_jax.data import scenes
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import open_images
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, DirectionsLabel, IdsLabel, LabelKind, ScalarsLabel, VectorLabel
 
 KINDS: dict[str, LabelKind] = {
     "classification": VectorLabel(8),
     "detection": BoxesLabel(20),
-    "segmentation": MapLabel("ids", "ids"),
-    "depth": MapLabel("depth", "scalar", "m"),
-    "normals": MapLabel("normals", "vector"),
+    "segmentation": IdsLabel("ids"),
+    "depth": ScalarsLabel("depth", "m"),
+    "normals": DirectionsLabel("normals"),
 }
 BATCH = 32
 REPEATED = 16  # so that hardly any record is still in memory when it is read again
@@ -52,8 +52,8 @@ class Rendered(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=tfds.core.BuilderConfig(name=size.name), data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = {task: encodings.features(kind) for task, kind in KINDS.items()}
-        tasks = {task: {"kind": encodings.kind_to_dict(kind), "classes": []} for task, kind in KINDS.items()}
+        labels = {task: kind.features() for task, kind in KINDS.items()}
+        tasks = {task: {"kind": kind.to_dict(), "classes": []} for task, kind in KINDS.items()}
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict({"image": tfds.features.Image(), **labels}),
@@ -89,7 +89,7 @@ def example(index: int, size: Size) -> dict[str, Any]:
         "normals": {"normals": maps.normals, "valid": valid},
     }
     jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
-    return {"image": jpeg} | {task: encodings.encode(KINDS[task], label) for task, label in labels.items()}
+    return {"image": jpeg} | {task: KINDS[task].encode(label) for task, label in labels.items()}
 
 
 def opened(size: Size, data_dir: str, images: int) -> Source:

@@ -19,8 +19,8 @@ import numpy as np
 
 from must_jax.config import ModelConfig
 from must_jax.data.batching import Source
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import Label
 from must_jax.engine.mesh import make_mesh
 from must_jax.models.api import build_model
 from must_jax.reporting import pictures

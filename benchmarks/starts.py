@@ -67,7 +67,7 @@ def make_set(data_dir: Path, images: int) -> None:
 def make_column(folder: Path, data_dir: Path) -> None:
     from must_jax import files
     from must_jax.data.image_sets import open_images
-    from must_jax.data.kinds import MapLabel
+    from must_jax.data.kinds import ScalarsLabel
     from must_jax.labels import manifest
     from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
     from must_jax.labels.writer import ColumnWriter, dataset_files
@@ -77,7 +77,7 @@ def make_column(folder: Path, data_dir: Path) -> None:
         name="t", digest="0" * 64, learning_rate=1, batch_size=1, steps=1, image_size=64, metrics={}
     )
     description = Manifest.describe(
-        MapLabel("depth", "scalar", "m"),
+        ScalarsLabel("depth", "m"),
         task="depth",
         classes=(),
         rule={},

@@ -43,7 +43,8 @@ import numpy as np
 
 from must_jax import cli, description
 from must_jax.data import folders, map_files
-from must_jax.data.kinds import MapLabel, is_empty
+from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds.values import FARTHEST_M
 from must_jax.data.map_files import FileFormat
 from must_jax.errors import UserError, printable
 from must_jax.files import check_folder, fitting_name, make_folder, writing
@@ -52,7 +53,7 @@ from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_json
 
 if TYPE_CHECKING:  # jax is imported when the first photo is predicted, after all checks
-    from must_jax.data.encodings import Label
+    from must_jax.data.kinds import Label
     from must_jax.tasks.base import Task
     from must_jax.trained import Predicted
 
@@ -171,7 +172,7 @@ def picture(
 
     panels = {title: canvas(image)}
     for name, label in labels.items():
-        found = "" if not is_empty(tasks[name].label, label) else ": nothing found"
+        found = "" if not tasks[name].label.is_empty(label) else ": nothing found"
         panels[f"{name}{found}"] = tasks[name].draw(image, label)
     return side_by_side(panels)
 
@@ -408,7 +409,7 @@ def _written(
         "features": _write_features(photo, out, predicted, wishes) if wishes.features else {},
     }
     _write(out / f"{photo.target}.json", (json.dumps(answer, indent=2) + "\n").encode())
-    empty = [tasks[name] for name, label in predicted.labels.items() if is_empty(tasks[name].label, label)]
+    empty = [tasks[name] for name, label in predicted.labels.items() if tasks[name].label.is_empty(label)]
     return Done(
         photo,
         beyond=sum(about.get("beyond", 0) for about in maps.values()),
@@ -474,7 +475,7 @@ def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path) -> N
         say(f"{name} found nothing on {count} of {counted(predicted - len(skipped), 'photo')}{more}")
     if tally.beyond:
         say(
-            f"{counted(tally.beyond, 'photo')} have depths beyond {map_files.FARTHEST_M} m, which are 0 in 16-bit "
+            f"{counted(tally.beyond, 'photo')} have depths beyond {FARTHEST_M} m, which are 0 in 16-bit "
             "PNGs; --maps=npy keeps them"
         )
     unread = {done.photo for done in skipped}

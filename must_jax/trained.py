@@ -20,12 +20,10 @@ from must_jax import description
 from must_jax.config import ModelConfig, TrainConfig, in_todays_names
 from must_jax.cores import ahead, cores
 from must_jax.data.augment import apply as place
-from must_jax.data.augment import letterbox_geometry
-from must_jax.data.confidence import by_rule
-from must_jax.data.encodings import Label
 from must_jax.data.given import Image, check_array, pixels, several
-from must_jax.data.kinds import without_empty_slots
+from must_jax.data.kinds import Label
 from must_jax.data.letterbox import Content, content_of
+from must_jax.data.placing import letterbox_geometry
 from must_jax.description import REMEDY, Description, Settings, TaskRecord, TrainingRecord
 from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated, replicated, split
@@ -293,8 +291,8 @@ class Trained:
         for name, task in self.tasks.items() if predictions else ():  # predictions come back sorted by name
             prediction = {key: value[row] for key, value in predictions[name].items()}
             label = task.pseudo_label(task.on_image(prediction, fitted.content, fitted.image_hw))
-            label = by_rule(task.label, label, task.min_confidence.least(task.classes))
-            labels[name] = without_empty_slots(task.label, label)
+            label = task.label.by_rule(label, task.min_confidence.least(task.classes))
+            labels[name] = task.label.without_empty_slots(label)
         return labels
 
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

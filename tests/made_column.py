@@ -10,7 +10,6 @@ import numpy as np
 from hand_made import TEACHER, describe
 from made_teacher import HEADLINES
 
-from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import ImageSet
 from must_jax.labels.writer import ColumnWriter
 
@@ -37,4 +36,4 @@ def make_column(
 def like_truth(images: ImageSet, task: str) -> dict[str, Any]:
     """What a column of that task has in common with the true labels of these images."""
     truth = images.labels[task]
-    return {"kind": kind_to_dict(truth.kind), "classes": truth.classes}
+    return {"kind": truth.kind.to_dict(), "classes": truth.classes}

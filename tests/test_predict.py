@@ -21,8 +21,7 @@ from PIL import Image
 
 import must_jax
 from must_jax import predict, trained
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds import DirectionsLabel, IdsLabel, Label, ScalarsLabel
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.inputs import memory
@@ -273,8 +272,8 @@ def test_maps_come_back_as_they_were_predicted(model: Path, tmp_path: Path, suff
 
 
 def read_map(form: PngMaps, folder: Path, name: str) -> Label:
-    kinds = {"ids": MapLabel("ids", "ids"), "scalars": MapLabel("depth", "scalar", "m")}
-    kind = kinds.get(form.gives.split()[-1], MapLabel("normals", "vector"))
+    kinds = {"ids": IdsLabel("ids"), "scalars": ScalarsLabel("depth", "m")}
+    kind = kinds.get(form.gives.split()[-1], DirectionsLabel("normals"))
     label = form.open(folder, [name], kind).label(Photo(name, None))
     assert label is not None
     return label

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from must_jax.cores import ahead, cores
 from must_jax.data import units
 from must_jax.data.duplicates import Pair, hash_images, near
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, in_unit_of
+from must_jax.data.kinds import Label
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.engine.measuring import CHANCE
 from must_jax.inputs.gate import score_of_teacher
 from must_jax.labels import judging
-from must_jax.labels.agreement import compared
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.judging import Audited, Finding, Score
-from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress
 from must_jax.tasks.base import Task
 
@@ -104,7 +103,7 @@ def _read(column: LabelColumn, positions: Sequence[int]) -> Statistics:
                 statistics.images += 1
                 statistics.unreadable += 1
             else:
-                statistics.add(column.kind, position, label)
+                column.kind.count(label, position, statistics)
         return statistics
 
     chunks = [positions[start : start + _TOGETHER] for start in range(0, len(positions), _TOGETHER)]
@@ -123,7 +122,7 @@ def _score(column: LabelColumn, truth: Column, task: Task, positions: Sequence[i
         for pair in _pairs(column, truth, positions):
             if pair:
                 label, true = pair
-                label, true = compared(column.kind, label, true)
+                label, true = column.kind.compared(label, true)
                 metrics.update(task.as_prediction(label), true)
                 scored += 1
             progress.advance()

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from must_jax.config import AuditConfig
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.labels.statistics import BINS, Ranked
+from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.kinds.statistics import Ranked
 from must_jax.progress import say
 from must_jax.report import audit_page as report
 from must_jax.report.audit_page import Audit, Class, Column, Histogram, Shown
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from must_jax.auditing.findings import Duplicate, Result
 
 MOST_DUPLICATES = 24  # shown at most
-_SHARES = np.linspace(0, 1, BINS + 1).tolist()
 
 
 def write(
@@ -59,11 +56,11 @@ def _column(result: Result, images: ImageSet) -> Column:
         findings=[(finding.level, finding.reason) for finding in result.audited.findings],
         validation=_short(teacher.metrics if teacher else {}),
         scores=result.scores,
-        facts=_facts(statistics.readable(column.kind, column.classes), column.kind),
-        histograms=_histograms(result),
+        facts=_facts(column.kind.readable(statistics, column.classes), column.kind),
+        histograms=[Histogram(*bars) for bars in column.kind.histograms(statistics)],
         classes=[Class(*each) for each in counts],
-        counted=_counted(column.kind),
-        rank=statistics.rank_name(column.kind),
+        counted=column.kind.things,
+        rank=column.kind.rank_name(statistics),
         most=_shown(result, images, statistics.most),
         least=_shown(result, images, [each for each in statistics.least if each[1] not in shown_before]),
     )
@@ -89,7 +86,7 @@ def _facts(known: Mapping[str, Any], kind: LabelKind) -> dict[str, str]:
     if "one_value_only" in known:
         facts["constant maps"] = f"{known['one_value_only']:.1f} %"
     if "quantiles" in known:
-        unit = " m" if isinstance(kind, MapLabel) and kind.unit == "m" else ""
+        unit = " m" if kind.unit == "m" else ""
         facts |= {name: f"{_figure(known[name])}{unit}" for name in ("min", "mean", "max")}
         below = {f"{100 * float(at):g} % are below": value for at, value in known["quantiles"].items()}
         facts |= {name: f"{_figure(value)}{unit}" for name, value in below.items()}
@@ -106,50 +103,6 @@ def _figure(value: float) -> str:
 
 
 _BROKEN = {"not readable": "unreadable", "NaN or infinite": "not_finite"}
-
-
-def _histograms(result: Result) -> list[Histogram]:
-    column, statistics = result.column, result.statistics
-    made = []
-    if statistics.confidence.any():
-        made.append(
-            Histogram(f"{_counted(column.kind)} by {_sure_by(column.kind)}", _SHARES, statistics.confidence.tolist())
-        )
-    match column.kind:
-        case BoxesLabel():
-            last = int(np.max(np.flatnonzero(statistics.boxes), initial=0))
-            edges = (np.arange(last + 2) - 0.5).tolist()
-            made.append(Histogram("images by number of boxes", edges, statistics.boxes[: last + 1].tolist()))
-            side = "boxes by size (root of the share of the image)"
-            made.append(Histogram(side, _SHARES, statistics.box_side.tolist()))
-        case MapLabel():
-            if statistics.known < statistics.pixels:
-                share = "images by share of labelled pixels"
-                made.append(Histogram(share, _SHARES, statistics.known_share.tolist()))
-            if statistics.values.any():
-                title = f"pixels by {column.kind.field} ({column.kind.unit})"
-                made.append(Histogram(title, *statistics.histogram_of_values(), logarithmic=True))
-    return made
-
-
-def _counted(kind: LabelKind) -> str:
-    match kind:
-        case VectorLabel():
-            return "images"
-        case BoxesLabel():
-            return "boxes"
-        case MapLabel():
-            return "pixels"
-
-
-def _sure_by(kind: LabelKind) -> str:
-    match kind:
-        case VectorLabel():
-            return "top probability"
-        case BoxesLabel():
-            return "score"
-        case MapLabel():
-            return "confidence"
 
 
 def _shown(result: Result, images: ImageSet, ranked: Ranked) -> list[Shown]:

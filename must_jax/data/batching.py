@@ -21,14 +21,13 @@ import cv2
 import numpy as np
 
 from must_jax.config import AugmentConfig, InputConfig
-from must_jax.data import encodings
-from must_jax.data.augment import Geometry, letterbox_geometry, sample_geometry, sample_scale
 from must_jax.data.augment import apply as augment_example
+from must_jax.data.augment import sample_geometry, sample_scale
 from must_jax.data.decoding import decode_reduced
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import Column, ImageSet, in_unit_of
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel
+from must_jax.data.kinds import Label, LabelKind
 from must_jax.data.order import Order
+from must_jax.data.placing import Geometry, letterbox_geometry
 from must_jax.data.prefetch import Batch, OnBad, prefetched
 from must_jax.data.workers import Unread
 from must_jax.errors import UserError
@@ -290,7 +289,7 @@ def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stri
         "image": np.zeros((image_size, image_size, 3), np.uint8),
         "mask": np.float32(0),
         "index": np.int32(index),
-        "labels": {task: encodings.absent(kind, map_hw) for task, kind in kinds.items()},
+        "labels": {task: kind.absent(map_hw) for task, kind in kinds.items()},
     }
 
 
@@ -320,17 +319,7 @@ def _check(sources: Sequence[Source], kinds: Mapping[str, LabelKind]) -> None:
                     f"{what} cover {len(column)} of {len(source.images)} images; label the rest, or set take"
                 )
             kind = kinds.get(column.task, column.kind)
-            if _layout(kind) != _layout(column.kind):
+            if kind.layout() != column.kind.layout():
                 raise UserError(
                     f"{what} are {column.kind}, but the model's are {kind}; use other labels or other classes"
                 )
-
-
-def _layout(kind: LabelKind) -> LabelKind:
-    """What two label kinds must share: not the slots, which are padded, nor the unit, which is up to the task."""
-    match kind:
-        case BoxesLabel():
-            return replace(kind, max_boxes=0)
-        case MapLabel():
-            return replace(kind, unit="")
-    return kind

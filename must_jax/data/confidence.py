@@ -1,17 +1,14 @@
-"""Leaving out what a label is not sure enough of, by its kind: when it is made, or later, when it is read."""
+"""Thresholds, below which a label is not sure enough: when it is made, or later, when it is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.errors import nearest
 
-Label = dict[str, Any]
 Least = float | np.ndarray  # see `Threshold.least`
 
 
@@ -46,48 +43,8 @@ def check_classes(named: Mapping[str, float], classes: Sequence[str], where: str
             raise ValueError(f"{where} names '{name}', which is not a class; {nearest(name, classes)}")
 
 
-def is_known(kind: LabelKind) -> bool:
-    """Whether labels of this kind say how sure they are."""
-    return not isinstance(kind, MapLabel) or kind.confidence
-
-
-def is_kept(kind: LabelKind) -> bool:
-    """Whether labels are stored with what a threshold would leave out, so that any threshold can be applied later."""
-    return isinstance(kind, MapLabel) and kind.confidence
-
-
 def sure(confidence: np.ndarray, classes: np.ndarray, least: Least) -> np.ndarray:
     """bool[...]: which are at least as sure as is asked of their class; ids beyond all classes count as the last."""
     if isinstance(least, np.ndarray):
         least = least[np.minimum(classes, len(least) - 1)].astype(confidence.dtype)
     return np.asarray(confidence >= least)
-
-
-def confident(kind: LabelKind, label: Label, least: Least) -> Label:
-    """The label without anything less sure than `least`.
-
-    A vector whose largest probability is smaller becomes absent, boxes with a smaller score are dropped, and pixels
-    with a smaller confidence become the kind's `ignore_id`.
-
-    Raises:
-      ValueError: labels of this kind do not say how sure they are.
-    """
-    if not label["present"]:
-        return label
-    match kind:
-        case VectorLabel():
-            probs = label["probs"]
-            return label | {"present": np.float32(sure(probs.max(), probs.argmax(), least))}
-        case BoxesLabel():
-            kept = sure(label["scores"], label["classes"], least)
-            return label | {name: label[name][kept] for name in label if name != "present"}
-        case MapLabel(confidence=True):
-            ids = label[kind.field]
-            ids = np.where(sure(label["confidence"], ids, least), ids, kind.ignore_id)
-            return label | {kind.field: ids.astype(np.int32)}
-    raise ValueError(f"{kind} has no confidence")
-
-
-def by_rule(kind: LabelKind, label: Label, least: Least) -> Label:
-    """The label that a rule with this threshold asks for, as it is stored unless its confidence is kept."""
-    return confident(kind, label, least) if is_kept(kind) else label

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import encodings, folders, photos, scenes, units
+from must_jax.data import folders, photos, scenes, units
 from must_jax.data.datasets import check_shards, open_dataset, reading
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel, LabelKind, VectorLabel
+from must_jax.data.kinds import BoxesLabel, Label, LabelKind, VectorLabel, kind_from_dict
+from must_jax.data.records import Records
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError, nearest
 from must_jax.files import is_same_path
@@ -349,7 +349,7 @@ def _opened(spec: str, folder: Path, split: str, take: int, builder: tfds.core.D
     slices = [(part.splitname, range(info.splits[part.splitname].num_examples)[part.from_ : part.to]) for part in parts]
     used = {name for name, _ in slices}
     check_shards(builder, sorted(used), _AGAIN)
-    records = encodings.Records(builder, split, [key for key in features if key in needed])
+    records = Records(builder, split, [key for key in features if key in needed])
 
     def read(index: int) -> dict[str, Any]:
         record = records[index]
@@ -435,10 +435,8 @@ def _stored_truth(info: tfds.core.DatasetInfo) -> dict[str, Truth]:
 
 
 def _own_truth(task: str, about: Mapping[str, Any]) -> Truth:
-    kind = encodings.kind_from_dict(about["kind"])
-    return Truth(
-        kind, tuple(about["classes"]), task, functools.partial(encodings.decode, kind, classes=len(about["classes"]))
-    )
+    kind = kind_from_dict(about["kind"])
+    return Truth(kind, tuple(about["classes"]), task, functools.partial(kind.decode, classes=len(about["classes"])))
 
 
 def _one_hot(classes: int, index: int) -> Label:

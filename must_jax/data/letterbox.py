@@ -7,12 +7,10 @@ its rows and columns, two fractions. Pixel i of n covers i/n to (i+1)/n of an ax
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
-
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
 
 Content = tuple[float, float]
 
@@ -25,23 +23,6 @@ _LONGEST_PX = 2**14  # longest side of a block; OpenCV warps to fewer than 2^15 
 def content_of(content_hw: tuple[int, int], image_size: int) -> Content:
     """Pixels of the input that the image takes up -> shares of the input's side."""
     return content_hw[0] / image_size, content_hw[1] / image_size
-
-
-def on_image(kind: LabelKind, prediction: Mapping[str, np.ndarray], content: Content, hw: tuple[int, int]) -> Label:
-    """A prediction for the whole input -> for the image alone, its maps with `hw` rows and columns.
-
-    Boxes are clipped to the image; those outside it become invalid. Maps are interpolated linearly; vectors are then
-    normalised again. A map of ids has to be made from its probabilities, by the task.
-    """
-    match kind:
-        case VectorLabel():
-            return dict(prediction)
-        case BoxesLabel():
-            boxes = np.clip(prediction["boxes_yxyx"] / np.tile(np.array(content, np.float32), 2), 0, 1)
-            inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-            return {**prediction, "boxes_yxyx": boxes, "valid": prediction["valid"] * inside}
-    resampled = {name: resample(map_, content, hw) if map_.ndim > 1 else map_ for name, map_ in prediction.items()}
-    return resampled | ({kind.field: _unit(resampled[kind.field])} if kind.content == "vector" else {})
 
 
 def most_likely(probs: np.ndarray, content: Content, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -61,24 +42,14 @@ def most_likely(probs: np.ndarray, content: Content, hw: tuple[int, int]) -> tup
     return ids, best
 
 
-def cut_padding(kind: LabelKind, label: Label, content: Content) -> Label:
-    """A label of the whole input -> the label of the image in its top left corner.
-
-    Boxes are clipped to the image and left out where they lie outside. Maps keep their stride; where that does not
-    divide the content, they are resampled by less than half a cell: ids by nearest neighbour, the others linearly.
-    """
-    if not isinstance(kind, MapLabel):
-        return on_image(kind, label, content, (0, 0))
-    height, width = label[kind.field].shape[:2]
-    hw = max(1, round(height * content[0])), max(1, round(width * content[1]))
-    if kind.content == "ids":
-        return {name: nearest(map_, content, hw) if map_.ndim else map_ for name, map_ in label.items()}
-    return whole_valid(on_image(kind, label, content, hw))
-
-
-def whole_valid(label: Label) -> Label:
+def whole_valid(label: dict[str, Any]) -> dict[str, Any]:
     """A label whose validity was interpolated: what is not wholly valid is not."""
     return {**label, "valid": (label["valid"] > _ALL_VALID).astype(np.float32)}
+
+
+def resampled(label: Mapping[str, np.ndarray], content: Content, hw: tuple[int, int]) -> dict[str, Any]:
+    """`resample` for all maps of a label."""
+    return {name: resample(map_, content, hw) if map_.ndim > 1 else map_ for name, map_ in label.items()}
 
 
 def resample(map_: np.ndarray, content: Content, hw: tuple[int, int]) -> np.ndarray:
@@ -125,7 +96,3 @@ def _warped(planes: np.ndarray, content: Content, hw: tuple[int, int], block: tu
         borderMode=cv2.BORDER_REPLICATE,
     )
     return warped.reshape(*warped.shape[:2], -1)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-6))

@@ -10,11 +10,9 @@ import numpy as np
 
 from must_jax.data import map_pictures
 from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds.maps import TOP, MapValues
 
 FileFormat = Literal["png", "npy"]
-MILLIMETRES = "mm"
-FARTHEST_M = 65.535  # in a PNG
-_TOP = 65535  # largest code of 16 bits
 
 
 class MapFile(NamedTuple):
@@ -35,49 +33,16 @@ def encode(task: str, kind: MapLabel, label: Mapping[str, np.ndarray], file_form
     | unit vectors x y z | 16-bit RGB, component = 2 * code / 65535 - 1; 0: invalid      | f32[h, w, 3], likewise   |
     | confidence         | 16 bits, value = code / 65535                                 | f32[h, w]                |
     """
-    found = {task: (_png if file_format == "png" else _npy)(kind, label)}
+    found = {task: kind.as_picture(label) if file_format == "png" else kind.as_array(label)}
     if "confidence" in label:
-        confidence = np.asarray(label["confidence"], np.float32)
-        if file_format == "png":
-            data = map_pictures.png(np.rint(np.clip(confidence, 0, 1) * _TOP), smooth=True, wide=True)
-            found[f"{task}_confidence"] = MapFile(data, {"scale": 1 / _TOP})
-        else:
-            found[f"{task}_confidence"] = MapFile(_npy_bytes(confidence), {})
-    return found
+        confidence, name = np.asarray(label["confidence"], np.float32), f"{task}_confidence"
+        picture = MapValues(np.rint(np.clip(confidence, 0, 1) * TOP), {"scale": 1 / TOP})
+        found[name] = picture if file_format == "png" else MapValues(confidence, {})
+    return {name: MapFile(_bytes(values, file_format), values.meaning) for name, values in found.items()}
 
 
-def _png(kind: MapLabel, label: Mapping[str, np.ndarray]) -> MapFile:
-    values = label[kind.field]
-    if kind.content == "ids":
-        return MapFile(map_pictures.png(values, smooth=False, wide=kind.wide), {"ignore": kind.ignore_id})
-    known = label["valid"] > 0
-    meaning: dict[str, Any]
-    if kind.content == "vector":
-        codes = np.rint((np.clip(values, -1, 1) + 1) * (_TOP / 2)) * known[..., None]
-        meaning = {"scale": 2 / _TOP, "offset": -1, "invalid": 0, "axes": "x,y,z"}
-    elif kind.unit == "m":
-        beyond = known & (values > FARTHEST_M)
-        codes = np.rint(1000 * values.astype(np.float64)) * (known & ~beyond)
-        meaning = {"unit": MILLIMETRES, "invalid": 0, "beyond": int(np.count_nonzero(beyond))}
-    else:
-        low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
-        scale = (high - low) / (_TOP - 1) or 1.0
-        codes = (1 + np.rint((values - low) / scale)) * known
-        meaning = {"unit": kind.unit, "scale": scale, "offset": low - scale, "invalid": 0}
-    return MapFile(map_pictures.png(codes, smooth=True, wide=True), meaning)
-
-
-def _npy(kind: MapLabel, label: Mapping[str, np.ndarray]) -> MapFile:
-    values = label[kind.field]
-    if kind.content == "ids":
-        ids = values.astype(np.uint16 if kind.wide else np.uint8)
-        return MapFile(_npy_bytes(ids), {"ignore": kind.ignore_id})
-    known = label["valid"] > 0
-    known = known[..., None] if values.ndim == 3 else known
-    meaning = {"axes": "x,y,z"} if kind.content == "vector" else {"unit": kind.unit}
-    return MapFile(_npy_bytes(np.where(known, values, np.float32(np.nan)).astype(np.float32)), meaning)
-
-
-def _npy_bytes(values: np.ndarray) -> bytes:
-    np.save(out := io.BytesIO(), values)
+def _bytes(values: MapValues, file_format: FileFormat) -> bytes:
+    if file_format == "png":
+        return map_pictures.png(values.codes, smooth=values.smooth, wide=values.wide)
+    np.save(out := io.BytesIO(), values.codes)
     return out.getvalue()

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.kinds import LabelKind, ScalarsLabel
 
 METRES, RELATIVE, INVERSE = "m", "relative", "inverse_relative"
 
 
 def unit_of(kind: LabelKind | None) -> str:
     """The unit of a map's values; "" if they have none."""
-    return kind.unit if isinstance(kind, MapLabel) else ""
+    return kind.unit if kind else ""
 
 
 def in_unit(kind: LabelKind, unit: str) -> LabelKind:
     """The same kind of map with another unit."""
-    assert isinstance(kind, MapLabel)
+    assert isinstance(kind, ScalarsLabel)
     return replace(kind, unit=unit)
 
 
@@ -41,7 +41,7 @@ def converted(label: Mapping[str, Any], unit: str, kind: LabelKind) -> dict[str,
 
     A depth of 0 or less has no inverse and becomes invalid.
     """
-    if not isinstance(kind, MapLabel) or kind.unit in (unit, RELATIVE) or not label["present"]:
+    if not isinstance(kind, ScalarsLabel) or kind.unit in (unit, RELATIVE) or not label["present"]:
         return dict(label)
     valid = label["valid"] * (label[kind.field] > 0)
     inverse = valid / np.where(valid > 0, label[kind.field], np.float32(1))

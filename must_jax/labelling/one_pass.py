@@ -19,11 +19,11 @@ import numpy as np
 
 from must_jax.config import InputConfig
 from must_jax.cores import ahead, cores, divided
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.inputs import Example
+from must_jax.data.kinds import Label
 from must_jax.data.layout import Layout
-from must_jax.data.letterbox import Content, cut_padding
+from must_jax.data.letterbox import Content
 from must_jax.data.prefetch import Begin, makers
 from must_jax.errors import UserError, told
 from must_jax.inputs import feeding
@@ -279,7 +279,7 @@ def _label(task: Task, prediction: NumpyArrays, content: Content) -> Label:
     for name, values in prediction.items():
         if not np.isfinite(values).all():
             raise FloatingPointError(f"its {name} has non-finite values")
-    return cut_padding(task.label, task.pseudo_label(prediction), content)
+    return task.label.cut_padding(task.pseudo_label(prediction), content)
 
 
 def _write(

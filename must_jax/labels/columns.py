@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import encodings, shards, units
-from must_jax.data.confidence import check_classes, confident, is_kept, is_known
+from must_jax.data import shards, units
+from must_jax.data.confidence import check_classes
 from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import MapLabel
+from must_jax.data.records import NUMBERS, Records, Stored, stored
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest
@@ -41,7 +41,7 @@ class LabelColumn:
         self.teacher = self.manifest.teacher
         self.min_confidence = self.manifest.threshold
         self._least = self.min_confidence.least(self.classes)
-        self._stored_from = 0.0 if is_kept(self.kind) else self._least
+        self._stored_from = 0.0 if self.kind.keeps_confidence else self._least
         _check_whole(self.folder, self.manifest)
         self._records = read_records(self.folder, self.manifest)
         self._positions = np.arange(self.manifest.images.length, dtype=np.int32)
@@ -50,9 +50,9 @@ class LabelColumn:
         return len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        label = encodings.decode(self.kind, self._records[int(self._positions[index])], len(self.classes))
+        label = self.kind.decode(self._records[int(self._positions[index])], len(self.classes))
         if np.any(self._least > self._stored_from):
-            label = confident(self.kind, label, self._least)
+            label = self.kind.confident(label, self._least)
         return units.converted(label, self.manifest.unit, self.kind)
 
     @property
@@ -87,9 +87,9 @@ class LabelColumn:
         """
         threshold = self.min_confidence.replaced(min_confidence)
         given = f"min_confidence.{self.task} = {threshold}"
-        if not is_known(self.kind):
-            can_have = isinstance(self.kind, MapLabel) and self.kind.content == "ids"
-            remedy = "label again with keep_confidence, or remove" if can_have else "remove"
+        if not self.kind.has_confidence:
+            keep = self.kind.can_keep_confidence
+            remedy = "label again with keep_confidence, or remove" if keep else "remove"
             raise UserError(
                 f"{given} cannot be applied, {self.folder} holds labels without confidence; {remedy} this option"
             )
@@ -109,7 +109,7 @@ class LabelColumn:
         return column
 
 
-def read_records(folder: Path, column: Manifest) -> encodings.Records:
+def read_records(folder: Path, column: Manifest) -> Records:
     """The records of a complete column, read in the same way as by TFDS.
 
     Raises:
@@ -118,21 +118,21 @@ def read_records(folder: Path, column: Manifest) -> encodings.Records:
     again = f"delete {shards.INFO_FILE} and {shards.FEATURES_FILE} there, and rerun the {column.stage} stage"
     builder = open_dataset(folder, again)
     with reading(folder, again):
-        splits, features = builder.info.splits, encodings.features(column.label_kind)
+        splits, features = builder.info.splits, column.label_kind.features()
         split = splits.get(shards.SPLIT)
         there = [(Path(path).name, length) for path, length in zip(split.filepaths, split.shard_lengths, strict=True)]
         if list(splits) != [shards.SPLIT] or there != [(shard.file, shard.count) for shard in column.shards]:
             raise UserError(f"{folder / shards.INFO_FILE} does not describe the shards of {manifest.FILE}; {again}")
-        records = encodings.Records(builder, shards.SPLIT, list(features))
-        if not _fit(records.stored, encodings.stored(tfds.features.FeaturesDict(features), list(features))):
+        records = Records(builder, shards.SPLIT, list(features))
+        if not _fit(records.stored, stored(tfds.features.FeaturesDict(features), list(features))):
             raise UserError(f"{folder / shards.FEATURES_FILE} does not describe {column.task} labels; {again}")
     return records  # the sizes and checksums of the shards themselves are in the manifest
 
 
-def _fit(there: list[encodings.Stored], ours: list[encodings.Stored]) -> bool:
+def _fit(there: list[Stored], ours: list[Stored]) -> bool:
     """Whether names agree and, except for encoded fields, whose features have changed since, shapes and types."""
     return [each.path for each in there] == [each.path for each in ours] and all(
-        known.dtype.kind not in encodings.NUMBERS or known == each for each, known in zip(there, ours, strict=True)
+        known.dtype.kind not in NUMBERS or known == each for each, known in zip(there, ours, strict=True)
     )
 
 

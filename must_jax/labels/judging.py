@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pydantic
 
-from must_jax.data.kinds import BoxesLabel, VectorLabel
+from must_jax.data.kinds import VectorLabel
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError
 from must_jax.files import write_text
 from must_jax.labels.manifest import Manifest
-from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
 from must_jax.progress import say
 from must_jax.reading import read_json
@@ -135,7 +135,7 @@ def known_from_summary(column: Manifest, summary: Summary, in_part: bool = False
         yield Finding(level="failed", reason=f"all {labelled:,} labels are empty")
     else:
         # Unlike maps and whole images, true boxes have a background to be distinguished from.
-        one_will_do = isinstance(column.label_kind, BoxesLabel) and column.teacher is None
+        one_will_do = column.label_kind.one_class_teaches and column.teacher is None
         classes = _classes(column.classes, summary.images_with_class, one_will_do)
         yield from (finding for finding in classes if finding.level == "failed" or not in_part)
         if isinstance(column.label_kind, VectorLabel) and len(column.classes) > 1:

@@ -19,9 +19,8 @@ import pydantic
 
 from must_jax.data import shards
 from must_jax.data.confidence import Threshold, check_classes
-from must_jax.data.encodings import kind_from_dict, kind_to_dict
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.kinds import LabelKind, MapLabel, kind_from_dict
 from must_jax.errors import UserError
 from must_jax.labels.summary import Summary
 from must_jax.reading import read_json, validated
@@ -30,7 +29,6 @@ FILE = "manifest.json"
 DATASET = "labels"  # the TFDS name of every column
 RECORD_SUFFIX = ".json"  # of a shard's record, while the column is being made
 SHARD_FILES = f"{DATASET}-{shards.SPLIT}.array_record-*-of-?????"
-_INVALID = "code 0"  # for maps of scalars or vectors
 _MEANING: dict[str, Any] = {
     **dict.fromkeys(
         ("task", "task_kind", "kind", "classes", "unit", "map_stride", "rule", "min_confidence", "min_confidences"),
@@ -147,7 +145,7 @@ class Manifest(_Record):
     Attributes:
       task: its name.
       task_kind: what kind of task it is; "" = its name says so.
-      kind: the label kind as `encodings.kind_to_dict` writes it.
+      kind: the label kind as `LabelKind.to_dict` writes it.
       unit: of a map's values.
       invalid: how a missing value of a map is coded in the files.
       map_stride: pixels of the teacher's input per cell of a map; 0 without maps.
@@ -199,8 +197,8 @@ class Manifest(_Record):
     def describe(cls, kind: LabelKind, **values: Any) -> Manifest:
         """The manifest of a column that is yet to be made; `values` are the other fields."""
         if isinstance(kind, MapLabel):
-            values |= {"unit": kind.unit, "invalid": str(kind.ignore_id) if kind.content == "ids" else _INVALID}
-        return cls(kind=kind_to_dict(kind), **{"created": _now(), **values})
+            values |= {"unit": kind.unit, "invalid": kind.invalid}
+        return cls(kind=kind.to_dict(), **{"created": _now(), **values})
 
     @property
     def threshold(self) -> Threshold:

@@ -10,15 +10,15 @@ import numpy as np
 
 from must_jax.cores import cores
 from must_jax.data.decoding import ImageShape, image_shape
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
+from must_jax.data.kinds import Label
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError
 from must_jax.files import taken
 from must_jax.labels import manifest
 from must_jax.labels.formats.base import Annotations, Photo
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal
 from must_jax.labels.manifest import Manifest, SourceRecord
-from must_jax.labels.statistics import Statistics
 from must_jax.labels.writer import ColumnWriter, Encoded
 from must_jax.progress import Progress
 
@@ -99,7 +99,7 @@ def check(description: Manifest, photos: Photos, annotations: Annotations) -> St
             except UserError as error:
                 refused.append(str(error))
             else:
-                statistics.add(annotations.kind, position, _ABSENT if label is None else label)
+                annotations.kind.count(_ABSENT if label is None else label, position, statistics)
         return statistics, refused
 
     total, refused, of = Statistics(len(description.classes)), [], ""

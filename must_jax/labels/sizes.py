@@ -10,31 +10,16 @@ from pathlib import Path
 from array_record.python.array_record_module import ArrayRecordReader
 
 from must_jax.data import shards
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import LabelKind
 from must_jax.labels.manifest import Manifest
 
 _RECORD = 640  # bytes: field names and framing of one record, headers and tables of its pictures
 _SHARD = 3 * 2**16  # overhead of a file: each of its own parts starts a block of 64 KiB
-_KEPT = 4 + 2  # class and probability
-_BOX = 4 * 4 + 2 + 4  # corners, class and score as TFDS stores them
-_CELL = {"ids": 1, "scalar": 2, "vector": 2}
 
 
 def most_bytes(kind: LabelKind, map_hw: tuple[int, int], images: int, shard_images: int) -> int:
-    """An upper estimate for all shards of a column: the codes of `encodings` before compression."""
-    return images * _bytes_per_image(kind, map_hw) + math.ceil(images / shard_images) * _SHARD
-
-
-def _bytes_per_image(kind: LabelKind, map_hw: tuple[int, int]) -> int:
-    match kind:
-        case VectorLabel(top_k=0):
-            return _RECORD + 2 * kind.size
-        case VectorLabel():
-            return _RECORD + _KEPT * kind.top_k
-        case BoxesLabel():
-            return _RECORD + (_BOX + kind.ignore) * kind.max_boxes
-        case MapLabel():
-            return _RECORD + (_CELL[kind.content] + kind.confidence) * map_hw[0] * map_hw[1]
+    """An upper estimate for all shards of a column: its codes before compression."""
+    return images * (_RECORD + kind.most_bytes(map_hw)) + math.ceil(images / shard_images) * _SHARD
 
 
 def stored_records(folder: Path, description: Manifest) -> list[bytes]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel, objects
+from must_jax.data.kinds import LabelKind
+from must_jax.data.kinds.base import not_finite
 
 
 class Summary(pydantic.BaseModel):
@@ -54,7 +55,7 @@ class Summary(pydantic.BaseModel):
         parts = [f"{how_many}, images with each: {listed}{'' if few else ', ...'}"]
         if never and not few:
             parts.append(f"{len(never)} without any: {', '.join(never[:5])}{', ...' * (len(never) > 5)}")
-        if len(classes) - len(never) == 1 and not isinstance(kind, BoxesLabel):
+        if len(classes) - len(never) == 1 and not kind.one_class_teaches:
             parts.append("one class alone teaches nothing")
         if alike := _alike(classes):
             parts.append(f"{' and '.join(map(repr, alike))} are separate classes whose names are spelt nearly the same")
@@ -87,37 +88,20 @@ def summarize(kind: LabelKind, label: Mapping[str, np.ndarray]) -> Summary:
     """The summary of one image's label."""
     if not label["present"]:
         return Summary(images=1, absent=1)
-    if broken := sum(int(np.count_nonzero(~np.isfinite(values))) for values in label.values()):
+    if broken := not_finite(label):
         return Summary(images=1, not_finite=broken)
-    match kind:
-        case VectorLabel():
-            top = int(np.argmax(label["probs"]))
-            confidence = float(label["probs"][top])
-            return Summary(images=1, images_with_class=_marked([top]), confidence=confidence, confident=1)
-        case BoxesLabel():
-            real = objects(label)
-            scores = label["scores"][real]
-            return Summary(
-                images=1,
-                empty=int(not real.any()),
-                images_with_class=_marked(label["classes"][real]),
-                confidence=float(scores.sum()),
-                confident=len(scores),
-            )
-        case MapLabel(content="ids"):
-            ids = label[kind.field]
-            labelled = ids != kind.ignore_id
-            return Summary(
-                images=1,
-                empty=int(not labelled.any()),
-                images_with_class=_marked(ids[labelled]),
-                covered=float(labelled.mean()),
-            )
-        case MapLabel():
-            return Summary(images=1, empty=int(not label["valid"].any()), covered=float(label["valid"].mean()))
+    contents = kind.contents(label)
+    return Summary(
+        images=1,
+        empty=int(kind.is_empty(label)),
+        images_with_class=_marked(contents.classes) if len(contents.classes) else [],
+        confidence=float(contents.confidence.sum()),
+        confident=len(contents.confidence),
+        covered=float(contents.known.mean()) if contents.known is not None else 0.0,
+    )
 
 
-def _marked(classes: np.ndarray | list[int]) -> list[int]:
+def _marked(classes: np.ndarray) -> list[int]:
     """Class indices to 0 or 1 per class: [2, 0, 2] -> [1, 0, 1]."""
     return np.minimum(np.bincount(np.asarray(classes, np.int64)), 1).tolist()
 

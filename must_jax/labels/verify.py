@@ -14,10 +14,10 @@ import numpy as np
 
 from must_jax import files
 from must_jax.cores import cores
-from must_jax.data import encodings
 from must_jax.data.datasets import count_records
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.known import UNSETTLED, Known, key_of
+from must_jax.data.records import Records
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.columns import labelled_images, read_records
@@ -188,10 +188,10 @@ def _differs(folder: Path, shard: ShardRecord) -> str:
     return f"holds {count} labels instead of {shard.count}; {_AGAIN}"
 
 
-def _unreadable(column: Manifest, records: encodings.Records, position: int) -> str:
+def _unreadable(column: Manifest, records: Records, position: int) -> str:
     """Why the label of an image cannot be read, or ""."""
     try:
-        encodings.decode(column.label_kind, records[position], len(column.classes))
+        column.label_kind.decode(records[position], len(column.classes))
     except Exception as error:
         return f"has a label of image {position} that cannot be read: {error}"
     return ""

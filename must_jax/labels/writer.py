@@ -12,10 +12,8 @@ import tensorflow_datasets as tfds
 
 from must_jax import files
 from must_jax.config import in_todays_names
-from must_jax.data import encodings, shards
-from must_jax.data.confidence import by_rule
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import LabelKind, VectorLabel
+from must_jax.data import shards
+from must_jax.data.kinds import Label, LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.manifest import AbsentRecord, Manifest, ShardRecord
@@ -61,7 +59,7 @@ class Shard:
 
     def skip(self, name: str, reason: str) -> None:
         """Records that the next image has no label."""
-        self.add(name, encodings.absent(self._kind, (1, 1)))
+        self.add(name, self._kind.absent((1, 1)))
         self.absent.append(AbsentRecord(name=name, reason=reason))
 
 
@@ -146,8 +144,8 @@ class ColumnWriter:
         """The slow part of adding a label; thread-safe."""
         # Summarises the label as it will be read: a threshold may lie between a confidence and its stored value.
         least = self.manifest.threshold.least(self.manifest.classes)
-        as_read = by_rule(self._kind, encodings.rounded(label), least)
-        record = encodings.serialize(self._kind, encodings.encode(self._kind, label))
+        as_read = self._kind.by_rule(self._kind.as_stored(label), least)
+        record = self._kind.serialize(self._kind.encode(label))
         return Encoded(record, summarize(self._kind, as_read))
 
 
@@ -163,7 +161,7 @@ def still_to_write(folder: Path, description: Manifest) -> list[int]:
 
 def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
     """File name -> text, for the files that make the folder of a complete column a TFDS dataset."""
-    features = tfds.features.FeaturesDict(encodings.features(column.label_kind))
+    features = tfds.features.FeaturesDict(column.label_kind.features())
     about = f"{column.task} labels by {column.maker}; see {manifest.FILE}"
     lengths, size = [shard.count for shard in column.shards], sum(shard.bytes for shard in column.shards)
     return shards.descriptions(folder, manifest.DATASET, features, about, lengths, size)
@@ -172,7 +170,7 @@ def dataset_files(column: Manifest, folder: Path) -> dict[str, str]:
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
     ours, theirs = wanted.model_dump(exclude=_FREE), there.model_dump(exclude=_FREE)
     ours["rule"], theirs["rule"] = map(in_todays_names, (ours["rule"], theirs["rule"]))
-    theirs["kind"] = encodings.kind_to_dict(there.label_kind)  # an older column may lack new fields
+    theirs["kind"] = there.label_kind.to_dict()  # an older column may lack new fields
     if isinstance(there.label_kind, VectorLabel) and there.label_kind == wanted.label_kind:
         ours["kind"] = theirs["kind"]  # it goes on as it was begun, however many numbers it stores
     differing = [name for name, value in ours.items() if theirs[name] != value]

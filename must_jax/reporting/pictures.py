@@ -15,12 +15,12 @@ from must_jax import trained
 from must_jax.config import LabelConfig, SourceConfig, TrainConfig
 from must_jax.cores import ahead, cores
 from must_jax.data.augment import apply as place
-from must_jax.data.augment import letterbox_geometry
 from must_jax.data.batching import Source, label_of
 from must_jax.data.decoding import decode_image
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import evenly_spread, open_images
+from must_jax.data.kinds import Label
 from must_jax.data.letterbox import content_of
+from must_jax.data.placing import letterbox_geometry
 from must_jax.data.shards import COLUMNS
 from must_jax.engine.mesh import setup_devices
 from must_jax.errors import UserError

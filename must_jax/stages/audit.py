@@ -117,7 +117,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         **result.audited.model_dump(mode="json"),
         "validation": column.manifest.teacher.metrics if column.manifest.teacher else {},
         "against_truth": dict(result.scores),
-        "statistics": result.statistics.readable(column.kind, column.classes),
+        "statistics": column.kind.readable(result.statistics, column.classes),
     }
 
 

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from must_jax.config import LabelsConfig
 from must_jax.data.image_sets import evenly_spread, open_images
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, _holds, find_columns
 from must_jax.labels.manifest import Manifest
-from must_jax.labels.statistics import Statistics
 from must_jax.labels.told import told
 from must_jax.labels.verify import Described
 from must_jax.progress import counted, readable_bytes, say
@@ -55,7 +55,7 @@ def contents(folder: Path, column: Manifest) -> str:
     try:
         labels = LabelColumn(folder)
         for position in (positions := evenly_spread(len(labels), SAMPLED)):
-            statistics.add(labels.kind, position, labels[position])
+            labels.kind.count(labels[position], position, statistics)
     except UserError as error:
         return str(error)
     of = f", in a sample of {len(positions)} labels" if len(positions) < len(labels) else ""

@@ -18,8 +18,8 @@ from pydantic import Field
 from must_jax.config import ModelConfig
 from must_jax.config.base import MaxBoxes, read_options
 from must_jax.data.confidence import Threshold, check_classes
-from must_jax.data.kinds import LabelKind, MapLabel
-from must_jax.data.letterbox import Content, on_image
+from must_jax.data.kinds import LabelKind
+from must_jax.data.letterbox import Content
 
 Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; the leading axis is the batch, B
 NumpyArrays = Mapping[str, np.ndarray]
@@ -181,13 +181,11 @@ class Task(pydantic.BaseModel, abc.ABC):
         Args:
           content: the share of the input's rows and columns that the image takes up, from the top left.
         """
-        return on_image(self.label, prediction, content, hw)
+        return self.label.on_image(prediction, content, hw)
 
     def in_frame_of(self, label: NumpyArrays, prediction: NumpyArrays, content: Content) -> NumpyArrays:
         """`on_image`, at the resolution of the label."""
-        kind = self.label
-        hw = label[kind.field].shape[:2] if isinstance(kind, MapLabel) else (0, 0)
-        return self.on_image(prediction, content, hw)
+        return self.on_image(prediction, content, self.label.map_hw(label))
 
     @abc.abstractmethod
     def metrics(self) -> TaskMetrics:

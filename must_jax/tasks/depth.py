@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from must_jax.config import ModelConfig
-from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds import ScalarsLabel
 from must_jax.data.letterbox import whole_valid
 from must_jax.data.units import INVERSE, METRES
 from must_jax.models.heads import dense_head
@@ -44,8 +44,8 @@ class Depth(MapTask):
     1 / depth, as MiDaS, DPT and Depth Anything give it: the larger, the nearer."""
 
     @property
-    def label(self) -> MapLabel:
-        return MapLabel("depth", "scalar", METRES if self.depth_kind == "metric_m" else self.depth_kind)
+    def label(self) -> ScalarsLabel:
+        return ScalarsLabel("depth", METRES if self.depth_kind == "metric_m" else self.depth_kind)
 
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(1, model)

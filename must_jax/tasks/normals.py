@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from must_jax.config import ModelConfig
-from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds import DirectionsLabel
 from must_jax.data.letterbox import whole_valid
 from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
@@ -33,8 +33,8 @@ class Normals(MapTask):
     counted: ClassVar[str] = "normals"
 
     @property
-    def label(self) -> MapLabel:
-        return MapLabel("normals", "vector")
+    def label(self) -> DirectionsLabel:
+        return DirectionsLabel("normals")
 
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(3, model)

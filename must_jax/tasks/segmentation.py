@@ -15,7 +15,7 @@ from pydantic import Field
 from must_jax.config import ModelConfig
 from must_jax.config.base import ShareByClass
 from must_jax.data.confidence import sure
-from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID, MapLabel
+from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID, IdsLabel
 from must_jax.data.letterbox import Content, most_likely
 from must_jax.errors import UserError
 from must_jax.models.heads import dense_head
@@ -47,8 +47,8 @@ class Segmentation(MapTask):
     read, and another one can be set without labelling again."""
 
     @property
-    def label(self) -> MapLabel:
-        return MapLabel("ids", "ids", confidence=self.keep_confidence, wide=len(self.classes) > IGNORE_ID)
+    def label(self) -> IdsLabel:
+        return IdsLabel("ids", confidence=self.keep_confidence, wide=len(self.classes) > IGNORE_ID)
 
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(len(self.classes), model)

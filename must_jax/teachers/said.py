@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from must_jax.data.inputs import Input, Placed
-from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, IdsLabel, ValuesLabel, VectorLabel
 from must_jax.data.letterbox import Content
 from must_jax.tasks.base import NumpyArrays, Task
 
@@ -101,16 +101,15 @@ def predicted(task: Task, said: Said, input_: Input, placed: Placed, map_hw: tup
             return {"probs": np.asarray(probs, np.float32)}
         case BoxesLabel(), Boxes():
             return _boxes(task, said, kind.max_boxes, input_, placed, content_of(input_, placed, map_hw))
-        case MapLabel(content="ids"), Regions():
+        case IdsLabel(), Regions():
             ids, confidence = _regions(task, said, input_, placed, hw)
-            type_ = np.uint16 if kind.wide else np.uint8
-            unlabelled = np.where(ids < 0, kind.ignore_id, ids).astype(type_)
+            unlabelled = np.where(ids < 0, kind.ignore_id, ids).astype(kind.type)
             return {"ids": _cornered(unlabelled, map_hw), "confidence": _cornered(confidence, map_hw)}
-        case MapLabel(content=content), Values():
-            shape = (3,) if content == "vector" else ()
+        case ValuesLabel(), Values():
+            shape = kind.axes
             if said.values.ndim != 2 + len(shape) or said.values.shape[2:] != shape:
                 raise ValueError(f"{task.name}: a map of shape {list(said.values.shape)}")
-            values, valid = _values(said, input_, placed, hw, unit=content == "vector")
+            values, valid = _values(said, input_, placed, hw, unit=bool(shape))
             return {kind.field: _cornered(values, map_hw), "valid": _cornered(valid, map_hw)}
     raise ValueError(f"{task.name}: {type(said).__name__} is no answer for a task of kind {task.kind}")
 
@@ -125,11 +124,10 @@ def shapes(task: Task, rows: int, map_hw: tuple[int, int]) -> dict[str, np.ndarr
         case BoxesLabel(n):
             like = {"boxes_yxyx": ((n, 4), np.float32), "classes": ((n,), np.int32)}
             like |= {name: ((n,), np.float32) for name in ("scores", "valid")}
-        case MapLabel(content="ids"):
-            like = {"ids": (map_hw, np.uint16 if kind.wide else np.uint8), "confidence": (map_hw, np.float32)}
-        case _:
-            axes = (3,) if kind.content == "vector" else ()
-            like = {kind.field: ((*map_hw, *axes), np.float32), "valid": (map_hw, np.float32)}
+        case IdsLabel():
+            like = {"ids": (map_hw, kind.type), "confidence": (map_hw, np.float32)}
+        case ValuesLabel():
+            like = {kind.field: ((*map_hw, *kind.axes), np.float32), "valid": (map_hw, np.float32)}
     return {name: np.broadcast_to(np.zeros((), type_), (rows, *shape)) for name, (shape, type_) in like.items()}
 
 

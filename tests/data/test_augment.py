@@ -12,12 +12,13 @@ import pytest
 
 from must_jax.config import AugmentConfig
 from must_jax.data import scenes
-from must_jax.data.augment import PADDING_RGB, Geometry, Span, apply, letterbox_geometry, sample_geometry, sample_scale
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, MapLabel, VectorLabel
+from must_jax.data.augment import PADDING_RGB, apply, sample_geometry, sample_scale
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, DirectionsLabel, IdsLabel, ScalarsLabel, VectorLabel
+from must_jax.data.placing import Geometry, Span, letterbox_geometry
 
-IDS = MapLabel("ids", "ids")
-DEPTH = MapLabel("depth", "scalar", "m")
-NORMALS = MapLabel("normals", "vector")
+IDS = IdsLabel("ids")
+DEPTH = ScalarsLabel("depth", "m")
+NORMALS = DirectionsLabel("normals")
 BOXES = BoxesLabel(6)
 PRESENT = np.float32(1)
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from must_jax.config import AugmentConfig, InputConfig
-from must_jax.data import batching, encodings
+from must_jax.data import batching
 from must_jax.data.batching import Batch, Source, eval_batches, train_batches
 from must_jax.data.image_sets import ImageSet, Truth, open_images
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, IdsLabel, LabelKind, ScalarsLabel, VectorLabel
 from must_jax.errors import UserError
 
-KINDS = {"size": VectorLabel(2), "things": BoxesLabel(3), "range": MapLabel("depth", "scalar", "m")}
+KINDS = {"size": VectorLabel(2), "things": BoxesLabel(3), "range": ScalarsLabel("depth", "m")}
 AUGMENT = AugmentConfig(scale_min=0.7, scale_max=1.4)
 
 
@@ -38,9 +38,9 @@ def image_set(name: str, count: int, tasks: tuple[str, ...], broken: tuple[int, 
                 "valid": np.ones((height // 2, width // 2)),
             },
         }
-        encoded = {task: encodings.encode(KINDS[task], labels[task]) for task in tasks}
+        encoded = {task: KINDS[task].encode(labels[task]) for task in tasks}
         records.append({"image": b"broken" if i in broken else png, "name": f"{i}", **encoded})
-    truth = {task: Truth(KINDS[task], (), task, functools.partial(encodings.decode, KINDS[task])) for task in tasks}
+    truth = {task: Truth(KINDS[task], (), task, functools.partial(KINDS[task].decode)) for task in tasks}
     return ImageSet(name, count, records.__getitem__, name, truth)
 
 
@@ -217,7 +217,7 @@ def test_a_broken_image_is_masked_and_reported():
 
 @pytest.mark.parametrize(
     "kind, message",
-    [(VectorLabel(3), "size=2.*size=3"), (MapLabel("ids", "ids"), "MapLabel"), (BoxesLabel(3), "BoxesLabel")],
+    [(VectorLabel(3), "size=2.*size=3"), (IdsLabel("ids"), "IdsLabel"), (BoxesLabel(3), "BoxesLabel")],
 )
 def test_labels_of_another_kind_are_a_mistake(kind: LabelKind, message: str):
     a = source("a", 5, ("size",))

@@ -16,8 +16,8 @@ import pytest
 import tensorflow_datasets as tfds
 from processes import wait_until
 
-from must_jax.data import encodings, scenes
-from must_jax.data.kinds import MapLabel
+from must_jax.data import scenes
+from must_jax.data.kinds import MapLabel, kind_from_dict
 from must_jax.data.scenes import __main__ as grid
 from must_jax.data.scenes import builder
 from must_jax.data.scenes.configs import CONFIGS, SPLITS, encode_examples, render_image
@@ -42,7 +42,7 @@ def test_every_config_opens_with_the_truth_it_promises(name: str, tmp_path: Path
     tasks = dataset.info.metadata["tasks"]
     assert set(tasks) == set(config.truths)
     for task, truth in config.truths.items():
-        assert encodings.kind_from_dict(tasks[task]["kind"]) == truth.kind
+        assert kind_from_dict(tasks[task]["kind"]) == truth.kind
         assert tuple(tasks[task]["classes"]) == truth.classes
         assert len(truth.classes) > 1 or task in ("depth", "normals")
     skip = {
@@ -56,7 +56,7 @@ def test_every_config_opens_with_the_truth_it_promises(name: str, tmp_path: Path
         assert record["name"].decode() == f"{name}-{split}-000001"
         assert np.abs(record["image"].astype(int) - rendering.image).mean() < 4  # JPEG
         for task, truth in config.truths.items():
-            stored = encodings.decode(truth.kind, record[task])
+            stored = truth.kind.decode(record[task])
             for field, expected in truth.make(scene, rendering).items():
                 tolerance = 2.2e-2 if field == "normals" else 1e-2  # 1.25 degrees
                 np.testing.assert_allclose(stored[field], expected, atol=tolerance, err_msg=f"{task} {field}")

@@ -13,7 +13,6 @@ from hand_made import KINDS
 from made_column import make_column
 
 from must_jax.config import TrainConfig
-from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import ImageSet, open_images
 from must_jax.data.sample import drawn
 from must_jax.errors import UserError
@@ -251,7 +250,7 @@ def test_a_lower_threshold_can_make_a_column_worth_reading(
     def unsure(index: int) -> dict[str, np.ndarray]:
         return {"ids": np.array([[0, 1, 2]]), "confidence": np.full((1, 3), 0.4, np.float32)}
 
-    kept = {"kind": kind_to_dict(KINDS["segmentation kept"]), "min_confidence": 0.5}
+    kept = {"kind": KINDS["segmentation kept"].to_dict(), "min_confidence": 0.5}
     column = make_column(tmp_path / "column", "segmentation", images, unsure, **kept)
     made = manifest.read(column)
     judging.write(column, made, judging.known_from_manifest(made, Score("miou", 50.0, 20.0)), 48)

@@ -27,7 +27,7 @@ from true_sets import (
 from must_jax.config import AugmentConfig, PrepareConfig, SourceConfig, TruthConfig
 from must_jax.data.batching import Source, eval_batches, train_batches
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.kinds import BoxesLabel, MapLabel, VectorLabel, objects
+from must_jax.data.kinds import BoxesLabel, DirectionsLabel, IdsLabel, ScalarsLabel, VectorLabel, objects
 from must_jax.data.preparing import prepare
 from must_jax.data.sample import drawn
 from must_jax.data.shards import COLUMNS
@@ -178,7 +178,7 @@ def test_voc_masks(images: ImageSet, tmp_path: Path):
     for i, ids in wanted.items():
         write_palette_png(tmp_path / f"masks/{Path(NAMES[i]).stem}.png", blocks(ids))
     column = imported(images, "segmentation", tmp_path / "c", format="voc_masks", path=str(tmp_path / "masks"))
-    assert column.kind == MapLabel("ids", "ids")
+    assert column.kind == IdsLabel("ids")
     assert (len(column.classes), column.classes[0], column.classes[20]) == (21, "background", "tvmonitor")
     assert_ids(images, column, wanted)
 
@@ -246,7 +246,7 @@ def test_depth_png(images: ImageSet, tmp_path: Path):
     column = imported(
         images, "depth", tmp_path / "c", format="depth_png", path=str(tmp_path / "depth"), options=options
     )
-    assert column.kind == MapLabel("depth", "scalar", "m")
+    assert column.kind == ScalarsLabel("depth", "m")
     assert (column.manifest.unit, column.manifest.source.options["invalid"]) == ("m", 65535)
     seen = in_batches(images, column)
     assert sorted(seen) == sorted(codes)
@@ -272,7 +272,7 @@ def test_normal_png(bits: int, images: ImageSet, tmp_path: Path):
     column = imported(
         images, "normals", tmp_path / "c", format="normal_png", path=str(tmp_path / "normals"), options=options
     )
-    assert column.kind == MapLabel("normals", "vector")
+    assert column.kind == DirectionsLabel("normals")
     seen = in_batches(images, column)
     assert sorted(seen) == sorted(wanted)
     for i, normals in wanted.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, DirectionsLabel, IdsLabel, LabelKind, MapLabel, ScalarsLabel, VectorLabel
 from must_jax.data.sample import drawn
 from must_jax.labels.manifest import ImagesRecord, Manifest, TeacherRecord
 from must_jax.labels.writer import ColumnWriter
@@ -16,10 +16,10 @@ from must_jax.labels.writer import ColumnWriter
 KINDS: dict[str, LabelKind] = {
     "classification": VectorLabel(3),
     "detection": BoxesLabel(4),
-    "segmentation": MapLabel("ids", "ids"),
-    "depth": MapLabel("depth", "scalar", "m"),
-    "normals": MapLabel("normals", "vector"),
-    "segmentation kept": MapLabel("ids", "ids", confidence=True),
+    "segmentation": IdsLabel("ids"),
+    "depth": ScalarsLabel("depth", "m"),
+    "normals": DirectionsLabel("normals"),
+    "segmentation kept": IdsLabel("ids", confidence=True),
 }
 CLASSES = dict.fromkeys(("classification", "detection", "segmentation", "segmentation kept"), ("a", "b", "c"))
 TEACHER = TeacherRecord(

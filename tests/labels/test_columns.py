@@ -12,10 +12,8 @@ import tensorflow_datasets as tfds
 from hand_made import KINDS, TEACHER, Images, describe, label_of, write_column
 from smooth import jpeg
 
-from must_jax.data import encodings
 from must_jax.data.batching import Source
 from must_jax.data.confidence import Threshold
-from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import LabelKind, VectorLabel
 from must_jax.data.sample import drawn
@@ -82,7 +80,7 @@ def test_columns_are_tfds_datasets_for_a_process_without_must_jax(tmp_path: Path
 
 def test_of_distributions_only_the_largest_probabilities_are_stored(tmp_path: Path) -> None:
     """As any program can read them; a column that was begun without this goes on as it is."""
-    kinds = {name: kind_to_dict(VectorLabel(3, top_k)) for name, top_k in (("top", 1), ("all", 0))}
+    kinds = {name: VectorLabel(3, top_k).to_dict() for name, top_k in (("top", 1), ("all", 0))}
     for name, kind in kinds.items():
         writer = ColumnWriter(tmp_path / name, describe("classification", Images(6), kind=kind))
         with writer.shard(0) as labels:
@@ -137,10 +135,11 @@ def test_a_column_from_before_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
     for task, stored in features.items():
         folder = tmp_path / task
         with monkeypatch.context() as patch:
-            patch.setattr(encodings, "features", lambda kind, stored=stored: stored)
-            patch.setattr(encodings, "encode", encode)
+            kind = type(KINDS[task])
+            patch.setattr(kind, "features", lambda self, stored=stored: stored)
+            patch.setattr(kind, "encode", encode)
             serialize = tfds.features.FeaturesDict(stored).serialize_example
-            patch.setattr(encodings, "serialize", lambda kind, record, serialize=serialize: serialize(record))
+            patch.setattr(kind, "serialize", lambda self, record, serialize=serialize: serialize(record))
             write_column(folder, task, Images())
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["min_confidence"]

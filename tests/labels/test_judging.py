@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hand_made import KINDS, TEACHER, Images, describe
 
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError
 from must_jax.labels import judging
 from must_jax.labels.judging import Finding, Score
 from must_jax.labels.manifest import Manifest, ShardRecord, SourceRecord
-from must_jax.labels.statistics import Statistics
 from must_jax.labels.summary import Summary
 
 NEAR_CHANCE = "top1 is 50.0, and up to 50.0 is near chance (the best constant prediction gets 45.0)"
@@ -156,5 +156,5 @@ def test_a_part_that_fails_counts_whatever_a_fuller_audit_has_said(tmp_path: Pat
 def test_every_kind_has_a_verdict() -> None:
     for task, kind in KINDS.items():
         made = Statistics(3)
-        made.add(kind, 0, {"present": np.float32(0)})
+        kind.count({"present": np.float32(0)}, 0, made)
         assert made.absent == 1 and reasons(judging.known_from_labels(column(task), made)) == {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, IdsLabel, LabelKind, VectorLabel
 from must_jax.labels.summary import Summary
 
-IDS = MapLabel("ids", "ids")
+IDS = IdsLabel("ids")
 
 
 @pytest.mark.parametrize(

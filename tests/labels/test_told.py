@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
-from must_jax.labels.statistics import Statistics
+from must_jax.data.kinds import BoxesLabel, IdsLabel, LabelKind, ScalarsLabel, VectorLabel
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.labels.told import told
 
 
@@ -16,7 +16,7 @@ def line(kind: LabelKind, classes: tuple[str, ...], *labels: dict[str, Any]) -> 
     """In two parts that are merged, as threads make them."""
     parts = [Statistics(len(classes)), Statistics(len(classes))]
     for i, label in enumerate(labels):
-        parts[i % 2].add(kind, i, {"present": np.float32(1)} | label)
+        kind.count({"present": np.float32(1)} | label, i, parts[i % 2])
     parts[0].merge(parts[1])
     return told(kind, classes, parts[0])
 
@@ -63,7 +63,7 @@ def test_boxes_that_are_all_in_the_first_corner(count: int, asked: bool):
 def test_vectors_and_ids():
     labels = [{"probs": np.array(probs, np.float32)} for probs in ((1, 0), (1, 0), (0, 1))]
     assert line(VectorLabel(2), ("cat", "dog"), *labels) == "2 classes, images with each: cat 2, dog 1"
-    kind = MapLabel("ids", "ids")
+    kind = IdsLabel("ids")
     ids = {"ids": np.array([[0, 0, 1, 255]], np.int32)}
     assert line(kind, ("road", "sky", "car"), ids, {"ids": np.full((1, 4), 255, np.int32)}) == (
         "3 classes, images with each: road 1, sky 1, car 0; of the pixels road 66.7 %, sky 33.3 %; "
@@ -73,6 +73,6 @@ def test_vectors_and_ids():
 
 def test_maps():
     depth = {"depth": np.array([[1.0, 2, 4, 0]], np.float32), "valid": np.array([[1, 1, 1, 0]], np.float32)}
-    assert line(MapLabel("depth", "scalar", "m"), (), depth) == "depth from 1 over about 2 (median) to 4 m; valid: 75 %"
+    assert line(ScalarsLabel("depth", "m"), (), depth) == "depth from 1 over about 2 (median) to 4 m; valid: 75 %"
     nothing = {"depth": np.zeros((1, 1), np.float32), "valid": np.zeros((1, 1), np.float32)}
-    assert line(MapLabel("depth", "scalar", "m"), (), nothing) == "no pixel with a label; 1 of 1 image empty"
+    assert line(ScalarsLabel("depth", "m"), (), nothing) == "no pixel with a label; 1 of 1 image empty"

@@ -18,9 +18,8 @@ from must_jax.auditing.findings import Result, audit_column
 from must_jax.config import AuditConfig
 from must_jax.data import image_sets
 from must_jax.data.decoding import decode_image
-from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import Column, ImageSet, open_images
-from must_jax.data.kinds import IGNORE_ID, MapLabel
+from must_jax.data.kinds import IGNORE_ID, DirectionsLabel, ScalarsLabel
 from must_jax.errors import UserError
 from must_jax.labels import judging, manifest
 from must_jax.labels.columns import LabelColumn, open_column
@@ -123,9 +122,7 @@ def test_depths_up_to_scale_and_shift_are_scored_against_metres(
         return label | {"depth": (1 + index) * depth + 3 * index}
 
     unit = {"metric_m": "m"}.get(kind, kind)
-    folder = make_column(
-        tmp_path, "depth", images, label_of, kind=kind_to_dict(MapLabel("depth", "scalar", unit)), unit=unit
-    )
+    folder = make_column(tmp_path, "depth", images, label_of, kind=ScalarsLabel("depth", unit).to_dict(), unit=unit)
     column, task = open_column(folder, images), build_task("depth", (), {"depth_kind": kind})
     true: Column = truth if scored else truth.in_unit("relative")
     result = audit_column(column, task, [true], EVERY)
@@ -300,11 +297,11 @@ def test_a_damaged_column_gets_no_verdict(label_run: Path, data_dir: Path, tmp_p
 def test_figures_are_short() -> None:
     known = {"images": 1200, "absent": 0, "unreadable": 0, "not_finite": 0, "empty_share": 0.0}
     depth = known | {"min": 0.00123456, "mean": 12.345, "max": 999.6, "quantiles": {"0.5": 1234.5}}
-    facts = presenting._facts(depth, MapLabel("depth", "scalar", "m"))
+    facts = presenting._facts(depth, ScalarsLabel("depth", "m"))
     wanted = {"min": "0.00123 m", "mean": "12.3 m", "max": "1,000 m", "50 % are below": "1,234 m"}
     assert facts | wanted == facts
     normals = known | {"mean_vector": [-0.001, 0.2, -0.9], "away": 0.0, "not_of_length_1": 0.0}
-    assert "0.00, 0.20, -0.90" in presenting._facts(normals, MapLabel("normals", "vector")).values()
+    assert "0.00, 0.20, -0.90" in presenting._facts(normals, DirectionsLabel("normals")).values()
 
 
 def test_images_that_are_gone_by_then_are_named_on_the_page(

@@ -12,9 +12,8 @@ from made_teacher import SMALL
 from must_jax import description
 from must_jax.config import AuditConfig, LabelConfig
 from must_jax.data import units
-from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import open_images
-from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds import ScalarsLabel
 from must_jax.labels import judging
 from must_jax.labels.columns import LabelColumn
 from must_jax.parsing import parse
@@ -25,14 +24,14 @@ SCENES, UNIT = "scenes/teacher_depth_tiny", "inverse_relative"
 
 def test_a_student_of_inverse_depth_is_measured_on_metres(data_dir: Path, tmp_path: Path) -> None:
     images = open_images(f"{SCENES}:train", data_dir)
-    kind, truth = MapLabel("depth", "scalar", UNIT), images.labels["depth"]
+    kind, truth = ScalarsLabel("depth", UNIT), images.labels["depth"]
 
     def inverse(index: int) -> dict[str, Any]:
         """With a scale and a shift that no one knows, as a teacher of that kind gives it."""
         found = units.converted(truth[index], "m", kind)
         return found | {"depth": np.float32(3 + index) * found["depth"] + np.float32(index)}
 
-    column = make_column(tmp_path / "columns/seer-depth", "depth", images, inverse, kind=kind_to_dict(kind), unit=UNIT)
+    column = make_column(tmp_path / "columns/seer-depth", "depth", images, inverse, kind=kind.to_dict(), unit=UNIT)
     config = parse(
         {
             "stage": "train",

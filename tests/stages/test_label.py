@@ -21,9 +21,9 @@ from must_jax import files, trained
 from must_jax.config import LabelConfig, OptimizerConfig, PrepareConfig
 from must_jax.data import image_sets
 from must_jax.data.augment import apply as place
-from must_jax.data.augment import letterbox_geometry
 from must_jax.data.decoding import decode_image
 from must_jax.data.image_sets import ImageSet, open_images
+from must_jax.data.placing import letterbox_geometry
 from must_jax.data.preparing import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError

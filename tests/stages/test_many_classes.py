@@ -13,9 +13,8 @@ from photos import jpeg, write_files
 import must_jax
 from must_jax.config import LabelConfig, TrainConfig
 from must_jax.data.decoding import decode_image
-from must_jax.data.encodings import kind_to_dict
 from must_jax.data.image_sets import open_images
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, IdsLabel, LabelKind, MapLabel, VectorLabel
 from must_jax.inputs.sources import run_digest
 from must_jax.labels.columns import open_column
 from must_jax.labels.writer import ColumnWriter
@@ -29,7 +28,7 @@ def truth_column(home: Path, task: str, kind: LabelKind, count: int, label_of: A
     """True labels of the photos in `home` with classes "0", "1", ..."""
     images = open_images(f"folder:{home / 'photos'}", "")
     manifest = describe(
-        task, images, IMAGES, rule={}, teacher=None, kind=kind_to_dict(kind), classes=tuple(map(str, range(count)))
+        task, images, IMAGES, rule={}, teacher=None, kind=kind.to_dict(), classes=tuple(map(str, range(count)))
     )
     writer = ColumnWriter(home / task, manifest)
     for shard in writer.missing():
@@ -64,7 +63,7 @@ def ids(kind: MapLabel, count: int, index: int) -> dict[str, np.ndarray]:
 )
 def test_from_the_first_update_to_the_answers_of_the_student(classes: int, boxed: int, mapped: int, tmp_path: Path):
     write_files(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(IMAGES)})
-    kind = MapLabel("ids", "ids", wide=mapped > 255)
+    kind = IdsLabel("ids", wide=mapped > 255)
     columns = (
         truth_column(tmp_path, "classification", VectorLabel(classes), classes, lambda i: probs(classes, i)),
         truth_column(tmp_path, "detection", BoxesLabel(2), boxed, lambda i: boxes(boxed, i)),

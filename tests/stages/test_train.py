@@ -246,10 +246,10 @@ def test_validation_on_what_is_trained_on_is_told(config, tmp_path, capsys):
 
 class Column:
     def __init__(self, task="classification", classes=("a", "b"), teacher=None, unit=""):
-        from must_jax.data.kinds import MapLabel, VectorLabel
+        from must_jax.data.kinds import ScalarsLabel, VectorLabel
 
         self.task, self.classes, self.teacher = task, classes, teacher
-        self.kind = MapLabel("depth", "scalar", unit) if unit else VectorLabel(len(classes))
+        self.kind = ScalarsLabel("depth", unit) if unit else VectorLabel(len(classes))
 
     def in_unit(self, unit):
         return Column(self.task, self.classes, self.teacher, unit)

@@ -11,7 +11,6 @@ import pytest
 from measured import count
 
 from must_jax.config import ModelConfig
-from must_jax.data.confidence import confident, is_known
 from must_jax.engine.step import make_gradients
 from must_jax.errors import UserError
 from must_jax.tasks import TASKS, build_task
@@ -210,8 +209,8 @@ def test_a_prediction_becomes_a_label_that_can_be_read_and_drawn(case):
 def test_a_rule_leaves_nothing_below_its_least_confidence(case):
     predictions = case.predict()
     label = case.task.pseudo_label({key: value[0] for key, value in predictions.items()})
-    if is_known(case.task.label):
-        left = confident(case.task.label, label, case.task.min_confidence.least(case.task.classes))
+    if case.task.label.has_confidence:
+        left = case.task.label.confident(label, case.task.min_confidence.least(case.task.classes))
         assert left["present"] == 1
         assert np.sum(left.get("valid", 1)) == np.sum(label.get("valid", 1)) > 0
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from measured import count
 
-from must_jax.data.confidence import by_rule
 from must_jax.errors import UserError
 from must_jax.tasks import build_task
 
@@ -45,7 +44,7 @@ def test_with_its_confidence_a_pseudo_label_leaves_the_threshold_to_the_reader()
     assert label["ids"].tolist() == [[0, 0]]
     np.testing.assert_array_equal(label["confidence"], probs.max(-1))
     assert task.label.confidence and not build_task("segmentation", CLASSES).label.confidence
-    assert by_rule(task.label, label, task.min_confidence.least(CLASSES))["ids"].tolist() == [[0, 255]]
+    assert task.label.by_rule(label, task.min_confidence.least(CLASSES))["ids"].tolist() == [[0, 255]]
 
 
 def miou(predicted, truth, classes=CLASSES):

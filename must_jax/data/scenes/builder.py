@@ -21,7 +21,6 @@ import tensorflow_datasets as tfds
 
 from must_jax import preemption
 from must_jax.cores import cores
-from must_jax.data import encodings
 from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.scenes.configs import CONFIGS, encode_examples
 from must_jax.errors import UserError, nearest
@@ -63,8 +62,8 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
         }
         tasks = {}
         for task, truth in config.truths.items():
-            features[task] = encodings.features(truth.kind)
-            tasks[task] = {"kind": encodings.kind_to_dict(truth.kind), "classes": list(truth.classes)}
+            features[task] = truth.kind.features()
+            tasks[task] = {"kind": truth.kind.to_dict(), "classes": list(truth.classes)}
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,

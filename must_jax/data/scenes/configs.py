@@ -10,8 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from must_jax.data import encodings
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import BoxesLabel, DirectionsLabel, IdsLabel, LabelKind, ScalarsLabel, VectorLabel
 from must_jax.data.scenes.domains import HELD_OUT, MATERIALS, TRAINING, Domain, sample_scene, single
 from must_jax.data.scenes.renderer import Rendering, Scene, render
 
@@ -71,7 +70,7 @@ def _ids(groups: Groups, names: Callable[[Scene], list[str]]) -> Truth:
     def make(scene: Scene, rendering: Rendering) -> dict[str, Any]:
         return {"ids": np.array([indices[name] for name in names(scene)], np.uint8)[rendering.surfaces]}
 
-    return Truth(MapLabel("ids", "ids"), make, tuple(groups))
+    return Truth(IdsLabel("ids"), make, tuple(groups))
 
 
 def _things(scene: Scene) -> list[str]:
@@ -105,8 +104,8 @@ _HELD_OUT_GROUPS = {
     "low": ("slab", "ramp"),
     "angular": ("frustum", "tetrahedron", "house"),
 }
-_DEPTH = {"depth": Truth(MapLabel("depth", "scalar", "m"), _depth)}
-_NORMALS = {"normals": Truth(MapLabel("normals", "vector"), _normals)}
+_DEPTH = {"depth": Truth(ScalarsLabel("depth", "m"), _depth)}
+_NORMALS = {"normals": Truth(DirectionsLabel("normals"), _normals)}
 
 _TEACHER = {"train": 2000, "validation": 300, "test": 100}
 _DOWNSTREAM = {"train": 320, "validation": 150, "test": 400}
@@ -157,6 +156,6 @@ def encode_examples(name: str, split: str, indices: range) -> list[dict[str, Any
         _, jpeg = cv2.imencode(".jpg", rendering.image[..., ::-1], _JPEG)
         example: dict[str, Any] = {"image": jpeg.tobytes(), "name": f"{name}-{split}-{index:06d}"}
         for task, truth in CONFIGS[name].truths.items():
-            example[task] = encodings.encode(truth.kind, truth.make(scene, rendering))
+            example[task] = truth.kind.encode(truth.make(scene, rendering))
         examples.append(example)
     return examples

@@ -12,12 +12,11 @@ import pydantic
 
 from must_jax.config.base import read_options
 from must_jax.data.decoding import ImageShape
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import LabelKind, MapLabel
+from must_jax.data.kinds import Label, LabelKind
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError
 from must_jax.labels.formats.orientation import upright
-from must_jax.labels.statistics import Statistics
 from must_jax.progress import say
 
 PRESENT = np.float32(1)
@@ -132,9 +131,7 @@ def _has_aspect(hw: tuple[int, int], image_hw: tuple[int, int]) -> bool:
 
 def shape(kind: LabelKind) -> str:
     """A kind of label, in words."""
-    if isinstance(kind, MapLabel):
-        return f"map of {kind.content}{'' if kind.content == 'ids' else 's'}"
-    return type(kind).__name__.removesuffix("Label").lower()
+    return kind.called
 
 
 def known_classes(found: Sequence[str], declared: Sequence[str], where: Callable[[str], str]) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel
+from must_jax.data.kinds import BoxesLabel, Label
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Placed
 from must_jax.labels.formats.refusals import MOST_NAMED, refusal

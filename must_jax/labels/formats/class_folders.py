@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import LabelKind, VectorLabel
+from must_jax.data.kinds import Label, LabelKind, VectorLabel
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Annotations, Format, Photo, known_classes
 from must_jax.labels.formats.class_lists import Classes

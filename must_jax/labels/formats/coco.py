@@ -13,9 +13,8 @@ from pydantic import Field, FiniteFloat
 
 from must_jax import files
 from must_jax.config.base import Number
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import LabelKind
+from must_jax.data.kinds import Label, LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, never, some
 from must_jax.labels.formats.box_checks import MOST, OUTSIDE_PX, Boxes, BoxesFormat, ImageLabels, later

@@ -13,9 +13,8 @@ from pydantic import NonNegativeInt
 
 from must_jax import files
 from must_jax.data import folders
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
+from must_jax.data.kinds import IGNORE_ID, IdsLabel, Label, LabelKind
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, Placed
 from must_jax.labels.formats.class_lists import Classes
@@ -67,7 +66,7 @@ class CocoPanoptic(Placed):
         return hashlib.sha256(f"{files.sha256(path)} {digest_of_sizes(pngs, folder)}".encode()).hexdigest()
 
     def open(self, path: Path, names: Sequence[str], kind: LabelKind) -> Annotations:
-        assert isinstance(kind, MapLabel)  # according to `gives`
+        assert isinstance(kind, IdsLabel)  # according to `gives`
         folder = self._masks_of(path)
         listed: list[_Image] = []
         annotated: list[_Annotation] = []
@@ -84,7 +83,7 @@ class CocoPanoptic(Placed):
         by("file_name", listed, path)
         by("image_id", annotated, path)
         class_of, classes = category_classes(categories, self.classes, path)
-        stored = replace(kind, unit="", wide=len(classes) > IGNORE_ID)
+        stored = replace(kind, wide=len(classes) > IGNORE_ID)
         pngs = {folders.printable(name): folder / name for name in folders.files_below(folder, (SUFFIX,))}
         here, annotations = as_here(pngs), {}
         for each in annotated:

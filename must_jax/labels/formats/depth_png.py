@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from must_jax.config import Listed
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.data.units import INVERSE, METRES, RELATIVE
 from must_jax.errors import UserError
 from must_jax.labels.formats.png import Header, PngMaps, Seen, read_codes
-from must_jax.labels.statistics import Statistics
 from must_jax.progress import rounded, say
 
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}

@@ -13,10 +13,10 @@ from pydantic import Field
 
 from must_jax.config import Listed
 from must_jax.data.kinds import IGNORE_ID, WIDE_IGNORE_ID
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError, nearest
 from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.formats.png import Header, PngMaps, Seen, read_indices
-from must_jax.labels.statistics import Statistics
 from must_jax.progress import rounded, say
 
 Code = Annotated[int, Field(ge=0, le=WIDE_IGNORE_ID)]

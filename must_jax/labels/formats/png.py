@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -18,14 +17,13 @@ from pydantic import AfterValidator, NonNegativeInt
 
 from must_jax.config import Names
 from must_jax.data.decoding import check_pixels
-from must_jax.data.encodings import Label
 from must_jax.data.headers import opened, pixels
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import IGNORE_ID, LabelKind, MapLabel
+from must_jax.data.kinds import Label, LabelKind, MapLabel
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import PRESENT, Annotations, Photo, Placed
 from must_jax.labels.formats.names import digest_of_sizes, files_below, match, stem
-from must_jax.labels.statistics import Statistics
 
 SUFFIX = ".png"
 _OPENED_TOGETHER, _OPENING = 256, 16  # files at a time in each thread; threads, which wait for the network
@@ -123,7 +121,7 @@ class PngMaps(Placed):
         pngs = files_below(path, SUFFIX)
         files = {name: pngs[key] for name, key in match(names, pngs, str(path), self._as_key).items()}
         check_headers(files.values(), self.headers, self.name, self.unlike)
-        stored = replace(kind, unit=self.stored_unit, wide=len(self.class_names) > IGNORE_ID)
+        stored = kind.as_found(self.stored_unit, len(self.class_names))
         seen = Seen()
 
         def label(photo: Photo) -> Label | None:

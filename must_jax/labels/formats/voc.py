@@ -13,9 +13,9 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from must_jax.data.encodings import Label
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import LabelKind
+from must_jax.data.kinds import Label, LabelKind
+from must_jax.data.kinds.statistics import Statistics
 from must_jax.errors import UserError
 from must_jax.labels.formats.base import Annotations, Photo, known_classes
 from must_jax.labels.formats.box_checks import Boxes, BoxesFormat, ImageLabels, later
@@ -24,7 +24,6 @@ from must_jax.labels.formats.id_png import IdPng
 from must_jax.labels.formats.names import files_below, match, stem
 from must_jax.labels.formats.png import Seen
 from must_jax.labels.formats.refusals import refusal
-from must_jax.labels.statistics import Statistics
 from must_jax.progress import Progress, counted, say
 
 VOC_CLASSES = (

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from must_jax.data.decoding import ImageShape
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel, MapLabel
+from must_jax.data.kinds import BoxesLabel, IdsLabel, Label
 from must_jax.errors import UserError
 from must_jax.labels.formats import build_format
 from must_jax.labels.formats.base import Photo
@@ -23,7 +22,7 @@ CORNERS = np.array([(10 + 8 * i, 20, 50 + 8 * i, 70) for i in range(6)], np.floa
 
 
 def read(format_: str, path: Path, **options: Any) -> list[Label]:
-    kind = MapLabel("ids", "ids") if format_ == "coco_panoptic" else BoxesLabel(1)
+    kind = IdsLabel("ids") if format_ == "coco_panoptic" else BoxesLabel(1)
     annotations = build_format(format_, options).open(path, [f"p{i}.jpg" for i in range(6)], kind)
     labels = [annotations.label(Photo(f"p{i}.jpg", ImageShape(HEIGHT, WIDTH, 1))) for i in range(6)]
     assert all(label is not None for label in labels)

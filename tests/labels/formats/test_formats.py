@@ -13,8 +13,15 @@ import pytest
 from true_sets import NAMES, SIDE, voc_xml, write_coco, write_palette_png, write_png
 
 from must_jax.data.decoding import ImageShape
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import (
+    BoxesLabel,
+    DirectionsLabel,
+    IdsLabel,
+    Label,
+    LabelKind,
+    ScalarsLabel,
+    VectorLabel,
+)
 from must_jax.errors import UserError
 from must_jax.labels.formats import build_format
 from must_jax.labels.formats.base import Photo
@@ -22,9 +29,9 @@ from must_jax.labels.formats.base import Photo
 KINDS: dict[str, LabelKind] = {
     "vector": VectorLabel(0),
     "boxes": BoxesLabel(1),
-    "map of ids": MapLabel("ids", "ids"),
-    "map of scalars": MapLabel("depth", "scalar", "m"),
-    "map of vectors": MapLabel("normals", "vector"),
+    "map of ids": IdsLabel("ids"),
+    "map of scalars": ScalarsLabel("depth", "m"),
+    "map of vectors": DirectionsLabel("normals"),
 }
 
 

@@ -12,7 +12,7 @@ from true_sets import imported, write_images, write_png
 
 from must_jax.config import TruthConfig
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.kinds import MapLabel
+from must_jax.data.kinds import ScalarsLabel
 from must_jax.errors import UserError
 from must_jax.inputs import truth
 from must_jax.labels.columns import LabelColumn
@@ -234,7 +234,7 @@ def test_strange_depths_are_told(images: ImageSet, tmp_path: Path, capsys: pytes
 def test_depths_without_a_unit_are_taken_as_they_are(unit: str, images: ImageSet, tmp_path: Path):
     path = depths(tmp_path / "depth", 20_000)  # which would be kilometres
     read = column(images, "depth", "depth_png", path, unit=unit)
-    assert read.kind == MapLabel("depth", "scalar", unit) and read.manifest.unit == unit
+    assert read.kind == ScalarsLabel("depth", unit) and read.manifest.unit == unit
     np.testing.assert_allclose(read[0]["depth"], np.rint(PLANE_M * 20_000) * ~SKY, atol=2)
     with pytest.raises(UserError, match="max_m is in metres"):
         column(images, "depth", "depth_png", path, unit=unit, max_m=3)

@@ -12,8 +12,15 @@ import PIL.ImageOps
 import pytest
 
 from must_jax.data.decoding import ImageShape
-from must_jax.data.encodings import Label
-from must_jax.data.kinds import BoxesLabel, LabelKind, MapLabel, VectorLabel
+from must_jax.data.kinds import (
+    BoxesLabel,
+    DirectionsLabel,
+    IdsLabel,
+    Label,
+    LabelKind,
+    ScalarsLabel,
+    VectorLabel,
+)
 from must_jax.errors import UserError
 from must_jax.labels.formats import build_format
 from must_jax.labels.formats.base import Photo, Placed
@@ -52,9 +59,9 @@ def test_boxes(code: int):
 @CODES
 def test_maps(code: int):
     values = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH)).astype(np.uint8)
-    ids = upright(MapLabel("ids", "ids"), {"ids": values.astype(np.int32)}, code)
+    ids = upright(IdsLabel("ids"), {"ids": values.astype(np.int32)}, code)
     np.testing.assert_array_equal(ids["ids"], turned(values, code))
-    depth = upright(MapLabel("depth", "scalar"), {"depth": values / 2, "valid": values % 2, "present": 1}, code)
+    depth = upright(ScalarsLabel("depth"), {"depth": values / 2, "valid": values % 2, "present": 1}, code)
     np.testing.assert_array_equal(depth["depth"], turned(values, code) / 2)
     np.testing.assert_array_equal(depth["valid"], turned(values, code) % 2)
     assert depth["present"] == 1
@@ -67,7 +74,7 @@ def test_vectors_keep_pointing_at_what_they_pointed_at(code: int):
         return np.stack([x - columns, y - rows, np.full((height, width), -1)], -1).astype(np.float32)
 
     label = {"normals": towards(1, 6, HEIGHT, WIDTH), "valid": np.ones((HEIGHT, WIDTH))}
-    found = upright(MapLabel("normals", "vector"), label, code)["normals"]
+    found = upright(DirectionsLabel("normals"), label, code)["normals"]
     (y,), (x,) = np.nonzero(turned(spot(1, 6), code))
     np.testing.assert_array_equal(found, towards(y, x, *found.shape[:2]))
 

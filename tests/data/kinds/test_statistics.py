@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hand_made import CLASSES, KINDS, label_of
 
-from must_jax.data.kinds import IGNORE_ID, MapLabel
-from must_jax.labels.statistics import BINS, SHOWN, Statistics
+from must_jax.data.kinds import IGNORE_ID, MapLabel, ScalarsLabel
+from must_jax.data.kinds.statistics import BINS, SHOWN, Statistics
 from must_jax.labels.summary import Summary, summarize
 
 PRESENT = {"present": np.float32(1)}
@@ -19,7 +19,7 @@ PRESENT = {"present": np.float32(1)}
 def read(task: str, *labels: dict[str, Any]) -> Statistics:
     statistics = Statistics(len(CLASSES.get(task, ())))
     for position, label in enumerate(labels):
-        statistics.add(KINDS[task], position, PRESENT | label)
+        KINDS[task].count(PRESENT | label, position, statistics)
     return statistics
 
 
@@ -68,7 +68,7 @@ def test_boxes() -> None:
     assert np.flatnonzero(found.box_side).tolist() == [4, 10]  # of the root of their area
     assert found.confidence.sum() == 2
     assert found.most == found.least == [(pytest.approx(0.7), 0)]  # no score without a box
-    assert found.readable(KINDS["detection"], "abc")["boxes_an_image"] == 1.0
+    assert KINDS["detection"].readable(found, "abc")["boxes_an_image"] == 1.0
 
 
 def test_maps_of_ids() -> None:
@@ -77,7 +77,7 @@ def test_maps_of_ids() -> None:
     assert (found.class_images.tolist(), found.class_amount.tolist()) == ([1, 2, 0], [2, 5, 0])
     assert found.known_share[[0, 15, BINS - 1]].tolist() == [1, 1, 1]
     assert [position for _, position in found.least] == [1, 0, 2]
-    assert not found.confidence.any() and found.rank_name(KINDS["segmentation"]) == "share of labelled pixels"
+    assert not found.confidence.any() and KINDS["segmentation"].rank_name(found) == "share of labelled pixels"
 
 
 def test_maps_of_ids_with_confidence() -> None:
@@ -85,13 +85,13 @@ def test_maps_of_ids_with_confidence() -> None:
     found = read("segmentation", ids(0, 0, 1, 1) | {"confidence": sure}, ids(0, 0, 1, 1) | {"confidence": unsure})
     assert found.confidence[[6, BINS - 1]].tolist() == [4, 4]
     assert [position for _, position in found.most] == [0, 1]
-    assert found.rank_name(KINDS["segmentation"]) == "mean confidence"
+    assert KINDS["segmentation"].rank_name(found) == "mean confidence"
 
 
 def test_depth() -> None:
     found = read("depth", depth(1, 2, 3, 0), depth(5, 5, 5, 5), depth(0, 0, 0, 0))
     assert (found.empty, found.flat, found.low, found.high) == (1, 1, 1.0, 5.0)
-    told = found.readable(KINDS["depth"], ())
+    told = KINDS["depth"].readable(found, ())
     assert told["labelled_pixels"] == pytest.approx(100 * 7 / 12)
     assert told["mean"] == pytest.approx(26 / 7)
     assert [position for _, position in found.most] == [0, 1]
@@ -123,7 +123,7 @@ def test_normals() -> None:
         "normals", normals((0, 0, -1), (0, 0, -1)), normals((0, -1, 0), (0, 0, 1)), normals((0, 0, 0.2), (1, 0, 0))
     )
     assert (found.flat, found.away, found.off_unit) == (1, 1, 1)
-    told = found.readable(KINDS["normals"], ())
+    told = KINDS["normals"].readable(found, ())
     assert told["mean_vector"] == pytest.approx([1 / 6, -1 / 6, -0.8 / 6])
     assert told["away"] == pytest.approx(100 / 6)
     assert found.least[0][1] == 0 and found.least[0][0] == pytest.approx(0)
@@ -136,10 +136,10 @@ def test_parts_add_up_to_the_whole(task: str) -> None:
     for start in (0, 7, 20):
         piece = Statistics(3)
         for position, label in list(enumerate(labels))[start : {0: 7, 7: 20, 20: 30}[start]]:
-            piece.add(KINDS[task], position, label)
+            KINDS[task].count(label, position, piece)
         part.merge(piece)
     for position, label in enumerate(labels):
-        whole.add(KINDS[task], position, label)
+        KINDS[task].count(label, position, whole)
     assert len(whole.most) == len(whole.least) == SHOWN
     assert [value for value, _ in whole.most] == sorted((value for value, _ in whole.most), reverse=True)
     for name, value in vars(whole).items():
@@ -173,8 +173,8 @@ def test_what_is_no_number_is_counted_and_nothing_else_said_of_that_image(task: 
 def test_of_a_large_map_some_values_stand_for_all():
     """In the histogram; ends, mean and counts are of all."""
     depth = np.linspace(1, 10, 800 * 800, dtype=np.float32).reshape(800, 800)
-    kind, statistics = MapLabel("depth", "scalar", "m"), Statistics(0)
-    statistics.add(kind, 0, {"depth": depth, "valid": np.ones_like(depth), "present": np.float32(1)})
+    kind, statistics = ScalarsLabel("depth", "m"), Statistics(0)
+    kind.count({"depth": depth, "valid": np.ones_like(depth), "present": np.float32(1)}, 0, statistics)
     assert statistics.quantile(0.5) == pytest.approx(5.5, rel=0.02)
     assert statistics.values.sum() == pytest.approx(depth.size, rel=1e-3)
     assert (statistics.low, statistics.high, statistics.known) == (1, 10, depth.size)

@@ -13,19 +13,31 @@ import tensorflow_datasets as tfds
 from photos import bomb
 from tensorflow_datasets.proto import tf_example_pb2
 
-from must_jax.data import encodings
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, LabelKind, MapLabel, VectorLabel, largest, objects
+from must_jax.data.kinds import (
+    IGNORE_ID,
+    BoxesLabel,
+    DirectionsLabel,
+    IdsLabel,
+    LabelKind,
+    MapLabel,
+    ScalarsLabel,
+    VectorLabel,
+    kind_from_dict,
+    largest,
+    objects,
+)
+from must_jax.data.kinds.values import SCALAR_STEPS
 from must_jax.errors import UserError
 
 VECTOR = VectorLabel(5)
 TOP = VectorLabel(5, top_k=2)
 MANY = VectorLabel(70_000, top_k=3)
 BOXES = BoxesLabel(4)
-IDS = MapLabel("ids", "ids")
-KEPT = MapLabel("ids", "ids", confidence=True)
-SCALAR = MapLabel("depth", "scalar", "m")
-VECTORS = MapLabel("normals", "vector")
-WIDE = MapLabel("ids", "ids", wide=True)
+IDS = IdsLabel("ids")
+KEPT = IdsLabel("ids", confidence=True)
+SCALAR = ScalarsLabel("depth", "m")
+VECTORS = DirectionsLabel("normals")
+WIDE = IdsLabel("ids", wide=True)
 KINDS: list[LabelKind] = [VECTOR, TOP, MANY, BOXES, BoxesLabel(4, ignore=True), IDS, KEPT, WIDE, SCALAR, VECTORS]
 
 settings = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -35,14 +47,14 @@ sides = st.integers(1, 24)
 
 def stored(kind: LabelKind, label: dict) -> dict:
     """Through the bytes of a TFDS record, images left encoded."""
-    features = tfds.features.FeaturesDict(encodings.features(kind))
-    record = features.serialize_example(encodings.encode(kind, label))
+    features = tfds.features.FeaturesDict(kind.features())
+    record = features.serialize_example(kind.encode(label))
     pngs = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
     return features.deserialize_example_np(record, decoders=pngs)
 
 
 def round_trip(kind: LabelKind, label: dict) -> dict:
-    return encodings.decode(kind, stored(kind, label))
+    return kind.decode(stored(kind, label))
 
 
 def unit_vectors(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -65,14 +77,14 @@ def test_records_are_written_as_tfds_writes_them():
         (SCALAR, {"depth": rng.random(hw, np.float32), "valid": rng.integers(0, 2, hw)}),
         (VECTORS, {"normals": unit_vectors(rng, *hw), "valid": np.ones(hw)}),
     ]
-    for kind, label in (*labels, *((kind, encodings.absent(kind, (1, 1))) for kind in KINDS)):
-        features, record = tfds.features.FeaturesDict(encodings.features(kind)), encodings.encode(kind, label)
+    for kind, label in (*labels, *((kind, kind.absent((1, 1))) for kind in KINDS)):
+        features, record = tfds.features.FeaturesDict(kind.features()), kind.encode(label)
         theirs, ours = (
             tf_example_pb2.Example.FromString(written)
-            for written in (features.serialize_example(record), encodings.serialize(kind, record))
+            for written in (features.serialize_example(record), kind.serialize(record))
         )
         assert ours == theirs, kind
-        assert encodings.serialize(kind, dict(reversed(record.items()))) == encodings.serialize(kind, record)
+        assert kind.serialize(dict(reversed(record.items()))) == kind.serialize(record)
 
 
 def test_vector():
@@ -85,7 +97,7 @@ def test_vector():
 @pytest.mark.parametrize(("kind", "type_"), [(TOP, np.uint16), (MANY, np.int32)])
 def test_of_a_vector_the_largest_numbers_are_kept_and_the_rest_is_spread(kind: VectorLabel, type_: type):
     probs = np.random.default_rng(0).dirichlet(np.full(kind.size, 0.3)).astype(np.float32)
-    record = encodings.encode(kind, {"probs": probs})
+    record = kind.encode({"probs": probs})
     assert record["classes"].dtype == type_ and record["probs"].dtype == np.float16
     found = round_trip(kind, {"probs": probs})["probs"]
     wanted, top = probs.astype(np.float64), np.argsort(-probs)[: kind.top_k]
@@ -115,22 +127,22 @@ def test_a_vector_whose_rest_is_spread_already_stays_as_it_is():
 
 
 def test_how_much_of_a_vector_is_stored_is_told_and_nothing_if_it_is_all():
-    assert encodings.kind_to_dict(VECTOR) == {"kind": "vector", "size": 5}  # as before there was a choice
-    assert encodings.kind_to_dict(TOP) == {"kind": "vector", "size": 5, "top_k": 2}
+    assert VECTOR.to_dict() == {"kind": "vector", "size": 5}  # as before there was a choice
+    assert TOP.to_dict() == {"kind": "vector", "size": 5, "top_k": 2}
     for kind in (VECTOR, TOP):
-        assert encodings.kind_from_dict(encodings.kind_to_dict(kind)).top_k == kind.top_k
+        assert kind_from_dict(kind.to_dict()).top_k == kind.top_k
     assert VECTOR == TOP  # the labels are of one kind
     for values in ({"size": 5, "top_k": 5}, {"size": 5, "top_k": -1}):
         with pytest.raises(ValueError, match="cannot be kept alone"):
-            encodings.kind_from_dict({"kind": "vector", **values})
+            kind_from_dict({"kind": "vector", **values})
 
 
 def test_a_damaged_vector_is_told():
-    record = encodings.encode(TOP, {"probs": np.array([0.1, 0.5, 0.2, 0.1, 0.1])})
+    record = TOP.encode({"probs": np.array([0.1, 0.5, 0.2, 0.1, 0.1])})
     with pytest.raises(UserError, match="a label has class id 5, but"):
-        encodings.decode(TOP, record | {"classes": np.array([1, 5])})
+        TOP.decode(record | {"classes": np.array([1, 5])})
     with pytest.raises(UserError, match="a label of 2 numbers has 1"):
-        encodings.decode(TOP, record | {"probs": b"ab"})
+        TOP.decode(record | {"probs": b"ab"})
 
 
 def test_boxes_keep_the_real_ones_in_order():
@@ -159,8 +171,8 @@ def test_boxes_to_ignore_are_stored_where_the_kind_says_so():
     assert set(stored(BOXES, boxes)) == {"boxes_yxyx", "classes", "scores", "present"}  # as before
     assert round_trip(BOXES, boxes | {"ignore": 0 * ignore})["ignore"].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="no place"):
-        encodings.encode(BOXES, boxes | {"ignore": ignore})
-    assert encodings.encode(BOXES, boxes | {"ignore": ignore, "valid": 1 - ignore})["present"] == 1
+        BOXES.encode(boxes | {"ignore": ignore})
+    assert BOXES.encode(boxes | {"ignore": ignore, "valid": 1 - ignore})["present"] == 1
 
 
 def test_an_empty_box_list_is_not_an_absent_one():
@@ -179,11 +191,11 @@ def test_ids_of_more_than_255_classes_have_16_bits():
     assert (IDS.ignore_id, WIDE.ignore_id) == (255, 65535)
     ids = np.random.default_rng(0).choice([0, 254, 255, 256, 1202, WIDE.ignore_id], (5, 9))
     np.testing.assert_array_equal(round_trip(WIDE, {"ids": ids})["ids"], ids)
-    encodings.decode(WIDE, stored(WIDE, {"ids": ids}), classes=1203)
+    WIDE.decode(stored(WIDE, {"ids": ids}), classes=1203)
     with pytest.raises(UserError, match="class id 1202, but its data lists 1202 classes"):
-        encodings.decode(WIDE, stored(WIDE, {"ids": ids}), classes=1202)
+        WIDE.decode(stored(WIDE, {"ids": ids}), classes=1202)
     with pytest.raises(UserError, match="use 0 to 254, 255 for ignore"):
-        encodings.encode(IDS, {"ids": ids})
+        IDS.encode({"ids": ids})
 
 
 def test_a_confidence_is_kept_to_half_a_code():
@@ -270,13 +282,13 @@ def test_vectors_along_the_axes_come_back_exactly(axis: int):
 def test_class_ids_out_of_range_are_refused():
     for wrong in (-1, 256):
         with pytest.raises(UserError, match=f"{wrong}"):
-            encodings.encode(IDS, {"ids": np.array([[0, wrong]])})
+            IDS.encode({"ids": np.array([[0, wrong]])})
     boxes = {"boxes_yxyx": np.zeros((2, 4)), "classes": np.array([0, 3])}
     for kind, label in ((IDS, {"ids": np.array([[0, IGNORE_ID, 3]])}), (BOXES, boxes)):
         record = stored(kind, label)
-        assert encodings.decode(kind, record, classes=4)["present"] == 1
+        assert kind.decode(record, classes=4)["present"] == 1
         with pytest.raises(UserError, match="class id 3, but its data lists 3 classes"):
-            encodings.decode(kind, record, classes=3)
+            kind.decode(record, classes=3)
 
 
 @pytest.mark.parametrize("low, high", [(0.3, 9.0), (-4.0, 1000.0), (2.5, 2.5)])
@@ -286,7 +298,7 @@ def test_scalars_are_exact_to_half_a_code(low: float, high: float):
     valid = (rng.uniform(size=(6, 7)) > 0.3).astype(np.float32)
     out = round_trip(SCALAR, {"depth": depth, "valid": valid})
     np.testing.assert_array_equal(out["valid"], valid)
-    step = (high - low) / encodings.SCALAR_STEPS
+    step = (high - low) / SCALAR_STEPS
     np.testing.assert_allclose(out["depth"], depth * valid, atol=0.6 * step + 1e-6 * max(abs(low), abs(high)))
 
 
@@ -307,8 +319,8 @@ def test_vectors_stay_units_and_zero_where_invalid():
 
 def plain(kind: LabelKind, label: dict) -> dict:
     """As plain TFDS decodes a record, without TensorFlow."""
-    features = tfds.features.FeaturesDict(encodings.features(kind))
-    return features.deserialize_example_np(features.serialize_example(encodings.encode(kind, label)))
+    features = tfds.features.FeaturesDict(kind.features())
+    return features.deserialize_example_np(features.serialize_example(kind.encode(label)))
 
 
 def test_what_plain_tfds_reads_becomes_values_by_the_documented_formulas():
@@ -341,25 +353,25 @@ def test_records_from_before_are_read():
     """Scalars were 16-bit PNGs, vectors RGB PNGs with 127 codes to 1 and (128, 128, 128) where invalid."""
     codes = np.array([[0, 1, 258, 65535]], np.uint16)
     old = {"depth": cv2.imencode(".png", codes)[1].tobytes(), "scale": np.float32(0.5), "offset": np.float32(1)}
-    label = encodings.decode(SCALAR, old | {"present": 1})
+    label = SCALAR.decode(old | {"present": 1})
     assert label["depth"].tolist() == [[0, 1.5, 130, 32768.5]]
     assert label["valid"].tolist() == [[0, 1, 1, 1]]
 
     rgb = np.array([[[128, 128, 128], [255, 128, 128], [128, 128, 1], [204, 128, 26]]], np.uint8)
     old = {"normals": cv2.imencode(".png", rgb[..., ::-1])[1].tobytes(), "present": 1}
-    label = encodings.decode(VECTORS, old)
+    label = VECTORS.decode(old)
     np.testing.assert_allclose(label["normals"][0], [[0, 0, 0], [1, 0, 0], [0, 0, -1], [76 / 127, 0, -102 / 127]])
     assert label["valid"].tolist() == [[0, 1, 1, 1]]
 
     old = {"probs": np.array([0.25, 0.75], np.float16), "present": 1}
-    np.testing.assert_array_equal(encodings.decode(VectorLabel(2), old)["probs"], [0.25, 0.75])
+    np.testing.assert_array_equal(VectorLabel(2).decode(old)["probs"], [0.25, 0.75])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_absent(kind: LabelKind):
-    out = round_trip(kind, encodings.absent(kind, (4, 4)))
+    out = round_trip(kind, kind.absent((4, 4)))
     assert out["present"] == 0
-    absent = encodings.absent(kind, (2, 3))
+    absent = kind.absent((2, 3))
     if isinstance(kind, MapLabel):
         assert absent[kind.field].shape[:2] == (2, 3)
         assert (absent["ids"] == kind.ignore_id).all() if kind.content == "ids" else not absent["valid"].any()
@@ -370,26 +382,26 @@ def test_absent(kind: LabelKind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_kinds_survive_json(kind: LabelKind):
-    again = encodings.kind_from_dict(encodings.kind_to_dict(kind))
+    again = kind_from_dict(kind.to_dict())
     assert again == kind
     assert getattr(again, "confidence", None) == getattr(kind, "confidence", None)
 
 
 def test_kinds_from_before_are_read():
-    assert not encodings.kind_from_dict({"kind": "boxes", "max_boxes": 20}).ignore
+    assert not kind_from_dict({"kind": "boxes", "max_boxes": 20}).ignore
     old = {"kind": "map", "field": "ids", "content": "ids", "unit": ""}
-    assert not encodings.kind_from_dict(old).confidence and not encodings.kind_from_dict(old).wide
+    assert not kind_from_dict(old).confidence and not kind_from_dict(old).wide
 
 
 def test_a_broken_png_is_an_error():
     with pytest.raises(ValueError, match="picture cannot be decoded"):
-        encodings.decode(IDS, {"ids": b"no png", "present": 1})
+        IDS.decode({"ids": b"no png", "present": 1})
 
 
 def test_a_label_that_would_unfold_into_more_than_it_may_is_refused():
     record = stored(VECTOR, {"probs": np.ones(5)}) | {"probs": zlib.compress(bytes(2**24))}
     with pytest.raises(UserError, match="a label of 5 numbers does not have that many when it is decompressed"):
-        encodings.decode(VECTOR, record)
+        VECTOR.decode(record)
     record = stored(IDS, {"ids": np.zeros((2, 2), np.int32)}) | {"ids": bomb(24_000)}
     with pytest.raises(ValueError, match="more than 200,000,000 pixels"):
-        encodings.decode(IDS, record)
+        IDS.decode(record)
