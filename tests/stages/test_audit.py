@@ -105,7 +105,7 @@ def test_pixels_that_were_left_out_lower_no_score(opened: Callable[[str], ImageS
     folder = make_column(tmp_path, "segmentation", images, half, **like_truth(images, "segmentation"))
     result = audited(folder, images, "segmentation")
     assert result.scores["miou"] == 100
-    assert result.statistics.readable(result.column.kind, result.column.classes)["labelled_pixels"] == 50
+    assert result.column.kind.readable(result.statistics, result.column.classes)["labelled_pixels"] == 50
 
 
 @pytest.mark.parametrize(("kind", "scored"), [("relative", 99.9), ("inverse_relative", 99.9), ("metric_m", None)])
