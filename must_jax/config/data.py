@@ -153,7 +153,7 @@ class LabelConfig(Config):
     @pydantic.field_serializer("teachers")
     def _as_written(self, teachers: tuple[TeacherConfig, ...], info: pydantic.FieldSerializationInfo) -> list[Any]:
         """A run of must_jax that nothing else is said about is its path alone, as in configs of earlier versions."""
-        alone = [each == TeacherConfig(model=each.model) for each in teachers]
+        alone = [not each.adapter and each == TeacherConfig(model=each.model) for each in teachers]
         return [
             each.model if path else each.model_dump(mode=info.mode) for each, path in zip(teachers, alone, strict=True)
         ]

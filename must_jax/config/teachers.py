@@ -174,6 +174,11 @@ class TeacherConfig(Config):
                 f"{', '.join(sorted(others))} cannot be set for a run of must_jax, which knows it; "
                 f"name a model of others as one of {', '.join(f'{each}:…' for each in ADAPTERS)}, or remove it"
             )
+        if self.adapter and not self.tasks:
+            raise ValueError(
+                f"it does not say what {self.called} labels; set {HERE}.tasks, as in {{'depth': {{'depth_kind': "
+                "'metric_m'}} or {'detection': {}} (docs/teachers.md)"
+            )
         if self.adapter and self.names:
             raise ValueError(f"names is for runs of must_jax; name the tasks of this model in {HERE}.tasks")
         return self

@@ -11,14 +11,8 @@ from must_jax.errors import UserError
 from must_jax.tasks import KIND, kind_of
 
 
-def with_task(declared: TeacherConfig, kind: str) -> TeacherConfig:
-    """The declaration of a model that does one thing: with that task, if none is named.
-
-    Raises:
-      UserError: another task is declared, or several.
-    """
-    if not declared.tasks:
-        return declared.model_copy(update={"tasks": {kind: TeacherTaskConfig()}})
+def check_task(declared: TeacherConfig, kind: str) -> None:
+    """Raises UserError if a model that does one thing is declared to do another, or several."""
     if len(declared.tasks) > 1:
         raise UserError(
             f"teacher {declared.called}: it does one thing, {kind}, but tasks has {', '.join(declared.tasks)}; keep one"
@@ -26,10 +20,8 @@ def with_task(declared: TeacherConfig, kind: str) -> TeacherConfig:
     [(name, task)] = declared.tasks.items()
     if (said := kind_of(name, {KIND: task.kind} if task.kind else {}).kind) != kind:
         raise UserError(
-            f"teacher {declared.called}: task {name} is of kind {said}, but the model does {kind}; "
-            "correct tasks, or its kind"
+            f"teacher {declared.called}: {name} is of kind {said}, but the model does {kind}; correct its tasks"
         )
-    return declared
 
 
 def check_own_fit(declared: TeacherConfig, allowed: Collection[str] = ()) -> None:

@@ -42,8 +42,6 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
     Raises:
       UserError: the module or the function does not exist or cannot be imported; something has to be declared.
     """
-    if not declared.tasks:
-        raise UserError(f"teacher {declared.called}: say what it returns, as in tasks.depth.depth_kind=metric_m")
     if declared.input.fit not in (None, "own"):
         raise UserError(f"teacher {declared.called}: a function gets images as they are; remove input.fit")
     defaults = {

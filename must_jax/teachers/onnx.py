@@ -62,8 +62,6 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
       UserError: the file is missing, damaged or cannot be run; something has to be declared, or contradicts it.
     """
     where = f"teacher {declared.called}"
-    if not declared.tasks:
-        raise UserError(f"{where}: say what its outputs are for, as in tasks: {{'detection': {{}}}}")
     session = _session(where, path_of(declared), declared)
     said = metadata(session.get_modelmeta().custom_metadata_map)
     told = {name: _told(f"{where}, task {name}", name, task, said) for name, task in declared.tasks.items()}

@@ -37,7 +37,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     for name in ("config.json", _WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{where}: there is no {folder / name}; name a folder as timm's save_for_hf writes it")
-    declared = declarations.with_task(declared, "classification")
+    declarations.check_task(declared, "classification")
     declarations.check_own_fit(declared)
     told_ = read_json(folder / "config.json", dict[str, Any], "save it anew")
     huggingface_hub.constants.HF_HUB_OFFLINE = True

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
+from must_jax.config.teachers import TeacherConfig, TeacherInputConfig, TeacherTaskConfig
 from must_jax.errors import UserError, nearest, told
 from must_jax.teachers import declarations, files, foreign
 from must_jax.teachers.declarations import unique
@@ -44,7 +44,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     where, file = f"teacher {declared.called}", files.path_of(declared)
     name = declared.model.split(":")[1]
     kind = _kind(where, name)
-    declared = declarations.with_task(declared, kind)
+    declarations.check_task(declared, kind)
     crops = kind == "classification" and declared.input.fit == "crop"
     declarations.check_own_fit(declared, {"fit", "shorter_side"} if crops else set())
     [(called, task)] = declared.tasks.items()
@@ -61,7 +61,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
         index[known] = range(len(known))
     model = _model(where, name, file, len(index) + first)
     transform = _transform(where, name, declared)
-    input_ = foreign.own_input(declared if not crops else TeacherConfig(model=declared.model))
+    input_ = foreign.own_input(declared.model_copy(update={"input": TeacherInputConfig()} if crops else {}))
     return Torchvision(declared, readings, input_, "", model, transform, index)
 
 

@@ -58,7 +58,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     config = _read(where, folder, "config.json", _config)
     architecture = _architecture(where, config)
     kind = next(kind for end, kind in _KINDS.items() if architecture.endswith(end))
-    declared = declarations.with_task(declared, kind)
+    declarations.check_task(declared, kind)
     declarations.check_own_fit(declared)
     processor = _read(where, folder, "preprocessor_config.json", _processor)
     if kind in _METHODS and not hasattr(processor, _METHODS[kind]):

@@ -196,7 +196,8 @@ def ask(teacher: Foreign, image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def load(name: str, folder: Path, options: dict[str, Any] | None = None, **values: Any) -> Foreign:
-    config = TeacherConfig.model_validate({"model": f"transformers:{folder}", **values})
+    values = {"model": f"transformers:{folder}", "tasks": {KINDS.get(name, "depth"): {}}} | values
+    config = TeacherConfig.model_validate(values)
     teacher = loading.load(config, {each: options or {} for each in config.tasks}, make_mesh())
     assert isinstance(teacher, Foreign)
     return teacher
@@ -323,7 +324,7 @@ def test_contradictions_and_gaps_are_named(name: str, values: dict[str, Any], na
 def test_what_is_no_task_here_is_refused_by_its_name(architecture: str, folders: dict[str, Path], tmp_path: Path):
     folder = copied(folders["vit"], tmp_path / "m", architectures=[architecture] if architecture else None)
     with pytest.raises(UserError, match=architecture or "no architecture"):
-        load("vit", folder)
+        load("vit", folder, tasks={"detection": {}})
 
 
 def test_pickles_are_never_loaded(folders: dict[str, Path], tmp_path: Path):

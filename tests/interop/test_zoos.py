@@ -45,7 +45,8 @@ def ask(teacher: Foreign, image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def load(model: str, options: dict[str, Any] | None = None, **values: Any) -> Foreign:
-    config = TeacherConfig.model_validate({"model": model, **values})
+    tasks = {KINDS.get(model.split(":")[1], "classification"): {}}
+    config = TeacherConfig.model_validate({"model": model, "tasks": tasks, **values})
     teacher = loading.load(config, {each: options or {} for each in config.tasks}, make_mesh())
     assert isinstance(teacher, Foreign)
     return teacher
