@@ -118,6 +118,13 @@ def test_prepare(home: Path):
     assert len(open_images("photos:train", home / "data")) == len(good_files())
 
 
+def test_check(smoke: Path):
+    tiny = ("--config.images=scenes/teacher_depth_tiny:test", "--config.take=12", "--config.page_images=1")
+    workdir = run("check", f"--config.teachers={smoke / 'teacher_depth'}", *tiny)
+    assert list(result(workdir)["teachers"]["teacher_depth"]) == ["depth"]
+    assert (workdir / "check.html").exists()
+
+
 def test_label(smoke: Path):
     teachers = ",".join(str(smoke / f"teacher_{task}") for task in TASKS)
     accepted = f"--config.accept_failed={','.join(TASKS)}"
@@ -176,6 +183,6 @@ def test_evaluate(smoke: Path):
 
 
 def test_every_config_is_run_here():
-    others = {"quickstart", "smoke", "prepare", "label", "labels", "audit", "student", "evaluate"}
+    others = {"quickstart", "smoke", "prepare", "check", "label", "labels", "audit", "student", "evaluate"}
     tested = {f"teacher_{task}" for task in TASKS} | others | {"own"}  # tests/test_own_data.py
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -13,6 +13,7 @@ import json
 import pydantic
 
 from must_jax.config.base import HERE, ImageSize, Listed, Names, in_todays_names
+from must_jax.config.checking import CheckConfig
 from must_jax.config.composed import (
     PROGRAMS,
     CompileConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "AnyConfig",
     "AuditConfig",
     "AugmentConfig",
+    "CheckConfig",
     "ColumnsConfig",
     "CompileConfig",
     "DescribeConfig",
@@ -80,10 +82,11 @@ __all__ = [
 ]
 
 AboutRuns = DescribeConfig | ReportConfig
-AnyConfig = InPipeline | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
+AnyConfig = InPipeline | CheckConfig | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
+    "check": CheckConfig,
     "label": LabelConfig,
     "labels": LabelsConfig,
     "audit": AuditConfig,

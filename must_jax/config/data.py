@@ -10,7 +10,6 @@ import pydantic
 from pydantic import Field
 
 from must_jax.config.base import (
-    MAX_LISTED,
     BatchSize,
     Config,
     Count,
@@ -20,10 +19,9 @@ from must_jax.config.base import (
     PositiveCount,
     ShardImages,
     TasksOptions,
-    listed,
 )
 from must_jax.config.parts import InputConfig
-from must_jax.config.teachers import TeacherConfig
+from must_jax.config.teachers import Teachers
 
 MAX_PIXELS = 200_000_000  # of an image, wherever one is read
 
@@ -95,10 +93,6 @@ class PrepareConfig(Config):
         return self
 
 
-def _teachers(value: Any) -> Any:
-    return (value,) if isinstance(value, Mapping | TeacherConfig) else listed(value)
-
-
 class LabelConfig(Config):
     """Teachers label one image set, one column per teacher and task.
 
@@ -126,9 +120,7 @@ class LabelConfig(Config):
     """The image set to label, as in `train.0.images`."""
     take: Count = 0
     """A sample of n images, the same in every run and part of every larger one; 0 = all."""
-    teachers: Annotated[
-        tuple[TeacherConfig, ...], Field(min_length=1, max_length=MAX_LISTED), pydantic.BeforeValidator(_teachers)
-    ]
+    teachers: Annotated[Teachers, Field(min_length=1)]
     """Folders of finished runs, or models of others with what has to be said about them; each labels for all of its
     tasks."""
     tasks: TasksOptions = {}
@@ -149,14 +141,6 @@ class LabelConfig(Config):
     """Labels a sample, prints what the whole set costs, and writes nothing."""
     chips: Count = 0
     """With `dry_run`: devices to forecast the hours for; 0 = those in use here."""
-
-    @pydantic.field_serializer("teachers")
-    def _as_written(self, teachers: tuple[TeacherConfig, ...], info: pydantic.FieldSerializationInfo) -> list[Any]:
-        """A run of must_jax that nothing else is said about is its path alone, as in configs of earlier versions."""
-        alone = [not each.adapter and each == TeacherConfig(model=each.model) for each in teachers]
-        return [
-            each.model if path else each.model_dump(mode=info.mode) for each, path in zip(teachers, alone, strict=True)
-        ]
 
     @property
     def worker_of(self) -> tuple[int, int]:

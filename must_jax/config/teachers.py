@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
-from must_jax.config.base import HERE, MAX_COUNT, MAX_IMAGE_SIZE, Config, Count, Float, Listed, Names, Number
+from must_jax.config.base import (
+    HERE,
+    MAX_COUNT,
+    MAX_IMAGE_SIZE,
+    MAX_LISTED,
+    Config,
+    Count,
+    Float,
+    Listed,
+    Names,
+    Number,
+    listed,
+)
 
 ADAPTERS = ("onnx", "transformers", "timm", "torchvision", "python")  # teachers that are not runs of must_jax
 _OTHER_FORMATS = (".engine", ".plan", ".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".mlpackage", ".torchscript")
@@ -182,3 +195,21 @@ class TeacherConfig(Config):
         if self.adapter and self.names:
             raise ValueError(f"names is for runs of must_jax; name the tasks of this model in {HERE}.tasks")
         return self
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, Mapping | TeacherConfig) else listed(value)
+
+
+def _as_written(teachers: tuple[TeacherConfig, ...], info: pydantic.FieldSerializationInfo) -> list[Any]:
+    """A run of must_jax that nothing else is said about is its path alone, as in configs of earlier versions."""
+    alone = [not each.adapter and each == TeacherConfig(model=each.model) for each in teachers]
+    return [each.model if path else each.model_dump(mode=info.mode) for each, path in zip(teachers, alone, strict=True)]
+
+
+Teachers = Annotated[
+    tuple[TeacherConfig, ...],
+    Field(max_length=MAX_LISTED),
+    pydantic.BeforeValidator(_several),
+    pydantic.PlainSerializer(_as_written),
+]

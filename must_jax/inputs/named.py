@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
+from must_jax.config import AuditConfig, CheckConfig, EvaluateConfig, LabelConfig, SourceConfig, TrainConfig
 from must_jax.data.shards import COLUMNS
 from must_jax.engine import distributed
 from must_jax.engine.mesh import make_mesh, setup_devices
@@ -18,7 +18,7 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import find_columns
 from must_jax.tasks import TASKS
 
-StageConfig = TrainConfig | LabelConfig | AuditConfig | EvaluateConfig
+StageConfig = TrainConfig | LabelConfig | AuditConfig | CheckConfig | EvaluateConfig
 
 
 class Named(NamedTuple):
@@ -30,7 +30,7 @@ class Named(NamedTuple):
     batch_sizes: Sequence[int]
 
 
-def mesh_of(config: TrainConfig | LabelConfig | EvaluateConfig) -> Mesh:
+def mesh_of(config: TrainConfig | LabelConfig | CheckConfig | EvaluateConfig) -> Mesh:
     """The devices that a stage runs on; raises the same errors as `make_mesh`.
 
     Training uses those of all processes. Other stages divide their work among the processes, each on its own devices.
@@ -50,11 +50,12 @@ def named(config: StageConfig) -> Named:
             sources = [*config.train, *config.validation]
             runs = [("init", config.init)] if config.init else []
             return Named(config.tasks.items(), sources, runs, [config.batch_size // config.accumulate])
-        case LabelConfig():  # pads its batches
+        case LabelConfig() | CheckConfig():  # which pad their batches
             runs = [("teachers", str(teacher.run)) for teacher in config.teachers if teacher.run]
             known = TASKS.keys()  # others are checked once their teacher tells what they are
             tasks = [(name, options) for name, options in config.tasks.items() if name in known]
-            return Named(tasks, [SourceConfig(images=config.images)], runs, [])
+            source = config.source if isinstance(config, CheckConfig) else SourceConfig(images=config.images)
+            return Named(tasks, [source], runs, [])
         case AuditConfig():
             compared = [SourceConfig(images=name) for name in config.evaluation]
             return Named([], [SourceConfig(images=config.images, labels=config.columns), *compared], [], [])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
 
 import must_jax
-from must_jax.config import LabelConfig
+from must_jax.config import LabelConfig, TeacherConfig
 from must_jax.data.batching import TRAIN_MAP_STRIDE
 from must_jax.data.image_sets import ImageSet
 from must_jax.data.kinds import MapLabel
@@ -33,26 +36,40 @@ def load(config: LabelConfig) -> list[Teacher]:
     """The teachers with this run's pseudo-label options. Their names become part of their columns' names.
 
     Raises:
-      UserError: as `teachers.loading.load`; two of one name; one that has learnt no task; runs that are near chance or
-        were not validated, all of them at once; an option of a task that no teacher knows.
+      UserError: as `opened`; runs that are near chance or were not validated, all of them at once; `accept_failed`
+        names a task that no teacher knows.
     """
-    mesh = mesh_of(config)
+    found = opened(config.teachers, config.tasks, mesh_of(config))
+    _check_known("accept_failed names", config.accept_failed, found)
+    _check_learnt(found, config.accept_failed)
+    return found
+
+
+def opened(teachers: Sequence[TeacherConfig], options: Mapping[str, Mapping[str, Any]], mesh: Mesh) -> list[Teacher]:
+    """The teachers of a config, with the options of its tasks.
+
+    Raises:
+      UserError: as `teachers.loading.load`; two of one name; one that has learnt no task; an option of a task that no
+        teacher knows.
+    """
     names: set[str] = set()
-    for declared in config.teachers:
+    for declared in teachers:
         if declared.called in names:
             raise UserError(
                 f"two teachers are called '{declared.called}', which names their columns; give one of them another "
                 "name with config.teachers.N.name"
             )
         names.add(declared.called)
-    found = [_able(loading.load(declared, config.tasks, mesh)) for declared in config.teachers]
-    known = {task for teacher in found for task in teacher.tasks}
-    for key, chosen in (("tasks sets options of", config.tasks), ("accept_failed names", config.accept_failed)):
-        for name in chosen:
-            if name not in known:
-                raise UserError(f"config.{key} '{name}', which no teacher knows; {nearest(name, known)}")
-    _check_learnt(found, config.accept_failed)
+    found = [_able(loading.load(declared, options, mesh)) for declared in teachers]
+    _check_known("tasks sets options of", options, found)
     return found
+
+
+def _check_known(key: str, chosen: Iterable[str], teachers: Iterable[Teacher]) -> None:
+    known = {task for teacher in teachers for task in teacher.tasks}
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"config.{key} '{name}', which no teacher knows; {nearest(name, known)}")
 
 
 def _check_learnt(teachers: Iterable[Teacher], accepted: Collection[str]) -> None:

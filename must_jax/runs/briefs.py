@@ -124,8 +124,17 @@ def _evaluation(config: Mapping[str, Any], workdir: Path) -> Brief:
 def _audit(config: Mapping[str, Any], workdir: Path) -> Brief:
     finished = results.read(workdir, results.AuditResult)
     verdicts = [column.verdict for column in finished.columns.values()] if finished else []
-    note = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-    return Brief(seconds=_seconds(finished), note=note)
+    return Brief(seconds=_seconds(finished), note=_counts(verdicts))
+
+
+def _check(config: Mapping[str, Any], workdir: Path) -> Brief:
+    finished = results.read(workdir, results.CheckResult)
+    verdicts = [verdict for tasks in finished.teachers.values() for verdict in tasks.values()] if finished else []
+    return Brief(seconds=_seconds(finished), note=_counts(verdicts))
+
+
+def _counts(verdicts: list[str]) -> str:
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
 
 
 def _pipeline(config: Mapping[str, Any], workdir: Path) -> Brief:
@@ -142,5 +151,6 @@ _BRIEFS: dict[str, Callable[[Mapping[str, Any], Path], Brief]] = {
     "label": _labelling,
     "evaluate": _evaluation,
     "audit": _audit,
+    "check": _check,
     "pipeline": _pipeline,
 }

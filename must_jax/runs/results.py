@@ -85,6 +85,10 @@ class AuditResult(Result):
     columns: dict[str, Verdict]
 
 
+class CheckResult(Result):
+    teachers: dict[str, dict[str, str]]  # task -> verdict
+
+
 class Validated(pydantic.BaseModel):
     """What was measured on one set of held-out images."""
 
@@ -94,7 +98,7 @@ class Validated(pydantic.BaseModel):
 
 ADVICE = "remove it and start the run again, which rewrites this file from its results"
 
-_Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, AuditResult)
+_Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, AuditResult, CheckResult)
 
 
 def read(workdir: Path, kind: type[_Result]) -> _Result | None:

@@ -1,6 +1,7 @@
 """A Python function as a teacher: `python:MODULE:FUNCTION`.
 
-The function takes a list of images, u8[h, w, 3] RGB each, upright, of any sizes, and returns a list of their answers:
+The function takes a list of images, u8[h, w, 3] RGB each, or BGR if `input.colour` says so, upright, of any sizes, and
+returns a list of their answers:
 
 | kind | answer of a task |
 |---|---|
@@ -29,6 +30,7 @@ from must_jax.teachers.foreign import Answers, Foreign
 from must_jax.teachers.reading import Reading
 from must_jax.teachers.said import Said
 
+_INPUT = ("size", "colour")  # what can be said of its input
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "classification": {"scores": "probabilities"},
     "detection": {"boxes": "xyxy", "box_unit": "pixels", "nms_iou": 1.0},
@@ -42,8 +44,9 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
     Raises:
       UserError: the module or the function does not exist or cannot be imported; something has to be declared.
     """
-    if declared.input.fit not in (None, "own"):
-        raise UserError(f"teacher {declared.called}: a function gets images as they are; remove input.fit")
+    given = [f"input.{key}" for key, value in declared.input if key not in _INPUT and value not in (None, (), 0, "own")]
+    if given:
+        raise UserError(f"teacher {declared.called}: a function gets images as they are; remove {', '.join(given)}")
     defaults = {
         name: TeacherTaskConfig(**_DEFAULTS.get(task.kind or name, {})) for name, task in declared.tasks.items()
     }
@@ -65,7 +68,8 @@ class Function(Foreign):
         self._function = function
 
     def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> list[np.ndarray]:
-        return foreign.images_of(pixels, placed)
+        step = -1 if self.declared.input.colour == "bgr" else 1
+        return [image[..., ::step] for image in foreign.images_of(pixels, placed)]
 
     def answers_to(self, images: list[np.ndarray], placed: Sequence[Placed]) -> Sequence[Answers]:
         answers = self._function([image.copy() for image in images])

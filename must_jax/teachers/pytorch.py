@@ -54,6 +54,12 @@ class PyTorch(Foreign):
           cells_hw: those of the map that will be kept of it.
         """
 
+    @property
+    def _reading(self) -> Reading:
+        """That of its only task."""
+        [reading] = self.readings.values()
+        return reading
+
     def run(self, inputs: Tensors) -> Any:
         """The model's outputs for a batch."""
         return self._model(**inputs)

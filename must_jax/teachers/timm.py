@@ -65,7 +65,7 @@ class Timm(PyTorch):
     def __init__(self, *arguments: Any) -> None:
         *others, self._transform = arguments
         super().__init__(*others)
-        [(self._task, self._reading)] = self.readings.items()
+        [self._task] = self.readings
 
     def prepare(self, image: np.ndarray) -> Tensors:
         return {"x": self._transform(PIL.Image.fromarray(image))[None]}

@@ -75,7 +75,7 @@ class Torchvision(PyTorch):
     def __init__(self, *arguments: Any) -> None:
         *others, self._transform, self._index = arguments
         super().__init__(*others)
-        [(self._task, self._reading)] = self.readings.items()
+        [self._task] = self.readings
 
     def prepare(self, image: np.ndarray) -> Tensors:
         return {"x": self._transform(torch.from_numpy(image).permute(2, 0, 1))[None]}

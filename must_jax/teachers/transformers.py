@@ -88,7 +88,7 @@ class Transformers(PyTorch):
     def __init__(self, *arguments: Any) -> None:
         *others, self._processor, self._index = arguments
         super().__init__(*others)
-        [(self._task, self._reading)] = self.readings.items()
+        [self._task] = self.readings
         if method := _METHODS.get(self._reading.task.kind):
             self._post_process = getattr(self._processor, method)
             self._takes = inspect.signature(self._post_process).parameters

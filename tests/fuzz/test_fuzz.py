@@ -17,7 +17,7 @@ import world
 from command_line import CONFIGS, call
 
 from must_jax import main
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, TrainConfig, digest
+from must_jax.config import AuditConfig, CheckConfig, EvaluateConfig, LabelConfig, TrainConfig, digest
 from must_jax.inputs.mistakes import check_config
 
 CRASHES_AFTER_S = 120  # of one command, in code that no signal interrupts
@@ -113,7 +113,7 @@ def test_damaged_files(place: str, home: Callable[[], None]) -> None:
 
 def look_at(config: Any, workdir: Path) -> None:
     """What every stage does first."""
-    if isinstance(config, TrainConfig | LabelConfig | AuditConfig | EvaluateConfig):
+    if isinstance(config, TrainConfig | CheckConfig | LabelConfig | AuditConfig | EvaluateConfig):
         check_config(config)
     assert digest(type(config).model_validate(json.loads(config.model_dump_json()))) == digest(config)
 

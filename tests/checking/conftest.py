@@ -1,0 +1,1 @@
+from made_models import function  # noqa: F401
