@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import re
@@ -11,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx_graphs
 import psutil
 import pytest
 from command_line import CONFIGS, call
@@ -23,12 +25,28 @@ from made_teacher import HEADLINES, make_teacher
 from processes import QUICK, group
 
 IMAGES, KILLS = 60, 10
+COLUMNS = 9
 SHARD = "labels-train.array_record-*-of-?????"
 
 
+FUNCTION = """
+import numpy as np
+
+def ask(images):
+    return [one(image.astype(np.float32) / 255) for image in images]
+
+def one(image):
+    slope = np.dstack([image[..., 0] - 0.5, image[..., 1] - 0.5, -1 - image[..., 2]])
+    return {"bright": (image.mean(-1) > 0.5).astype(int), "slopes": slope}
+"""
+
+
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Labels small photos by two teachers, six columns; every photo is a shard, so that there is much to interrupt."""
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Labels small photos by two teachers of must_jax, an ONNX file and a function in one pass.
+
+    Every photo is a shard, so that there is much to interrupt.
+    """
     home, rng = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
     (home / "photos").mkdir()
     for i in range(IMAGES):
@@ -37,10 +55,23 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     tasks = tuple(key.split("/")[0] for key in HEADLINES)
     make_teacher(home / "everything", tasks, 64, HEADLINES)
     make_teacher(home / "small", ("depth",), 32, HEADLINES)
-    teachers = f"--config.teachers={home / 'everything'},{home / 'small'}"
+    told = onnx_graphs.ultralytics("detect", 64)
+    onnx_graphs.detector(home / "boxes.onnx", "yolov8", onnx_graphs.Input(64, 64), metadata=told)
+    (home / "asked_by_tests.py").write_text(FUNCTION)
+    tasks = {
+        "bright": {"kind": "segmentation", "classes": ["dark", "light"]},
+        "slopes": {"kind": "normals", "axes": "x,y,z"},
+    }
+    others = [
+        {"model": f"{home / 'boxes.onnx'}", "tasks": {"detection": {}}},
+        {"model": "python:asked_by_tests:ask", "tasks": tasks},
+    ]
+    teachers = f"--config.teachers={json.dumps([str(home / 'everything'), str(home / 'small'), *others])}"
     images = f"--config.images=folder:{home / 'photos'}"
     sizes = ("--config.shard_images=1", "--config.batch_size=4", "--config.gallery_images=0")
-    return [sys.executable, "-m", "must_jax.main", f"--config={CONFIGS / 'label.py'}", teachers, images, *sizes]
+    sys.path.append(str(home))
+    yield [sys.executable, "-m", "must_jax.main", f"--config={CONFIGS / 'label.py'}", teachers, images, *sizes]
+    sys.path.remove(str(home))
 
 
 def start(
@@ -89,7 +120,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed")
     finish(start(command, workdir))
-    assert shards(workdir) == 6 * IMAGES
+    assert shards(workdir) == COLUMNS * IMAGES
     return workdir
 
 
@@ -113,19 +144,19 @@ def test_killed_at_random_moments_the_columns_end_up_the_same(
         if killed == 6:
             assert re.search(r"a worker process .*config\.input\.workers.*batch_size", output.splitlines()[-1])
         killed += 1
-    assert 0 < shards(tmp_path) < 6 * IMAGES
+    assert 0 < shards(tmp_path) < COLUMNS * IMAGES
     finish(start(command, tmp_path))
     assert columns(tmp_path) == columns(undisturbed)
 
 
 def test_stopped_by_its_user_it_says_so_and_goes_on(command: list[str], undisturbed: Path, tmp_path: Path) -> None:
     process = start(command, tmp_path)
-    wait_until(lambda: shards(tmp_path) > 6, process)
+    wait_until(lambda: shards(tmp_path) > COLUMNS, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130, output
     assert output.splitlines()[-1] == "stopped; the same command continues" and "Traceback" not in output
-    assert shards(tmp_path) < 6 * IMAGES
+    assert shards(tmp_path) < COLUMNS * IMAGES
     assert not [name for name in columns(tmp_path) if "tmp" in name]
     finish(start(command, tmp_path))
     assert columns(tmp_path) == columns(undisturbed)
@@ -135,11 +166,11 @@ def test_stopped_by_its_user_it_says_so_and_goes_on(command: list[str], undistur
 def test_preempted_it_says_so_and_goes_on(command: list[str], undisturbed: Path, tmp_path: Path, workers: int) -> None:
     """By SIGTERM: what is written is whole, and whoever starts it again knows that it is to go on."""
     process = start(command, tmp_path, f"--config.input.workers={workers}")
-    wait_until(lambda: shards(tmp_path) > 6, process)
+    wait_until(lambda: shards(tmp_path) > COLUMNS, process)
     for _ in range(3):  # from several senders
         process.send_signal(signal.SIGTERM)
     assert finish(process).splitlines()[-1] == "preempted, stopped by SIGTERM; the same command continues"
-    assert (tmp_path / "PREEMPTED").exists() and shards(tmp_path) < 6 * IMAGES
+    assert (tmp_path / "PREEMPTED").exists() and shards(tmp_path) < COLUMNS * IMAGES
     assert not [name for name in columns(tmp_path) if "tmp" in name]
     finish(start(command, tmp_path))
     assert columns(tmp_path) == columns(undisturbed) and not (tmp_path / "PREEMPTED").exists()
@@ -152,17 +183,17 @@ def test_two_processes_that_work_together_make_what_one_makes(
     for number in (1, 0):
         processes = [start(command, tmp_path, joined=joined) for joined in group(2)]
         before = shards(tmp_path)
-        wait_until(lambda before=before: shards(tmp_path) > before + 6, processes[number])
+        wait_until(lambda before=before: shards(tmp_path) > before + COLUMNS, processes[number])
         processes[number].send_signal(signal.SIGTERM)
         outputs = [finish(process) for process in processes]
         assert outputs[number].splitlines()[-1] == "preempted, stopped by SIGTERM; the same command continues"
         told = rf"preempted, as process {number} on .* was stopped by SIGTERM; the same command continues"
         assert re.fullmatch(told, outputs[1 - number].splitlines()[-1])
-        assert (tmp_path / "PREEMPTED").exists() and shards(tmp_path) < 6 * IMAGES
+        assert (tmp_path / "PREEMPTED").exists() and shards(tmp_path) < COLUMNS * IMAGES
 
     processes = [start(command, tmp_path, joined=joined) for joined in group(2)]
     outputs = [finish(process) for process in processes]
-    assert f"{IMAGES} images in 6 columns" in outputs[0]
+    assert f"{IMAGES} images in {COLUMNS} columns" in outputs[0]
     assert columns(tmp_path) == columns(undisturbed) and not (tmp_path / "PREEMPTED").exists()
 
 
@@ -183,12 +214,12 @@ def test_two_workers_that_do_not_talk_make_what_one_makes(
 ) -> None:
     """Side by side; one is killed on the way and comes back after the other has finished its part."""
     first, second = (start(command, tmp_path, f"--config.worker={number}/2") for number in (0, 1))
-    wait_until(lambda: shards(tmp_path) > 12, second)
+    wait_until(lambda: shards(tmp_path) > 2 * COLUMNS, second)
     second.send_signal(signal.SIGKILL)
     second.communicate()
     assert "others have" in finish(first)
     assert not (tmp_path / "result.json").exists()
-    assert f"{IMAGES} images in 6 columns" in finish(start(command, tmp_path, "--config.worker=1/2"))
+    assert f"{IMAGES} images in {COLUMNS} columns" in finish(start(command, tmp_path, "--config.worker=1/2"))
     assert columns(tmp_path) == columns(undisturbed)
 
 

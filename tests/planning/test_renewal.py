@@ -15,7 +15,7 @@ from made_teacher import HEADLINES, SMALL, make_teacher, redescribe
 from photos import jpeg, picture, write_files
 
 from must_jax import description
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TrainConfig
+from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, PrepareConfig, TeacherConfig, TrainConfig
 from must_jax.data.image_sets import are_same
 from must_jax.errors import UserError
 from must_jax.files import write_json
@@ -229,7 +229,9 @@ def test_only_the_columns_of_a_teacher_that_was_trained_anew_are_made_again(
         label.run(config, label_run)
     (photos / "4.jpg").write_bytes(broken)
 
-    fewer = config.model_copy(update={"teachers": (str(others),)})  # what reads the run is to read no other columns
+    fewer = config.model_copy(
+        update={"teachers": (TeacherConfig(model=str(others)),)}
+    )  # what reads the run is to read no other columns
     assert "no longer names old" in renewal.outdated(fewer, label_run)
     made = [*label_run.glob("columns/*/*array_record*")]
     inodes = {path: path.stat().st_ino for path in made}

@@ -32,7 +32,7 @@ def test_one_process_at_any_moment_of_a_training(student, start, tmp_path, asser
     command = (student, f"--workdir={workdir}")
 
     compiling = start(*command)
-    compiling.wait_for_line(f"parameters on {DEVICES} devices")
+    compiling.wait_for_line(f"parameters on {DEVICES} device")
     assert told_to_stop(compiling, workdir) == 1  # the update that was called
 
     training = start(*command)
