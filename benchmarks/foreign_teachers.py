@@ -95,7 +95,8 @@ def write_yolo(path: Path) -> None:
         flat.append(f"{out}_flat")
     nodes.append(helper.make_node("Concat", flat, ["cells"], axis=2))
     nodes.append(helper.make_node("Sigmoid", ["cells"], ["shares"]))
-    nodes.append(helper.make_node("Pow", ["shares", constant("twelve", np.float32(12))], ["output0"]))  # few high scores
+    twelve = constant("twelve", np.float32(12))
+    nodes.append(helper.make_node("Pow", ["shares", twelve], ["output0"]))  # few high scores, as for photographs
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
     found = helper.make_tensor_value_info("output0", TensorProto.FLOAT, ["batch", 4 + len(CLASSES), "cells"])
     graph = helper.make_graph(nodes, "yolo", [image], [found], weights)
