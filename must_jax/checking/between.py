@@ -36,7 +36,7 @@ def depth_and_normals(
     wrong = [bool(a.is_sure and mean < _TURNED) for a, mean in zip(against, means, strict=True)]
     if not any(wrong):
         return [], []
-    said = f"the slopes of {name} and the normals of {other} contradict each other"
+    said = f"{name} and {other} contradict each other"
     signs = tuple(-1 if each else 1 for each in wrong)
     of_normals = Finding(
         level="failed",

@@ -237,7 +237,7 @@ def _contradictions(
             other, task, depth, is_trusted = min(depths, key=lambda d: (d[0].name != TRUTH, not d[3], d[0] is not one))
             of_depth, of_normals = between.depth_and_normals(depth, exam, _told(other, task), _told(one, name))
             yield from ((one, name, finding) for finding in of_normals)
-            if not is_trusted and depth.truth is None:
+            if not is_trusted and depth.truth is None and (other.name != TRUTH or one.name == TRUTH):
                 yield from ((other, task, finding) for finding in of_depth)
     for one, name, far, _ in depths:
         witness = next(((s, n, e) for s, n, e, known in normals if known or s.name == TRUTH), None)
@@ -252,7 +252,7 @@ def _contradictions(
 
 
 def _told(subject: Subject, task: str) -> str:
-    return f"the true {task}" if subject.name == TRUTH else f"{subject.name}'s {task}"
+    return f"the true {task}" if subject.name == TRUTH else f"the {task} of {subject.name}"
 
 
 def sentences(subjects: Sequence[Subject], checked: Checked) -> Iterator[str]:
