@@ -45,7 +45,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from must_jax import trained
 from must_jax.data import map_pictures, scenes
-from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry, resized
 from must_jax.data.decoding import decode_image
 from must_jax.data.kinds import (
     BoxesLabel,
@@ -59,7 +59,6 @@ from must_jax.data.kinds import (
 )
 from must_jax.data.kinds.values import SCALAR_STEPS
 from must_jax.data.letterbox import content_of
-from must_jax.data.placing import letterbox_geometry
 from must_jax.tasks import build_task
 
 CLASSES, BOXES, STRIDE = 1000, 20, 4
@@ -389,7 +388,7 @@ def model_labels(run: str, images: Mapping[str, np.ndarray]) -> dict[str, Labels
     for index, (name, image) in enumerate(images.items()):
         geometry = letterbox_geometry(image.shape[:2], SIZE)
         content_hw = geometry.y.out_length, geometry.x.out_length
-        predicted = model.predict_batch(place(geometry, image, {}, {}, 0)[0][None])
+        predicted = model.predict_batch(resized(geometry, image)[None])
         maps: dict[str, Label] = {}
         for task in (task for task in model.tasks.values() if isinstance(task.label, MapLabel)):
             rule = task.model_copy(update={"keep_confidence": True} if task.label.content == "ids" else {})

@@ -35,8 +35,8 @@ import numpy as np
 from must_jax.config import InputConfig, LabelConfig, ModelConfig
 from must_jax.cores import cores
 from must_jax.data import scenes
+from must_jax.data.fitting import Input
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.inputs import Input
 from must_jax.engine.mesh import make_mesh, setup_devices
 from must_jax.labelling.asking import read, readers
 from must_jax.labelling.forecasting import forward_per_second

@@ -84,8 +84,8 @@ def measure(rounds: int, count: int) -> None:
 
     from must_jax.config import ModelConfig
     from must_jax.cores import cores
+    from must_jax.data.fitting import Input
     from must_jax.data.image_sets import ImageSet, open_images
-    from must_jax.data.inputs import Input
     from must_jax.engine.mesh import setup_devices
     from must_jax.labelling.asking import read, readers
     from must_jax.teachers.own import owned

@@ -19,11 +19,10 @@ from jax.sharding import Mesh
 from must_jax import description
 from must_jax.config import ModelConfig, TrainConfig, in_todays_names
 from must_jax.cores import ahead, cores
-from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry, resized
 from must_jax.data.given import Image, check_array, pixels, several
 from must_jax.data.kinds import Label
 from must_jax.data.letterbox import Content, content_of
-from must_jax.data.placing import letterbox_geometry
 from must_jax.description import REMEDY, Description, Settings, TaskRecord, TrainingRecord
 from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated, replicated, split
@@ -284,7 +283,7 @@ class Trained:
         image_hw = pixels.shape[0], pixels.shape[1]
         geometry = letterbox_geometry(image_hw, self.image_size)
         content = content_of((geometry.y.out_length, geometry.x.out_length), self.image_size)
-        return _Fitted(image_hw, content, place(geometry, pixels, {}, {}, self.image_size)[0])
+        return _Fitted(image_hw, content, resized(geometry, pixels))
 
     def _labels(self, fitted: _Fitted, predictions: Predictions, row: int) -> dict[str, Label]:
         labels = {}

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from must_jax.cores import ahead, cores
-from must_jax.data import units
 from must_jax.data.duplicates import Pair, hash_images, near
 from must_jax.data.image_sets import Column, ImageSet, in_unit_of
 from must_jax.data.kinds import Label
@@ -62,8 +61,8 @@ def audit_column(column: LabelColumn, task: Task, truths: Sequence[Column], posi
     truth = next((each for each in of_task if each.classes == column.classes), next(iter(of_task), None))
     if truth is not None and column.teacher is not None:
         truth = in_unit_of(truth, column.kind)
-        if units.unit_of(truth.kind) != units.unit_of(column.kind):
-            reason = f"its labels were not scored, because the true labels have the unit '{units.unit_of(truth.kind)}'"
+        if truth.kind.unit != column.kind.unit:
+            reason = f"its labels were not scored, because the true labels have the unit '{truth.kind.unit}'"
             findings.append(Finding(level="look", reason=reason))
         elif truth.classes == column.classes:
             scores, scored = _score(column, truth, task, positions)

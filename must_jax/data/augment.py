@@ -1,18 +1,55 @@
-"""Examples as a network sees them: an image and its labels, scaled, cropped, padded and flipped alike."""
+"""Geometry of examples: one map from image to network input drives the image, its boxes and its maps alike.
+
+A rectangle of image pixels is resized into a rectangle of the square input, flipped or not; the rest of the input is
+padding. Both are whole pixels, so the resize is exact, and boxes and maps, whatever their resolution, follow in
+fractions of the image. Pixel i of n covers the fractions i/n to (i+1)/n; its value is that of its centre, (i + 1/2)/n.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from must_jax.config import AugmentConfig
-from must_jax.data.kinds import Label, LabelKind
-from must_jax.data.placing import Geometry, Span
 
 PADDING_RGB = (124, 116, 104)  # the mean of ImageNet
+_DENSE = 4  # at least so many places along a side of a cell are searched for valid pixels
+
+
+class Span(NamedTuple):
+    """What happens along one axis: `length` pixels from `start` become `out_length` pixels from `out_start`.
+
+    `image` is the image's size along this axis, a whole number unless it was decoded at reduced size.
+    """
+
+    image: float
+    start: int
+    length: int
+    out: int
+    out_start: int
+    out_length: int
+    flip: bool = False
+
+
+class Geometry(NamedTuple):
+    """From the image to the network input, rows and columns."""
+
+    y: Span
+    x: Span
+
+
+def letterbox_geometry(image_hw: tuple[float, float], image_size: int) -> Geometry:
+    """The whole image, as large as fits, in the top left corner of the input.
+
+    The image occupies `y.out_length` rows and `x.out_length` columns of the input.
+    """
+    scale = image_size / max(image_hw)
+    lengths = [min(image_size, max(1, round(side * scale))) for side in image_hw]
+    return Geometry(*(Span(side, 0, int(side), image_size, 0, n) for side, n in zip(image_hw, lengths, strict=True)))
 
 
 def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
@@ -40,40 +77,6 @@ def sample_geometry(
     return Geometry(*spans)
 
 
-def apply(
-    geometry: Geometry,
-    image: np.ndarray,
-    labels: Mapping[str, Label],
-    kinds: Mapping[str, LabelKind],
-    map_size: int,
-) -> tuple[np.ndarray, dict[str, Label]]:
-    """An image and its labels -> network input and targets, all of static shapes.
-
-    Args:
-      image: u8[h, w, 3].
-      labels: by task, as decoded: un-padded, maps of any size, zeros where invalid. One that is missing, or has
-        `present` 0, comes out as absent.
-      kinds: the tasks to return.
-      map_size: rows and columns of the returned maps; they cover the whole input.
-
-    Returns:
-      u8[image_size, image_size, 3] and the labels by task, as `place` returns them.
-    """
-    return resized(geometry, image), place(geometry, labels, kinds, map_size)
-
-
-def place(
-    geometry: Geometry, labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], map_size: int
-) -> dict[str, Label]:
-    """The labels of an image as targets of static shapes, by task; for the arguments see `apply`."""
-    return {
-        task: kind.placed(geometry, label, map_size)
-        if (label := labels.get(task)) is not None and label["present"]
-        else kind.absent((map_size, map_size))
-        for task, kind in kinds.items()
-    }
-
-
 def resized(geometry: Geometry, image: np.ndarray, padding_rgb: tuple[int, int, int] = PADDING_RGB) -> np.ndarray:
     """The image as network input: u8[h, w, 3] -> u8[y.out, x.out, 3]."""
     y, x = geometry
@@ -89,3 +92,106 @@ def resized(geometry: Geometry, image: np.ndarray, padding_rgb: tuple[int, int, 
         return part
     below, right = (span.out - span.out_start - span.out_length for span in geometry)
     return cv2.copyMakeBorder(part, y.out_start, below, x.out_start, right, cv2.BORDER_CONSTANT, value=padding_rgb)
+
+
+def moved(geometry: Geometry, boxes_yxyx: np.ndarray) -> np.ndarray:
+    """Fractions of the image -> fractions of the input."""
+    scale = [span.image / span.length * span.out_length / span.out for span in geometry]
+    shift = [(span.out_start - span.start / span.length * span.out_length) / span.out for span in geometry]
+    moved = boxes_yxyx * np.array(2 * scale, np.float32) + np.array(2 * shift, np.float32)
+    for axis, span in enumerate(geometry):
+        if span.flip:
+            mirror = (2 * span.out_start + span.out_length) / span.out
+            moved[:, axis::2] = mirror - moved[:, axis::2][:, ::-1]
+    return moved
+
+
+def means(plane: np.ndarray, y: Samples, x: Samples) -> np.ndarray:
+    """[h, w, ...], 0 where invalid -> [rows, columns, ...]: means of places in each cell, a pixel or less apart."""
+    to_source = np.array([[x.step, 0, x.first], [0, y.step, y.first]])
+    cells = len(x.nearest), len(y.nearest)
+    warped = cv2.warpAffine(
+        plane,
+        to_source,
+        (cells[0] * x.places, cells[1] * y.places),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return cv2.resize(warped, cells, interpolation=cv2.INTER_AREA)
+
+
+class Samples(NamedTuple):
+    """Where the cells `where` of an output axis, and evenly spread places in them, lie on a map's axis.
+
+    Attributes:
+      places: number of places in each cell, a pixel or less apart; place i of them all lies at index first + step * i.
+      nearest: i[n], the pixel at each cell's centre.
+      below: i[n * m], the pixels that each cell sees at least in part.
+      around: i[k], offsets from `nearest` of the pixels in a cell's footprint.
+    """
+
+    where: slice
+    places: int
+    first: float
+    step: float
+    nearest: np.ndarray
+    below: np.ndarray
+    around: np.ndarray
+
+    def within(self, cells: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """i[n, k]: the pixels at these offsets from the centres of these cells, kept within each cell."""
+        below = self.below.reshape(len(self.nearest), -1)[cells]
+        pixels = self.nearest[cells, None] + offsets[None]
+        return np.clip(pixels, below.min(1, keepdims=True), below.max(1, keepdims=True))
+
+
+def shown_cells(span: Span, cells: int) -> slice:
+    """Of an output axis with `cells` cells, those whose centre is in the image; one, if it is thinner than a cell."""
+    step = span.out / cells
+    begin = math.ceil(span.out_start / step - 0.5)
+    end = math.ceil((span.out_start + span.out_length) / step - 0.5)
+    if begin == end:
+        begin = min(int((span.out_start + span.out_length / 2) / step), cells - 1)
+        end = begin + 1
+    return slice(begin, end)
+
+
+@functools.lru_cache(64)  # the maps of one image mostly share their size, and evaluation mostly its geometry
+def samples(span: Span, map_length: int, out_length: int) -> Samples:
+    step = span.out / out_length  # from one output pixel to the next, in input pixels
+    where = shown_cells(span, out_length)
+    begin, end = where.start, where.stop
+    shown = span.out_start / step, (span.out_start + span.out_length) / step
+
+    def source(cell: Any) -> Any:
+        """Cells, one or an array of them -> pixels of the map."""
+        share = (cell * step - span.out_start) / span.out_length
+        share = 1 - share if span.flip else share
+        return (span.start + share * span.length) / span.image * map_length
+
+    cells = np.arange(begin, end)
+    centre = cells + 0.5
+    low, high = np.maximum(cells, shown[0]), np.minimum(cells + 1, shown[1])
+    middle = np.where((shown[0] <= centre) & (centre < shown[1]), centre, (low + high) / 2)
+    pixels = abs(source(begin + 1) - source(begin))
+    places = max(1, math.ceil(pixels - 1e-6))
+    spread = low[:, None] + (high - low)[:, None] * _evenly(max(_DENSE, places))
+    first, second = source(begin + 0.5 / places), source(begin + 1.5 / places)
+    seen = np.floor(source(np.concatenate([middle, spread.ravel()]))).astype(np.intp)
+    np.minimum(np.maximum(seen, 0, out=seen), map_length - 1, out=seen)
+    reach = math.ceil(pixels / 2 - 0.5)
+    return Samples(
+        where=where,
+        places=places,
+        first=first - 0.5,
+        step=second - first,
+        nearest=seen[: len(cells)],
+        below=seen[len(cells) :],
+        around=np.arange(-reach, reach + 1),
+    )
+
+
+@functools.cache
+def _evenly(count: int) -> np.ndarray:
+    """f64[1, count]: as many places in a cell, as shares of its side."""
+    return ((np.arange(count) + 0.5) / count)[None]

@@ -21,13 +21,11 @@ import cv2
 import numpy as np
 
 from must_jax.config import AugmentConfig, InputConfig
-from must_jax.data.augment import apply as augment_example
-from must_jax.data.augment import sample_geometry, sample_scale
+from must_jax.data.augment import Geometry, letterbox_geometry, resized, sample_geometry, sample_scale
 from must_jax.data.decoding import decode_reduced
 from must_jax.data.image_sets import Column, ImageSet, in_unit_of
-from must_jax.data.kinds import Label, LabelKind
+from must_jax.data.kinds import Label, LabelKind, place
 from must_jax.data.order import Order
-from must_jax.data.placing import Geometry, letterbox_geometry
 from must_jax.data.prefetch import Batch, OnBad, prefetched
 from must_jax.data.workers import Unread
 from must_jax.errors import UserError
@@ -204,20 +202,21 @@ class _Examples:
         which: int,
         index: int,
         longest: int,
-        place: Callable[[tuple[float, float]], Geometry],
+        lay: Callable[[tuple[float, float]], Geometry],
     ) -> list[Unread]:
         """Writes an image and its labels; blanks, if anything of them cannot be read.
 
         Args:
           longest: the side with which the image is needed at most, see `decode_reduced`.
-          place: size of the image -> where it goes.
+          lay: size of the image -> where it goes.
         """
         source = self.sources[which]
         try:
             image, image_hw = decode_reduced(source.images.record(index)["image"], longest)
             labels = {task: label for task in self.kinds if (label := label_of(source, task, index)) is not None}
             map_size = self.image_size // self.map_stride
-            image, targets = augment_example(place(image_hw), image, labels, self.kinds, map_size)
+            geometry = lay(image_hw)
+            image, targets = resized(geometry, image), place(geometry, labels, self.kinds, map_size)
         except Exception as error:  # one record, however broken, must not end a run of days
             self.write_blank(out, row, index)
             return [Unread(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")]
@@ -243,10 +242,10 @@ class _Training(_Examples):
         rng = np.random.Generator(np.random.Philox(key=[self.augment_seed, position]))
         scale = sample_scale(rng, self.augment)  # first: what is shown small need not be decoded at full size
 
-        def place(image_hw: tuple[float, float]) -> Geometry:
+        def lay(image_hw: tuple[float, float]) -> Geometry:
             return sample_geometry(rng, image_hw, self.image_size, scale, self.augment.flip)
 
-        return self.write(out, row, which, index, math.ceil(self.image_size * scale), place)
+        return self.write(out, row, which, index, math.ceil(self.image_size * scale), lay)
 
 
 @dataclass(frozen=True)
@@ -259,13 +258,13 @@ class _Evaluation(_Examples):
         content_hw = out["content_hw"][row]
         content_hw[:] = 0
 
-        def place(image_hw: tuple[float, float]) -> Geometry:
+        def lay(image_hw: tuple[float, float]) -> Geometry:
             geometry = letterbox_geometry(image_hw, self.image_size)
             content_hw[:] = geometry.y.out_length, geometry.x.out_length
             return geometry
 
         if index < len(self.sources[0].images):
-            return self.write(out, row, 0, index, 0, place)
+            return self.write(out, row, 0, index, 0, lay)
         self.write_blank(out, row, -1)
         return []
 

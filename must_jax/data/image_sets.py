@@ -57,7 +57,7 @@ class Column(Protocol):
 
 def in_unit_of(column: Column, kind: LabelKind | None) -> Column:
     """The column in the unit of `kind`; as it is, if it cannot be read in that, or without a kind."""
-    unit, wanted = units.unit_of(column.kind), units.unit_of(kind)
+    unit, wanted = column.kind.unit, kind.unit if kind else ""
     return column.in_unit(wanted) if unit != wanted and units.can_be_read(unit, wanted) else column
 
 
@@ -82,11 +82,11 @@ class TruthColumn:
 
     def __getitem__(self, index: int) -> Label:
         label = self._truth.read(self._images.record(index)[self._truth.feature])
-        return units.converted(label, units.unit_of(self._truth.kind), self.kind)
+        return self.kind.converted(label, self._truth.kind.unit)
 
     def in_unit(self, unit: str) -> TruthColumn:
         column = copy.copy(self)
-        column.kind = units.in_unit(self.kind, unit)
+        column.kind = self.kind.in_unit(unit)
         return column
 
 

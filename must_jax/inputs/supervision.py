@@ -8,12 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from must_jax.data.augment import place
+from must_jax.data.augment import letterbox_geometry, shown_cells
 from must_jax.data.batching import TRAIN_MAP_STRIDE, Source, label_of
 from must_jax.data.decoding import decode_image, image_shape
 from must_jax.data.image_sets import shared
-from must_jax.data.kinds import BoxesLabel, Label, LabelKind, MapLabel, objects
-from must_jax.data.placing import letterbox_geometry, shown_cells
+from must_jax.data.kinds import BoxesLabel, Label, LabelKind, MapLabel, objects, place
 from must_jax.errors import UserError
 from must_jax.inputs import sampling
 from must_jax.labels.summary import Summary, summarize

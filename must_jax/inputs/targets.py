@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.config import OptimizerConfig
-from must_jax.data import units
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column
 from must_jax.data.kinds import LabelKind
@@ -117,7 +116,7 @@ def _check_fits(column: Column, task: Task, images: str) -> None:
             f"others have {_joined(task.classes)}; use labels with the same class list, or give these a name and "
             f"a head of their own with --config.train.0.names.{stored}=NAME --config.tasks.NAME.kind={task.kind}"
         )
-    unit, expected = units.unit_of(column.kind), units.unit_of(task.label)
+    unit, expected = column.kind.unit, task.label.unit
     if unit != expected:
         raise UserError(
             f"the {column.task} labels of {images} have the unit '{unit}', but config.tasks.{column.task} expects "

@@ -41,11 +41,12 @@ class Unreadable:
         Raises:
           UserError: more than 1 % of the images cannot be read.
         """
+        alone = distributed.processes() == 1
         for batch in batches:
-            if distributed.processes() == 1:
+            if alone:
                 self._check()
             yield batch
-        if distributed.processes() == 1:
+        if alone:
             self._check()  # errors that occurred during the last batch
 
     def shares(self) -> dict[str, float]:

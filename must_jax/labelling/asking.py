@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from must_jax.cores import ahead, cores, divided
+from must_jax.data.fitting import Example, Input, Reader
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.inputs import Example, Input, Reader
 from must_jax.data.layout import Layout
 from must_jax.data.prefetch import Begin, makers
 from must_jax.errors import told

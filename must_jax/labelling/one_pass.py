@@ -19,8 +19,8 @@ import numpy as np
 
 from must_jax.config import InputConfig
 from must_jax.cores import ahead, cores, divided
+from must_jax.data.fitting import Example
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.inputs import Example
 from must_jax.data.kinds import Label
 from must_jax.data.layout import Layout
 from must_jax.data.letterbox import Content

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from must_jax.data import shards, units
+from must_jax.data import shards
 from must_jax.data.confidence import check_classes
 from must_jax.data.datasets import open_dataset, reading
 from must_jax.data.image_sets import ImageSet
@@ -53,7 +53,7 @@ class LabelColumn:
         label = self.kind.decode(self._records[int(self._positions[index])], len(self.classes))
         if np.any(self._least > self._stored_from):
             label = self.kind.confident(label, self._least)
-        return units.converted(label, self.manifest.unit, self.kind)
+        return self.kind.converted(label, self.manifest.unit)
 
     @property
     def is_as_made(self) -> bool:
@@ -75,7 +75,7 @@ class LabelColumn:
     def in_unit(self, unit: str) -> LabelColumn:
         """The same column of maps, read in another unit, for which `units.can_be_read` is true."""
         column = copy.copy(self)
-        column.kind = units.in_unit(self.kind, unit)
+        column.kind = self.kind.in_unit(unit)
         return column
 
     def at_least(self, min_confidence: float | Mapping[str, float]) -> LabelColumn:

@@ -14,13 +14,12 @@ import numpy as np
 from must_jax import trained
 from must_jax.config import LabelConfig, SourceConfig, TrainConfig
 from must_jax.cores import ahead, cores
-from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry, resized
 from must_jax.data.batching import Source, label_of
 from must_jax.data.decoding import decode_image
 from must_jax.data.image_sets import evenly_spread, open_images
 from must_jax.data.kinds import Label
 from must_jax.data.letterbox import content_of
-from must_jax.data.placing import letterbox_geometry
 from must_jax.data.shards import COLUMNS
 from must_jax.engine.mesh import setup_devices
 from must_jax.errors import UserError
@@ -188,7 +187,7 @@ def _ranked(model: Trained, task: Task, source: Source, ranked_images: int) -> l
 
 def _value(model: Trained, task: Task, example: Example) -> float:
     geometry = letterbox_geometry(example.image.shape[:2], model.image_size)
-    fitted, _ = place(geometry, example.image, {}, {}, model.image_size)
+    fitted = resized(geometry, example.image)
     content = content_of((geometry.y.out_length, geometry.x.out_length), model.image_size)
     prediction = {key: value[0] for key, value in model.predict_batch(fitted[None])[task.name].items()}
     metrics = task.metrics()

@@ -22,7 +22,6 @@ from must_jax.engine.measuring import Evaluation, evaluate
 from must_jax.engine.mesh import put, put_batch, put_replicated
 from must_jax.engine.mesh import split as split_over
 from must_jax.engine.optimizers import build_optimizer, schedule
-from must_jax.engine.pending import PendingProgram, shapes_of
 from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Diverged, SkippedSideBySide
 from must_jax.engine.state import State, Variables, state_shapes, trained_variables
@@ -30,10 +29,12 @@ from must_jax.engine.step import (
     HOST,
     SCHEDULE_SHAPES,
     Batch,
+    PendingProgram,
     PredictStep,
     TrainStep,
     make_predict_step,
     make_side_by_side_step,
+    shapes_of,
 )
 from must_jax.inputs.unreadable import Unreadable, lengths_of
 from must_jax.models.api import Features, Model, transfer

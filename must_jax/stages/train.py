@@ -10,7 +10,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
 
 from must_jax import description, preemption, trained
 from must_jax.config import TrainConfig
@@ -129,7 +128,9 @@ def _train(
         step = measured(training.step, clock, training.mesh, config.model.dtype)
         step = stack.enter_context(traced(step, profiled, start, workdir / PROFILE))
         read = training.batches(start, rows=local_rows(training.mesh, config.batch_size), on_bad=unreadable.add)
-        batches = _with_stop(unreadable.guard(read), training.mesh)
+        batches: Iterator[Batch] = unreadable.guard(read)
+        if training.mesh.is_multi_process:
+            batches = _with_stop(batches)
         state = fit(step, state, batches, training.schedule, range(start, config.steps), training.mesh, recorder)
         clock.switch(SAVE)
     if distributed.is_first():
@@ -306,11 +307,10 @@ def _tell_strange(workdir: Path, remarks: Sequence[str]) -> None:
         say(f"look at {workdir}: {remark}")
 
 
-def _with_stop(batches: Iterator[Batch], mesh: Mesh) -> Iterator[Batch]:
+def _with_stop(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Adds to the batches whether this process is to stop, which the devices pass on to the other processes."""
     for batch in batches:
-        told = np.full(len(batch["index"]), preemption.requested(), np.float32)
-        yield {**batch, STOP: told} if mesh.is_multi_process else batch
+        yield {**batch, STOP: np.full(len(batch["index"]), preemption.requested(), np.float32)}
 
 
 def _noting_skipped(training: Training, workdir: Path) -> Callable[[int], None]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax.data.inputs import Input, Placed
+from must_jax.data.fitting import Input, Placed
 from must_jax.data.letterbox import Content
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.manifest import TeacherRecord

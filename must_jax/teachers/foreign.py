@@ -18,10 +18,10 @@ import numpy as np
 import pydantic
 
 from must_jax.config.teachers import Fit, TeacherConfig, TeacherInputConfig, TeacherTaskConfig
-from must_jax.data import inputs
+from must_jax.data import fitting
 from must_jax.data.axes import parse
 from must_jax.data.batching import TRAIN_MAP_STRIDE
-from must_jax.data.inputs import Input, Placed
+from must_jax.data.fitting import Input, Placed
 from must_jax.data.letterbox import Content
 from must_jax.errors import UserError
 from must_jax.labels.formats.class_lists import Classes
@@ -240,7 +240,7 @@ def fitted_input(
     if fit == "crop" and {*kinds} != {"classification"}:
         raise UserError(f"{where}: what is cropped would have no labels; set input.fit=letterbox or stretch")
     red, green, blue = declared.padding_rgb or padding_rgb or mean_rgb(declared)
-    name: inputs.Fit = "corner" if fit == "letterbox_corner" else fit
+    name: fitting.Fit = "corner" if fit == "letterbox_corner" else fit
     return Input(*hw, name, (red, green, blue), (declared.shorter_side or min(hw)) if fit == "crop" else 0)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
-from must_jax.data.inputs import Input, Placed
+from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError, nearest, told
 from must_jax.teachers import foreign
 from must_jax.teachers.foreign import Answers, Foreign

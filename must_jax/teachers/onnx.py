@@ -15,7 +15,7 @@ import onnxruntime
 
 from must_jax import cores
 from must_jax.config.teachers import Fit, TeacherConfig, TeacherTaskConfig
-from must_jax.data.inputs import Input, Placed
+from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.tasks import kind_of
 from must_jax.teachers import foreign, layouts, outputs

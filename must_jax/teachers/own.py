@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from must_jax.data.batching import TRAIN_MAP_STRIDE
-from must_jax.data.inputs import Input
+from must_jax.data.fitting import Input
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.manifest import TeacherRecord
 from must_jax.teachers.base import Images, Predictions, Teacher

@@ -13,7 +13,7 @@ import torch
 
 from must_jax.config.teachers import TeacherConfig
 from must_jax.cores import cores
-from must_jax.data.inputs import Input, Placed
+from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.teachers import foreign
 from must_jax.teachers.foreign import Answers, Foreign

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from must_jax.data.inputs import Input, Placed
+from must_jax.data.fitting import Input, Placed
 from must_jax.data.kinds import BoxesLabel, IdsLabel, ValuesLabel, VectorLabel
 from must_jax.data.letterbox import Content
 from must_jax.tasks.base import NumpyArrays, Task

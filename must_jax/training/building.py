@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +17,8 @@ from must_jax.config import TrainConfig
 from must_jax.data.batching import Batch, Source, batch_like, examples_of, train_batches
 from must_jax.engine.mesh import state_shardings
 from must_jax.engine.optimizers import Optimizer, build_optimizer, schedule
-from must_jax.engine.pending import PendingProgram, shapes_of
 from must_jax.engine.state import State, Variables, init_state, state_shapes
-from must_jax.engine.step import SCHEDULE_SHAPES, TrainStep, make_train_step
+from must_jax.engine.step import SCHEDULE_SHAPES, PendingProgram, TrainStep, make_train_step, shapes_of
 from must_jax.inputs import feeding, gate, memory, supervision
 from must_jax.inputs.mistakes import check_config
 from must_jax.inputs.sources import check_unchanged, fingerprint_of, open_training
@@ -58,9 +58,10 @@ class Training:
         """Before the first update, on the devices."""
         return init_state(self.variables, self.optimizer, self.mesh, ema=self.config.optimizer.ema_decay > 0)
 
-    def schedule(self, update: int) -> dict[str, np.ndarray]:
-        """The f32 scalars of an update, by name."""
-        return schedule(self.config.optimizer, self.config.steps, update)
+    @property
+    def schedule(self) -> Callable[[int], dict[str, np.ndarray]]:
+        """Number of an update -> its f32 scalars, by name."""
+        return partial(schedule, self.config.optimizer, self.config.steps)
 
     def batches(self, start: int, **options: Any) -> Iterator[Batch]:
         """Those from update `start` on; `options` as in `train_batches`."""

@@ -18,9 +18,8 @@ from must_jax.data.batching import Source, TruthReader, eval_batches
 from must_jax.engine import distributed
 from must_jax.engine.measuring import evaluate
 from must_jax.engine.mesh import local_rows
-from must_jax.engine.pending import PendingProgram
 from must_jax.engine.state import Variables
-from must_jax.engine.step import PredictStep, make_predict_step
+from must_jax.engine.step import PendingProgram, PredictStep, make_predict_step
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.inputs import feeding, targets

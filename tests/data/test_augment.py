@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import cv2
 import hypothesis
@@ -12,9 +13,16 @@ import pytest
 
 from must_jax.config import AugmentConfig
 from must_jax.data import scenes
-from must_jax.data.augment import PADDING_RGB, apply, sample_geometry, sample_scale
-from must_jax.data.kinds import IGNORE_ID, BoxesLabel, DirectionsLabel, IdsLabel, ScalarsLabel, VectorLabel
-from must_jax.data.placing import Geometry, Span, letterbox_geometry
+from must_jax.data.augment import (
+    PADDING_RGB,
+    Geometry,
+    Span,
+    letterbox_geometry,
+    resized,
+    sample_geometry,
+    sample_scale,
+)
+from must_jax.data.kinds import IGNORE_ID, BoxesLabel, DirectionsLabel, IdsLabel, ScalarsLabel, VectorLabel, place
 
 IDS = IdsLabel("ids")
 DEPTH = ScalarsLabel("depth", "m")
@@ -24,6 +32,13 @@ PRESENT = np.float32(1)
 
 settings = hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
 sides = st.integers(5, 90)
+
+
+def apply(
+    geometry: Geometry, image: np.ndarray, labels: dict[str, Any], kinds: dict[str, Any], map_size: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """An example as a network sees it."""
+    return resized(geometry, image), place(geometry, labels, kinds, map_size)
 
 
 def sampled(rng: np.random.Generator, hw: tuple[int, int], image_size: int, augment: AugmentConfig) -> Geometry:

@@ -21,8 +21,8 @@ from photos import encoded, picture, write_files
 from must_jax.config import LabelConfig, TeacherConfig
 from must_jax.data.batching import TRAIN_MAP_STRIDE
 from must_jax.data.decoding import decode_image
+from must_jax.data.fitting import Placed
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.inputs import Placed
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labels.columns import LabelColumn, open_column

@@ -14,9 +14,9 @@ from made_teacher import HEADLINES, make_teacher
 
 from must_jax import trained
 from must_jax.config import InputConfig, LabelConfig
-from must_jax.data import inputs
+from must_jax.data import fitting
+from must_jax.data.fitting import Input, Placed
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.inputs import Input, Placed
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.labelling import asking, one_pass
@@ -81,9 +81,9 @@ def test_each_image_is_read_and_decoded_once_for_all_teachers(
     models: dict[str, trained.Trained], images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, decoded = Counter(), []
-    record, decode = images.record, inputs.decode_reduced
+    record, decode = images.record, fitting.decode_reduced
     monkeypatch.setattr(images, "record", lambda i: read.update([i]) or record(i))
-    monkeypatch.setattr(inputs, "decode_reduced", lambda data, longest: decoded.append(data) or decode(data, longest))
+    monkeypatch.setattr(fitting, "decode_reduced", lambda data, longest: decoded.append(data) or decode(data, longest))
     one_pass.label(images, begun(tmp_path, models, images), batch_size=4)
     assert read == Counter(range(21))
     assert Counter(decoded) == Counter(record(i)["image"] for i in range(21))

@@ -11,7 +11,6 @@ from made_teacher import SMALL
 
 from must_jax import description
 from must_jax.config import AuditConfig, LabelConfig
-from must_jax.data import units
 from must_jax.data.image_sets import open_images
 from must_jax.data.kinds import ScalarsLabel
 from must_jax.labels import judging
@@ -28,7 +27,7 @@ def test_a_student_of_inverse_depth_is_measured_on_metres(data_dir: Path, tmp_pa
 
     def inverse(index: int) -> dict[str, Any]:
         """With a scale and a shift that no one knows, as a teacher of that kind gives it."""
-        found = units.converted(truth[index], "m", kind)
+        found = kind.converted(truth[index], "m")
         return found | {"depth": np.float32(3 + index) * found["depth"] + np.float32(index)}
 
     column = make_column(tmp_path / "columns/seer-depth", "depth", images, inverse, kind=kind.to_dict(), unit=UNIT)

@@ -20,10 +20,9 @@ from photos import bad_files, good_files, jpeg, write_files
 from must_jax import files, trained
 from must_jax.config import LabelConfig, OptimizerConfig, PrepareConfig
 from must_jax.data import image_sets
-from must_jax.data.augment import apply as place
+from must_jax.data.augment import letterbox_geometry, resized
 from must_jax.data.decoding import decode_image
 from must_jax.data.image_sets import ImageSet, open_images
-from must_jax.data.placing import letterbox_geometry
 from must_jax.data.preparing import prepare
 from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
@@ -112,7 +111,7 @@ def test_maps_cover_the_photo_without_the_padding(labelled: Path) -> None:
 
 def test_labels_are_what_the_teacher_predicts(labelled: Path, teachers: tuple[str, ...], photos: Path) -> None:
     image = decode_image((photos / "b tall.png").read_bytes())
-    fitted, _ = place(letterbox_geometry(image.shape[:2], 64), image, {}, {}, 0)
+    fitted = resized(letterbox_geometry(image.shape[:2], 64), image)
     predicted = trained.load(teachers[0], make_mesh()).predict_batch(np.stack([fitted] * 4))
     stored = LabelColumn(labelled / "columns" / "everything-classification")[1]["probs"]
     np.testing.assert_allclose(stored, predicted["classification"]["probs"][0], atol=2e-3)
@@ -212,7 +211,7 @@ def test_an_image_that_a_teacher_fails_on_is_absent_in_its_columns_only(
     fails, labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch
 ) -> None:
     dispatch, tall = trained.Trained.dispatch, decode_image((photos / "b tall.png").read_bytes())
-    fitted, _ = place(letterbox_geometry(tall.shape[:2], 32), tall, {}, {}, 0)
+    fitted = resized(letterbox_geometry(tall.shape[:2], 32), tall)
 
     def failing(model: trained.Trained, images: np.ndarray) -> dict:
         predictions = dispatch(model, images)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from measured import count
 
-from must_jax.data import units
 from must_jax.tasks import build_task
 
 HW = (16, 24)
@@ -126,7 +125,7 @@ INVERSE = build_task("depth", (), {"depth_kind": "inverse_relative"})
 def of_metres(depth_m: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
     """One image's truth in metres, as a model of inverse depth is measured on it."""
     label = {"depth": depth_m, "valid": valid, "present": np.float32(1)}
-    return units.converted(label, "m", INVERSE.label)
+    return INVERSE.label.converted(label, "m")
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])  # of a room, and of a landscape
@@ -164,7 +163,7 @@ def test_one_over_inverse_depth_is_not_depth(scene):
         (build_task("depth", (), {"depth_kind": "relative"}), 1 / (5 / labels["depth"][0] + 3)),
         (build_task("depth", (), {"depth_kind": "relative"}), 5 / labels["depth"][0] + 3),
     ):
-        truth = units.converted({key: value[0] for key, value in labels.items()}, "m", task.label)
+        truth = task.label.converted({key: value[0] for key, value in labels.items()}, "m")
         (metrics := task.metrics()).update({"depth": predicted.astype(np.float32)}, truth)
         measured[task.depth_kind, len(measured)] = metrics.result()["delta1"]
     right, inverted, as_depth = measured.values()

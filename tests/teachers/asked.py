@@ -13,8 +13,8 @@ from onnx_graphs import COLOURS, Graph, Input
 from photos import encoded, picture
 
 from must_jax.config.teachers import TeacherConfig
+from must_jax.data.fitting import Reader
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.inputs import Reader
 from must_jax.data.letterbox import Content
 from must_jax.errors import UserError
 from must_jax.teachers import loading

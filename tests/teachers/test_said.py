@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from must_jax.config.teachers import TeacherTaskConfig
 from must_jax.data import axes
-from must_jax.data.inputs import Fit, Input, Placed
+from must_jax.data.fitting import Fit, Input, Placed
 from must_jax.tasks import build_task
 from must_jax.teachers import mapping
 from must_jax.teachers.reading import Reading, as_yxyx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from must_jax.data.kinds.base import Label, LabelKind
+from must_jax.data.kinds.base import Label, LabelKind, place
 from must_jax.data.kinds.boxes import BoxesLabel, objects
 from must_jax.data.kinds.ids import IGNORE_ID, WIDE_IGNORE_ID, IdsLabel
 from must_jax.data.kinds.maps import MapLabel
@@ -27,6 +27,7 @@ __all__ = [
     "kind_from_dict",
     "largest",
     "objects",
+    "place",
 ]
 
 KINDS: tuple[type[LabelKind], ...] = (VectorLabel, BoxesLabel, IdsLabel, ScalarsLabel, DirectionsLabel)

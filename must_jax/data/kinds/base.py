@@ -15,10 +15,10 @@ import numpy as np
 import pydantic
 from tensorflow_datasets.proto import tf_example_pb2
 
+from must_jax.data.augment import Geometry
 from must_jax.data.confidence import Least
 from must_jax.data.kinds.statistics import Bars, Statistics, histogram
 from must_jax.data.letterbox import Content
-from must_jax.data.placing import Geometry
 from must_jax.errors import UserError
 
 Label = dict[str, Any]  # NumPy arrays, and `present`, an f32 scalar: 1 labelled, 0 not labelled
@@ -84,6 +84,14 @@ class LabelKind(abc.ABC):
     def layout(self) -> LabelKind:
         """What labels and a model must share: not slots, which are padded, nor a unit, which is up to the task."""
         return self
+
+    def in_unit(self, unit: str) -> LabelKind:
+        """The same kind of map, with another unit that its values can be read in."""
+        return self
+
+    def converted(self, label: Label, unit: str) -> Label:
+        """A label that is stored in `unit`, in that of this kind; see `units.can_be_read`."""
+        return label
 
     # Storage
 
@@ -300,3 +308,21 @@ def check_ids(ids: np.ndarray, classes: int) -> None:
     """Raises UserError if there are more than so many classes; 0 = not known."""
     if classes and ids.size and ids.max() >= classes:
         raise UserError(f"a label has class id {ids.max()}, but its data lists {classes} classes; correct either")
+
+
+def place(
+    geometry: Geometry, labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], map_size: int
+) -> dict[str, Label]:
+    """The labels of an image as targets of static shapes, by task; one that is missing, or not present, as absent.
+
+    Args:
+      labels: by task, as decoded: un-padded, maps of any size, zeros where invalid.
+      kinds: of the tasks to return.
+      map_size: rows and columns of the returned maps; they cover the whole input.
+    """
+    return {
+        task: kind.placed(geometry, label, map_size)
+        if (label := labels.get(task)) is not None and label["present"]
+        else kind.absent((map_size, map_size))
+        for task, kind in kinds.items()
+    }

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from must_jax.data.augment import Geometry, moved
 from must_jax.data.confidence import Least, sure
 from must_jax.data.kinds.base import Contents, Label, LabelKind, check_ids
 from must_jax.data.kinds.statistics import MOST_BOXES, Bars, Statistics, histogram
 from must_jax.data.letterbox import Content
-from must_jax.data.placing import Geometry, moved
 from must_jax.progress import counted, rounded
 
 _MIN_VISIBLE = 0.25  # share of a box's area that must remain

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax.data import map_pictures
+from must_jax.data.augment import Geometry, Samples, samples
 from must_jax.data.confidence import Least, sure
 from must_jax.data.kinds.base import NOTHING, Contents, Label, check_ids
 from must_jax.data.kinds.maps import WHOLE, MapLabel, MapValues
 from must_jax.data.kinds.statistics import Statistics, histogram
 from must_jax.data.letterbox import Content, nearest, resampled
-from must_jax.data.placing import Geometry, Samples, samples
 from must_jax.errors import UserError
 from must_jax.progress import rounded
 

@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from must_jax.data import map_pictures
+from must_jax.data.augment import Geometry, means, samples
 from must_jax.data.kinds.base import NOTHING, Contents, Label, LabelKind
 from must_jax.data.kinds.maps import TOP, WHOLE, MapLabel, MapValues
 from must_jax.data.kinds.statistics import Bars, Statistics
 from must_jax.data.letterbox import Content, resampled, whole_valid
-from must_jax.data.placing import Geometry, means, samples
+from must_jax.data.units import METRES, RELATIVE
 from must_jax.progress import rounded
 
 # Steps in a scalar map's range: apart from float32's own rounding, no value is off by more than 1 / 65,535 of it, with
@@ -154,8 +155,19 @@ class ScalarsLabel(ValuesLabel):
     def layout(self) -> LabelKind:
         return dataclasses.replace(self, unit="")
 
+    def in_unit(self, unit: str) -> LabelKind:
+        return dataclasses.replace(self, unit=unit)
+
     def as_found(self, unit: str, classes: int) -> MapLabel:
         return dataclasses.replace(self, unit=unit)
+
+    def converted(self, label: Label, unit: str) -> Label:
+        """A depth of 0 or less has no inverse and becomes invalid."""
+        if self.unit in (unit, RELATIVE) or not label["present"]:
+            return label
+        valid = label["valid"] * (label[self.field] > 0)
+        inverse = valid / np.where(valid > 0, label[self.field], np.float32(1))
+        return {**label, self.field: inverse.astype(np.float32), "valid": valid.astype(np.float32)}
 
     def features(self) -> dict[str, Any]:
         webp = tfds.features.Image(shape=(None, None, 3), doc="offset + scale * (256 R + G); R = G = 0: invalid")
@@ -210,7 +222,7 @@ class ScalarsLabel(ValuesLabel):
 
     def as_picture(self, label: Mapping[str, np.ndarray]) -> MapValues:
         values, known = label[self.field], self.known(label)
-        if self.unit == "m":
+        if self.unit == METRES:
             beyond = known & (values > FARTHEST_M)
             codes = np.rint(1000 * values.astype(np.float64)) * (known & ~beyond)
             return MapValues(codes, {"unit": MILLIMETRES, "invalid": 0, "beyond": int(np.count_nonzero(beyond))})

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from must_jax.data.augment import Geometry
 from must_jax.data.confidence import Least, sure
 from must_jax.data.kinds.base import Contents, Label, LabelKind, check_ids
 from must_jax.data.kinds.statistics import Statistics
 from must_jax.data.letterbox import Content
-from must_jax.data.placing import Geometry
 from must_jax.errors import UserError
 
 _KEPT = 4 + 2  # bytes: class and probability

@@ -15,13 +15,13 @@ import tensorflow_datasets as tfds
 from hand_made import KINDS, Images, write_column
 
 from must_jax.data import kinds
+from must_jax.data.augment import Geometry, moved
 from must_jax.data.batching import Source, eval_batches
 from must_jax.data.image_sets import ImageSet, Truth
 from must_jax.data.kinds import Label, LabelKind
 from must_jax.data.kinds.base import Contents
 from must_jax.data.kinds.statistics import Statistics
 from must_jax.data.letterbox import Content
-from must_jax.data.placing import Geometry, moved
 from must_jax.labels import verify
 from must_jax.labels.columns import LabelColumn
 from must_jax.labels.told import told

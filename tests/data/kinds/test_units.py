@@ -20,7 +20,7 @@ def test_metres_are_known_up_to_scale_and_shift_and_so_are_their_inverses() -> N
         ("relative", DEPTH_M, VALID),
         ("inverse_relative", [[0.5, 0], [0, 0]], [[1, 0], [0, 0]]),  # what is not in front of the camera has no inverse
     ):
-        found = units.converted(label(), "m", ScalarsLabel("depth", unit))
+        found = ScalarsLabel("depth", unit).converted(label(), "m")
         np.testing.assert_array_equal(found["depth"], depth)
         np.testing.assert_array_equal(found["valid"], valid)
         assert found["depth"].dtype == found["valid"].dtype == np.float32
@@ -28,7 +28,7 @@ def test_metres_are_known_up_to_scale_and_shift_and_so_are_their_inverses() -> N
 
 def test_an_image_without_a_label_has_none_in_any_unit() -> None:
     none = {"depth": np.zeros((1, 1), np.float32), "valid": np.zeros((1, 1), np.float32), "present": np.float32(0)}
-    assert units.converted(none, "m", ScalarsLabel("depth", "inverse_relative")) == none
+    assert ScalarsLabel("depth", "inverse_relative").converted(none, "m") == none
 
 
 @pytest.mark.parametrize("unit", ["relative", "inverse_relative"])

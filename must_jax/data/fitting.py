@@ -8,10 +8,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from must_jax.data.augment import PADDING_RGB, resized
+from must_jax.data.augment import PADDING_RGB, Geometry, Span, resized
 from must_jax.data.decoding import decode_reduced
 from must_jax.data.image_sets import ImageSet
-from must_jax.data.placing import Geometry, Span
 from must_jax.errors import told
 
 Fit = Literal["letterbox", "corner", "stretch", "crop", "whole"]
