@@ -131,7 +131,7 @@ class Distances(Exam):
     def _label(self, pair: _Pair) -> Label:
         assert self.truth
         label = {self.kind.field: pair.true, "valid": pair.known.astype(np.float32), "present": np.float32(1)}
-        return units.converted(label, self.truth.unit, self.kind)
+        return self.kind.converted(label, self.truth.unit)
 
     def _measured(self, factor: float, pairs: Iterable[_Pair] | None = None) -> TaskMetrics:
         """The task's metrics, if all values were multiplied by the factor."""

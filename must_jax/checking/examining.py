@@ -22,8 +22,8 @@ from must_jax.config.teachers import TeacherConfig
 from must_jax.data import units
 from must_jax.data.axes import parse
 from must_jax.data.decoding import decode_image
+from must_jax.data.fitting import Placed
 from must_jax.data.image_sets import Column, ImageSet
-from must_jax.data.inputs import Placed
 from must_jax.data.kinds import DirectionsLabel, ScalarsLabel, ValuesLabel
 from must_jax.errors import UserError
 from must_jax.labels import judging

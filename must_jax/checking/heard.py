@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from must_jax.data.augment import resized
-from must_jax.data.inputs import Placed
+from must_jax.data.fitting import Placed
 from must_jax.data.letterbox import Content
 from must_jax.errors import told
 from must_jax.tasks.base import NumpyArrays

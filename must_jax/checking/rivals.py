@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from must_jax.config.teachers import BoxFormat, TeacherConfig, TeacherInputConfig
-from must_jax.data.inputs import Input
+from must_jax.data.fitting import Input
 from must_jax.keys import written
 from must_jax.teachers.mapping import ClassMapping
 from must_jax.teachers.reading import Reading

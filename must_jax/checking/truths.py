@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from must_jax.config import SourceConfig
-from must_jax.data import units
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column, open_images
 from must_jax.data.kinds import BoxesLabel, IdsLabel, Label, VectorLabel
@@ -37,7 +36,7 @@ class Truth:
     @property
     def unit(self) -> str:
         """Of its maps."""
-        return units.unit_of(self.column.kind)
+        return self.column.kind.unit
 
     def label(self, position: int) -> Label | None:
         """The label of an image in the teacher's classes, with its maps as they are; None if there is none."""
