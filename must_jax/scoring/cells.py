@@ -23,7 +23,7 @@ from must_jax.models.api import build_model
 from must_jax.progress import Progress
 from must_jax.report.scorecard import Row
 from must_jax.runs.results import RunRecord
-from must_jax.scoring.records import Runs
+from must_jax.scoring.run_log import Runs
 from must_jax.scoring.transfer import Downstream, Outcome, Start, Training, Transfer, Trunk
 from must_jax.trained import Trained
 
