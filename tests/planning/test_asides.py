@@ -50,8 +50,8 @@ class Home:
     def stage(self, config: Any, folder: Path) -> None:
         workdir.claim(folder, config)
         if isinstance(config, LabelConfig):
-            for path in map(Path, config.teachers):
-                write_column(path, folder)
+            for each in config.teachers:
+                write_column(Path(each.model), folder)
         elif not (mark := folder / MARK).exists():
             self.trained += 1
             mark.write_text(f"{self._teachers} {config.seed}")
