@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -9,8 +8,9 @@ import pytest
 from must_jax.config import OptimizerConfig
 from must_jax.engine.optimizers import build_optimizer, decay_mask, ema_decays, learning_rates, schedule
 
-PARAMS = {"conv": {"kernel": jnp.full(2, 2.0)}, "norm": {"scale": jnp.full(2, 2.0), "bias": jnp.full(2, 2.0)}}
-GRADS = {"conv": {"kernel": jnp.full(2, 0.5)}, "norm": {"scale": jnp.full(2, 0.5), "bias": jnp.full(2, 0.5)}}
+TWO, HALF = np.full(2, 2.0, np.float32), np.full(2, 0.5, np.float32)
+PARAMS = {"conv": {"kernel": TWO}, "norm": {"scale": TWO, "bias": TWO}}
+GRADS = {"conv": {"kernel": HALF}, "norm": {"scale": HALF, "bias": HALF}}
 
 
 def update(config: OptimizerConfig, times: int = 1) -> dict[str, dict[str, float]]:
