@@ -82,7 +82,6 @@ def test_what_contradicts_the_file_is_named(said: dict[str, Any], names: list[st
         ("yolov8", detects(), {"input": {"fit": "own"}}, ["own"]),
         ("yolov8", detects(outputs=["boxes"]), {}, ["boxes", "output0"]),
         ("yolov8", {"detection": {}}, {}, ["classes"]),
-        ("yolov8", {}, {}, ["tasks"]),
         ("yolov8", {"segmentation": {"classes": COLOURS}}, {}, ["output0", "map of 3 classes"]),
         ("yolov8", {"depth": {"depth_kind": "metric_m"}}, {}, ["output0", "depth"]),
         ("yolov8", detects(), {"device": "cuda"}, ["GPU"]),
