@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from must_jax import stages
 from must_jax.cli import exit_code, interrupted_later
 from must_jax.config import LabelConfig
 from must_jax.stages import STAGES, label
@@ -105,20 +105,22 @@ LABEL = LabelConfig(images="folder:x", teachers=("y",))
 @pytest.mark.parametrize(
     ("module", "run", "config"),
     [
-        ("labels", STAGES["labels"], None),
-        ("label_columns", label.run, LABEL),
-        ("budget", label.run, LABEL.model_copy(update={"dry_run": True})),
+        ("stages.labels", STAGES["labels"], None),
+        ("labelling.label_run", label.run, LABEL),
+        ("labelling.forecasting", label.run, LABEL.model_copy(update={"dry_run": True})),
     ],
 )
 def test_a_stage_that_is_interrupted_is_loaded_and_not_run(
     module: str, run: Callable[[Any, Path], None], config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finder = Interrupted(f"must_jax.stages.{module}")
+    finder = Interrupted(f"must_jax.{module}")
+    room, _, name = module.partition(".")
+    package = importlib.import_module(f"must_jax.{room}")
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
-    monkeypatch.setitem(sys.modules, finder.name, stages)  # set first, so that all is put back afterwards
+    monkeypatch.setitem(sys.modules, finder.name, package)  # set first, so that all is put back afterwards
     monkeypatch.delitem(sys.modules, finder.name)
-    monkeypatch.setattr(stages, module, None, raising=False)
-    monkeypatch.delattr(stages, module)
+    monkeypatch.setattr(package, name, None, raising=False)
+    monkeypatch.delattr(package, name)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path)
     assert finder.loaded
