@@ -213,7 +213,7 @@ class Answers(Exam):
             what = f"it finds nothing in any of {self._answered} images"
             if isinstance(self.task.label, BoxesLabel) and self.task.asks:
                 what += f"; if they should have some, lower tasks.{self.task.name}.{self.task.asks}"
-            yield Finding(level="failed" if not self.truth else "look", reason=what)
+            yield Finding(level="look", reason=what)
         elif self._empty > _MOST_EMPTY * self._answered:
             yield Finding(level="look", reason=f"it finds nothing in {self._empty} of {self._answered} images")
         if len(self._firsts) == 1 and len(self.task.classes) > 1:

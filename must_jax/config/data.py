@@ -20,7 +20,7 @@ from must_jax.config.base import (
     ShardImages,
     TasksOptions,
 )
-from must_jax.config.parts import InputConfig
+from must_jax.config.parts import InputConfig, SourceConfig
 from must_jax.config.teachers import Teachers
 
 MAX_PIXELS = 200_000_000  # of an image, wherever one is read
@@ -108,6 +108,9 @@ class LabelConfig(Config):
         "dry_run",
         "chips",
         "accept_failed",
+        "check_images",
+        "check_on",
+        "checked",
     }
     former: ClassVar[Mapping[str, str]] = {"processes": "input.workers"}
 
@@ -126,7 +129,14 @@ class LabelConfig(Config):
     tasks: TasksOptions = {}
     """Task -> options of its pseudo labels, instead of the teachers' own."""
     accept_failed: Names = ()
-    """Tasks that teachers label although they are near chance, or were not validated."""
+    """Tasks that teachers label although they are near chance, were not validated, or seem to be read wrongly."""
+    check_images: Count = 32
+    """Images on which models of others are checked before they label, as by the stage `check`: one that is read wrongly
+    is refused, with the line to change; 0 = none."""
+    check_on: SourceConfig | None = None
+    """A set with true labels for that check; none = the images to label, without truth."""
+    checked: str = ""
+    """Workdir of a finished check, whose verdict counts for teachers that are read as they were there."""
     batch_size: BatchSize = 64
     """Images of a batch, over all devices."""
     shard_images: ShardImages = 1024

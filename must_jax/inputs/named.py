@@ -54,8 +54,10 @@ def named(config: StageConfig) -> Named:
             runs = [("teachers", str(teacher.run)) for teacher in config.teachers if teacher.run]
             known = TASKS.keys()  # others are checked once their teacher tells what they are
             tasks = [(name, options) for name, options in config.tasks.items() if name in known]
-            source = config.source if isinstance(config, CheckConfig) else SourceConfig(images=config.images)
-            return Named(tasks, [source], runs, [])
+            if isinstance(config, CheckConfig):
+                return Named(tasks, [config.source], runs, [])
+            sources = [SourceConfig(images=config.images), *([config.check_on] if config.check_on else [])]
+            return Named(tasks, sources, runs, [])
         case AuditConfig():
             compared = [SourceConfig(images=name) for name in config.evaluation]
             return Named([], [SourceConfig(images=config.images, labels=config.columns), *compared], [], [])

@@ -14,7 +14,7 @@ from must_jax.files import write_json
 from must_jax.inputs import feeding
 from must_jax.inputs.mistakes import check_config
 from must_jax.inputs.named import mesh_of
-from must_jax.labelling import teachers
+from must_jax.labelling import misread, teachers
 from must_jax.labelling.finished import finished_columns
 from must_jax.labelling.one_pass import label, warm_up
 from must_jax.labels import manifest, verify
@@ -45,11 +45,14 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     loaded = teachers.load(config)
     images = open_images(config.images, config.data_dir, config.take)
     teachers.check_columns(workdir, loaded, images, config)
+    checked = misread.refuse(config, loaded, images, workdir)
     before = finished_columns(workdir)
     finished = {name: manifest.read(workdir / COLUMNS / name) for name in before}
     shared = config.worker_of[1] > 1
     claim(workdir, config, config.worker.replace("/", "-of-") if shared else "")
 
+    if distributed.is_first():
+        misread.remember(workdir, checked)
     begun = teachers.begin_columns(workdir, loaded, images, config)
     columns = [column for writing in begun for column in writing.columns]
     if distributed.is_first():
