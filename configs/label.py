@@ -13,6 +13,8 @@ Other thresholds: --config.tasks.detection.score_threshold=0.3, --config.tasks.s
 of single classes: --config.tasks.detection.score_thresholds.person=0.7, ...segmentation.confidence_thresholds.sky=0.9;
 fewer classes: --config.tasks.classification.top_k=10. To change the threshold of segmentation without labelling
 again: --config.tasks.segmentation.keep_confidence=True here, min_confidence in the student (see configs/student.py).
+Models of others (docs/teachers.md) are checked on 32 images first; on true labels with --config.check_on.images=..., or
+by a finished check (configs/check.py) with --config.checked=runs/check.
 To estimate the cost from 256 of the images, without keeping anything: --config.dry_run=true.
 """
 

@@ -185,7 +185,7 @@ def _show_otherwise(images: ImageSet, subject: Subject, load: Load) -> None:
     for rival in rivals.inputs(subject.declared, subject.teacher.input):
         try:
             other = load(rival.declared)
-        except UserError:  # it cannot be shown images so
+        except Exception:  # it cannot be shown images so, or does not fit into memory beside the first one
             continue
         line = rivals.line(f"{subject.place}.input", rival.changes)
         tried = [Scores(rival.what, line, use=exam.declared.use, shown=rival.declared) for exam in exams]

@@ -130,7 +130,7 @@ class LabelConfig(Config):
     """Task -> options of its pseudo labels, instead of the teachers' own."""
     accept_failed: Names = ()
     """Tasks that teachers label although they are near chance, were not validated, or seem to be read wrongly."""
-    check_images: Count = 32
+    check_images: Annotated[int, Field(ge=0, le=10_000), Number] = 32
     """Images on which models of others are checked before they label, as by the stage `check`: one that is read wrongly
     is refused, with the line to change; 0 = none."""
     check_on: SourceConfig | None = None

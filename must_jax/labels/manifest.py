@@ -78,7 +78,7 @@ class TeacherRecord(_Record):
       optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. "" or
         None if unknown, such as the optimizer in columns made before it was recorded.
       image_size: height = width of its input in pixels.
-      metrics: "task/metric" -> value on its own validation images.
+      metrics: "task/metric" -> value on its own validation images; of a model of others, on those of its check.
       data_licence: of the data that it was trained on; "" = unknown.
       licence: of a model of others and its labels.
       licences: teachers and labels that a run of must_jax was trained on -> the licence, where it is known.

@@ -49,7 +49,7 @@ class Column:
     """One label column.
 
     Attributes:
-      validation, scores: metrics of the teacher on its own validation images, and of the labels against true ones.
+      validation, scores: metrics of the teacher on validation images, and of the labels against true ones.
       findings: (level, reason).
       facts: name -> figure, ready to read.
       counted: what the labels of a class are counted in.

@@ -22,9 +22,9 @@ def run(config: LabelConfig, workdir: Path) -> None:
     columns.
 
     Raises:
-      UserError: a teacher that is missing, unfinished or listed twice, teachers that are near chance or were not
-        validated (`accept_failed` overrides), an unknown option, no readable images, too little disk, a workdir of
-        another config, columns made by another rule or by a teacher that was since retrained.
+      UserError: a teacher that is missing, unfinished or listed twice; teachers that are near chance, were not
+        validated or are read wrongly (`accept_failed` overrides); an unknown option, no readable images, too little
+        disk, a workdir of another config, columns made by another rule or by a teacher that was since retrained.
     """
     if config.dry_run:
         with interrupted_later():

@@ -116,7 +116,7 @@ def test_true_labels_are_checked_themselves(
         lambda index: {**truth[index], task: changed(truth[index][task])},
         **like_truth(images, task),
     )
-    values = {"stage": "check", "data_dir": str(data_dir), "images": images.name, "labels": (str(column),), "take": 0}
+    values = {"stage": "check", "data_dir": str(data_dir), "images": images.name, "labels": (str(column),)}
     verdict = checked(values, tmp_path / "run").truth[task]
     assert [each.level for each in verdict.findings] == ([finding[0]] if finding else [])
     assert not finding or finding[1] in verdict.findings[0].reason

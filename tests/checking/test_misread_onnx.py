@@ -136,7 +136,6 @@ def config(file: Path, images: ImageSet, column: Path, tasks: Any, shown: Any) -
         "stage": "check",
         "images": images.name,
         "labels": (str(column),),
-        "take": 0,
         "page_images": 0,
         "teachers": [teacher],
     }
