@@ -1,6 +1,6 @@
 """Photographs and two small models for docs/teachers.md, in the form in which people have them.
 
-python docs/made_models.py photos yolo depth     (or some of these)
+python made_models.py photos yolo depth     (or some of these)
 
   photos/             photographs of scikit-image and parts of them     pip install scikit-image
   models/toys.onnx    a detector in the layout of YOLO v8 to v13        pip install onnx
@@ -161,4 +161,7 @@ if __name__ == "__main__":
     if not sys.argv[1:] or not set(sys.argv[1:]) <= made.keys():
         sys.exit(__doc__)
     for argument in sys.argv[1:]:
-        made[argument]()
+        try:
+            made[argument]()
+        except ModuleNotFoundError as error:
+            sys.exit(f"{argument} needs {error.name}, which is not installed.\n\n{__doc__}")

@@ -245,6 +245,8 @@ def _sentence(error: ErrorDetails) -> str:
             return f"{path}: {message.removeprefix('Value error, ').replace(HERE, path)}"
         case "too_short":
             return f"{path} is empty, but needs at least one entry"
+        case "too_long":
+            return f"{path} is {given}, but may have at most {context['max_length']} entries"
         case "literal_error":
             return f"{path} is {given}, but should be {context['expected']}"
         case "dict_type" | "mapping_type" | "model_type" | "model_attributes_type":

@@ -78,7 +78,7 @@ def answer(said: str) -> str:
             (TEACHER, *TINY, "--config.tasks.depth.depth_knd=relative"),
             "task 'depth' has no option 'depth_knd'; did you mean 'depth_kind'?",
         ),
-        ((TEACHER, *TINY, "--config.tasks.dept={}"), "there is no task 'dept'; did you mean 'depth'?"),
+        ((TEACHER, *TINY, "--config.tasks.dept={}"), "there is no task 'dept' (did you mean 'depth'?)"),
         ((TEACHER, "--config.train.0.images=scenes/teacher_dept:train", *UNMEASURED), "did you mean 'teacher_depth'?"),
         ((TEACHER, "--config.train.0.images=scenes/teacher_depth_tiny:trian", *UNMEASURED), "trian"),
         ((TEACHER, "--config.train.0.images=nowhere/at_all:train", *UNMEASURED), "nowhere"),

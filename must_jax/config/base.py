@@ -167,7 +167,7 @@ class Config(pydantic.BaseModel):
     """`free` are the keys that may change between restarts of a run, since they do not change what is computed."""
 
     free: ClassVar[frozenset[str]] = frozenset({"data_dir", "devices"})
-    former: ClassVar[Mapping[str, str]] = {}  # free keys of earlier versions -> what they are now
+    former: ClassVar[Mapping[str, str]] = {}  # keys of earlier versions, or of other configs -> what they are
     is_run: ClassVar[bool] = True  # whether it produces what is in its workdir, rather than just inspect something
 
     model_config = pydantic.ConfigDict(
@@ -185,6 +185,6 @@ class Config(pydantic.BaseModel):
         _check_plain(values)
         for key in values if isinstance(values, Mapping) else ():
             if key not in cls.model_fields:
-                hint = f"it is now {cls.former[key]}" if key in cls.former else nearest(str(key), cls.model_fields)
+                hint = f"it is {cls.former[key]}" if key in cls.former else nearest(str(key), cls.model_fields)
                 raise PydanticCustomError("unknown_key", "unknown", {"key": key, "hint": hint})
         return as_written(cls, values)

@@ -112,7 +112,7 @@ class LabelConfig(Config):
         "check_on",
         "checked",
     }
-    former: ClassVar[Mapping[str, str]] = {"processes": "input.workers"}
+    former: ClassVar[Mapping[str, str]] = {"processes": "now input.workers"}
 
     stage: Literal["label"] = "label"
     data_dir: str = "data"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -31,6 +31,12 @@ _EXPORT = "export the model to ONNX (Ultralytics: yolo export format=onnx; PyTor
 Fit = Literal["letterbox", "letterbox_corner", "stretch", "crop", "own"]
 BoxFormat = Literal["xyxy", "xywh", "cxcywh", "yxyx"]
 Layout = Literal["yolov5", "yolov8", "end2end", "detr", "torchvision"]
+
+_OF_LABELS = (  # options of tasks that are easily looked for here
+    *("score_threshold", "score_thresholds", "confidence_threshold", "confidence_thresholds"),
+    *("keep_confidence", "top_k", "max_detections", "min_score"),
+)
+_RANGES = {"0..1": (0, 1), "0..255": (0, 255), "-1..1": (-1, 1)}
 
 _Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE), Number]
 _Triple = Annotated[tuple[Float, ...], Listed]
@@ -70,6 +76,18 @@ class TeacherInputConfig(Config):
                 raise ValueError(f"{key} has {len(values)} values, but an image has three channels; give three")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std {self.std} must be above 0, it is what channels are divided by")
+        range_ = self.range or "0..1"
+        low, high = _RANGES[range_]
+        if any(not low <= value <= high for value in self.mean) or any(value > high - low for value in self.std):
+            raise ValueError(
+                f"mean {self.mean} or std {self.std} is beyond the range of channels, {range_}; set {HERE}.range="
+                "0..255, or divide both by 255"
+            )
+        if high == 255 and any(0 < max(values, default=0) < 1 for values in (self.mean, self.std)):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} are those of channels from 0 to 1, but range is {range_}; remove "
+                "it, or multiply both by 255"
+            )
         if self.shorter_side and self.fit != "crop":
             raise ValueError(f"shorter_side only counts where images are cropped; set {HERE}.fit=crop, or remove it")
         return self
@@ -77,6 +95,10 @@ class TeacherInputConfig(Config):
 
 class TeacherTaskConfig(Config):
     """One task of a teacher: what its outputs mean."""
+
+    former: ClassVar[Mapping[str, str]] = {
+        option: f"an option of labels: tasks.TASK.{option}, beside teachers" for option in _OF_LABELS
+    }
 
     kind: str = ""
     """What kind of task it is: classification, detection, segmentation, depth or normals; none = its name says so."""
@@ -180,12 +202,15 @@ class TeacherConfig(Config):
             )
         if path.lower().endswith(_OTHER_FORMATS):
             raise ValueError(f"{path} is of a format that cannot be run here; {_EXPORT}")
+        prefix, colon, _ = self.model.partition(":")
+        if colon and not self.adapter and "/" not in prefix:
+            raise ValueError(f"model {self.model}: '{prefix}:' is none of {', '.join(f'{each}:' for each in ADAPTERS)}")
         others = {"input", "tasks", "device", "threads", "batch_size", "licence"}
         others = {key for key in others if getattr(self, key) != type(self).model_fields[key].default}
         if not self.adapter and others:
             raise ValueError(
-                f"{', '.join(sorted(others))} cannot be set for a run of must_jax, which knows it; "
-                f"name a model of others as one of {', '.join(f'{each}:…' for each in ADAPTERS)}, or remove it"
+                f"model {self.model} is read as the folder of a run of must_jax, for which {', '.join(sorted(others))} "
+                f"cannot be set; write a model of others as {', '.join(f'{each}:…' for each in ADAPTERS)}"
             )
         if self.adapter and not self.tasks:
             raise ValueError(

@@ -38,6 +38,7 @@ from must_jax.planning import importing
 from must_jax.planning.importing import Coming, import_mistakes
 from must_jax.progress import counted
 from must_jax.tasks import TASKS, build_task, kind_of
+from must_jax.teachers import loading
 from must_jax.training import starting, validation
 
 _ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
@@ -216,6 +217,10 @@ class Foreseen:
             names.add(name)
             known |= {*teacher.tasks}
             if teacher.run is None:
+                try:
+                    loading.check(teacher)
+                except UserError as error:
+                    yield str(error)
                 continue
             if not self._is_run(teacher.model):
                 yield f"{teacher.model} is not a training run; name one in config.teachers"

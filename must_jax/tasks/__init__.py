@@ -44,7 +44,7 @@ def kind_of(name: str, options: Mapping[str, Any] | None = None) -> type[Task]:
         )
     given = in_todays_names(options or {}).get(KIND)
     if given is None and name not in TASKS:
-        raise UserError(f"there is no task '{name}'; {nearest(name, TASKS)}; a name of your own needs a {KIND}")
+        raise UserError(f"there is no task '{name}' ({nearest(name, TASKS)}); for a name of your own, set its {KIND}")
     if (kind := name if given is None else str(given)) not in TASKS:
         raise UserError(f"task '{name}' is of {KIND} '{kind}', which does not exist; {nearest(kind, TASKS)}")
     return TASKS[kind]

@@ -6,21 +6,75 @@ import contextlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import pydantic
+
 from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
 from must_jax.errors import UserError
+from must_jax.labels.formats.class_lists import Classes
 from must_jax.tasks import KIND, kind_of
+from must_jax.tasks.base import Task
+
+_CLASSES = {"classes", "mapping"}
+_KEYS = {  # kind -> what can be said about its outputs
+    "classification": {*_CLASSES, "scores", "background"},
+    "detection": {*_CLASSES, "layout", "boxes", "box_unit", "scores", "background", "first_class", "nms_iou"},
+    "segmentation": {*_CLASSES, "scores", "background", "first_class", "ignore"},
+    "depth": {"depth_kind", "metres_per_unit"},
+    "normals": {"axes"},
+}
+_OWN = ("layout", "outputs", "boxes", "box_unit", "first_class")  # what a library that reads its own models decides
 
 
-def check_task(declared: TeacherConfig, kind: str) -> None:
+def kind(declared: TeacherConfig, name: str) -> type[Task]:
+    """The kind of one of its tasks.
+
+    Raises:
+      UserError: there is no such kind, or something is declared that says nothing about it.
+    """
+    task = declared.tasks[name]
+    try:
+        found = kind_of(name, {KIND: task.kind} if task.kind else {})
+    except UserError as error:
+        raise UserError(f"teacher {declared.called}: {error}") from None
+    usual = TeacherTaskConfig.model_fields
+    said = {key for key, value in task if value != usual[key].default} - {"kind", "outputs"}
+    if superfluous := sorted(said - _KEYS.get(found.kind, said)):
+        raise UserError(
+            f"teacher {declared.called}: {', '.join(superfluous)} says nothing about {found.kind}; remove it from "
+            f"tasks.{name}"
+        )
+    return found
+
+
+def classes_of(where: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that a config lists, or that the file has whose path it gives.
+
+    Raises:
+      UserError: there is no such file, or it is no list of names.
+    """
+    try:
+        return pydantic.TypeAdapter(Classes).validate_python(classes) if classes else ()
+    except pydantic.ValidationError as error:
+        raise UserError(f"{where}: classes: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def without_background(names: Sequence[str], task: TeacherTaskConfig) -> tuple[str, ...]:
+    """The classes among the names of a model's outputs: without the one that is declared to be none."""
+    if task.background is None or not names:
+        return tuple(names)
+    return tuple(name for i, name in enumerate(names) if i != task.background % len(names))
+
+
+def check_task(declared: TeacherConfig, does: str) -> None:
     """Raises UserError if a model that does one thing is declared to do another, or several."""
     if len(declared.tasks) > 1:
         raise UserError(
-            f"teacher {declared.called}: it does one thing, {kind}, but tasks has {', '.join(declared.tasks)}; keep one"
+            f"teacher {declared.called}: it does one thing, {does}, but tasks has {', '.join(declared.tasks)}; keep one"
         )
-    [(name, task)] = declared.tasks.items()
-    if (said := kind_of(name, {KIND: task.kind} if task.kind else {}).kind) != kind:
+    [name] = declared.tasks
+    if (said := kind(declared, name).kind) != does:
         raise UserError(
-            f"teacher {declared.called}: {name} is of kind {said}, but the model does {kind}; correct its tasks"
+            f"teacher {declared.called}: {name} is of kind {said}, but the model does {does}; correct its tasks"
         )
 
 
@@ -29,7 +83,8 @@ def check_own_fit(declared: TeacherConfig, allowed: Collection[str] = ()) -> Non
     free = {"size", "colour", *(["fit"] if declared.input.fit == "own" else []), *allowed}
     given = {f"input.{key}" for key in declared.input.model_fields_set - free if getattr(declared.input, key)}
     for name, task in declared.tasks.items():
-        given |= {f"tasks.{name}.{key}" for key in ("layout", "outputs", "boxes", "box_unit") if getattr(task, key)}
+        own = [*_OWN, *(["background"] if kind(declared, name).kind == "detection" else [])]
+        given |= {f"tasks.{name}.{key}" for key in own if getattr(task, key) not in (None, ())}
     if given:
         raise UserError(
             f"teacher {declared.called}: {', '.join(sorted(given))} cannot be set, its own files decide that; remove it"
@@ -51,10 +106,13 @@ def check(declared: TeacherConfig, said: TeacherTaskConfig, classes: int) -> Non
         raise UserError(
             f"{where}.depth_kind is {task.depth_kind}, but its files say {said.depth_kind}; remove it, or correct it"
         )
-    if classes and task.classes and len(task.classes) != classes:
-        raise UserError(f"{where}.classes lists {len(task.classes)}, but the model has {classes} classes; correct it")
+    listed = classes_of(f"teacher {declared.called}, task {name}", task.classes)
+    has = classes - (classes > 0 and task.background is not None)
+    if has and listed and len(listed) != has:
+        besides = " besides the background" if has < classes else ""
+        raise UserError(f"{where}.classes lists {len(listed)}, but the model has {has} classes{besides}; correct it")
     at = {_plain(each): i for i, each in enumerate(said.classes)}
-    for i, each in enumerate(task.classes if len(said.classes) == classes else ()):
+    for i, each in enumerate(listed if len(said.classes) == has else ()):
         if at.get(_plain(each), i) != i:
             raise UserError(
                 f"{where}.classes has '{each}' at index {i}, but its files have it at {at[_plain(each)]}; "

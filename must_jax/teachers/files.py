@@ -13,18 +13,18 @@ from must_jax.config.teachers import PICKLES, TeacherConfig
 from must_jax.errors import UserError
 from must_jax.teachers.onnx_file import outside
 
+_FOLDERS = ("transformers", "timm")  # adapters whose models are folders
 _ADVICE = "are pickles, which can run any code when they are loaded; save the weights as safetensors"
 
 
 def digest_of(declared: TeacherConfig) -> str:
-    """sha256 of all that decides what a teacher of others says: its files, the mapping of classes, the declaration.
+    """sha256 of all that decides what a teacher of others says: its files, lists and mappings of classes, declaration.
 
     Raises:
       UserError: a file does not exist, or they are pickles.
     """
     sha = hashlib.sha256()
-    mappings = [Path(task.mapping).expanduser() for task in declared.tasks.values() if task.mapping]
-    for file in (*files_of(declared), *mappings):
+    for file in (*files_of(declared), *_lists_of(declared)):
         sha.update(f"{file.name}\n".encode())
         try:
             with file.open("rb") as opened:
@@ -49,7 +49,12 @@ def files_of(declared: TeacherConfig) -> list[Path]:
         return [_source(declared)]
     path = path_of(declared)
     if not path.exists():
-        raise UserError(f"teacher {declared.called}: there is no {path}; correct config.teachers")
+        hub = declared.adapter in _FOLDERS and len(path.parts) == 2
+        how = f"; if it is on a hub, download it first: hf download {path} --local-dir FOLDER" if hub else ""
+        raise UserError(f"teacher {declared.called}: there is no {path}; correct its path{how}")
+    if path.is_file() == (declared.adapter in _FOLDERS):
+        is_, wanted = ("a file", "the folder it is in") if path.is_file() else ("a folder", "the file in it")
+        raise UserError(f"teacher {declared.called}: {path} is {is_}; name {wanted}")
     if path.is_file():
         return [path, *(outside(path) if declared.adapter == "onnx" else ())]
     files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
@@ -57,6 +62,14 @@ def files_of(declared: TeacherConfig) -> list[Path]:
     if not weights and (pickles := [each for each in files if each.suffix.lower() in PICKLES]):
         raise UserError(f"teacher {declared.called}: {pickles[0]} and its like {_ADVICE}")
     return [each for each in files if each.suffix in (".safetensors", ".json", ".txt", ".model", ".jinja")]
+
+
+def _lists_of(declared: TeacherConfig) -> list[Path]:
+    """The files of its tasks: mappings and lists of classes."""
+    mappings = [task.mapping for task in declared.tasks.values() if task.mapping]
+    lists = [task.classes[0] for task in declared.tasks.values() if len(task.classes) == 1]
+    files = [each for each in map(os.path.expanduser, lists) if os.path.isfile(each)]  # a name otherwise
+    return [Path(each).expanduser() for each in (*mappings, *files)]
 
 
 def path_of(declared: TeacherConfig) -> Path:
@@ -81,8 +94,10 @@ def _source(declared: TeacherConfig) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.origin or not os.path.isfile(spec.origin):
+        plain = module.removesuffix(".py").replace("/", ".")
+        how = f"python:{plain}:{name}" if plain != module else "python:MODULE:FUNCTION"
         raise UserError(
-            f"teacher {declared.called}: there is no module '{module}'; write python:MODULE:FUNCTION, of a module in "
-            "this folder or an installed one"
+            f"teacher {declared.called}: there is no module '{module}'; write {how}, of a module in this folder or an "
+            "installed one"
         )
     return Path(spec.origin)

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pydantic
 
 from must_jax.config.teachers import Fit, TeacherConfig, TeacherInputConfig, TeacherTaskConfig
 from must_jax.data import fitting
@@ -24,11 +23,10 @@ from must_jax.data.batching import TRAIN_MAP_STRIDE
 from must_jax.data.fitting import Input, Placed
 from must_jax.data.letterbox import Content
 from must_jax.errors import UserError
-from must_jax.labels.formats.class_lists import Classes
 from must_jax.labels.manifest import TeacherRecord
-from must_jax.tasks import build_task, kind_of
+from must_jax.tasks import build_task
 from must_jax.tasks.base import Task
-from must_jax.teachers import mapping, said
+from must_jax.teachers import declarations, mapping, said
 from must_jax.teachers.base import Images, Predictions, Teacher
 from must_jax.teachers.files import digest_of
 from must_jax.teachers.reading import Reading
@@ -170,12 +168,12 @@ def _reading(
     told: TeacherTaskConfig | None,
 ) -> Reading:
     where = f"teacher {declared.called}, task {name}"
+    kind = declarations.kind(declared, name)
     if told:
         usual = TeacherTaskConfig.model_fields  # what a config that was written down says, too
         filled = {key: getattr(told, key) for key in told.model_fields_set if getattr(task, key) == usual[key].default}
         task = task.model_copy(update=filled)
-    kind = kind_of(name, {"kind": task.kind} if task.kind else {})
-    given = classes_of(where, task.classes)
+    given = declarations.classes_of(where, task.classes)
     if kind.has_classes and not given:
         raise UserError(
             f"{where}: its classes are not known; set tasks.{name}.classes to the names, or to a file of them"
@@ -188,6 +186,8 @@ def _reading(
                 f"{where}: what kind of depth it is has to be declared: tasks.{name}.depth_kind=metric_m, relative or "
                 "inverse_relative (MiDaS, DPT and Depth Anything are inverse_relative)"
             )
+        if task.depth_kind != "metric_m" and task.metres_per_unit != 1:
+            raise UserError(f"{where}: {task.depth_kind} depth has no unit; remove tasks.{name}.metres_per_unit")
         extra["depth_kind"] = task.depth_kind
     axes = None
     if kind.kind == "normals":
@@ -202,18 +202,6 @@ def _reading(
     return Reading(
         build_task(name, chosen.classes if kind.has_classes else (), {**extra, **options}), task, chosen, axes
     )
-
-
-def classes_of(where: str, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that a config lists, or that the file has whose path it gives.
-
-    Raises:
-      UserError: there is no such file, or it is no list of names.
-    """
-    try:
-        return pydantic.TypeAdapter(Classes).validate_python(classes) if classes else ()
-    except pydantic.ValidationError as error:
-        raise UserError(f"{where}: classes: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def fitted_input(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,18 +11,33 @@ from jax.sharding import Mesh
 
 from must_jax import trained
 from must_jax.config.teachers import TeacherConfig
-from must_jax.errors import UserError, nearest
+from must_jax.errors import UserError, nearest, told
 from must_jax.teachers.base import Teacher
 from must_jax.teachers.files import files_of
 from must_jax.teachers.own import Own
 
-_FILES = {  # adapter -> its module, and the extra of the package that installs what it needs
-    "onnx": ("onnx", "onnx"),
-    "transformers": ("transformers", "transformers"),
-    "timm": ("timm", "timm"),
-    "torchvision": ("torchvision", "torchvision"),
-    "python": ("function", ""),
+_ADAPTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # its module, an extra of the package, what that installs
+    "onnx": ("onnx", "onnx", ("onnxruntime",)),
+    "transformers": ("transformers", "transformers", ("torch", "transformers")),
+    "timm": ("timm", "timm", ("safetensors", "torch", "timm")),
+    "torchvision": ("torchvision", "torchvision", ("safetensors", "torch", "torchvision")),
+    "python": ("function", "", ()),
 }
+
+
+def check(declared: TeacherConfig) -> None:
+    """What can be known about a model of others before it is loaded.
+
+    Raises:
+      UserError: it does not exist, or what it needs is not installed.
+    """
+    files_of(declared)
+    _, extra, libraries = _ADAPTERS[declared.adapter]
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            raise UserError(
+                f"teacher {declared.called} needs {library}; install it with pip install 'must_jax[{extra}]'"
+            )
 
 
 def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]], mesh: Mesh) -> Teacher:
@@ -37,13 +53,13 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]], mesh
     """
     if not declared.adapter:
         return _own(declared, options, mesh)
-    files_of(declared)  # before anything is imported for them
-    module, extra = _FILES[declared.adapter]
+    check(declared)
+    module, extra, _ = _ADAPTERS[declared.adapter]
     try:
         adapter = importlib.import_module(f"must_jax.teachers.{module}")
     except ImportError as error:
         raise UserError(
-            f"teacher {declared.called} needs {error.name}; install it with pip install 'must_jax[{extra}]'"
+            f"teacher {declared.called}: {told(error)}; install what it needs with pip install 'must_jax[{extra}]'"
         ) from None
     teacher: Teacher = adapter.load(declared, options)
     return teacher

@@ -17,8 +17,7 @@ from must_jax import cores
 from must_jax.config.teachers import Fit, TeacherConfig, TeacherTaskConfig
 from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
-from must_jax.tasks import kind_of
-from must_jax.teachers import foreign, layouts, outputs
+from must_jax.teachers import declarations, foreign, layouts, outputs
 from must_jax.teachers.files import path_of
 from must_jax.teachers.foreign import Answers, Foreign
 from must_jax.teachers.onnx_file import KIND_OF_TASK, Metadata, metadata
@@ -64,7 +63,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
     where = f"teacher {declared.called}"
     session = _session(where, path_of(declared), declared)
     said = metadata(session.get_modelmeta().custom_metadata_map)
-    told = {name: _told(f"{where}, task {name}", name, task, said) for name, task in declared.tasks.items()}
+    told = {name: _told(f"{where}, task {name}", declared, name, said) for name in declared.tasks}
     readings = foreign.readings(declared, options, told)
     taken = _inputs(where, session, declared, said)
     encoding = Encoding.of(where, declared.input, taken.type, taken.channels_first)
@@ -202,13 +201,13 @@ def _session(where: str, path: Path, declared: TeacherConfig) -> onnxruntime.Inf
     return session
 
 
-def _told(where: str, name: str, task: TeacherTaskConfig, said: Metadata) -> TeacherTaskConfig:
+def _told(where: str, config: TeacherConfig, name: str, said: Metadata) -> TeacherTaskConfig:
     """What the metadata say about a task.
 
     Raises:
       UserError: they contradict the config.
     """
-    kind = kind_of(name, {"kind": task.kind} if task.kind else {})
+    kind = declarations.kind(config, name)
     if said.task == "obb":
         raise UserError(f"{where}: its file says task=obb, whose boxes are turned; such boxes cannot be read")
     expected = KIND_OF_TASK.get(said.task)
@@ -219,7 +218,7 @@ def _told(where: str, name: str, task: TeacherTaskConfig, said: Metadata) -> Tea
         )
     if not kind.has_classes or not said.names:
         return TeacherTaskConfig()
-    declared = foreign.classes_of(where, task.classes)
+    declared = declarations.classes_of(where, config.tasks[name].classes)
     if declared and len(declared) != len(said.names):
         raise UserError(
             f"{where}: {len(declared)} classes are declared, but its file names {len(said.names)}: "

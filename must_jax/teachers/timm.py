@@ -49,8 +49,9 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
         raise UserError(
             f"{where}: {folder} has no classifier (num_classes is 0); use the folder of one that was trained"
         )
-    [name] = declared.tasks
-    says = TeacherTaskConfig(**{"scores": "softmax"} | ({"classes": names} if (names := _names(told_, model)) else {}))
+    [(name, task)] = declared.tasks.items()
+    names = declarations.without_background(_names(told_, model), task)
+    says = TeacherTaskConfig(**{"scores": "softmax"} | ({"classes": names} if names else {}))
     readings = foreign.readings(declared, options, {name: says})
     declarations.check(declared, says, model.num_classes)
     data = timm.data.resolve_model_data_config(model)

@@ -51,7 +51,8 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
     first = _SAYS[kind].get("first_class", 0)  # before it there is the background
     categories = torchvision.models.get_model_weights(name).DEFAULT.meta["categories"]
     theirs = [each.strip("_") for each in categories][first:]
-    known = [i for i, each in enumerate(theirs) if each != _NO_CLASS]
+    background = None if task.background is None else task.background % len(theirs)
+    known = [i for i, each in enumerate(theirs) if each != _NO_CLASS and i != background]
     says = TeacherTaskConfig(classes=unique([theirs[i] for i in known]), **_SAYS[kind])
     readings = foreign.readings(declared, options, {called: says})
     if task.classes:

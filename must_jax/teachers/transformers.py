@@ -68,7 +68,7 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
         )
     names, index = _classes(config)
     [(name, task)] = declared.tasks.items()
-    says = _says(config, architecture, kind, names)
+    says = _says(config, architecture, kind, declarations.without_background(names, task))
     readings = foreign.readings(declared, options, {name: says})
     declarations.check(declared, says, len(index) * readings[name].task.has_classes)
     if task.classes:

@@ -220,6 +220,21 @@ def test_a_model_needs_no_declaration_where_its_files_say_it_all(folders: dict[s
     assert load("x", folders["depth_anything_metric"]).readings["depth"].declared.depth_kind == "metric_m"
 
 
+def test_an_output_that_is_the_background_is_no_class(folders: dict[str, Path], tmp_path: Path):
+    """Named by the model's files as the others are, or left out of a list of ours."""
+    image, names = picture(92, 132), hub_models.CLASSES
+    (tmp_path / "names.txt").write_text("\n".join(names[1:]))
+    usual = ask(load("segformer", folders["segformer"]), image)["ids"].astype(int)
+    for more in ({}, {"classes": names[1:]}, {"classes": str(tmp_path / "names.txt")}):
+        teacher = load("segformer", folders["segformer"], tasks={"segmentation": {"background": 0, **more}})
+        assert teacher.tasks["segmentation"].classes == names[1:]
+        np.testing.assert_array_equal(ask(teacher, image)["ids"], np.where(usual == 0, 255, usual - 1))
+    with pytest.raises(UserError, match="lists 7, but the model has 6 classes besides the background"):
+        load("segformer", folders["segformer"], tasks={"segmentation": {"background": 0, "classes": names}})
+    with pytest.raises(UserError, match=r"tasks\.detection\.background"):
+        load("detr", folders["detr"], tasks={"detection": {"background": 0}})
+
+
 def test_a_large_image_is_reduced_before_its_processor_gets_it(folders: dict[str, Path]):
     image = picture(300, 2688)
     probs = ask(load("vit", folders["vit"]), image)["probs"]
