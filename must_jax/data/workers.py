@@ -184,10 +184,10 @@ class Workers:
 
     @contextlib.contextmanager
     def _lost(self) -> Iterator[None]:
-        """Names the reason for a socket that is closed at its other end."""
+        """Names the reason for a socket that is closed at its other end, or here by whoever ends the context."""
         try:
             yield
-        except (EOFError, ConnectionError, pickle.UnpicklingError):  # the last one: in the middle of an answer
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # the last one: in the middle of an answer
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_REAPED_WITHIN_S)
             if (self._process.returncode or 0) > 0:

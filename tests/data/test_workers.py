@@ -91,7 +91,8 @@ def test_workers_outlive_signals_to_all_processes_and_end_with_their_reader(star
     assert not any(each.is_running() for each in processes)
 
 
-def test_whoever_waits_for_a_worker_that_hangs_is_let_go(started: Any):
+@pytest.mark.parametrize("waited_s", [0.0, 0.5])  # whether it waits already or is about to
+def test_whoever_waits_for_a_worker_that_hangs_is_let_go(waited_s: float, started: Any):
     told: list[str] = []
 
     def wait(finished: Callable[[], Any]) -> None:
@@ -103,7 +104,7 @@ def test_whoever_waits_for_a_worker_that_hangs_is_let_go(started: Any):
     with makers(Maker(waits_at=0), Layout(like()), 1, 1, "config.input.workers") as begin:
         thread = threading.Thread(target=wait, args=(begin(0, [range(ROWS)]),), daemon=True)
         thread.start()
-        time.sleep(0.5)  # until it waits
+        time.sleep(waited_s)
     thread.join(WITHIN_S)
     assert len(told) == 1 and "lower config.input.workers" in told[0]
     assert not started()
