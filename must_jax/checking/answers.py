@@ -9,6 +9,7 @@ import numpy as np
 
 from must_jax.checking import rivals
 from must_jax.checking.exams import At, Exam, Scores
+from must_jax.checking.following import Alike, Following
 from must_jax.checking.heard import Call, Heard, read_again
 from must_jax.checking.scores import cells_of, coarse, comparable, score_of
 from must_jax.checking.truths import Truth
@@ -37,6 +38,7 @@ class Answers(Exam):
         self._unmirrored: dict[str, list[float]] = {}
         self._low, self._high, self._outputs, self._uneven = np.inf, -np.inf, 0, 0.0
         self._empty, self._firsts, self._answered = 0, set[int](), 0
+        self._following = Following(task.label, _same_ids(task.label)) if isinstance(task.label, IdsLabel) else None
 
     def see(self, position: int, heard: Heard, mirrored: Heard | None) -> None:
         call = heard.calls.get(self.task.name)
@@ -60,7 +62,7 @@ class Answers(Exam):
     def verdict(self) -> TaskVerdict:
         findings = [*self._structure(), *self._degenerate()]
         if not self.truth and not isinstance(self.task.label, BoxesLabel):
-            return self.told(findings)
+            return self.told([*findings, *(self._following.findings() if self._following else ())])
         tried, beaten = self.beaten()
         if not self.truth:
             beaten = beaten if beaten and self._contradicts() else []
@@ -69,9 +71,8 @@ class Answers(Exam):
 
     @property
     def by(self) -> str:
-        if self.truth or isinstance(self.task.label, BoxesLabel):
-            return super().by
-        return "what answers can look like"
+        is_seen_once = not self.truth and isinstance(self.task.label, VectorLabel)
+        return "what answers can look like" if is_seen_once else super().by
 
     def _others(self, call: Call | None) -> Iterator[Scores]:
         teacher, name = self.teacher, self.task.name
@@ -143,6 +144,11 @@ class Answers(Exam):
         """Every reading against itself: of the mirrored image it must say the same, mirrored."""
         if not isinstance(self.task.label, BoxesLabel):
             self.positions.append(position)
+            one, other = (each.predictions.get(self.task.name) for each in (heard, mirrored))
+            if self._following and one is not None and other is not None:
+                self._following.see(
+                    self._comparable(one, heard, dict(one)), self._comparable(other, mirrored, dict(one))
+                )
             return
         found = []
         for each in (self.declared, *self.rivals):
@@ -223,6 +229,16 @@ class Answers(Exam):
 
 def _as_is(metrics: TaskMetrics) -> TaskMetrics:
     return metrics
+
+
+def _same_ids(kind: IdsLabel) -> Alike:
+    """The share of pixels with the same class, of those that have one in either map."""
+
+    def alike(one: Label, other: Label) -> float:
+        some = (one[kind.field] != kind.ignore_id) | (other[kind.field] != kind.ignore_id)
+        return float((one[kind.field] == other[kind.field])[some].mean()) if some.any() else 0.0
+
+    return alike
 
 
 def _mirrored(boxes_yxyx: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ class Directions(Exam):
 
     @property
     def by(self) -> str:
-        return "true labels" if self.truth else "itself, on mirrored images, and what normals can look like"
+        return self.truth.by if self.truth else "itself, on mirrored images, and what normals can look like"
 
     def changed(self, axes: Axes) -> str:
         """The line by which what is read as declared is turned further, by these axes."""

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 
 from must_jax.checking.exams import At, Exam, Scores
+from must_jax.checking.following import Following
 from must_jax.checking.heard import Heard
 from must_jax.checking.scores import LEAST_IMAGES, Comparison, cells_of, coarse, comparable, compare
 from must_jax.checking.truths import Truth
@@ -63,6 +64,7 @@ class Distances(Exam):
         self.maps: dict[int, Label] = {}
         self._pairs: list[_Pair] = []
         self._metres = metres
+        self._following = Following(self.kind, self._alike)
 
     def see(self, position: int, heard: Heard, mirrored: Heard | None) -> None:
         prediction = heard.predictions.get(self.task.name)
@@ -72,7 +74,9 @@ class Distances(Exam):
         if not self.truth:
             hw = cells_of(prediction[self.kind.field].shape[:2])
             self.positions.append(position)
-            self.maps[position] = comparable(self.kind, prediction, heard.content, hw)
+            self.maps[position] = said = comparable(self.kind, prediction, heard.content, hw)
+            if mirrored and (other := mirrored.predictions.get(self.task.name)) is not None:
+                self._following.see(said, comparable(self.kind, other, mirrored.content, hw))
         elif pair := self._pair(heard, position):
             self.positions.append(position)
             self.maps[position] = {self.kind.field: pair.said, "valid": pair.known}
@@ -88,6 +92,7 @@ class Distances(Exam):
         if not self.truth:
             down = upside_down(self.maps.values(), self.kind)
             line = self.at({"depth_kind": "relative" if self.ascending < 0 else units.INVERSE})
+            findings += self._following.findings()
             return self.told([*findings, *(Finding(level="look", reason=reason, line=line) for reason in down)])
         if self._is_measured:
             self.declared.measure = partial(self._measured, 1.0)
@@ -99,7 +104,7 @@ class Distances(Exam):
 
     @property
     def by(self) -> str:
-        return "true labels" if self.truth else "what depth can look like"
+        return self.truth.by if self.truth else "itself, on mirrored images, and what depth can look like"
 
     @property
     def ascending(self) -> int:
@@ -127,6 +132,10 @@ class Distances(Exam):
         if self.truth.unit == units.METRES:
             known &= true[self.kind.field] > 0
         return _Pair(said[self.kind.field], true[self.kind.field], known) if known.sum() > 1 else None
+
+    def _alike(self, one: Label, other: Label) -> float:
+        known = (one["valid"] > 0) & (other["valid"] > 0)
+        return (1 + ranked(one[self.kind.field][known], other[self.kind.field][known])) / 2
 
     def _label(self, pair: _Pair) -> Label:
         assert self.truth

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.checking import between, rivals
+from must_jax.checking import agreeing, between, rivals
+from must_jax.checking.agreeing import Agreement
 from must_jax.checking.answers import Answers
 from must_jax.checking.directions import Directions
 from must_jax.checking.distances import Distances
@@ -92,13 +93,20 @@ def examine(
       load: another teacher, as declared.
     """
     began = time.monotonic()
-    _look(images, subjects, truth, {column.task: column for column in reversed(columns)})
+    between_two = agreeing.agreements(
+        [(subject.name, exam) for subject in subjects for exam in subject.exams.values() if isinstance(exam, Answers)]
+    )
+    _look(images, subjects, between_two, truth, {column.task: column for column in reversed(columns)})
     for subject in subjects:
         _show_otherwise(images, subject, load)
     every = [*subjects, truth]
     verdicts = {subject.name: {name: _judged(exam) for name, exam in subject.exams.items()} for subject in every}
     for subject, task, finding in _contradictions(every, verdicts):
         verdicts[subject.name][task] = _with(verdicts[subject.name][task], finding)
+    for each in between_two:
+        witness = verdicts[each.other][each.known.task.name]
+        for finding in each.findings(is_trusted=each.known.truth is not None and witness.verdict == "passed"):
+            verdicts[each.name][each.task] = _with(verdicts[each.name][each.task], finding)
     return Checked(
         images=images.name,
         seconds=time.monotonic() - began,
@@ -158,18 +166,27 @@ def _of_truth(column: Column) -> Exam | None:
     return Directions(line, task, None, parse(axes) if axes else None)
 
 
-def _look(images: ImageSet, subjects: Sequence[Subject], truth: Subject, columns: Mapping[str, Column]) -> None:
+def _look(
+    images: ImageSet,
+    subjects: Sequence[Subject],
+    between_two: Sequence[Agreement],
+    truth: Subject,
+    columns: Mapping[str, Column],
+) -> None:
     with Progress("asking about images", len(images)) as progress:
         for position in range(len(images)):
             image = image_of(images, position)
+            said: dict[str, Heard] = {}
             for subject in subjects if image is not None else ():
                 assert subject.teacher and image is not None
-                heard = ask(subject.teacher, image)
+                heard = said[subject.name] = ask(subject.teacher, image)
                 turned = None
                 if any(exam.truth is None for exam in subject.exams.values()):
                     turned = ask(subject.teacher, np.ascontiguousarray(image[:, ::-1]))
                 for exam in subject.exams.values():
                     exam.see(position, heard, turned)
+            for each in between_two if said else ():
+                each.see(position, said)
             for name, exam in truth.exams.items():
                 if (label := columns[name][position])["present"]:
                     exam.see(position, Heard({name: label}, (1.0, 1.0), Placed(0, 0, 1, 1)), None)

@@ -91,7 +91,7 @@ class Exam(abc.ABC):
     @property
     def by(self) -> str:
         """What it is compared with, in words."""
-        return "true labels" if self.truth else "itself, on mirrored images"
+        return self.truth.by if self.truth else "itself, on mirrored images"
 
     def still(self) -> Iterator[Scores]:
         """The readings that are still worth a try; those that have fallen far behind are given up."""
@@ -133,7 +133,7 @@ class Exam(abc.ABC):
             if self._next:
                 also = f"{self._next.what} would be better, but is near chance, too"
             line = self._next.line if self._next else ""
-            yield Finding(level=level, reason=f"against true labels {score}; {also}", line=line)
+            yield Finding(level=level, reason=f"against {self.by} {score}; {also}", line=line)
 
     def measured(self) -> dict[str, float]:
         """Metrics of the declared reading, and chance; none without truth."""

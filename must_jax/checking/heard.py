@@ -12,9 +12,10 @@ import numpy as np
 
 from must_jax.data.augment import resized
 from must_jax.data.fitting import Placed
+from must_jax.data.kinds import Label
 from must_jax.data.letterbox import Content
 from must_jax.errors import told
-from must_jax.tasks.base import NumpyArrays
+from must_jax.tasks.base import NumpyArrays, Task
 from must_jax.teachers.base import Images, Teacher
 from must_jax.teachers.foreign import Foreign
 from must_jax.teachers.reading import Reading
@@ -100,6 +101,11 @@ def read_again(teacher: Foreign, heard: Heard, task: str, reading: Reading) -> N
         return predicted(reading.task, said, teacher.input, heard.placed, teacher.map_hw)
     except (ValueError, FloatingPointError, IndexError):
         return None
+
+
+def label_of(task: Task, prediction: NumpyArrays, heard: Heard) -> Label:
+    """The label of a prediction, as labelling makes it."""
+    return task.label.cut_padding(task.pseudo_label(prediction), heard.content)
 
 
 def _shown(teacher: Teacher, image: np.ndarray) -> tuple[np.ndarray, Placed]:

@@ -9,14 +9,14 @@ import numpy as np
 
 from must_jax.checking.examining import TRUTH, Load, Subject, image_of
 from must_jax.checking.exams import Exam, Scores
-from must_jax.checking.heard import Heard, ask
+from must_jax.checking.heard import Heard, ask, label_of
 from must_jax.checking.verdicts import Checked, TaskVerdict
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import evenly_spread
 from must_jax.data.kinds import Label
 from must_jax.report import check_page
 from must_jax.report.gallery import Picture, caption, thumbnail
-from must_jax.tasks.base import NumpyArrays, Task
+from must_jax.tasks.base import Task
 
 _SAID = 3  # parts of a description
 _TRIED = 13  # readings, the declared one among them
@@ -91,12 +91,7 @@ def _read(
     prediction = scores.use(heard)
     if prediction is None:
         return heading, heard.error or _NONE, ()
-    return _drawn(heading, task, image, _label(task, prediction, heard))
-
-
-def _label(task: Task, prediction: NumpyArrays, heard: Heard) -> Label:
-    """As labelling makes it."""
-    return task.label.cut_padding(task.pseudo_label(prediction), heard.content)
+    return _drawn(heading, task, image, label_of(task, prediction, heard))
 
 
 def _drawn(heading: str, task: Task, image: np.ndarray, label: Label) -> tuple[str, Picture, Sequence[str]]:

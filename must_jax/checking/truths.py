@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from must_jax.config import SourceConfig
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column, open_images
-from must_jax.data.kinds import BoxesLabel, IdsLabel, Label, VectorLabel
+from must_jax.data.kinds import BoxesLabel, IdsLabel, Label, LabelKind, VectorLabel
 from must_jax.inputs.sources import TRUTH, open_source
 from must_jax.labels import manifest
 from must_jax.labels.columns import beside, find_columns
@@ -21,17 +22,28 @@ from must_jax.tasks.base import Task
 NONE = -1  # of a true class that the teacher does not know
 
 
+class Labels(Protocol):
+    """What is known about images, by their positions."""
+
+    @property
+    def kind(self) -> LabelKind: ...
+
+    def __getitem__(self, position: int, /) -> Label: ...
+
+
 @dataclass(frozen=True)
 class Truth:
     """The true labels of a task.
 
     Attributes:
       index: i32[true classes], the class of the teacher for each, or NONE.
+      by: what they are, in words.
     """
 
-    column: Column
+    column: Labels
     task: Task
     index: np.ndarray
+    by: str = "true labels"
 
     @property
     def unit(self) -> str:
@@ -86,7 +98,7 @@ def truth_of(task: Task, columns: Sequence[Column]) -> Truth | str:
         if type(column.kind) is not type(task.label):
             why = f"the labels called {task.name} are of another kind; set names, if they are those of another task"
             continue
-        index = _index(column.classes, task.classes)
+        index = index_of(column.classes, task.classes)
         if task.has_classes and (index == NONE).all():
             why = (
                 f"the truth of {task.name} has other classes ({_listed(column.classes)}) than the teacher "
@@ -97,7 +109,8 @@ def truth_of(task: Task, columns: Sequence[Column]) -> Truth | str:
     return why
 
 
-def _index(true: Sequence[str], here: Sequence[str]) -> np.ndarray:
+def index_of(true: Sequence[str], here: Sequence[str]) -> np.ndarray:
+    """i32[true], the place of each class among those here, by its name in any spelling, or NONE."""
     places = {_plain(name): index for index, name in reversed([*enumerate(here)])}
     return np.array([places.get(_plain(name), NONE) for name in true], np.int32)
 

@@ -152,3 +152,86 @@ def test_answers_that_are_the_same_everywhere_are_found(
     verdict = of(untold(function, data_dir, tasks, says), tmp_path / "run")
     [finding] = verdict.findings
     assert (verdict.verdict, finding.level) == (level, level) and named in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("tasks", "says"),
+    [
+        (DEPTH, metres),
+        ({"depth": {"depth_kind": "inverse_relative"}}, lambda seen: 1 / models.depth(seen, 0.3)),
+        (REGIONS, lambda seen: models.regions(seen, 0.3)),
+    ],
+)
+def test_maps_whose_rows_and_columns_are_exchanged_are_found(
+    tasks: dict, says: Callable[[Seen], Any], function: Function, data_dir: Path, tmp_path: Path
+) -> None:
+    def transposed(seen: Seen) -> np.ndarray:
+        return np.swapaxes(says(seen), 0, 1)
+
+    [finding] = of(untold(function, data_dir, tasks, transposed), tmp_path / "run").failures
+    assert "[height, width]" in finding.reason
+
+
+def test_maps_that_do_not_depend_on_the_image_are_to_be_looked_at(
+    function: Function, data_dir: Path, tmp_path: Path
+) -> None:
+    def says(seen: Seen) -> np.ndarray:
+        rows, columns = np.indices(seen.hw)
+        return seen.hw[0] + columns - rows + np.random.default_rng(0).normal(0, 2, seen.hw)
+
+    verdict = of(untold(function, data_dir, DEPTH, says), tmp_path / "run")
+    assert verdict.verdict == "look" and any("look at the image" in each.reason for each in verdict.findings)
+
+
+def of_two(values: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The check of one function, declared twice, as `one` and `other`."""
+    [teacher] = values["teachers"]
+    return {
+        **values,
+        "teachers": [{**teacher, "name": name, "tasks": each} for name, each in (("one", one), ("other", other))],
+    }
+
+
+TWO = [
+    ("detection", BOXES["detection"], SHAPES, lambda seen: models.boxes(seen, 0.1)),
+    ("segmentation", REGIONS["segmentation"], THINGS, lambda seen: models.regions(seen, 0.2)),
+    ("classification", CLASSES["classification"], ITEMS, lambda seen: models.scores(seen, 0.3)),
+]
+
+
+@pytest.mark.parametrize(("task", "declared", "classes", "says"), TWO)
+def test_teachers_that_do_not_agree_on_classes_are_named(
+    task: str,
+    declared: dict,
+    classes: tuple[str, ...],
+    says: Callable[[Seen], Any],
+    function: Function,
+    data_dir: Path,
+    tmp_path: Path,
+) -> None:
+    values = untold(function, data_dir, {task: declared}, says)
+    alike = checked(of_two(values, {task: declared}, {task: declared}), tmp_path / "alike").teachers
+    assert not any(about.tasks[task].findings for about in alike.values())
+    wrong = {**declared, "classes": [*classes[1:], classes[0]]}
+    found = checked(of_two(values, {task: declared}, {task: wrong}), tmp_path / "run").teachers
+    for name, witness in (("one", "other"), ("other", "one")):
+        [finding] = found[name].tasks[task].findings
+        assert finding.level == "look" and f"{task} of {witness}" in finding.reason
+
+
+def test_a_teacher_that_agrees_with_the_truth_is_a_witness(function: Function, data_dir: Path, tmp_path: Path) -> None:
+    """The other one's task has another name, for which there is no truth."""
+    function.says = lambda seen: models.boxes(seen, 0.1)
+    values = config(function, "teacher_detection_tiny", data_dir, BOXES)
+    wrong = {"shapes": {"kind": "detection", "classes": [*SHAPES[1:], SHAPES[0]]}}
+    found = checked(of_two(values, BOXES, wrong), tmp_path / "run").teachers
+    assert found["one"].tasks["detection"].verdict == "passed"
+    [finding] = found["other"].tasks["shapes"].failures
+    assert "detection of one" in finding.reason and finding.line.startswith("--config.teachers.1.tasks.shapes.")
+
+
+def test_teachers_that_share_no_class_are_not_compared(function: Function, data_dir: Path, tmp_path: Path) -> None:
+    values = untold(function, data_dir, BOXES, lambda seen: models.boxes(seen, 0.1))
+    others = {"detection": {"classes": [f"no {name}" for name in SHAPES]}}
+    found = checked(of_two(values, BOXES, others), tmp_path / "run").teachers
+    assert not any(about.tasks["detection"].findings for about in found.values())
