@@ -21,7 +21,6 @@ from must_jax.teachers.base import Images, Predictions, Teacher
 AHEAD = 2  # batches by which one step of the work runs ahead of the next, if the memory suffices
 IN_HAND = 2  # images for each thread: one that it works on, and the next one
 KEYS = "config.input.workers, config.input.prefetch_bytes or config.batch_size"  # to lower if workers are killed
-IN_FLIGHT = 2  # batches on the devices: one being computed, one being fetched
 
 
 class Batch(NamedTuple):
@@ -46,6 +45,11 @@ class Answer:
 def rows_of(teachers: Sequence[Teacher], batch_size: int) -> int:
     """Rows of the arrays that hold a batch for all of them."""
     return max(teacher.rows(batch_size) for teacher in teachers)
+
+
+def in_flight(teachers: Sequence[Teacher]) -> int:
+    """Batches that all of them are shown before the answers to the first one are awaited."""
+    return max(teacher.in_flight for teacher in teachers)
 
 
 def blanks(teachers: Sequence[Teacher], batch_size: int) -> dict[Input, np.ndarray]:
@@ -106,7 +110,7 @@ def ask(
         ]
         return lambda: (batch.examples, [answer() for answer in begun])
 
-    return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), IN_FLIGHT - 1)
+    return ahead(zip(batches, wanted, strict=True), lambda each: begin(*each), in_flight(teachers) - 1)
 
 
 def _begin(teacher: Teacher, images: Images) -> Callable[[], Answer]:

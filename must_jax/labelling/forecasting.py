@@ -20,7 +20,7 @@ from must_jax.config import InputConfig, LabelConfig
 from must_jax.data.image_sets import ImageSet, evenly_spread, open_images
 from must_jax.inputs.mistakes import check_config
 from must_jax.labelling import teachers
-from must_jax.labelling.asking import IN_FLIGHT
+from must_jax.labelling.asking import in_flight
 from must_jax.labelling.one_pass import Writing, label, warm_up
 from must_jax.labels.sizes import column_bytes, stored_records
 from must_jax.progress import readable_bytes
@@ -132,7 +132,7 @@ def measure(images: ImageSet, begin: Begin, batch_size: int, folder: Path, confi
         forward_per_second={teacher.name: forward_per_second([teacher], batch_size) for teacher in asked},
         column_bytes=sizes,
         free_bytes=shutil.disk_usage(folder).free,
-        largest_batch=_largest_batch(models, batch_size) if len(models) == len(asked) else None,
+        largest_batch=_largest_batch(models, batch_size, in_flight(asked)) if len(models) == len(asked) else None,
         compile_seconds=compile_seconds,
         start_seconds=labelled.start_seconds,
     )
@@ -166,7 +166,7 @@ def _sample(images: ImageSet, passes: int = 1) -> ImageSet:
     )
 
 
-def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
+def _largest_batch(models: Sequence[Trained], batch_size: int, in_flight: int) -> int | None:
     """An estimate from a line through the memory that XLA reports for two batch sizes.
 
     The larger one is the current size, which is known to compile. None if that is one image per device, since there is
@@ -184,7 +184,7 @@ def _largest_batch(models: Sequence[Trained], batch_size: int) -> int | None:
         if None in told:
             return None
         found = np.array(told, float)
-        kept += IN_FLIGHT * found[:, 0]
+        kept += in_flight * found[:, 0]
         working = np.maximum(working, found[:, 1])
     first, second = kept + working
     per_image = (second - first) / (two[1] - two[0])

@@ -51,6 +51,8 @@ class Teacher(abc.ABC):
       input: how it is shown images.
       record: its provenance, for manifests, with the metrics of all its tasks.
       map_hw: rows and columns of its maps.
+      in_flight: batches that are begun before the answers to the first one are awaited: by default one that is being
+        computed and one that is being fetched.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Teacher(abc.ABC):
     input: Input
     record: TeacherRecord
     map_hw: tuple[int, int]
+    in_flight: int = 2
 
     def content(self, placed: Placed) -> Content:
         """The share of rows and columns that an image takes up in predictions."""

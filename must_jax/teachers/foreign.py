@@ -1,14 +1,15 @@
 """Models of others as teachers: what all adapters have in common.
 
 An adapter makes of a few images what the model takes (`inputs_of`), and says what it says about each (`answers_to`).
-Everything else is here: threads of its own, in which one batch is made ready while the model is at work on another, and
-the form of predictions.
+Everything else is here: threads of its own, in which one batch is made ready and others are read while the model is at
+work, and the form of predictions.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.config.teachers import Fit, TeacherConfig, TeacherInputConfig, TeacherTaskConfig
+from must_jax.cores import cores
 from must_jax.data import fitting
 from must_jax.data.axes import parse
 from must_jax.data.batching import TRAIN_MAP_STRIDE
@@ -36,6 +38,8 @@ from must_jax.teachers.tensors import mean_rgb
 Answers = Mapping[str, Said]  # by task, about one image
 _LONGEST = 1344  # pixels of an image that a model's own processor gets, by default; larger ones are reduced before
 
+READ_AT_ONCE = min(4, cores())  # batches of a model that is safe to ask from several threads
+
 
 class Foreign(Teacher):
     """A model of others.
@@ -44,13 +48,18 @@ class Foreign(Teacher):
       declared: as in the config.
       readings: of its tasks, by name.
       licence: as its files say.
+
+    Attributes:
+      at_once: batches of which `answers_to` is called at a time; the model itself gets them one by one, in its `turn`.
     """
+
+    at_once = 1
 
     def __init__(
         self, declared: TeacherConfig, readings: Mapping[str, Reading], input_: Input, licence: str = ""
     ) -> None:
         self.declared, self.readings = declared, dict(readings)
-        self.name, self.input = declared.called, input_
+        self.name, self.input, self.in_flight = declared.called, input_, 1 + self.at_once + 1
         self.tasks: Mapping[str, Task] = {name: reading.task for name, reading in readings.items()}
         self.map_hw = (-(-input_.height // TRAIN_MAP_STRIDE), -(-input_.width // TRAIN_MAP_STRIDE))
         self.record = TeacherRecord(
@@ -137,7 +146,12 @@ class Foreign(Teacher):
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, f"teacher-{self.name}")
+        return ThreadPoolExecutor(self.at_once, f"teacher-{self.name}")
+
+    @cached_property
+    def turn(self) -> threading.Lock:
+        """Held while the network runs, which would be slower if two batches shared the cores or the device."""
+        return threading.Lock()
 
 
 def readings(

@@ -19,7 +19,7 @@ from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.teachers import declarations, foreign, layouts, outputs
 from must_jax.teachers.files import path_of
-from must_jax.teachers.foreign import Answers, Foreign
+from must_jax.teachers.foreign import READ_AT_ONCE, Answers, Foreign
 from must_jax.teachers.onnx_file import KIND_OF_TASK, Metadata, metadata
 from must_jax.teachers.outputs import Output, Plan
 from must_jax.teachers.reading import Reading
@@ -93,6 +93,8 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
 class Onnx(Foreign):
     """See the module."""
 
+    at_once = READ_AT_ONCE
+
     def __init__(
         self,
         declared: TeacherConfig,
@@ -116,7 +118,8 @@ class Onnx(Foreign):
     ) -> Sequence[Answers]:
         said: list[Answers] = []
         for count, feeds in inputs:
-            values = self._runner.outputs(feeds)
+            with self.turn:
+                values = self._runner.outputs(feeds)
             said += [self._answers(values, row) for row in range(count)]
         return said
 

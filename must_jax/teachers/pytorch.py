@@ -16,7 +16,7 @@ from must_jax.cores import cores
 from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.teachers import foreign
-from must_jax.teachers.foreign import Answers, Foreign
+from must_jax.teachers.foreign import READ_AT_ONCE, Answers, Foreign
 from must_jax.teachers.reading import Reading
 from must_jax.teachers.said import cells_of
 
@@ -27,6 +27,8 @@ _MOST_NUMBERS = 3 * 2**22  # of a call's input, by default: 4 images of 1024 x 1
 
 class PyTorch(Foreign):
     """A model whose images are prepared one by one; those that come out with the same shapes run together."""
+
+    at_once = READ_AT_ONCE
 
     def __init__(
         self,
@@ -75,7 +77,9 @@ class PyTorch(Foreign):
         cells = [cells_of(self.input, each, self.map_hw) for each in placed]
         with torch.inference_mode():
             for rows, tensors in self._batches(prepared):
-                some = self.read(self.run(tensors), [images_hw[i] for i in rows], [cells[i] for i in rows])
+                with self.turn:
+                    outputs = self.run(tensors)
+                some = self.read(outputs, [images_hw[i] for i in rows], [cells[i] for i in rows])
                 answers.update(zip(rows, some, strict=True))
         return [answers[i] for i in range(len(images_hw))]
 
@@ -132,5 +136,7 @@ def _device(declared: TeacherConfig) -> torch.device:
         raise UserError(
             f"teacher {declared.called}: PyTorch finds no GPU; remove device=cuda, or install a build of it that does"
         )
-    torch.set_num_threads(declared.threads or cores())
-    return torch.device("cuda" if declared.device != "cpu" and torch.cuda.is_available() else "cpu")
+    on_gpu = declared.device != "cpu" and torch.cuda.is_available()
+    # On a GPU the cores prepare images, each in a thread of one core.
+    torch.set_num_threads(declared.threads or (1 if on_gpu else cores()))
+    return torch.device("cuda" if on_gpu else "cpu")
