@@ -213,7 +213,7 @@ def test_starts_from_the_backbone_of_a_finished_run(finished, config, tmp_path, 
         ({"batch_size": 7}, "batch_size is 7, which 2 devices cannot share"),
         ({"init": "runs/nowhere"}, "there is no run runs/nowhere"),
         ({"train": [{"images": f"{SCENES}:train", "labels": ["runs/no-column"]}]}, "no label column runs/no-column"),
-        ({"tasks": {"clasification": {}}}, "there is no task 'clasification'; did you mean 'classification'"),
+        ({"tasks": {"clasification": {}}}, r"there is no task 'clasification' \(did you mean 'classification'\?\)"),
         (
             {"tasks": {"depth": {}}},
             "no images are labelled for task 'depth'; labelled are: none .*as 'truth': classification",
