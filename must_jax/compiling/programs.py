@@ -28,6 +28,8 @@ from must_jax.models.api import build_model
 from must_jax.scoring.transfer import Downstream, Transfer, Trunk
 from must_jax.tasks import build_task, check_options, kind_of
 from must_jax.tasks.base import Task
+from must_jax.teachers import loading
+from must_jax.teachers.own import mapped_network, mapped_tasks
 from must_jax.training.building import build, update_shapes
 
 Classes = Mapping[str, int]  # task -> number of classes, if the user gives it
@@ -77,13 +79,15 @@ def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
             continue
         told = description.read(teacher.run)
         model_config = told.model
+        trained_on = {name: build_task(name, task.classes, task.options) for name, task in told.tasks.items()}
+        model = build_model(model_config, {name: task.head(model_config) for name, task in trained_on.items()})
+        mappings = loading.mappings_of(teacher, {name: task.classes for name, task in trained_on.items()})
         tasks = {
             name: build_task(name, task.classes, task.options | config.tasks.get(teacher.names.get(name, name), {}))
-            for name, task in told.tasks.items()
+            for name, task in mapped_tasks(trained_on, mappings).items()
         }
-        model = build_model(model_config, {name: task.head(model_config) for name, task in tasks.items()})
-        size = told.image_size
-        predict = make_predict_step(trained.image_forward(model), tasks, size, mesh, condense=True)
+        size, network = told.image_size, mapped_network(model, tasks, mappings)
+        predict = make_predict_step(trained.image_forward(network), tasks, size, mesh, condense=True)
         images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
         yield Step(f"label {teacher.called}", predict, (model.shapes(size), {"image": images}), batch_size)
 

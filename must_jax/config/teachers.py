@@ -152,7 +152,8 @@ class TeacherConfig(Config):
     input: TeacherInputConfig = TeacherInputConfig()
     """What the network takes."""
     tasks: dict[str, TeacherTaskConfig] = {}
-    """A task's name -> what the outputs mean; of a run of must_jax, nothing: it knows."""
+    """A task's name -> what the outputs mean. A run of must_jax knows that: of its tasks, by the names that they have
+    here, only the `mapping` of classes can be set."""
     names: dict[str, str] = {}
     """Of a run of must_jax: its task -> the name that it has here. Two teachers of one kind with different classes need
     two names."""
@@ -205,8 +206,16 @@ class TeacherConfig(Config):
         prefix, colon, _ = self.model.partition(":")
         if colon and not self.adapter and "/" not in prefix:
             raise ValueError(f"model {self.model}: '{prefix}:' is none of {', '.join(f'{each}:' for each in ADAPTERS)}")
-        others = {"input", "tasks", "device", "threads", "batch_size", "licence"}
+        others = {"input", "device", "threads", "batch_size", "licence"}
         others = {key for key in others if getattr(self, key) != type(self).model_fields[key].default}
+        if not self.adapter:
+            usual = TeacherTaskConfig()
+            others |= {
+                f"tasks.{name}.{key}"
+                for name, task in self.tasks.items()
+                for key in TeacherTaskConfig.model_fields.keys() - {"mapping"}
+                if getattr(task, key) != getattr(usual, key)
+            }
         if not self.adapter and others:
             raise ValueError(
                 f"model {self.model} is read as the folder of a run of must_jax, for which {', '.join(sorted(others))} "

@@ -16,7 +16,8 @@ from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest
 from must_jax.labels.manifest import ImagesRecord, Manifest
 from must_jax.runs import results
-from must_jax.teachers.files import digest_of
+from must_jax.teachers import mapping
+from must_jax.teachers.files import digest_of, digest_of_run
 
 NO_RULE = {"classes", "weight", "max_boxes"}  # options of every task that do not affect its labels
 _DECLARED = {"depth_kind"}  # options that the declaration of a model of others decides
@@ -100,7 +101,12 @@ def known(teacher: TeacherConfig) -> Known | None:
         return None
     model = description.read(teacher.run)
     tasks = {name: task.options for name, task in model.tasks.items() if name not in model.training.untrained}
-    return Known(model.digest, {teacher.names.get(name, name): options for name, options in tasks.items()})
+    digest = digest_of_run(teacher, model.digest)
+    here = {name: teacher.names.get(name, name) for name in tasks}
+    for name, called in here.items():
+        if called in teacher.tasks and (file := teacher.tasks[called].mapping):
+            tasks[name] = mapping.load(file, model.tasks[name].classes).options(tasks[name])
+    return Known(digest, {here[name]: options for name, options in tasks.items()})
 
 
 def rule_of(config: LabelConfig, teacher: TeacherConfig, about: Known, column: Manifest) -> dict[str, Any]:

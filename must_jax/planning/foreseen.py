@@ -216,11 +216,11 @@ class Foreseen:
                 yield f"two teachers are called '{name}', which names their columns; give one of them another name"
             names.add(name)
             known |= {*teacher.tasks}
+            try:
+                loading.check(teacher)
+            except UserError as error:
+                yield str(error)
             if teacher.run is None:
-                try:
-                    loading.check(teacher)
-                except UserError as error:
-                    yield str(error)
                 continue
             if not self._is_run(teacher.model):
                 yield f"{teacher.model} is not a training run; name one in config.teachers"

@@ -19,7 +19,7 @@ from must_jax.progress import say
 from must_jax.runs.workdir import RESULT_FILE, check, claim
 from must_jax.teachers import loading
 from must_jax.teachers.base import Teacher
-from must_jax.teachers.files import digest_of
+from must_jax.teachers.files import digest_of, digest_of_run
 
 PAGE = "check.html"
 
@@ -82,5 +82,5 @@ def _is_finished(config: CheckConfig, workdir: Path) -> bool:
         if declared.run is None:
             now[declared.called] = digest_of(declared)
         elif (declared.run / MODEL_FILE).exists():
-            now[declared.called] = description.read(declared.run).digest
+            now[declared.called] = digest_of_run(declared, description.read(declared.run).digest)
     return now == {name: about.digest for name, about in checked.teachers.items()}

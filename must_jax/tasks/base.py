@@ -171,6 +171,14 @@ class Task(pydantic.BaseModel, abc.ABC):
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
         """Outputs -> predictions in label form, static shapes, jit-able. `image_size`: the input's side in pixels."""
 
+    def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:
+        """The outputs of a head with other classes -> those of one with this task's classes, jit-able.
+
+        Args:
+          index: i32, for each class of that head the one of this task that it belongs to; -1 = none.
+        """
+        raise NotImplementedError(f"classes of {self.kind} cannot be merged")
+
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         """The part of the predictions that `pseudo_label` needs, jit-able: labelling fetches only this from devices."""
         return predictions

@@ -19,7 +19,7 @@ from must_jax.tasks import drawing
 from must_jax.tasks.base import Arrays, Details, NumpyArrays, Sums, Task
 from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.confusion import Confusion, confused
-from must_jax.tasks.measures import masked_sum
+from must_jax.tasks.measures import log_sums, masked_sum
 
 
 class Classification(Task):
@@ -54,6 +54,10 @@ class Classification(Task):
 
     def predict(self, outputs: Arrays, image_size: int) -> Arrays:
         return {"probs": jax.nn.softmax(outputs["logits"])}
+
+    def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:
+        """Probabilities add up; what belongs to no class is left out of the softmax."""
+        return {"logits": log_sums(outputs["logits"], index, len(self.classes))}
 
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(self.classes)

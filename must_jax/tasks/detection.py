@@ -119,6 +119,12 @@ class Detection(Task):
         candidates = [jax.vmap(_best)(*level) for level in levels]
         return jax.vmap(self._select)(*(jnp.concatenate(each, 1) for each in zip(*candidates, strict=True)))
 
+    def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:
+        """A box is as surely of a class as of the likeliest one that belongs to it; those that belong to none go."""
+        logits, kept = outputs["class_logits"], np.flatnonzero(index >= 0)
+        never = jnp.full((*logits.shape[:-1], len(self.classes)), -jnp.inf, logits.dtype)
+        return {**outputs, "class_logits": never.at[..., index[kept]].max(logits[..., kept])}
+
     def _select(self, boxes_yxyx: jax.Array, classes: jax.Array, scores: jax.Array) -> Arrays:
         """One image's candidates, f32[k, 4], i32[k], f32[k] -> a label."""
         chosen, scores = box_geometry.non_maximum_suppression(

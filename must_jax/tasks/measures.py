@@ -24,6 +24,19 @@ def resize_maps(maps: jax.Array, hw: tuple[int, ...]) -> jax.Array:
     return jax.image.resize(maps, (maps.shape[0], *hw, maps.shape[3]), "bilinear", antialias=False)
 
 
+def log_sums(logits: jax.Array, index: np.ndarray, count: int) -> jax.Array:
+    """f32[..., K] -> f32[..., count]: the logits of groups, whose softmax are the sums of the probabilities of each.
+
+    Args:
+      index: i32[K], the group of each, or -1 of those that are left out.
+    """
+    groups = np.zeros((len(index), count + 1), np.float32)
+    groups[np.arange(len(index)), index] = 1  # -1 is the last column
+    largest = logits.max(-1, keepdims=True)
+    sums = jnp.matmul(jnp.exp(logits - largest), groups[:, :count], precision=jax.lax.Precision.HIGHEST)
+    return jnp.log(sums) + largest
+
+
 def valid_pixels(labels: Mapping[str, _Array]) -> _Array:
     """f32[B, h, w]: 1 where an image is labelled (`present`) and its pixel is too (`valid`)."""
     return labels["valid"] * labels["present"][:, None, None]

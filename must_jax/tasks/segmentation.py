@@ -24,7 +24,7 @@ from must_jax.tasks.base import AnyArray, Arrays, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import most_frequent
 from must_jax.tasks.confusion import Confusion, confused
 from must_jax.tasks.maps import AnyArrays, MapMetrics, MapTask
-from must_jax.tasks.measures import masked_sum, resize_maps
+from must_jax.tasks.measures import log_sums, masked_sum, resize_maps
 
 
 class Segmentation(MapTask):
@@ -64,11 +64,22 @@ class Segmentation(MapTask):
         """{"probs": f32[B, h, w, K]} at the head's resolution, stride 4."""
         return {"probs": jax.nn.softmax(outputs["maps"])}
 
+    def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:
+        """Probabilities add up; one more channel, the last one, is of what belongs to no class, if anything does."""
+        count = len(self.classes)
+        other = bool((index < 0).any())
+        return {"maps": log_sums(outputs["maps"], np.where(index < 0, count, index), count + other)}
+
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """{"ids": u8 or u16[B, h, w], "confidence": f32[B, h, w]}: instead of K numbers per cell."""
-        probs = predictions["probs"]
-        ids = probs.argmax(-1).astype(np.uint16 if self.label.wide else np.uint8)
-        return {"ids": ids, "confidence": probs.max(-1)}
+        """{"ids": u8 or u16[B, h, w], "confidence": f32[B, h, w]}: instead of K numbers per cell.
+
+        Cells that probably belong to no class have no label.
+        """
+        probs, count = predictions["probs"], len(self.classes)
+        ids = probs.argmax(-1)
+        if probs.shape[-1] > count:
+            ids = ids + (ids == count).astype(ids.dtype) * (self.label.ignore_id - count)
+        return {"ids": ids.astype(np.uint16 if self.label.wide else np.uint8), "confidence": probs.max(-1)}
 
     def on_image(self, prediction: NumpyArrays, content: Content, hw: tuple[int, int]) -> NumpyArrays:
         """{"ids": i32[*hw], "confidence": f32[*hw]}, from linearly interpolated probabilities."""

@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from must_jax.config.teachers import PICKLES, TeacherConfig
 from must_jax.errors import UserError
@@ -17,6 +19,21 @@ _FOLDERS = ("transformers", "timm")  # adapters whose models are folders
 _ADVICE = "are pickles, which can run any code when they are loaded; save the weights as safetensors"
 
 
+def digest_of_run(declared: TeacherConfig, digest: str) -> str:
+    """That of a run of must_jax and what its classes become here: of the model alone, if they stay as they are.
+
+    Raises:
+      UserError: a mapping does not exist.
+    """
+    if not any(task.mapping for task in declared.tasks.values()):
+        return digest
+    sha = hashlib.sha256(digest.encode())
+    for name, task in sorted(declared.tasks.items()):
+        sha.update(f"{name}\n".encode())
+        _update(sha, declared, [Path(task.mapping).expanduser()] if task.mapping else [])
+    return sha.hexdigest()
+
+
 def digest_of(declared: TeacherConfig) -> str:
     """sha256 of all that decides what a teacher of others says: its files, lists and mappings of classes, declaration.
 
@@ -24,19 +41,23 @@ def digest_of(declared: TeacherConfig) -> str:
       UserError: a file does not exist, or they are pickles.
     """
     sha = hashlib.sha256()
-    for file in (*files_of(declared), *_lists_of(declared)):
-        sha.update(f"{file.name}\n".encode())
-        try:
-            with file.open("rb") as opened:
-                sha.update(hashlib.file_digest(opened, "sha256").digest())
-        except OSError as error:
-            raise UserError(f"teacher {declared.called}: {file} cannot be read: {error.strerror}") from None
+    _update(sha, declared, (*files_of(declared), *_lists_of(declared)))
     tasks = {  # mappings are read above, wherever they lie
         name: task.model_dump(mode="json", exclude={"mapping"}) for name, task in declared.tasks.items()
     }
     said = [declared.adapter, declared.input.model_dump(mode="json"), tasks]
     sha.update(json.dumps(said, sort_keys=True).encode())
     return sha.hexdigest()
+
+
+def _update(sha: Any, declared: TeacherConfig, files: Iterable[Path]) -> None:
+    for file in files:
+        sha.update(f"{file.name}\n".encode())
+        try:
+            with file.open("rb") as opened:
+                sha.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"teacher {declared.called}: {file} cannot be read: {error.strerror}") from None
 
 
 def files_of(declared: TeacherConfig) -> list[Path]:

@@ -63,6 +63,16 @@ class ClassMapping:
         """The teacher's class -> its class here, for manifests; None = dropped."""
         return {name: None if i == DROPPED else self.classes[i] for name, i in zip(self.given, self.index, strict=True)}
 
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a task with the teacher's classes, without those of classes that are not there any more."""
+        kept: dict[str, Any] = {}
+        for key, value in options.items():
+            if isinstance(value, Mapping):
+                value = {name: each for name, each in value.items() if name in self.classes}
+            if value != {}:
+                kept[key] = value
+        return kept
+
     def probs(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """f32[..., given] -> f32[..., classes] and, of the dropped ones, f32[...]: sums."""
         if self.unchanged:
@@ -87,8 +97,17 @@ def load(path: str, given: Sequence[str]) -> ClassMapping:
     """The mapping in a file, for a teacher with these classes.
 
     Raises:
-      UserError: the file is missing or malformed; it names a class that the teacher does not have (names the nearest),
-        one twice, or one that is not among its `classes`; nothing is left.
+      UserError: as `read`; it names a class that the teacher does not have (names the nearest), one twice, or one that
+        is not among its `classes`; nothing is left.
+    """
+    return _mapping(path, read(path), tuple(given))
+
+
+def read(path: str) -> MappingFile:
+    """What a file says, whatever the teacher.
+
+    Raises:
+      UserError: the file is missing or malformed.
     """
     file = Path(path).expanduser()
     try:
@@ -98,7 +117,7 @@ def load(path: str, given: Sequence[str]) -> ClassMapping:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}; see docs/teachers.md") from None
     try:
-        told = MappingFile.model_validate(values)
+        return MappingFile.model_validate(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -106,7 +125,6 @@ def load(path: str, given: Sequence[str]) -> ClassMapping:
             f"; {nearest(str(first['loc'][0]), MappingFile.model_fields)}" if first["type"] == "extra_forbidden" else ""
         )
         raise UserError(f"{path}: {key}: {first['msg']}{hint}") from None
-    return _mapping(path, told, tuple(given))
 
 
 def _mapping(path: str, told: MappingFile, given: tuple[str, ...]) -> ClassMapping:

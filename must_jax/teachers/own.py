@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,7 +15,11 @@ from must_jax.data.batching import TRAIN_MAP_STRIDE
 from must_jax.data.fitting import Input
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.manifest import TeacherRecord
+from must_jax.models.api import Model
+from must_jax.tasks import build_task
+from must_jax.tasks.base import Task
 from must_jax.teachers.base import Images, Predictions, Teacher
+from must_jax.teachers.mapping import ClassMapping, record_of
 from must_jax.trained import Trained
 
 
@@ -22,10 +28,19 @@ class Own(Teacher):
 
     Args:
       names: its tasks -> what they are called here.
+      mappings: its tasks -> their classes here.
+      digest: of the model and the mappings; "" = of the model alone.
     """
 
-    def __init__(self, model: Trained, name: str, names: Mapping[str, str] | None = None) -> None:
-        self.model, self.name = model, name
+    def __init__(
+        self,
+        model: Trained,
+        name: str,
+        names: Mapping[str, str] | None = None,
+        mappings: Mapping[str, ClassMapping] | None = None,
+        digest: str = "",
+    ) -> None:
+        self.model, self.name, self._mappings, self._digest = model, name, mappings or {}, digest
         self._names = {task: (names or {}).get(task, task) for task in model.tasks}
         self.tasks = {self._names[name]: task.called(self._names[name]) for name, task in model.tasks.items()}
         self.input = Input.square(model.image_size)
@@ -33,10 +48,11 @@ class Own(Teacher):
         metrics = {self._here(key): value for key, value in model.metrics.items() if key.split("/")[0] in self._names}
         self.record = TeacherRecord(
             name=name,
-            digest=model.digest,
+            digest=digest or model.digest,
             image_size=model.image_size,
             metrics=metrics,
             licences=dict(model.licences),
+            classes={self._names[name]: dict(r) for name, each in self._mappings.items() if (r := record_of(each))},
             **model.settings,
         )
 
@@ -47,7 +63,8 @@ class Own(Teacher):
     def without(self, tasks: Collection[str]) -> Own:
         """The same teacher without some of the model's tasks."""
         left = {name: task for name, task in self.model.tasks.items() if name not in tasks}
-        return Own(dataclasses.replace(self.model, tasks=left), self.name, self._names)
+        model = dataclasses.replace(self.model, tasks=left)
+        return Own(model, self.name, self._names, self._mappings, self._digest)
 
     def rows(self, batch_size: int) -> int:
         return batch_size + -batch_size % self.model.mesh.size
@@ -83,6 +100,38 @@ class Own(Teacher):
     def _here(self, metric: str) -> str:
         task, slash, rest = metric.partition("/")
         return self._names[task] + slash + rest
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A network with other classes of some tasks: their outputs are joined on the device, before any is chosen.
+
+    Attributes:
+      index: task -> as `Task.merged` takes it.
+    """
+
+    network: Model
+    tasks: Mapping[str, Task]
+    index: Mapping[str, np.ndarray]
+
+    def apply(self, variables: Any, images: jax.Array, *, train: bool) -> tuple[Mapping[str, Any], Any]:
+        outputs, statistics = self.network.apply(variables, images, train=train)
+        merged = {name: self.tasks[name].merged(outputs[name], index) for name, index in self.index.items()}
+        return {**outputs, **merged}, statistics
+
+
+def mapped_tasks(tasks: Mapping[str, Task], mappings: Mapping[str, ClassMapping]) -> dict[str, Task]:
+    """The tasks with other classes."""
+    return {
+        name: build_task(name, each.classes, each.options(task.options)) if (each := mappings.get(name)) else task
+        for name, task in tasks.items()
+    }
+
+
+def mapped_network(network: Model, tasks: Mapping[str, Task], mappings: Mapping[str, ClassMapping]) -> Model:
+    """The network whose outputs are those of `mapped_tasks`, for labelling."""
+    index = {name: mapping.index for name, mapping in mappings.items() if not mapping.unchanged}
+    return cast(Model, _Merged(network, tasks, index)) if index else network
 
 
 def owned(models: Mapping[str, Trained]) -> list[Own]:
