@@ -209,13 +209,11 @@ class TeacherConfig(Config):
         others = {"input", "device", "threads", "batch_size", "licence"}
         others = {key for key in others if getattr(self, key) != type(self).model_fields[key].default}
         if not self.adapter:
-            usual = TeacherTaskConfig()
-            others |= {
-                f"tasks.{name}.{key}"
-                for name, task in self.tasks.items()
-                for key in TeacherTaskConfig.model_fields.keys() - {"mapping"}
-                if getattr(task, key) != getattr(usual, key)
-            }
+            for name, task in self.tasks.items():
+                said = task.model_dump(exclude_defaults=True)
+                others |= {f"tasks.{name}.{key}" for key in said if key != "mapping"}
+                if not said:
+                    others.add(f"tasks.{name}")
         if not self.adapter and others:
             raise ValueError(
                 f"model {self.model} is read as the folder of a run of must_jax, for which {', '.join(sorted(others))} "
