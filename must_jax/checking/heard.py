@@ -120,7 +120,7 @@ def _ask_foreign(teacher: Foreign, pixels: np.ndarray, placed: Placed) -> Heard:
     predictions: dict[str, NumpyArrays] = {}
     error = ""
     try:
-        answers = listening.ask(pixels[None], [placed])[0]
+        [(_, answers)] = listening.ask(pixels[None], [placed])
         for name, task in teacher.tasks.items():
             predictions[name] = predicted(task, answers[name], teacher.input, placed, teacher.map_hw)
     except Exception as raised:  # it is another's

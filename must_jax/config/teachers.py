@@ -162,7 +162,8 @@ class TeacherConfig(Config):
     threads: Count = 0
     """Of a model of others on CPUs; 0 = one per core."""
     batch_size: Count = 0
-    """Images of a call of a model of others; 0 = that of the stage, or what the file fixes."""
+    """Images of a call of a model of others; 0 = that of the stage or what the file fixes, but fewer where what the
+    model returns would take more than 1 GiB."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

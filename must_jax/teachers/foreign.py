@@ -10,7 +10,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -38,6 +39,7 @@ from must_jax.teachers.tensors import mean_rgb
 Answers = Mapping[str, Said]  # by task, about one image
 _LONGEST = 1344  # pixels of an image that a model's own processor gets, by default; larger ones are reduced before
 
+ANSWER_BYTES = 2**30  # of what a call of a model returns, as far as it is known before
 READ_AT_ONCE = min(4, cores())  # batches of a model that is safe to ask from several threads
 
 
@@ -80,10 +82,13 @@ class Foreign(Teacher):
         return pixels
 
     @abc.abstractmethod
-    def answers_to(self, inputs: Any, placed: Sequence[Placed]) -> Sequence[Answers]:
-        """What the model says about each image, of which `inputs_of` has made its inputs."""
+    def answers_to(self, inputs: Any, placed: Sequence[Placed]) -> Iterator[tuple[int, Answers]]:
+        """What the model says about each image, of which `inputs_of` has made its inputs, with the image's number.
 
-    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Sequence[Answers]:
+        One by one, in any order: the probabilities of many classes at every pixel of a whole batch would not fit.
+        """
+
+    def ask(self, pixels: np.ndarray, placed: Sequence[Placed]) -> Iterator[tuple[int, Answers]]:
         """What the model says about each image: u8[n, height, width, 3] RGB, and where each lies in its input."""
         return self.answers_to(self.inputs_of(pixels, placed), placed)
 
@@ -110,14 +115,14 @@ class Foreign(Teacher):
 
     def warm_up(self, batch_size: int) -> None:
         with contextlib.suppress(Exception):  # it will be told with the images that it fails on
-            self.forward(batch_size)()
+            self.forward(1)()  # a whole batch of the largest images could take minutes
 
     def content(self, placed: Placed) -> Content:
         return said.content_of(self.input, placed, self.map_hw)
 
     def forward(self, batch_size: int) -> Callable[[], object]:
         pixels = np.random.default_rng(0).integers(0, 256, self.blank(batch_size).shape, np.uint8)
-        return lambda: self.ask(pixels, [self.whole] * batch_size)
+        return lambda: deque(self.ask(pixels, [self.whole] * batch_size), maxlen=0)
 
     @property
     def whole(self) -> Placed:
@@ -125,14 +130,15 @@ class Foreign(Teacher):
         return Placed(0, 0, self.input.height, self.input.width)
 
     def _predicted(self, inputs: Any, rows: Sequence[int], placed: Sequence[Placed], count: int) -> Predictions:
-        found = self.answers_to(inputs, placed)
-        if len(found) != len(rows):
-            raise ValueError(f"{len(found)} answers for {len(rows)} images")
-        out = self._empty(count)
-        for row, at, answers in zip(rows, placed, found, strict=True):
+        out, left = self._empty(count), {*range(len(rows))}
+        for number, answers in self.answers_to(inputs, placed):
+            left.remove(number)
             for name, task in self.tasks.items():
-                for field, value in predicted(task, answers[name], self.input, at, self.map_hw).items():
-                    out[name][field][row] = value
+                one = predicted(task, answers[name], self.input, placed[number], self.map_hw)
+                for field, value in one.items():
+                    out[name][field][rows[number]] = value
+        if left:
+            raise ValueError(f"{len(rows) - len(left)} answers for {len(rows)} images")
         return out
 
     def _empty(self, count: int) -> dict[str, dict[str, np.ndarray]]:

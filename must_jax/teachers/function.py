@@ -17,7 +17,7 @@ An answer is {task: ...}; with a single task, the answer alone will do.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from must_jax.config.teachers import TeacherConfig, TeacherTaskConfig
 from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError, nearest, told
 from must_jax.teachers import foreign
-from must_jax.teachers.foreign import Answers, Foreign
+from must_jax.teachers.foreign import ANSWER_BYTES, Answers, Foreign
 from must_jax.teachers.reading import Reading
 from must_jax.teachers.said import Said
 
@@ -71,11 +71,27 @@ class Function(Foreign):
         step = -1 if self.declared.input.colour == "bgr" else 1
         return [image[..., ::step] for image in foreign.images_of(pixels, placed)]
 
-    def answers_to(self, images: list[np.ndarray], placed: Sequence[Placed]) -> Sequence[Answers]:
-        answers = self._function([image.copy() for image in images])
-        if not isinstance(answers, list | tuple) or len(answers) != len(images):
-            raise TypeError(f"it returned no list of {len(images)} answers, but {_shown(answers)}")
-        return [self._answers(answer, image.shape[:2]) for answer, image in zip(answers, images, strict=True)]
+    def answers_to(self, images: list[np.ndarray], placed: Sequence[Placed]) -> Iterator[tuple[int, Answers]]:
+        for part in self._parts(images):
+            some = [images[number] for number in part]
+            answers = self._function([image.copy() for image in some])
+            if not isinstance(answers, list | tuple) or len(answers) != len(some):
+                raise TypeError(f"it returned no list of {len(some)} answers, but {_shown(answers)}")
+            for number, answer, image in zip(part, answers, some, strict=True):
+                yield number, self._answers(answer, image.shape[:2])
+            del answers
+
+    def _parts(self, images: Sequence[np.ndarray]) -> Iterator[range]:
+        """The images of each call: as many as are declared, or as their maps of all classes have place."""
+        maps = sum(each.outputs for each in self.readings.values() if each.task.kind == "segmentation")
+        first, size = 0, 0
+        for number, image in enumerate(images):
+            size += 4 * maps * image.shape[0] * image.shape[1]
+            full = number - first == self.declared.batch_size if self.declared.batch_size else size > ANSWER_BYTES
+            if full and number > first:
+                yield range(first, number)
+                first, size = number, 4 * maps * image.shape[0] * image.shape[1]
+        yield range(first, len(images))
 
     def _answers(self, answer: Any, image_hw: tuple[int, int]) -> Answers:
         if len(self.readings) == 1 and not (isinstance(answer, Mapping) and set(answer) == set(self.readings)):

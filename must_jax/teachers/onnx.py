@@ -5,7 +5,7 @@ A trial on two images of noise shows the shapes of the outputs, which tell how t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.teachers import declarations, foreign, layouts, outputs
 from must_jax.teachers.files import path_of
-from must_jax.teachers.foreign import READ_AT_ONCE, Answers, Foreign
+from must_jax.teachers.foreign import ANSWER_BYTES, READ_AT_ONCE, Answers, Foreign
 from must_jax.teachers.onnx_file import KIND_OF_TASK, Metadata, metadata
 from must_jax.teachers.outputs import Output, Plan
 from must_jax.teachers.reading import Reading
@@ -85,13 +85,18 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> F
             )
         told[name] = told[name].model_copy(update=plans[name].told)
     readings = foreign.readings(declared, options, told)
-    teacher = Onnx(declared, readings, _input(where, declared, readings, taken.hw, said), said.licence, runner, plans)
+    input_ = _input(where, declared, readings, taken.hw, said)
+    teacher = Onnx(declared, readings, input_, said.licence, runner, plans, values)
     teacher.check(values)
     return teacher
 
 
 class Onnx(Foreign):
-    """See the module."""
+    """See the module.
+
+    Args:
+      values: its outputs for a trial.
+    """
 
     at_once = READ_AT_ONCE
 
@@ -103,28 +108,32 @@ class Onnx(Foreign):
         licence: str,
         runner: _Runner,
         plans: Mapping[str, Plan],
+        values: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(declared, readings, input_, licence)
         self._runner, self._plans = runner, plans
+        each = sum(value.nbytes for value in values.values()) // (runner.inputs.batch or 2)
+        self._most = runner.inputs.batch or declared.batch_size or max(1, ANSWER_BYTES // max(each, 1))
 
     def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> list[tuple[int, dict[str, np.ndarray]]]:
         """For each call, how many images it is of, and what the model takes."""
-        step = self._runner.inputs.batch or self.declared.batch_size or len(pixels)
+        step = self._most
         parts = (pixels[first : first + step] for first in range(0, len(pixels), step))
         return [(len(some), self._runner.feeds(some)) for some in parts]
 
     def answers_to(
         self, inputs: list[tuple[int, dict[str, np.ndarray]]], placed: Sequence[Placed]
-    ) -> Sequence[Answers]:
-        said: list[Answers] = []
+    ) -> Iterator[tuple[int, Answers]]:
+        first = 0
         for count, feeds in inputs:
             with self.turn:
                 values = self._runner.outputs(feeds)
-            said += [self._answers(values, row) for row in range(count)]
-        return said
+            yield from ((first + row, self._answers(values, row)) for row in range(count))
+            first += count
+            del values
 
     def forward(self, batch_size: int) -> Callable[[], object]:
-        step = self._runner.inputs.batch or self.declared.batch_size or batch_size
+        step = min(self._most, batch_size)
         pixels = np.random.default_rng(0).integers(0, 256, self.blank(step).shape, np.uint8)
         feeds = self._runner.feeds(pixels)
         return lambda: [self._runner.run(feeds) for _ in range(-(-batch_size // step))]

@@ -71,24 +71,22 @@ class PyTorch(Foreign):
         images = [np.ascontiguousarray(each) for each in self._images(pixels, placed)]
         return [image.shape[:2] for image in images], list(self._preparing.map(self.prepare, images))
 
-    def answers_to(self, inputs: tuple[list[Hw], list[Tensors]], placed: Sequence[Placed]) -> Sequence[Answers]:
+    def answers_to(
+        self, inputs: tuple[list[Hw], list[Tensors]], placed: Sequence[Placed]
+    ) -> Iterator[tuple[int, Answers]]:
         images_hw, prepared = inputs
-        answers: dict[int, Answers] = {}
         cells = [cells_of(self.input, each, self.map_hw) for each in placed]
         with torch.inference_mode():
             for rows, tensors in self._batches(prepared):
                 with self.turn:
                     outputs = self.run(tensors)
                 some = self.read(outputs, [images_hw[i] for i in rows], [cells[i] for i in rows])
-                answers.update(zip(rows, some, strict=True))
-        return [answers[i] for i in range(len(images_hw))]
+                yield from zip(rows, some, strict=True)
+                del outputs, some
 
     @cached_property
     def _preparing(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(cores(), f"preparing-{self.name}")
-
-    def warm_up(self, batch_size: int) -> None:
-        super().warm_up(1)
 
     def forward(self, batch_size: int) -> Callable[[], object]:
         """On images of the shape that photographs usually have."""

@@ -15,6 +15,7 @@ from must_jax.labels import manifest
 from must_jax.labels.columns import LabelColumn
 from must_jax.parsing import parse
 from must_jax.stages import label
+from must_jax.teachers import function
 
 MODULE = '''
 import numpy as np
@@ -56,6 +57,12 @@ def broken(images):
     if any((image[:4, :4] == 7).all() for image in images):
         raise ZeroDivisionError("seven")
     return [np.full(image.shape[:2], np.nan if image[0, 0, 0] == 9 else 1.5) for image in images]
+
+CALLS = []
+def logits(images):
+    """Of ten classes, at every pixel."""
+    CALLS.append(len(images))
+    return [np.eye(10, dtype=np.float32)[image[..., 0] % 10] * 9 for image in images]
 
 def too_few(images):
     return [np.ones(image.shape[:2]) for image in images][1:]
@@ -195,3 +202,25 @@ def test_mistakes_are_named_before_any_work(
         run(model.replace("MODULE", module), photos, tmp_path / "run", tasks)
     assert named in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run" / COLUMNS).exists()
+
+
+@pytest.mark.parametrize(
+    ("most", "declared", "calls"),
+    [(2**30, 0, [2, 1]), (4 * 10 * (40 * 60 + 61 * 33), 0, [2, 1]), (4 * 10 * 40 * 61, 0, [1, 1, 1]), (1, 2, [2, 1])],
+)
+def test_maps_of_many_classes_are_asked_for_a_few_at_a_time(
+    most: int,
+    declared: int,
+    calls: list[int],
+    module: str,
+    photos: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(function, "ANSWER_BYTES", most)
+    tasks = {"parts": {"kind": "segmentation", "classes": tuple("abcdefghij"), "scores": "softmax"}}
+    run(f"python:{module}:logits", photos, tmp_path / "run", tasks, batch_size=declared)
+    checked, noise = 2 * 2, 1  # two photos, as the third shows nothing, and their mirror images
+    assert sys.modules[module].CALLS[checked + noise :] == calls
+    column = LabelColumn(tmp_path / "run" / COLUMNS / "logits-parts")
+    assert [int(column[i]["ids"][-1, -1]) for i in range(3)] == [0, 1, 2]  # 90, 91, 92

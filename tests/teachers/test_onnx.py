@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import onnx
 import onnx_graphs
+import onnxruntime
 import PIL.Image
 import pytest
 from asked import BOXES, SIDE, SQUARE, answers, are, detects, loaded, planted, png, refused, shown
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper
 from onnx_graphs import COLOURS, Graph, Input
 from photos import encoded, picture
 
+from must_jax.teachers import onnx as onnx_teachers
 from must_jax.teachers.base import Images
 
 LAYOUT_OF = {"rtdetr": "detr"}  # a model of the tests -> its layout, if that has another name
@@ -98,6 +100,27 @@ def test_a_fixed_batch_is_filled_up_and_split(count: int, tmp_path: Path):
         are(each, {colour: (30, 40, 130, 120 + i)}, (200, 300))
     one_by_one = answers(loaded(_with_batch(file, "b"), detects(), batch_size=2), images, "detection")
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(found, one_by_one, strict=True) for name in a)
+
+
+def test_a_call_returns_no_more_than_there_is_place_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = _with_batch(onnx_graphs.detector(tmp_path / "m.onnx", "yolov8", SQUARE), "b")
+    images = [png(planted(boxes={"red": (30, 40, 130, 120 + i)})) for i in range(5)]
+    expected = answers(loaded(file, detects()), images, "detection")
+    calls = []
+    each = sum(4 * np.prod(shape[1:]) for shape in (out.shape for out in _session(file).get_outputs()))
+    monkeypatch.setattr(onnx_teachers, "ANSWER_BYTES", int(2.5 * each))
+    teacher = loaded(file, detects())
+    run = teacher._runner.run
+    monkeypatch.setattr(
+        teacher._runner, "run", lambda feeds: calls.append(len(next(iter(feeds.values())))) or run(feeds)
+    )
+    found = answers(teacher, images, "detection")
+    assert calls == [2, 2, 1]
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(found, expected, strict=True) for name in a)
+
+
+def _session(file: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
 
 def _with_batch(file: Path, batch: str) -> Path:
