@@ -74,7 +74,10 @@ class Function(Foreign):
     def answers_to(self, images: list[np.ndarray], placed: Sequence[Placed]) -> Iterator[tuple[int, Answers]]:
         for part in self._parts(images):
             some = [images[number] for number in part]
-            answers = self._function([image.copy() for image in some])
+            try:
+                answers = self._function([image.copy() for image in some])
+            except SystemExit as error:  # of a function, it would end this process without a word
+                raise RuntimeError(f"it ended its process by sys.exit({error.code})") from error
             if not isinstance(answers, list | tuple) or len(answers) != len(some):
                 raise TypeError(f"it returned no list of {len(some)} answers, but {_shown(answers)}")
             for number, answer, image in zip(part, answers, some, strict=True):

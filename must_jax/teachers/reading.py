@@ -66,6 +66,9 @@ class Reading:
           input_hw: pixels of the frame, for boxes in pixels.
         """
         self._check_finite(boxes, scores)
+        if len(scores) and not -_ROUNDING < scores.min() <= scores.max() < 1 + _ROUNDING:
+            low, high = np.min(scores), np.max(scores)
+            raise ValueError(f"{self.task.name}: scores from {low:.3g} to {high:.3g}; they should be from 0 to 1")
         yxyx = as_yxyx(np.asarray(boxes, np.float64), self.declared.boxes or "xyxy")
         if self.declared.box_unit != "fractions":
             yxyx = yxyx / np.array(2 * input_hw)

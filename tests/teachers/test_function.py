@@ -66,6 +66,12 @@ def logits(images):
 
 def too_few(images):
     return [np.ones(image.shape[:2]) for image in images][1:]
+
+def exits(images):
+    raise SystemExit(3)
+
+def too_sure(images):
+    return [{"boxes": [[0, 0, 8, 8]], "scores": [7.5], "classes": [0]} for image in images]
 '''
 TASKS = {
     "boxes": {"kind": "detection", "classes": ("a", "b", "c")},
@@ -171,11 +177,19 @@ def test_what_fails_on_single_images_is_named_by_teacher_and_image(module: str, 
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "tasks", "said"),
+    [
+        ("too_few", {"depth": {"depth_kind": "metric_m"}}, r"TypeError: it returned no list of 1 answers"),
+        ("exits", {"depth": {"depth_kind": "metric_m"}}, r"sys.exit\(3\)"),
+        ("too_sure", {"detection": {"classes": ["a"]}}, r"scores from 7.5 to 7.5"),
+    ],
+)
 def test_a_function_that_never_answers_rightly_ends_the_run_with_its_name(
-    module: str, photos: str, tmp_path: Path
+    name: str, tasks: dict, said: str, module: str, photos: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"too_few: TypeError: it returned no list of 1 answers"):
-        run(f"python:{module}:too_few", photos, tmp_path / "run", {"depth": {"depth_kind": "metric_m"}})
+    with pytest.raises(UserError, match=f"{name}: .*{said}"):
+        run(f"python:{module}:{name}", photos, tmp_path / "run", tasks)
 
 
 @pytest.mark.parametrize(
