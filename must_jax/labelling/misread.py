@@ -37,8 +37,10 @@ def refuse(config: LabelConfig, teachers: Sequence[Teacher], images: ImageSet, w
     """
     others = [(number, each) for number, each in enumerate(teachers) if isinstance(each, Foreign)]
     before = [verdicts.read(Path(config.checked))] if config.checked else []
+    on = f"{images.name}, {config.check_on.images}" if config.check_on else images.name
     if config.check_images and (workdir / verdicts.FILE).exists():
-        before.append(verdicts.read(workdir))
+        earlier = verdicts.read(workdir)
+        before += [earlier] if earlier.images == on else []  # on other labels, more may be seen
     known = {each.name: verdict for _, each in others if (verdict := _known(each, before))}
     left = [(number, each) for number, each in others if each.name not in known] if config.check_images else []
     found = known | (_check(config, left, images, workdir).teachers if left else {})
@@ -47,7 +49,7 @@ def refuse(config: LabelConfig, teachers: Sequence[Teacher], images: ImageSet, w
         told = found[each.name].tasks.items() if each.name in found else ()
         metrics = {f"{task}/{key}": value for task, verdict in told for key, value in verdict.metrics.items()}
         each.record = each.record.model_copy(update={"metrics": metrics})
-    return Checked(images=images.name, teachers=found)
+    return Checked(images=on, teachers=found)
 
 
 def remember(workdir: Path, checked: Checked) -> None:

@@ -116,6 +116,15 @@ def test_a_run_that_goes_on_does_not_check_again(function: Function, data_dir: P
     assert (tmp_path / "run" / "check.json").read_bytes() == before
 
 
+def test_true_labels_that_are_named_later_are_looked_at(function: Function, data_dir: Path, tmp_path: Path) -> None:
+    function.says = lambda seen: models.depth(seen, 0.1) * 1000
+    values = labels(function, "teacher_depth_tiny", data_dir, DEPTH)
+    label.run(parse(values), tmp_path / "run")
+    next((tmp_path / "run" / COLUMNS / "answers-depth").glob("*.array_record*")).unlink()
+    with pytest.raises(UserError, match=r"metres_per_unit=0\.001"):
+        label.run(parse({**values, "check_on": on_truth("teacher_depth_tiny")}), tmp_path / "run")
+
+
 def test_few_images_are_asked_about(function: Function, data_dir: Path, tmp_path: Path) -> None:
     asked = []
 
