@@ -19,7 +19,7 @@ from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.teachers import declarations, foreign, layouts, outputs
 from must_jax.teachers.files import path_of
-from must_jax.teachers.foreign import ANSWER_BYTES, READ_AT_ONCE, Answers, Foreign
+from must_jax.teachers.foreign import ANSWER_BYTES, THREADS, Answers, Foreign
 from must_jax.teachers.onnx_file import KIND_OF_TASK, Metadata, metadata
 from must_jax.teachers.outputs import Output, Plan
 from must_jax.teachers.reading import Reading
@@ -98,7 +98,7 @@ class Onnx(Foreign):
       values: its outputs for a trial.
     """
 
-    at_once = READ_AT_ONCE
+    at_once = THREADS
 
     def __init__(
         self,

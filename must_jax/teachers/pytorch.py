@@ -16,7 +16,7 @@ from must_jax.cores import cores
 from must_jax.data.fitting import Input, Placed
 from must_jax.errors import UserError
 from must_jax.teachers import foreign
-from must_jax.teachers.foreign import READ_AT_ONCE, Answers, Foreign
+from must_jax.teachers.foreign import THREADS, Answers, Foreign
 from must_jax.teachers.reading import Reading
 from must_jax.teachers.said import cells_of
 
@@ -28,7 +28,7 @@ _MOST_NUMBERS = 3 * 2**22  # of a call's input, by default: 4 images of 1024 x 1
 class PyTorch(Foreign):
     """A model whose images are prepared one by one; those that come out with the same shapes run together."""
 
-    at_once = READ_AT_ONCE
+    at_once = THREADS
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class PyTorch(Foreign):
 
     @cached_property
     def _preparing(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(cores(), f"preparing-{self.name}")
+        return ThreadPoolExecutor(THREADS, f"preparing-{self.name}")
 
     def forward(self, batch_size: int) -> Callable[[], object]:
         """On images of the shape that photographs usually have."""
