@@ -30,10 +30,12 @@ def log_sums(logits: jax.Array, index: np.ndarray, count: int) -> jax.Array:
     Args:
       index: i32[K], the group of each, or -1 of those that are left out.
     """
-    groups = np.zeros((len(index), count + 1), np.float32)
-    groups[np.arange(len(index)), index] = 1  # -1 is the last column
+    kept = np.flatnonzero(index >= 0)
+    groups = np.zeros((len(kept), count), np.float32)
+    groups[np.arange(len(kept)), index[kept]] = 1
+    logits = logits[..., kept]  # however large the others are, these do not all become 0
     largest = logits.max(-1, keepdims=True)
-    sums = jnp.matmul(jnp.exp(logits - largest), groups[:, :count], precision=jax.lax.Precision.HIGHEST)
+    sums = jnp.matmul(jnp.exp(logits - largest), groups, precision=jax.lax.Precision.HIGHEST)
     return jnp.log(sums) + largest
 
 

@@ -64,11 +64,11 @@ class ClassMapping:
         return {name: None if i == DROPPED else self.classes[i] for name, i in zip(self.given, self.index, strict=True)}
 
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a task with the teacher's classes, without those of classes that are not there any more."""
-        kept: dict[str, Any] = {}
+        """Options of a task with the teacher's classes, without those of classes that are not themselves any more."""
+        record, kept = self.record, dict[str, Any]()
         for key, value in options.items():
             if isinstance(value, Mapping):
-                value = {name: each for name, each in value.items() if name in self.classes}
+                value = {name: each for name, each in value.items() if record.get(name) == name}
             if value != {}:
                 kept[key] = value
         return kept

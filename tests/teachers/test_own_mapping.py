@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage
 
 import must_jax
 from must_jax import trained
+from must_jax.checking import verdicts
 from must_jax.config import TeacherConfig
 from must_jax.data.fitting import Placed
 from must_jax.data.shards import COLUMNS
@@ -21,8 +24,9 @@ from must_jax.errors import UserError
 from must_jax.labelling import finished
 from must_jax.labels import manifest
 from must_jax.parsing import parse
-from must_jax.stages import label
-from must_jax.teachers import loading
+from must_jax.stages import check, label
+from must_jax.tasks.classification import Classification
+from must_jax.teachers import loading, mapping
 from must_jax.teachers.base import Images
 from must_jax.teachers.own import Own
 from must_jax.trained import Trained
@@ -170,6 +174,43 @@ def test_columns_tell_what_became_of_the_classes(tmp_path: Path, own: Any):
     with pytest.raises(UserError, match="another"):
         label.run(parse(values), folder)
     assert manifest.read(folder / COLUMNS / "example-shapes") == column
+
+
+def test_a_class_that_is_left_out_may_be_the_surest_by_far():
+    logits = np.array([[0, 1, 500], [500, 0, 1]], np.float32)
+    found = Classification(classes=("a", "b")).merged({"logits": jnp.asarray(logits)}, np.array([0, 1, -1], np.int32))
+    np.testing.assert_allclose(jax.nn.softmax(found["logits"]), [[0.268941, 0.731059], [1, 0]], atol=1e-6)
+
+
+def test_thresholds_of_a_run_are_not_those_of_a_class_that_takes_a_name_over(tmp_path: Path):
+    file = tmp_path / "shapes.toml"
+    file.write_text('drop = ["boxy"]\n[rename]\nround = "boxy"\n')
+    mapped = mapping.load(str(file), SHAPES)
+    assert mapped.options({"score_thresholds": {"boxy": 0.9, "pointed": 0.2}}) == {"score_thresholds": {"pointed": 0.2}}
+    assert mapped.options({"score_thresholds": {"boxy": 0.9}, "min_score": 0.1}) == {"min_score": 0.1}
+
+
+def test_the_check_compares_true_labels_by_the_names_here(data_dir: Path, tmp_path: Path):
+    file = tmp_path / "shapes.toml"
+    values = {
+        "stage": "check",
+        "data_dir": str(data_dir),
+        "images": "scenes/teacher_detection_tiny:train",
+        "take": 24,
+        "page_images": 0,
+    }
+
+    def found(text: str, name: str) -> Any:
+        file.write_text(text)
+        declared = {"model": str(must_jax.EXAMPLE), "tasks": {"detection": {"mapping": str(file)}}}
+        check.run(parse({**values, "teachers": [declared]}), tmp_path / name)
+        return verdicts.read(tmp_path / name).teachers["example"]
+
+    in_order = found('classes = ["pointed", "round", "boxy"]\n', "order")
+    swapped = found('[rename]\nround = "boxy"\nboxy = "round"\n', "swapped")
+    right, wrong = (each.tasks["detection"] for each in (in_order, swapped))
+    assert right.by == wrong.by == "true labels" and in_order.digest != swapped.digest
+    assert right.metrics["ap50"] > wrong.metrics["ap50"] + 10
 
 
 def test_classes_that_stay_as_they_are_change_nothing(plain: Trained, own: Any):
