@@ -105,14 +105,14 @@ def test_the_memory_of_an_accelerator_limits_the_batch(told: dict[str, int], mon
             return self._each[0] * batch_size, 1000 + self._each[1] * batch_size
 
     free = 0.9 * (told["bytes_limit"] - told.get("bytes_in_use", 0))
-    found = forecasting._largest_batch([Model(10, 300), Model(20, 500)], 64)
+    found = forecasting._largest_batch([Model(10, 300), Model(20, 500)], 64, 2)
     assert 0 <= (free - 1000) / (2 * 30 + 500) - found < 4
     assert found % 4 == 0
-    assert forecasting._largest_batch([Model(10, 300)], 4) is None  # one image a device
+    assert forecasting._largest_batch([Model(10, 300)], 4, 2) is None  # one image a device
     monkeypatch.setattr(Model, "memory", lambda *_: None)
-    assert forecasting._largest_batch([Model(10, 300)], 64) is None
+    assert forecasting._largest_batch([Model(10, 300)], 64, 2) is None
     monkeypatch.setattr(Device, "memory_stats", lambda _: None)
-    assert forecasting._largest_batch([Model(10, 300)], 64) is None
+    assert forecasting._largest_batch([Model(10, 300)], 64, 2) is None
 
 
 def test_it_prints_and_leaves_nothing_behind(
