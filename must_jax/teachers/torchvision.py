@@ -101,7 +101,7 @@ class Torchvision(PyTorch):
         boxes, labels, scores = (numbers(found[key]) for key in ("boxes", "labels", "scores"))
         first = self._reading.declared.first_class or 0
         classes = self._index[labels - first]
-        known = classes >= 0
+        known = (classes >= 0) & (labels >= first)  # RetinaNet and FCOS may say the background, too
         return self._reading.boxes(boxes[known], scores[known], classes[known] + first, hw, "image")
 
     def _regions(self, logits: torch.Tensor, hw: Hw) -> Said:

@@ -22,6 +22,8 @@ from must_jax.engine.mesh import make_mesh
 from must_jax.errors import UserError
 from must_jax.teachers import loading
 from must_jax.teachers.foreign import Foreign
+from must_jax.teachers.said import Boxes
+from must_jax.teachers.torchvision import Torchvision
 
 IMAGES = [picture(h, w, seed) for seed, (h, w) in enumerate([(201, 133), (120, 328), (224, 224)])]
 KINDS = {CLASSIFIER: "classification", DETECTOR: "detection", SEGMENTER: "segmentation"}
@@ -203,3 +205,13 @@ def test_frozen_norms_are_read_as_torchvision_reads_its_own_weights(tmp_path: Pa
     found = ask(load(model_, {"min_score": 0.0}, tasks={"detection": {"classes": ("a", "b")}}), IMAGES[2])
     assert len(own["scores"]) > 0
     np.testing.assert_allclose(found["scores"], own["scores"].numpy(), atol=1e-5)
+
+
+def test_a_background_that_a_detector_says_is_no_box(weights: dict[str, Path]):
+    """RetinaNet and FCOS have an output for it, whose labels are 0."""
+    teacher = of_torchvision(DETECTOR, weights[DETECTOR])
+    assert isinstance(teacher, Torchvision)
+    found = {"boxes": torch.tensor([[1.0, 1, 5, 5], [1, 1, 6, 6]]), "labels": torch.tensor([0, 1])}
+    [said] = teacher.read([found | {"scores": torch.tensor([0.9, 0.8])}], [(10, 10)], [(3, 3)])
+    boxes = said["detection"]
+    assert isinstance(boxes, Boxes) and boxes.classes.tolist() == [0] and boxes.scores.tolist() == pytest.approx([0.8])
