@@ -230,19 +230,19 @@ def _told(where: str, config: TeacherConfig, name: str, said: Metadata) -> Teach
         )
     if not kind.has_classes or not said.names:
         return TeacherTaskConfig()
-    declared = declarations.classes_of(where, config.tasks[name].classes)
-    if declared and len(declared) != len(said.names):
+    declared, names = declarations.classes_of(where, config.tasks[name].classes), declarations.unique(said.names)
+    if declared and len(declared) != len(names):
         raise UserError(
-            f"{where}: {len(declared)} classes are declared, but its file names {len(said.names)}: "
-            f"{', '.join(said.names[:3])}, ...; remove classes, or correct them"
+            f"{where}: {len(declared)} classes are declared, but its file names {len(names)}: "
+            f"{', '.join(names[:3])}, ...; remove classes, or correct them"
         )
-    for index, (ours, theirs) in enumerate(zip(declared, said.names, strict=False)):
+    for index, (ours, theirs) in enumerate(zip(declared, names, strict=False)):
         if ours != theirs:
             raise UserError(
                 f"{where}: class {index} is declared as '{ours}', but its file calls it '{theirs}'; remove classes, "
                 "and rename them with a mapping if needed"
             )
-    return TeacherTaskConfig(classes=said.names)
+    return TeacherTaskConfig(classes=names)
 
 
 def _inputs(where: str, session: onnxruntime.InferenceSession, declared: TeacherConfig, said: Metadata) -> _Inputs:

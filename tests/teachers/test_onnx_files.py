@@ -36,6 +36,13 @@ def test_what_the_file_says_need_not_be_declared(tmp_path: Path):
     assert loaded(file, {"detection": {}}, licence="mine").record.licence == "mine"
 
 
+def test_of_classes_with_one_name_each_has_its_own(tmp_path: Path):
+    """ImageNet has two that are called crane."""
+    said = onnx_graphs.ultralytics("detect", SIDE) | {"names": {0: "crane", 1: "crane", 2: "dog"}}
+    file = onnx_graphs.detector(tmp_path / "m.onnx", "yolov8", SQUARE, metadata=said)
+    assert loaded(file, {"detection": {}}).tasks["detection"].classes == ("crane", "crane (1)", "dog")
+
+
 def test_nor_where_a_config_was_written_down_with_all_its_keys(tmp_path: Path):
     """As the stages of a pipeline get theirs."""
     said = onnx_graphs.ultralytics("detect", SIDE)
