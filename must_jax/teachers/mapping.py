@@ -83,14 +83,14 @@ class ClassMapping:
         return summed[..., :-1], summed[..., -1]
 
     def ids(self, ids: np.ndarray) -> np.ndarray:
-        """i32[...] -> i32[...]; DROPPED stays.
+        """i[...] -> i32[...]; what is below 0 becomes DROPPED.
 
         Raises:
           ValueError: an id that is not in the teacher's list.
         """
         if ids.size and ids.max() >= len(self.given):
             raise ValueError(f"class {ids.max()}, but the teacher has {len(self.given)} classes, numbered from 0")
-        return np.where(ids < 0, DROPPED, np.append(self.index, DROPPED)[ids]).astype(np.int32)
+        return np.append(self.index, DROPPED)[np.maximum(ids, DROPPED)].astype(np.int32)
 
 
 def load(path: str, given: Sequence[str]) -> ClassMapping:

@@ -64,7 +64,14 @@ class Reading:
 
         Args:
           input_hw: pixels of the frame, for boxes in pixels.
+
+        Raises:
+          ValueError: their shapes do not fit each other; scores or classes that cannot be.
+          FloatingPointError: boxes or scores are not finite.
         """
+        if boxes.shape != (len(boxes), 4) or not scores.shape == classes.shape == boxes.shape[:1]:
+            told = [list(each.shape) for each in (boxes, scores, classes)]
+            raise ValueError(f"{self.task.name}: boxes, scores and classes of shapes {told}, not [n, 4], [n], [n]")
         self._check_finite(boxes, scores)
         if len(scores) and not -_ROUNDING < scores.min() <= scores.max() < 1 + _ROUNDING:
             low, high = np.min(scores), np.max(scores)

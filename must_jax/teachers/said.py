@@ -167,7 +167,7 @@ def _regions(
             raise ValueError(
                 f"{task.name}: probabilities of shape {list(said.probs.shape)} for {len(task.classes)} classes"
             )
-        return _most_likely(said, _Resampling.of(said.probs.shape, said.frame, input_, placed, hw))
+        return _most_likely(task, said, _Resampling.of(said.probs.shape, said.frame, input_, placed, hw))
     assert said.ids is not None
     if said.ids.ndim != 2 or not np.issubdtype(said.ids.dtype, np.integer):
         raise ValueError(f"{task.name}: ids of shape {list(said.ids.shape)} and type {said.ids.dtype}")
@@ -179,12 +179,18 @@ def _regions(
     return ids, np.where(ids < 0, np.float32(0), confidence)
 
 
-def _most_likely(said: Regions, resampling: _Resampling) -> tuple[np.ndarray, np.ndarray]:
-    """i32[*hw], -1 where none of the classes is, and f32[*hw]: probabilities are resampled before the best is taken."""
+def _most_likely(task: Task, said: Regions, resampling: _Resampling) -> tuple[np.ndarray, np.ndarray]:
+    """i32[*hw], -1 where none of the classes is, and f32[*hw]: probabilities are resampled before the best is taken.
+
+    Raises:
+      FloatingPointError: they are not finite, somewhere in the image.
+    """
     assert said.probs is not None
     planes = np.ascontiguousarray(np.moveaxis(said.probs, -1, 0), np.float32)
     part = resampling.part(planes)
     total = part.sum(0) if said.others is None else part.sum(0) + resampling.part(said.others)
+    if not np.isfinite(total).all():  # no comparison would hold, and nothing would have a label
+        raise FloatingPointError(f"its {task.name} has non-finite values")
     possible = np.flatnonzero(
         part.max((1, 2)) >= _ROUNDED * total.min() / (len(planes) + 1)
     )  # the best is at least that

@@ -202,3 +202,32 @@ def test_outputs_that_cannot_be_what_is_declared_are_refused(scores: str | None,
 
 def test_logits_of_few_classes_may_look_like_probabilities():
     assert np.all(reading("classification", CLASSES[:2], scores="softmax").vector(np.float32([0.3, 0.7])).probs > 0.4)
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_a_map_with_a_number_that_is_none_is_an_error_not_a_map_without_labels(scores: str):
+    outputs = np.zeros((16, 16, 5), np.float32)
+    outputs[..., 2], outputs[5, 6] = 4, np.nan
+    read, input_ = reading("segmentation", CLASSES[:5], scores=scores), Input(16, 16, "stretch")
+    with pytest.raises(FloatingPointError, match="segmentation"):
+        predicted(read.task, read.regions(outputs), input_, Placed(0, 0, 16, 16), (4, 4))
+    # Padding may say anything.
+    said = predicted(read.task, read.regions(outputs), input_, Placed(8, 0, 8, 16), (4, 4))
+    assert np.all(said["ids"][:2] == 2)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "classes"), [((3, 4), 2, 2), ((2, 4), 2, 1), ((4, 2), 2, 2), ((2, 5), 2, 2), ((4,), 1, 1)]
+)
+def test_boxes_scores_and_classes_are_as_many(boxes: tuple[int, ...], scores: int, classes: int):
+    read = reading("detection", CLASSES[:5])
+    with pytest.raises(ValueError, match="shapes"):
+        read.boxes(np.zeros(boxes), np.full(scores, 0.5), np.zeros(classes, np.int64), (10, 10))
+
+
+@pytest.mark.parametrize("count", [2, 200])
+def test_ids_below_0_are_no_label_however_many_classes_there_are(count: int):
+    ids = reading("segmentation", CLASSES[:count]).ids(np.array([[0, 1, -1, -100, -200]])).ids
+    assert ids is not None and ids.tolist() == [[0, 1, -1, -1, -1]]
+    with pytest.raises(ValueError, match="class -9, below"):
+        reading("detection", CLASSES[:count]).boxes(np.zeros((1, 4)), np.ones(1), np.array([-9]), (10, 10))
