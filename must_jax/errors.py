@@ -32,7 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or exhausted
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """The error in one line, for messages about something that was left out."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 

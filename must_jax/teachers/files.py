@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.config.teachers import PICKLES, TeacherConfig
-from must_jax.errors import UserError
+from must_jax.errors import UserError, told
 from must_jax.teachers.onnx_file import outside
 
 _FOLDERS = ("transformers", "timm")  # adapters whose models are folders
@@ -114,6 +114,8 @@ def _source(declared: TeacherConfig) -> Path:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
+    except (Exception, SystemExit) as error:  # its package is imported, which runs anything
+        raise UserError(f"teacher {declared.called}: {module} cannot be imported: {told(error)}") from error
     if spec is None or not spec.origin or not os.path.isfile(spec.origin):
         plain = module.removesuffix(".py").replace("/", ".")
         how = f"python:{plain}:{name}" if plain != module else "python:MODULE:FUNCTION"

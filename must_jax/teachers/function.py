@@ -108,7 +108,8 @@ def _said(reading: Reading, answer: Any, image_hw: tuple[int, int]) -> Said:
     kind = reading.task.kind
     if kind == "detection":
         boxes, scores, classes = (np.asarray(_part(answer, key)) for key in ("boxes", "scores", "classes"))
-        return reading.boxes(boxes.reshape(-1, 4), scores, classes.astype(np.int64), image_hw, "image")
+        boxes = boxes if boxes.size else boxes.reshape(0, 4)
+        return reading.boxes(boxes, scores, reading.whole(classes), image_hw, "image")
     valid = None
     if isinstance(answer, Mapping):
         valid = np.asarray(answer["valid"]) if "valid" in answer else None
@@ -117,7 +118,9 @@ def _said(reading: Reading, answer: Any, image_hw: tuple[int, int]) -> Said:
     if kind == "classification":
         return reading.vector(values)
     if kind == "segmentation":
-        return reading.ids(values, frame="image") if values.ndim == 2 else reading.regions(values, "image")
+        if values.ndim == 2:
+            return reading.ids(reading.whole(values), frame="image")
+        return reading.regions(values, "image")
     return reading.depth(values, valid, "image") if kind == "depth" else reading.normals(values, valid, "image")
 
 
@@ -131,7 +134,7 @@ def _function(declared: TeacherConfig) -> Callable[[list[np.ndarray]], Sequence[
     module_name, _, name = declared.model.removeprefix("python:").partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # it runs anything
+    except (Exception, SystemExit) as error:  # it runs anything
         raise UserError(f"teacher {declared.called}: {module_name} cannot be imported: {told(error)}") from error
     function: Callable[[list[np.ndarray]], Sequence[Any]] | None = getattr(module, name, None)
     if not callable(function):

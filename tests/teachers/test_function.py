@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
+from must_jax.config import TeacherConfig
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import manifest
 from must_jax.labels.columns import LabelColumn
 from must_jax.parsing import parse
 from must_jax.stages import label
-from must_jax.teachers import function
+from must_jax.teachers import function, loading
 
 MODULE = '''
 import numpy as np
@@ -72,6 +73,15 @@ def exits(images):
 
 def too_sure(images):
     return [{"boxes": [[0, 0, 8, 8]], "scores": [7.5], "classes": [0]} for image in images]
+
+def columns_of_boxes(images):
+    return [{"boxes": np.ones((4, 3)), "scores": np.full(3, 0.9), "classes": np.zeros(3)} for image in images]
+
+def part_of_a_class(images):
+    return [{"boxes": [[0, 0, 8, 8]], "scores": [0.9], "classes": [0.7]} for image in images]
+
+def a_share_at_every_pixel(images):
+    return [np.full(image.shape[:2], 0.7) for image in images]
 '''
 TASKS = {
     "boxes": {"kind": "detection", "classes": ("a", "b", "c")},
@@ -183,6 +193,9 @@ def test_what_fails_on_single_images_is_named_by_teacher_and_image(module: str, 
         ("too_few", {"depth": {"depth_kind": "metric_m"}}, r"TypeError: it returned no list of 1 answers"),
         ("exits", {"depth": {"depth_kind": "metric_m"}}, r"sys.exit\(3\)"),
         ("too_sure", {"detection": {"classes": ["a"]}}, r"scores from 7.5 to 7.5"),
+        ("columns_of_boxes", {"detection": {"classes": ["a"]}}, r"\[4, 3\]"),
+        ("part_of_a_class", {"detection": {"classes": ["a"]}}, r"whole numbers"),
+        ("a_share_at_every_pixel", {"segmentation": {"classes": ["a", "b"]}}, r"whole numbers"),
     ],
 )
 def test_a_function_that_never_answers_rightly_ends_the_run_with_its_name(
@@ -238,3 +251,16 @@ def test_maps_of_many_classes_are_asked_for_a_few_at_a_time(
     assert sys.modules[module].CALLS[checked + noise :] == calls
     column = LabelColumn(tmp_path / "run" / COLUMNS / "logits-parts")
     assert [int(column[i]["ids"][-1, -1]) for i in range(3)] == [0, 1, 2]  # 90, 91, 92
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "undefined", "x = ("])
+def test_a_module_that_cannot_be_imported_is_named(code: str, module: str, tmp_path: Path) -> None:
+    """Itself, or the package that it is in, which is imported before its file is looked for."""
+    package = tmp_path / f"{module}_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(code)
+    (package / "inner.py").write_text(MODULE)
+    for name in (package.name, f"{package.name}.inner"):
+        declared = TeacherConfig(model=f"python:{name}:only_depth", tasks={"depth": {"depth_kind": "metric_m"}})
+        with pytest.raises(UserError, match=f"{name} cannot be imported: .*Sy|{name} cannot be imported: NameError"):
+            loading.load(declared, {}, None)  # type: ignore[arg-type]  # no mesh
