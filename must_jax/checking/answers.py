@@ -45,7 +45,9 @@ class Answers(Exam):
         if heard.error and call is None:
             self.unread.append(heard.error)
             return
-        if call:
+        if heard.error and self._as_declared(heard) is None:  # its outputs may be anything
+            self.unread.append(heard.error)
+        elif call:
             self._see_outputs(call)
         if not self.rivals:
             self.rivals = list(self._others(call))
@@ -143,8 +145,8 @@ class Answers(Exam):
     def _compare_mirrored(self, position: int, heard: Heard, mirrored: Heard) -> None:
         """Every reading against itself: of the mirrored image it must say the same, mirrored."""
         if not isinstance(self.task.label, BoxesLabel):
-            self.positions.append(position)
             one, other = (each.predictions.get(self.task.name) for each in (heard, mirrored))
+            self.positions += [position] if one is not None else []
             if self._following and one is not None and other is not None:
                 self._following.see(
                     self._comparable(one, heard, dict(one)), self._comparable(other, mirrored, dict(one))
@@ -178,7 +180,7 @@ class Answers(Exam):
         if where is None or len(call.positional) <= where:
             return
         outputs = np.asarray(call.positional[where])
-        if outputs.size:
+        if outputs.size and np.isfinite(outputs).all():
             self._low, self._high = min(self._low, float(outputs.min())), max(self._high, float(outputs.max()))
             self._outputs += outputs.size
             self._uneven = max(self._uneven, float(np.abs(outputs.sum(-1) - 1).max()))

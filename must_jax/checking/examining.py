@@ -229,6 +229,9 @@ def _judged(exam: Exam) -> TaskVerdict:
     if len(exam.unread) > len(exam.positions):
         reason = f"{len(exam.unread)} of its answers cannot be read: {exam.unread[-1]}"
         return _with(verdict, Finding(level="look", reason=reason))
+    if exam.truth and not exam.positions:
+        reason = f"nothing could be compared: no image has both an answer and {exam.by}"
+        return _with(verdict, Finding(level="look", reason=reason))
     return verdict
 
 

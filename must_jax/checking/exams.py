@@ -132,6 +132,9 @@ class Exam(abc.ABC):
             also = "nothing else that was tried does better"
             if self._next:
                 also = f"{self._next.what} would be better, but is near chance, too"
+            elif score.chance == 100:  # even what is always right is no better
+                level = "look"
+                also = "one answer is right for all of them, so they cannot tell; take images that differ"
             line = self._next.line if self._next else ""
             yield Finding(level=level, reason=f"against {self.by} {score}; {also}", line=line)
 

@@ -99,7 +99,7 @@ def read_again(teacher: Foreign, heard: Heard, task: str, reading: Reading) -> N
     try:
         said = heard.calls[task].on(reading)
         return predicted(reading.task, said, teacher.input, heard.placed, teacher.map_hw)
-    except (ValueError, FloatingPointError, IndexError):
+    except Exception:  # it is another's
         return None
 
 

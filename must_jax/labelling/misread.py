@@ -78,9 +78,10 @@ def _check(config: LabelConfig, teachers: Sequence[tuple[int, Foreign]], images:
     truth = _truth(config)
     some = images if len(images) <= config.check_images else images.taking(config.check_images)
     found: dict[str, dict[str, TaskVerdict]] = {each.name: {} for _, each in teachers}
+    columns = truth.columns if truth else ()
     for source in (*([truth] if truth else []), Source(some, ())):
-        subjects = [
-            Subject.of(f"{stage}teachers.{number}", config.teachers[number], each, tasks, source.columns)
+        subjects = [  # they tell why the true labels say nothing about the other tasks
+            Subject.of(f"{stage}teachers.{number}", config.teachers[number], each, tasks, columns)
             for number, each in teachers
             if (tasks := _tasks(each, truth, source is truth))
         ]

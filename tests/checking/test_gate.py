@@ -10,9 +10,10 @@ import made_models as models
 import numpy as np
 import pytest
 from checks import checked, config, corrected
-from made_models import ALL, Function, Seen, rendered
+from made_models import ALL, ITEMS, THINGS, Function, Seen, rendered
 from test_misread import turned
 
+from must_jax.checking import verdicts
 from must_jax.data.shards import COLUMNS
 from must_jax.errors import UserError
 from must_jax.labels import judging, manifest
@@ -164,3 +165,46 @@ def test_mistakes_are_named_before_any_work(
 ) -> None:
     function.says = lambda seen: models.depth(seen, 0)
     assert named in refused(labels(function, "teacher_depth_tiny", data_dir, DEPTH, **change), tmp_path / "run")
+
+
+CLASSES = {"classification": {"classes": ITEMS, "scores": "softmax"}}
+REGIONS = {"segmentation": {"classes": THINGS, "scores": "softmax"}}
+
+
+@pytest.mark.parametrize("answer", [None, "a word", np.array([object()]), [[1.0], [1.0, 2.0]]], ids=str)
+@pytest.mark.parametrize("on_true_labels", [False, True])
+def test_an_answer_that_cannot_be_read_is_left_to_labelling(
+    on_true_labels: bool, answer: Any, function: Function, data_dir: Path, tmp_path: Path
+) -> None:
+    function.says = lambda seen: models.scores(seen, 0.1) if seen.seed[0] % 4 else answer
+    set_ = "teacher_classification_tiny"
+    more = {"check_on": on_truth(set_)} if on_true_labels else {}
+    label.run(parse(labels(function, set_, data_dir, CLASSES, **more)), tmp_path / "run")
+    column = manifest.read(tmp_path / "run" / COLUMNS / "answers-classification")
+    assert column.complete and len(list(column.absent())) == 20
+
+
+def test_outputs_that_are_no_numbers_are_not_taken_for_probabilities(
+    function: Function, data_dir: Path, tmp_path: Path
+) -> None:
+    function.says = lambda seen: models.regions(seen, 0.1) * np.nan
+    with pytest.raises(UserError, match="finite") as error:
+        label.run(parse(labels(function, "teacher_segmentation_tiny", data_dir, REGIONS)), tmp_path / "run")
+    assert "probabilities" not in str(error.value)
+    assert verdicts.read(tmp_path / "run").teachers["answers"].tasks["segmentation"].verdict == "look"
+
+
+def test_why_true_labels_say_nothing_is_told(function: Function, data_dir: Path, tmp_path: Path, capsys) -> None:
+    function.says = lambda seen: models.scores(seen, 0.1)
+    others = {"classification": {"classes": [f"other {name}" for name in ITEMS], "scores": "softmax"}}
+    set_ = "teacher_classification_tiny"
+    label.run(parse(labels(function, set_, data_dir, others, check_on=on_truth(set_))), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "tasks.classification.mapping" in said and ITEMS[0] in said
+
+
+def test_what_says_nothing_has_not_passed(function: Function, data_dir: Path, tmp_path: Path) -> None:
+    function.says = lambda seen: np.zeros_like(seen.depth_m)  # no depth at all
+    values = labels(function, "teacher_depth_tiny", data_dir, DEPTH, check_on=on_truth("teacher_depth_tiny"))
+    label.run(parse(values), tmp_path / "run")
+    assert verdicts.read(tmp_path / "run").teachers["answers"].tasks["depth"].verdict == "look"
