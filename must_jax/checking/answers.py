@@ -23,7 +23,9 @@ LEAST_SEEN = 20  # images of which all answers are the same, or empty
 _MOST_EMPTY = 0.95
 _OUTPUTS = {"vector": 0, "regions": 0, "scored": 1, "paired": 1}  # which argument holds the outputs of all classes
 _LEAST_OUTPUTS = 1000
-_CONSISTENT, _INCONSISTENT, _APART = 0.5, 0.25, 0.2  # agreement of boxes with those of the mirrored image
+# Agreement of boxes with those of the mirrored image: of a rival, what share of it the declared reading has at most,
+# and how much more of the rival's boxes follow the picture than stay where they are.
+_CONSISTENT, _INCONSISTENT, _APART = 0.5, 0.5, 0.2
 
 
 class Answers(Exam):
@@ -67,7 +69,9 @@ class Answers(Exam):
             return self.told([*findings, *(self._following.findings() if self._following else ())])
         tried, beaten = self.beaten()
         if not self.truth:
-            beaten = beaten if beaten and self._contradicts() else []
+            beaten = [each for each in beaten if each.level == "failed"]
+            if beaten and not self._contradicts():
+                beaten = [each.model_copy(update={"level": "look"}) for each in beaten]
         chance = [] if beaten or not self.truth else [*self.near_chance()]
         return self.told([*findings, *beaten, *chance], tried)
 
@@ -169,11 +173,12 @@ class Answers(Exam):
                 self._unmirrored.setdefault(each.what, []).append(unmirrored)
 
     def _contradicts(self) -> bool:
-        """Only where the declared boxes do not follow the mirrored picture at all, and those of the rival do."""
+        """Whether the declared boxes hardly follow the mirrored picture, while those of the rival do."""
         winner = self.winner
         assert winner
         apart = winner.mean - float(np.mean(self._unmirrored[winner.what]))
-        return self.declared.mean < _INCONSISTENT and winner.mean > _CONSISTENT and apart > _APART
+        hardly = self.declared.mean < _INCONSISTENT * winner.mean
+        return hardly and winner.mean > _CONSISTENT and apart > _APART
 
     def _see_outputs(self, call: Call) -> None:
         where = _OUTPUTS.get(call.method)

@@ -226,7 +226,7 @@ def _score(exam: Exam, scores: Scores, heard: Heard, position: int) -> None:
 
 def _judged(exam: Exam) -> TaskVerdict:
     verdict = exam.verdict()
-    if len(exam.unread) > len(exam.positions):
+    if len(exam.unread) > len(exam.positions) / 4:
         reason = f"{len(exam.unread)} of its answers cannot be read: {exam.unread[-1]}"
         return _with(verdict, Finding(level="look", reason=reason))
     if exam.truth and not exam.positions:
@@ -294,5 +294,5 @@ def told(verdict: TaskVerdict, why: str = "") -> str:
         return f"{verdict.verdict}, {'; '.join(said)} {seen}"
     figures = [f"{name} is {value:.1f}" for name, value in list(verdict.metrics.items())[:1]]
     if len(verdict.tried) > 1:
-        figures.append(f"none of {counted(len(verdict.tried) - 1, 'other reading')} is better")
+        figures.append(f"none of {counted(len(verdict.tried) - 1, 'other reading')} is surely better")
     return f"{verdict.verdict}, {', '.join(figures) or 'nothing found'} {seen}"

@@ -178,7 +178,7 @@ class Exam(abc.ABC):
             return f"{self.task.metric} is {metric:.1f}" if declared else f"{metric:.1f}"
         if self.truth and self.declared.metrics:  # of images shown otherwise
             return f"better in most images (by {100 * (scores.mean - self.declared.mean):.1f} points of the score)"
-        return f"{100 * scores.mean:.0f} % of it agrees with {self.by}" if declared else f"{100 * scores.mean:.0f} %"
+        return f"agreement with {self.by}, is {100 * scores.mean:.0f} %" if declared else f"{100 * scores.mean:.0f} %"
 
 
 def _score(task: Task, metrics: TaskMetrics | None) -> Score | None:

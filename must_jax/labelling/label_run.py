@@ -93,9 +93,10 @@ def _make(config: LabelConfig, workdir: Path) -> None:
     _write_gallery(workdir / GALLERY, images, shown, bad, result, config.gallery_images)
     write_json(workdir / RESULT_FILE, result)
     skipped = f", {counted(len(images.skipped), 'file')} skipped" if images.skipped else ""
+    why = f" ({': '.join(next(iter(absent)))})" if absent else ""
     say(
         f"{workdir}: {counted(len(images), 'image')} in {counted(len(columns), 'column')}, {len(absent):,} not labelled"
-        f"{skipped}; see {workdir / GALLERY}"
+        f"{why}{skipped}; see {workdir / GALLERY}"
     )
 
 

@@ -117,7 +117,7 @@ def _judge(config: LabelConfig, found: Mapping[str, Mapping[str, TaskVerdict]]) 
     for name, tasks in found.items():
         for task, verdict in tasks.items():
             for failure in verdict.failures:
-                line = f"; change {failure.line}" if failure.line else ""
+                line = f"; set {failure.line}" if failure.line else ""
                 wrong = f"{name} is read wrongly, or cannot do {task}: {failure.reason}{line}"
                 if task in config.accept_failed:
                     say(f"look at the gallery: {wrong} (accepted by config.accept_failed)")

@@ -20,6 +20,7 @@ from must_jax.config.base import MaxBoxes, read_options
 from must_jax.data.confidence import Threshold, check_classes
 from must_jax.data.kinds import LabelKind
 from must_jax.data.letterbox import Content
+from must_jax.errors import UserError
 
 Arrays = Mapping[str, jax.Array]  # one task's outputs, predictions or labels; the leading axis is the batch, B
 NumpyArrays = Mapping[str, np.ndarray]
@@ -177,7 +178,7 @@ class Task(pydantic.BaseModel, abc.ABC):
         Args:
           index: i32, for each class of that head the one of this task that it belongs to; -1 = none.
         """
-        raise NotImplementedError(f"classes of {self.kind} cannot be merged")
+        raise UserError(f"a mapping of classes of {self.kind} is not supported; remove the mapping of {self.name}")
 
     def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         """The part of the predictions that `pseudo_label` needs, jit-able: labelling fetches only this from devices."""

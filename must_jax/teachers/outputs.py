@@ -90,9 +90,12 @@ def plan(
         found = found or [each for output in outputs for each in find(output, reading, hw)]
     count = reading.outputs
     if not found:
+        besides = (
+            f" ({len(reading.mapping.given)} and the background)" if reading.declared.background is not None else ""
+        )
         raise UserError(
-            f"{where}: none of its outputs {shown(outputs)} is {wanted.format(count=count)}; correct its classes or "
-            "background, or say which is meant in its outputs"
+            f"{where}: none of its outputs {shown(outputs)} is {wanted.format(count=count)}{besides}; correct its "
+            "classes, which leave the background out, or background, or say which is meant in its outputs"
         )
     if len(found) > 1:
         names = " or ".join(dict.fromkeys(each.outputs[0] for each in found))

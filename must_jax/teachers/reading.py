@@ -59,11 +59,13 @@ class Reading:
         classes: np.ndarray,
         input_hw: tuple[int, int],
         frame: Frame = "input",
+        are_indices: bool = True,
     ) -> Boxes:
         """Boxes f32[n, 4] as declared, f32[n] scores, i[n] the model's indices of classes.
 
         Args:
           input_hw: pixels of the frame, for boxes in pixels.
+          are_indices: whether the background is still among the classes, and the first one has its index.
 
         Raises:
           ValueError: their shapes do not fit each other; scores or classes that cannot be.
@@ -79,9 +81,9 @@ class Reading:
         yxyx = as_yxyx(np.asarray(boxes, np.float64), self.declared.boxes or "xyxy")
         if self.declared.box_unit != "fractions":
             yxyx = yxyx / np.array(2 * input_hw)
-        here = self.mapping.ids(np.asarray(classes, np.int64) - (self.declared.first_class or 0))
         if np.any(np.asarray(classes) < (self.declared.first_class or 0)):
             raise ValueError(f"{self.task.name}: class {np.min(classes)}, below first_class")
+        here = self.mapping.ids(self._of_classes(np.asarray(classes, np.int64)) if are_indices else classes)
         kept = np.flatnonzero((here >= 0) & (scores >= self.least_score))
         kept = kept[np.argsort(-scores[kept], kind="stable")][:_MOST_CANDIDATES]
         if (iou := self.declared.nms_iou) is not None and iou < 1 and len(kept):
@@ -108,7 +110,7 @@ class Reading:
         best = probs.max(-1) if objectness is None else probs.max(-1) * objectness
         self._check_finite(best)
         rows = np.flatnonzero(best >= self.least_score)
-        return self.boxes(boxes[rows], best[rows], probs[rows].argmax(-1), input_hw, frame)
+        return self.boxes(boxes[rows], best[rows], probs[rows].argmax(-1), input_hw, frame, are_indices=False)
 
     def paired(self, boxes: np.ndarray, outputs: np.ndarray, input_hw: tuple[int, int]) -> Boxes:
         """As `scored`, but a box may be several classes at once: of all pairs, the n best, as RT-DETR does it."""
@@ -116,7 +118,7 @@ class Reading:
         self._check_finite(probs)
         best = np.argsort(-probs, axis=None, kind="stable")[: len(boxes)]
         rows, classes = np.unravel_index(best, probs.shape)
-        return self.boxes(boxes[rows], probs[rows, classes], classes, input_hw)
+        return self.boxes(boxes[rows], probs[rows, classes], classes, input_hw, are_indices=False)
 
     def class_scores(self, outputs: np.ndarray) -> np.ndarray:
         """f32[..., K] -> probabilities, without the background: of a detector's candidates."""
@@ -140,10 +142,17 @@ class Reading:
         """i[h, w] the model's ids -> ids of the classes, -1 where there is none."""
         ids = np.asarray(ids, np.int64)
         none = ids == (self.declared.ignore if self.declared.ignore is not None else -1)
-        if self.declared.background is not None and self.declared.background >= 0:
-            none |= ids == self.declared.background
-        here = self.mapping.ids(np.where(none, -1, ids - (self.declared.first_class or 0)))
+        here = self.mapping.ids(np.where(none, -1, self._of_classes(ids)))
         return Regions(ids=here, confidence=confidence, frame=frame)
+
+    def _of_classes(self, indices: np.ndarray) -> np.ndarray:
+        """The model's indices -> those of its classes: that of the background becomes -1, those after it move up."""
+        first, background = self.declared.first_class or 0, self.declared.background
+        places = indices - first
+        if background is None:
+            return places
+        none = len(self.mapping.given) if background == -1 else background - first
+        return np.where(places == none, -1, places - (places > none)) if none >= 0 else places
 
     def whole(self, indices: np.ndarray) -> np.ndarray:
         """Indices of classes, which may come as floats: i64.

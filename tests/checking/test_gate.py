@@ -171,7 +171,9 @@ CLASSES = {"classification": {"classes": ITEMS, "scores": "softmax"}}
 REGIONS = {"segmentation": {"classes": THINGS, "scores": "softmax"}}
 
 
-@pytest.mark.parametrize("answer", [None, "a word", np.array([object()]), [[1.0], [1.0, 2.0]]], ids=str)
+@pytest.mark.parametrize(
+    "answer", [None, "a word", np.array([object()]), [[1.0], [1.0, 2.0]]], ids=["none", "word", "object", "ragged"]
+)
 @pytest.mark.parametrize("on_true_labels", [False, True])
 def test_an_answer_that_cannot_be_read_is_left_to_labelling(
     on_true_labels: bool, answer: Any, function: Function, data_dir: Path, tmp_path: Path

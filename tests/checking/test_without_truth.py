@@ -28,6 +28,13 @@ def untold(function: Function, data_dir: Path, tasks: Mapping[str, Any], says: C
     return config(function, f"teacher_{first}_tiny", data_dir, tasks, labels=None)
 
 
+def mostly_of_the_first(seen: Seen) -> dict[str, Any]:
+    """In a third of the images nothing is of the first class: they alone can be read with an index that is too high."""
+    found = models.boxes(seen, 0)
+    classes = np.maximum(found["classes"], 1) if seen.seed[0] % 3 == 0 else np.zeros_like(found["classes"])
+    return found | {"classes": classes}
+
+
 def both(far: Callable[[Seen], np.ndarray], facing: Callable[[Seen], np.ndarray]) -> Callable[[Seen], Any]:
     return lambda seen: {"depth": far(seen), "normals": facing(seen)}
 
@@ -69,6 +76,11 @@ def test_what_is_read_rightly_passes(
         (NORMALS, turned(0.2, 1, 1, 1, order=(2, 1, 0)), "tasks.normals.axes=z,y,x"),
         (BOXES, formed(0.2, "yxyx"), "tasks.detection.boxes=yxyx"),
         (BOXES, formed(0.2, "cxcywh"), "tasks.detection.boxes=cxcywh"),
+        (
+            {"detection": {"classes": SHAPES, "boxes": "cxcywh"}},
+            lambda seen: models.boxes(seen, 0),
+            "tasks.detection.boxes=xyxy",
+        ),
         (CLASSES, lambda seen: even(models.scores(seen, 0.3)), "tasks.classification.scores=probabilities"),
     ],
 )
@@ -190,6 +202,17 @@ def of_two(values: Mapping[str, Any], one: Mapping[str, Any], other: Mapping[str
         **values,
         "teachers": [{**teacher, "name": name, "tasks": each} for name, each in (("one", one), ("other", other))],
     }
+
+
+def test_what_follows_the_picture_in_a_third_of_it_is_refused(
+    function: Function, data_dir: Path, tmp_path: Path
+) -> None:
+    """The other two thirds are beyond its list of classes, which is told as well."""
+    tasks = {"detection": {"classes": SHAPES, "first_class": 1}}
+    verdict = of(untold(function, data_dir, tasks, mostly_of_the_first), tmp_path / "run")
+    [finding] = verdict.failures
+    assert 0.25 < verdict.tried[0].score / 100 < 0.5 and finding.line.endswith("tasks.detection.first_class=0")
+    assert any("below first_class" in each.reason for each in verdict.findings)
 
 
 TWO = [

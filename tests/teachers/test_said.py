@@ -231,3 +231,25 @@ def test_ids_below_0_are_no_label_however_many_classes_there_are(count: int):
     assert ids is not None and ids.tolist() == [[0, 1, -1, -1, -1]]
     with pytest.raises(ValueError, match="class -9, below"):
         reading("detection", CLASSES[:count]).boxes(np.zeros((1, 4)), np.ones(1), np.array([-9]), (10, 10))
+
+
+@pytest.mark.parametrize(
+    ("background", "first", "here"),
+    [
+        (0, 0, [-1, 0, 1, 2]),
+        (2, 0, [0, 1, -1, 2]),
+        (-1, 0, [0, 1, 2, -1]),
+        (0, 1, [-1, 0, 1, 2]),
+        (3, 1, [-1, 0, 1, -1]),
+    ],
+)
+def test_the_background_is_no_class_of_indices_either(background: int, first: int, here: list[int]):
+    """What follows it moves up, as among probabilities; before the first class it moves nothing."""
+    read = reading("segmentation", CLASSES[:3], background=background, first_class=first)
+    ids = read.ids(np.array([[0, 1, 2, 3]])).ids
+    assert ids is not None and ids.tolist() == [here]
+    known = [i for i in range(4) if i >= first]
+    boxes = reading("detection", CLASSES[:3], background=background, first_class=first).boxes(
+        np.tile([0.0, 0, 5, 5], (len(known), 1)), np.full(len(known), 0.5), np.array(known), (10, 10)
+    )
+    assert sorted(boxes.classes.tolist()) == [here[i] for i in known if here[i] >= 0]

@@ -225,6 +225,7 @@ class LabelKind(abc.ABC):
         return self.confident(label, least) if self.keeps_confidence else label
 
     def _confident(self, label: Label, least: Least) -> Label:
+        """Of kinds that have a confidence."""
         raise NotImplementedError
 
     # Statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,16 +100,16 @@ class ValuesLabel(MapLabel):
         known = label[self.field][label["valid"] > 0]
         return self._variety(known) if len(known) else None
 
-    def _variety(self, values: np.ndarray) -> float:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _variety(self, values: np.ndarray) -> float: ...
 
     def _count(self, label: Mapping[str, np.ndarray], into: Statistics) -> None:
         super()._count(label, into)
         if (known := self.known(label)).any():
             self._count_values(label[self.field][known], into)
 
-    def _count_values(self, values: np.ndarray, into: Statistics) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _count_values(self, values: np.ndarray, into: Statistics) -> None: ...
 
     def readable(self, statistics: Statistics, classes: Sequence[str]) -> dict[str, Any]:
         values = super().readable(statistics, classes)
@@ -121,8 +122,8 @@ class ValuesLabel(MapLabel):
             return ["no pixel with a label"]
         return [*self._told(statistics), f"valid: {100 * statistics.known / max(statistics.pixels, 1):.3g} %"]
 
-    def _told(self, statistics: Statistics) -> list[str]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _told(self, statistics: Statistics) -> list[str]: ...
 
     def compared(self, label: Label, truth: Label) -> tuple[Label, Label]:
         label = whole_valid(self.on_image(label, WHOLE, self.map_hw(truth)))
@@ -133,8 +134,8 @@ class ValuesLabel(MapLabel):
         values = np.where(known, label[self.field], np.float32(np.nan))
         return MapValues(values.astype(np.float32), self._meaning())
 
-    def _meaning(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _meaning(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
