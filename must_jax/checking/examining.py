@@ -227,8 +227,10 @@ def _score(exam: Exam, scores: Scores, heard: Heard, position: int) -> None:
 def _judged(exam: Exam) -> TaskVerdict:
     verdict = exam.verdict()
     if len(exam.unread) > len(exam.positions) / 4:
-        reason = f"{len(exam.unread)} of its answers cannot be read: {exam.unread[-1]}"
-        return _with(verdict, Finding(level="look", reason=reason))
+        none = not exam.positions and len(exam.unread) > 1
+        count = f"none of its {len(exam.unread)} answers can" if none else f"{len(exam.unread)} of its answers cannot"
+        reason = f"{count} be read: {exam.unread[-1]}"
+        return _with(verdict, Finding(level="failed" if none else "look", reason=reason))
     if exam.truth and not exam.positions:
         reason = f"nothing could be compared: no image has both an answer and {exam.by}"
         return _with(verdict, Finding(level="look", reason=reason))

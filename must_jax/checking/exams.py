@@ -20,6 +20,7 @@ from must_jax.tasks.base import NumpyArrays, Task, TaskMetrics
 
 SCREENED = 12  # images after which readings that are far behind are given up
 _FAR = 0.05  # of the score
+_LEAST_APART = 5  # images of which the best constant answer is wrong, to tell a teacher from it
 MOST_TRIED = 100  # that are told
 
 At = Callable[[Mapping[str, Any]], str]
@@ -128,13 +129,14 @@ class Exam(abc.ABC):
         """Whether the declared reading is hardly better than the best constant answer."""
         score = _score(self.task, self.declared.metrics)
         if score and score.is_near_chance:
-            level: Literal["failed", "look"] = "failed" if len(self.declared.values) >= LEAST_IMAGES else "look"
+            images = len(self.declared.values)
+            level: Literal["failed", "look"] = "failed" if images >= LEAST_IMAGES else "look"
             also = "nothing else that was tried does better"
             if self._next:
                 also = f"{self._next.what} would be better, but is near chance, too"
-            elif score.chance == 100:  # even what is always right is no better
+            elif images * (100 - (score.chance or 0)) / 100 < _LEAST_APART:  # those that a constant answer is wrong for
                 level = "look"
-                also = "one answer is right for all of them, so they cannot tell; take images that differ"
+                also = "one answer is right for nearly all of them, so they cannot tell; take images that differ"
             line = self._next.line if self._next else ""
             yield Finding(level=level, reason=f"against {self.by} {score}; {also}", line=line)
 

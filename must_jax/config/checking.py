@@ -27,7 +27,7 @@ class CheckConfig(Config):
     """Where true labels come from, as in `train.0.labels`; none = there are none."""
     names: dict[str, str] = {}
     """Another name for the task of some labels, as in `train.0.names`: that of the teacher."""
-    take: Annotated[int, Field(gt=0, le=10_000), Number] = 100
+    take: Annotated[int, Field(gt=0, le=1000), Number] = 100
     """A sample of n images, the same in every run and part of every larger one. 50 to 200 will do."""
     teachers: Teachers = ()
     """The teachers, as in the label stage; none = only the true labels themselves are checked."""

@@ -130,7 +130,7 @@ class LabelConfig(Config):
     """Task -> options of its pseudo labels, instead of the teachers' own."""
     accept_failed: Names = ()
     """Tasks that teachers label although they are near chance, were not validated, or seem to be read wrongly."""
-    check_images: Annotated[int, Field(ge=0, le=10_000), Number] = 32
+    check_images: Annotated[int, Field(ge=0, le=1000), Number] = 32
     """Images on which models of others are checked before they label, as by the stage `check`: one that is read wrongly
     is refused, with the line to change; 0 = none."""
     check_on: SourceConfig | None = None
@@ -167,6 +167,8 @@ class LabelConfig(Config):
         number, count = self.worker_of
         if number >= count:
             raise ValueError(f"worker {self.worker} does not exist; the last of {count} workers is {count - 1}/{count}")
+        if self.check_on and not self.check_on.labels:
+            raise ValueError("check_on is for true labels, but its labels are none; name them, or remove check_on")
         return self
 
 

@@ -174,7 +174,7 @@ class TeacherConfig(Config):
     def adapter(self) -> str:
         """The adapter that its `model` names; "" for a run of must_jax."""
         prefix = self.model.partition(":")[0]
-        return prefix if prefix in ADAPTERS else "onnx" * self.model.endswith(".onnx")
+        return prefix if prefix in ADAPTERS else "onnx" * self.model.lower().endswith(".onnx")
 
     @property
     def run(self) -> Path | None:
@@ -190,7 +190,7 @@ class TeacherConfig(Config):
         if self.adapter == "python":
             return last
         path = Path(last).resolve()
-        return path.stem if path.suffix in (".onnx", ".safetensors") else path.name
+        return path.stem if path.suffix.lower() in (".onnx", ".safetensors") else path.name
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -33,15 +33,23 @@ def refuse(config: LabelConfig, teachers: Sequence[Teacher], images: ImageSet, w
 
     Raises:
       UserError: teachers that are read wrongly, unless `accept_failed` has their tasks; `checked` or the images of
-        `check_on` do not exist.
+        `check_on` do not exist, or `checked` knows another version of a teacher and nothing else is checked.
     """
     others = [(number, each) for number, each in enumerate(teachers) if isinstance(each, Foreign)]
     before = [verdicts.read(Path(config.checked))] if config.checked else []
-    on = f"{images.name}, {config.check_on.images}" if config.check_on else images.name
+    on = f"{counted(config.check_images, 'image')} of {images.name}"
+    if config.check_on:
+        on += f", {config.check_on.model_dump_json(exclude_defaults=True)}"
     if config.check_images and (workdir / verdicts.FILE).exists():
         earlier = verdicts.read(workdir)
-        before += [earlier] if earlier.images == on else []  # on other labels, more may be seen
+        before += [earlier] if earlier.images == on else []  # on others, more may be seen
     known = {each.name: verdict for _, each in others if (verdict := _known(each, before))}
+    unknown = [each.name for _, each in others if each.name not in known]
+    if config.checked and unknown and not config.check_images:
+        raise UserError(
+            f"the check in {config.checked} knows no {' and no '.join(unknown)} that is read as here; run it again, or "
+            "let them be checked now by config.check_images=32"
+        )
     left = [(number, each) for number, each in others if each.name not in known] if config.check_images else []
     found = known | (_check(config, left, images, workdir).teachers if left else {})
     _judge(config, {name: about.tasks for name, about in found.items()})

@@ -56,7 +56,7 @@ class Classification(Task):
         return {"probs": jax.nn.softmax(outputs["logits"])}
 
     def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:
-        """Probabilities add up; what belongs to no class is left out of the softmax."""
+        """Probabilities add up; that of what belongs to no class is spread evenly."""
         return {"logits": log_sums(outputs["logits"], index, len(self.classes))}
 
     def metrics(self) -> ClassificationMetrics:

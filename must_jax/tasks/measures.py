@@ -28,12 +28,9 @@ def log_sums(logits: jax.Array, index: np.ndarray, count: int) -> jax.Array:
     """f32[..., K] -> f32[..., count]: the logits of groups, whose softmax are the sums of the probabilities of each.
 
     Args:
-      index: i32[K], the group of each, or -1 of those that are left out.
+      index: i32[K], the group of each, or -1 of those that are in none: their probability is spread evenly.
     """
-    kept = np.flatnonzero(index >= 0)
-    groups = np.zeros((len(kept), count), np.float32)
-    groups[np.arange(len(kept)), index[kept]] = 1
-    logits = logits[..., kept]  # however large the others are, these do not all become 0
+    groups = np.where(index[:, None] < 0, np.float32(1 / count), np.eye(count, dtype=np.float32)[index])
     largest = logits.max(-1, keepdims=True)
     sums = jnp.matmul(jnp.exp(logits - largest), groups, precision=jax.lax.Precision.HIGHEST)
     return jnp.log(sums) + largest

@@ -112,7 +112,11 @@ def _source(declared: TeacherConfig) -> Path:
         sys.path.append(os.getcwd())
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # what a package of it needs
+            raise UserError(f"teacher {declared.called}: {module} cannot be imported: {told(error)}") from error
+        spec = None
+    except ValueError:
         spec = None
     except (Exception, SystemExit) as error:  # its package is imported, which runs anything
         raise UserError(f"teacher {declared.called}: {module} cannot be imported: {told(error)}") from error

@@ -248,4 +248,7 @@ def _read_detr(reading: Reading, arrays: Sequence[np.ndarray], hw: tuple[int, in
 
 def _read_torchvision(reading: Reading, arrays: Sequence[np.ndarray], hw: tuple[int, int]) -> Said:
     boxes, labels, scores = arrays
-    return reading.boxes(boxes, np.asarray(scores, np.float32), reading.whole(labels), hw)
+    scores = np.asarray(scores, np.float32)
+    if boxes.shape[:1] == labels.shape == scores.shape:  # otherwise an error
+        boxes, labels, scores = (each[~(scores <= 0)] for each in (boxes, labels, scores))  # the others fill up
+    return reading.boxes(boxes, scores, reading.whole(labels), hw)

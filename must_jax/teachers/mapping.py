@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,6 +155,13 @@ def _mapping(path: str, told: MappingFile, given: tuple[str, ...]) -> ClassMappi
         put(source, None, "drop")
     for name in names:
         target.setdefault(name, name if told.others == "keep" else None)
+    for source, to in told.rename.items():
+        alike = [name for name in dict.fromkeys(names) if target[name] == to]
+        if len(alike) > 1 and to not in told.merge:
+            raise UserError(
+                f"{path}: with rename, '{source}' is not the only '{to}'; write [merge] {to} = {json.dumps(alike)} if "
+                "they are one class here"
+            )
     made = [each for name in names if (each := target[name]) is not None]
     classes = told.classes or tuple(dict.fromkeys(made))
     for each in made:

@@ -19,6 +19,7 @@ from must_jax.teachers.said import Boxes, Frame, Regions, Values, Vector
 _MOST_CANDIDATES = 30_000  # boxes that enter non-maximum suppression, the best ones, as in Ultralytics
 _ROUNDING = 0.01  # by how much probabilities of 16 bits, or their sums, may be off
 _FEW = 9
+_FARTHEST_M = 1e9  # no camera sees farther; and squares of it are still numbers
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Reading:
         return float(getattr(self.task, "min_score", 0.0))
 
     def vector(self, outputs: np.ndarray) -> Vector:
-        """f32[K] -> probabilities of the classes; what is no class here is left out, and the rest adds up to 1."""
-        probs, _ = self._probs(outputs)
+        """f32[K] -> probabilities of the classes, which add up to 1; that of what is no class here is spread evenly."""
+        probs, others = self._probs(outputs)
+        probs = probs + others / np.float32(probs.shape[-1])
         return Vector(probs / np.maximum(probs.sum(), np.float32(1e-12)))
 
     def boxes(
@@ -174,7 +176,10 @@ class Reading:
         """f32[h, w] -> metres, or as it is if it is relative."""
         values = _finite(self.task.name, values, valid)
         if self.declared.depth_kind == "metric_m":
-            values = values * np.float32(self.declared.metres_per_unit)
+            with np.errstate(over="ignore"):
+                values = values * np.float32(self.declared.metres_per_unit)
+            if (far := float(values.max(initial=0))) > _FARTHEST_M:
+                raise ValueError(f"{self.task.name}: {far:.3g} m; correct its metres_per_unit or depth_kind")
             known = values > 0
             valid = known if valid is None else known & (valid > 0)
         return Values(values, None if valid is None else np.asarray(valid, np.float32), frame)

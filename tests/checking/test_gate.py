@@ -102,6 +102,8 @@ def test_a_finished_check_counts_for_the_same_teacher_alone(
     teachers = [{"model": function.model, "tasks": right}]
     label.run(parse({**values, "teachers": teachers}), tmp_path / "run")
     assert "checking" in capsys.readouterr().err  # it is read otherwise, so the check says nothing about it
+    again = {**values, "teachers": teachers, "check_images": 0}
+    assert "answers" in refused(again, tmp_path / "unchecked") and "check_images=32" in refused(again, tmp_path / "x")
 
 
 def test_a_run_that_goes_on_does_not_check_again(function: Function, data_dir: Path, tmp_path: Path, capsys) -> None:
@@ -124,6 +126,21 @@ def test_true_labels_that_are_named_later_are_looked_at(function: Function, data
     next((tmp_path / "run" / COLUMNS / "answers-depth").glob("*.array_record*")).unlink()
     with pytest.raises(UserError, match=r"metres_per_unit=0\.001"):
         label.run(parse({**values, "check_on": on_truth("teacher_depth_tiny")}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "change", [{"check_images": 40}, {"check_on": {"images": "scenes/teacher_depth_tiny:train", "take": 20}}]
+)
+def test_a_check_on_other_images_is_another(
+    change: dict[str, Any], function: Function, data_dir: Path, tmp_path: Path, capsys
+) -> None:
+    function.says = lambda seen: models.depth(seen, 0.1)
+    values = labels(function, "teacher_depth_tiny", data_dir, DEPTH, check_on=on_truth("teacher_depth_tiny"))
+    label.run(parse(values), tmp_path / "run")
+    next((tmp_path / "run" / COLUMNS / "answers-depth").glob("*.array_record*")).unlink()
+    capsys.readouterr()
+    label.run(parse({**values, **change}), tmp_path / "run")
+    assert "config.check_images" in capsys.readouterr().err
 
 
 def test_few_images_are_asked_about(function: Function, data_dir: Path, tmp_path: Path) -> None:
@@ -157,6 +174,7 @@ def test_in_a_pipeline_the_line_leads_to_its_stage(function: Function, data_dir:
         ({"checked": "no/such/check"}, "no/such/check"),
         ({"check_on": {"images": "scenes/teacher_depht:train"}}, "teacher_depth"),
         ({"check_on": {"images": "scenes/teacher_depth_tiny:train", "labels": ["no/column"]}}, "no/column"),
+        ({"check_on": {"images": "scenes/teacher_depth_tiny:train", "labels": []}}, "check_on"),
         ({"check_image": 3}, "check_images"),
     ],
 )
@@ -190,10 +208,25 @@ def test_outputs_that_are_no_numbers_are_not_taken_for_probabilities(
     function: Function, data_dir: Path, tmp_path: Path
 ) -> None:
     function.says = lambda seen: models.regions(seen, 0.1) * np.nan
-    with pytest.raises(UserError, match="finite") as error:
-        label.run(parse(labels(function, "teacher_segmentation_tiny", data_dir, REGIONS)), tmp_path / "run")
-    assert "probabilities" not in str(error.value)
-    assert verdicts.read(tmp_path / "run").teachers["answers"].tasks["segmentation"].verdict == "look"
+    said = refused(labels(function, "teacher_segmentation_tiny", data_dir, REGIONS), tmp_path / "run")
+    assert "finite" in said and "probabilities" not in said
+
+
+@pytest.mark.parametrize("on_true_labels", [False, True])
+def test_a_teacher_that_never_answers_is_refused_before_it_labels(
+    on_true_labels: bool, function: Function, data_dir: Path, tmp_path: Path
+) -> None:
+    asked = []
+
+    def says(seen: Seen) -> np.ndarray:
+        asked.append(seen)
+        raise RuntimeError("out of luck")
+
+    function.says = says
+    set_ = "teacher_segmentation_tiny"
+    more = {"check_on": on_truth(set_)} if on_true_labels else {}
+    assert "out of luck" in refused(labels(function, set_, data_dir, REGIONS, **more), tmp_path / "run")
+    assert len(asked) <= 2 * 32
 
 
 def test_why_true_labels_say_nothing_is_told(function: Function, data_dir: Path, tmp_path: Path, capsys) -> None:

@@ -22,21 +22,22 @@ NAMES = ("cat", "dog", "bird")
 
 @dataclass
 class Cats:
-    """True labels of images that all show the first class."""
+    """True labels of images that show the first class, but for the first few."""
 
     kind: LabelKind
+    others: int
 
     def __getitem__(self, position: int) -> Label:
-        return vector(0)
+        return vector(int(position < self.others))
 
 
 def vector(index: int) -> Label:
     return {"probs": np.eye(len(NAMES), dtype=np.float32)[index], "present": np.float32(1)}
 
 
-def verdict(answers: list[int]) -> TaskVerdict:
+def verdict(answers: list[int], others: int = 0) -> TaskVerdict:
     task = build_task("classification", NAMES, {})
-    truth = Truth(Cats(task.label), task, index_of(NAMES, NAMES))
+    truth = Truth(Cats(task.label, others), task, index_of(NAMES, NAMES))
     exam = Answers(lambda changes: "", cast(Teacher, None), task, truth)
     for position, index in enumerate(answers):
         exam.see(position, Heard({"classification": vector(index)}, (1.0, 1.0), Placed(0, 0, 1, 1)), None)
@@ -46,6 +47,13 @@ def verdict(answers: list[int]) -> TaskVerdict:
 @pytest.mark.parametrize("wrong", [0, 1, 3])
 def test_what_is_right_is_not_accused(wrong: int) -> None:
     assert verdict([1] * wrong + [0] * (32 - wrong)).verdict == "look"
+
+
+def test_a_few_of_another_class_cannot_tell_either_but_many_can() -> None:
+    assert verdict([0] + [0] * 31, others=1).verdict == "look"  # as good as a constant answer, which is right 31 times
+    assert verdict([0] * 32, others=4).verdict == "look"
+    assert verdict([0] * 32, others=8).verdict == "failed"
+    assert verdict([1] * 8 + [0] * 24, others=8).verdict == "passed"
 
 
 def test_a_list_that_is_shifted_is_still_found() -> None:

@@ -75,6 +75,7 @@ DEPTH = {"model": FUNCTION, "tasks": {"depth": {"depth_kind": "relative", "metre
         (task(mapping="none.toml"), "none.toml"),
         (takes(color="bgr"), "did you mean 'colour'"),
         (takes(size=[1, 2, 3]), r"input\.size .*at most 2"),
+        (YOLO | {"model": "YOLA.ONNX"}, "no YOLA.ONNX"),
         (takes(size=64), "input.size is 64, .*128x128"),
         (takes(mean=[0.5]), "three"),
         (takes(mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4]), "range=0..255, or divide"),

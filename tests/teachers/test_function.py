@@ -201,7 +201,7 @@ def test_what_fails_on_single_images_is_named_by_teacher_and_image(module: str, 
 def test_a_function_that_never_answers_rightly_ends_the_run_with_its_name(
     name: str, tasks: dict, said: str, module: str, photos: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=f"{name}: .*{said}"):
+    with pytest.raises(UserError, match=f"{name} .* none of its .* can be read: .*{said}"):
         run(f"python:{module}:{name}", photos, tmp_path / "run", tasks)
 
 
@@ -263,4 +263,15 @@ def test_a_module_that_cannot_be_imported_is_named(code: str, module: str, tmp_p
     for name in (package.name, f"{package.name}.inner"):
         declared = TeacherConfig(model=f"python:{name}:only_depth", tasks={"depth": {"depth_kind": "metric_m"}})
         with pytest.raises(UserError, match=f"{name} cannot be imported: .*Sy|{name} cannot be imported: NameError"):
+            loading.load(declared, {}, None)  # type: ignore[arg-type]  # no mesh
+
+
+def test_a_package_that_lacks_a_library_is_not_taken_for_a_missing_module(module: str, tmp_path: Path) -> None:
+    package = tmp_path / f"{module}_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import no_such_library")
+    (package / "inner.py").write_text(MODULE)
+    for name, named in ((f"{package.name}.inner", "no_such_library"), (f"{module}_packages.inner", "no module")):
+        declared = TeacherConfig(model=f"python:{name}:only_depth", tasks={"depth": {"depth_kind": "metric_m"}})
+        with pytest.raises(UserError, match=f"{name}.*{named}|{named}.*{name}"):
             loading.load(declared, {}, None)  # type: ignore[arg-type]  # no mesh

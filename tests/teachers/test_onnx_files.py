@@ -294,5 +294,5 @@ def test_a_model_that_fails_on_all_images_ends_the_run(tmp_path: Path):
     photos.mkdir()
     for i in range(3):
         (photos / f"{i}.png").write_bytes(png(planted()))
-    with pytest.raises(UserError, match=r"nan: .*detection.* not finite"):
+    with pytest.raises(UserError, match=r"nan .*none of its 3 .*detection.* not finite"):
         _label(file, photos, tmp_path / "run", detects())

@@ -13,9 +13,9 @@ from must_jax.config.teachers import TeacherTaskConfig
 from must_jax.data import axes
 from must_jax.data.fitting import Fit, Input, Placed
 from must_jax.tasks import build_task
-from must_jax.teachers import mapping
+from must_jax.teachers import layouts, mapping
 from must_jax.teachers.reading import Reading, as_yxyx
-from must_jax.teachers.said import cells_of, content_of, predicted
+from must_jax.teachers.said import Boxes, cells_of, content_of, predicted
 
 CLASSES = tuple(f"c{i}" for i in range(200))
 sides = st.integers(1, 3000)
@@ -202,6 +202,35 @@ def test_outputs_that_cannot_be_what_is_declared_are_refused(scores: str | None,
 
 def test_logits_of_few_classes_may_look_like_probabilities():
     assert np.all(reading("classification", CLASSES[:2], scores="softmax").vector(np.float32([0.3, 0.7])).probs > 0.4)
+
+
+def test_what_is_no_class_of_an_image_is_spread_evenly():
+    """So an image that shows none of the classes is not taken for one of them, however likely it is among them."""
+    read = reading("classification", CLASSES[:4], scores="probabilities", background=0)
+    np.testing.assert_allclose(
+        read.vector(np.float32([0.96, 0.04, 0, 0, 0])).probs, [0.28, 0.24, 0.24, 0.24], atol=1e-6
+    )
+    np.testing.assert_allclose(read.vector(np.float32([0, 0.5, 0.3, 0.2, 0])).probs, [0.5, 0.3, 0.2, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [0, -1])
+def test_rows_that_fill_up_are_no_boxes(label: int):
+    read = reading("detection", CLASSES[:3], boxes="xyxy", box_unit="pixels", first_class=1)
+    boxes = np.float32([[0, 0, 5, 10], [0, 0, 0, 0], [0, 0, 0, 0]])
+    said = layouts._read_torchvision(read, [boxes, np.array([2, label, label]), np.float32([0.9, 0, 0])], (10, 10))
+    assert isinstance(said, Boxes) and said.classes.tolist() == [1]
+    with pytest.raises(ValueError, match="below first_class"):
+        layouts._read_torchvision(read, [boxes, np.array([2, label, label]), np.float32([0.9, 0.5, 0])], (10, 10))
+    with pytest.raises(FloatingPointError, match="finite"):
+        layouts._read_torchvision(read, [boxes, np.array([2, 1, 1]), np.float32([0.9, np.nan, 0])], (10, 10))
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e38])
+def test_a_depth_that_no_camera_sees_is_an_error(scale: float):
+    read = reading("depth", depth_kind="metric_m", metres_per_unit=1e6)
+    with pytest.raises(ValueError, match="metres_per_unit"):
+        read.depth(np.full((4, 4), scale, np.float32))
+    assert np.all(read.depth(np.full((4, 4), 1e-5, np.float32)).values == 10)
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
