@@ -68,7 +68,7 @@ class TrainingRecord(pydantic.BaseModel):
       labelled: task -> images with labels to learn from; of large sets, estimated from a sample.
       untrained: tasks whose head has learnt nothing: no labels, or a weight of 0.
       best: how the model was chosen, if not as the last one.
-      licences: teachers and labels that it was trained on, and those that these were -> the licence, where it is known.
+      licences: teachers and labels that it was trained on, and those that these were -> the licence; "" = not known.
     """
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from must_jax.checking import rivals
 from must_jax.checking.exams import At, Exam, Scores
 from must_jax.checking.following import Alike, Following
-from must_jax.checking.heard import Call, Heard, read_again
+from must_jax.checking.heard import Call, Heard, label_of, read_again
 from must_jax.checking.scores import cells_of, coarse, comparable, score_of
 from must_jax.checking.truths import Truth
 from must_jax.checking.verdicts import Finding, TaskVerdict
@@ -209,15 +209,11 @@ class Answers(Exam):
         if prediction is None:
             return
         self._answered += 1
-        match self.task.label:
-            case VectorLabel():
-                self._firsts.add(int(prediction["probs"].argmax()))
-            case BoxesLabel():
-                self._empty += not (prediction["valid"] > 0).any()
-            case IdsLabel(field) as kind:
-                self._empty += bool((prediction[field] == kind.ignore_id).all())
-                values = np.unique(prediction[field])
-                self._firsts |= {*values.tolist()} - {kind.ignore_id}
+        kind, least = self.task.label, self.task.min_confidence.least(self.task.classes)
+        label = kind.by_rule(label_of(self.task, prediction, heard), least)
+        self._empty += kind.is_empty(label)
+        if not isinstance(kind, BoxesLabel):  # rare things may be all of one class
+            self._firsts |= {*np.unique(kind.contents(label).classes).tolist()}
 
     def _degenerate(self) -> Iterator[Finding]:
         if self._answered < LEAST_SEEN:

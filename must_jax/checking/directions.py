@@ -37,6 +37,8 @@ class Directions(Exam):
       maps: what it says, by position, coarse, in our frame as declared.
     """
 
+    tells_slight = True  # scenes of floors and of walls seen from the front hardly tell a sign
+
     def __init__(self, at: At, task: Task, truth: Truth | None, axes: Axes | None = None) -> None:
         super().__init__(at, task, truth)
         assert isinstance(task, MapTask)

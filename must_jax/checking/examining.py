@@ -35,6 +35,7 @@ from must_jax.tasks.base import Task
 from must_jax.teachers.base import Teacher
 from must_jax.teachers.foreign import Foreign
 
+_MOST_UNREAD = 0.25  # share of the answers that cannot be read
 _BLANK = 1.0  # deviation of pixels below which there is nothing to see in an image
 Load = Callable[[TeacherConfig], Teacher]
 
@@ -184,6 +185,7 @@ def _look(
                 if any(exam.truth is None for exam in subject.exams.values()):
                     turned = ask(subject.teacher, np.ascontiguousarray(image[:, ::-1]))
                 for exam in subject.exams.values():
+                    exam.asked += 1
                     exam.see(position, heard, turned)
             for each in between_two if said else ():
                 each.see(position, said)
@@ -226,11 +228,14 @@ def _score(exam: Exam, scores: Scores, heard: Heard, position: int) -> None:
 
 def _judged(exam: Exam) -> TaskVerdict:
     verdict = exam.verdict()
-    if len(exam.unread) > len(exam.positions) / 4:
-        none = not exam.positions and len(exam.unread) > 1
-        count = f"none of its {len(exam.unread)} answers can" if none else f"{len(exam.unread)} of its answers cannot"
+    if len(exam.unread) > _MOST_UNREAD * exam.asked:
+        every = len(exam.unread) == exam.asked
+        count = (
+            f"none of its {exam.asked} answers can" if every else f"{len(exam.unread)} of {exam.asked} answers cannot"
+        )
+        failed = exam.asked > 1 and len(exam.unread) > exam.asked / 2 and not verdict.failures
         reason = f"{count} be read: {exam.unread[-1]}"
-        return _with(verdict, Finding(level="failed" if none else "look", reason=reason))
+        return _with(verdict, Finding(level="failed" if failed else "look", reason=reason))
     if exam.truth and not exam.positions:
         reason = f"nothing could be compared: no image has both an answer and {exam.by}"
         return _with(verdict, Finding(level="look", reason=reason))

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from must_jax.checking.heard import Heard
 from must_jax.checking.scores import LEAST_IMAGES, Comparison, compare
@@ -67,7 +67,10 @@ class Exam(abc.ABC):
       rivals: others, of the same outputs or of images shown otherwise.
       positions: of the images that were scored.
       winner: the rival that wins, once there is a verdict.
+      tells_slight: whether a reading that is surely better, but only a little, is one to look at.
     """
+
+    tells_slight: ClassVar[bool] = False
 
     def __init__(self, at: At, task: Task, truth: Truth | None) -> None:
         self.at, self.task, self.truth = at, task, truth
@@ -76,7 +79,7 @@ class Exam(abc.ABC):
         self.positions: list[int] = []
         self.winner: Scores | None = None
         self._next: Scores | None = None  # the best of the rivals that are better
-        self.unread: list[str] = []  # why images could not be asked about
+        self.asked, self.unread = 0, list[str]()  # images, and why some of their answers could not be read
 
     @abc.abstractmethod
     def see(self, position: int, heard: Heard, mirrored: Heard | None) -> None:
@@ -112,6 +115,11 @@ class Exam(abc.ABC):
         findings = []
         better = [(each, against) for each, against in compared if not each.given_up and against.is_likely]
         self._next = better[0][0] if better else None
+        slight = [(each, against) for each, against in compared if not each.given_up and against.is_slight]
+        if slight and not better and self.tells_slight:
+            each, _ = slight[0]
+            reason = f"{self._figure(self.declared)} as declared, and surely a little better if {each.what}"
+            findings = [Finding(level="look", reason=reason, line=each.line)]
         if better and not self._is_near_chance(better[0][0]):
             each, against = better[0]
             self.winner = each
@@ -179,7 +187,11 @@ class Exam(abc.ABC):
         if (metric := self._metric(scores)) is not None:
             return f"{self.task.metric} is {metric:.1f}" if declared else f"{metric:.1f}"
         if self.truth and self.declared.metrics:  # of images shown otherwise
-            return f"better in most images (by {100 * (scores.mean - self.declared.mean):.1f} points of the score)"
+            first = self.declared.values[: len(scores.values)]
+            before = sum(first) / max(len(first), 1)
+            return (
+                f"better in most images ({100 * scores.mean:.0f} % right on average, instead of {100 * before:.0f} %)"
+            )
         return f"agreement with {self.by}, is {100 * scores.mean:.0f} %" if declared else f"{100 * scores.mean:.0f} %"
 
 

@@ -17,6 +17,7 @@ LONGEST_CELLS = 128  # of a map that is compared
 LEAST_IMAGES = 10  # that differ, to call anything better
 SURE, LIKELY = 0.01, 0.1  # probability that any of the readings tried seems so much better by chance
 _LEAST_GAIN, _LEAST_SHARE = 0.01, 0.1  # of the score, and in proportion to it
+_LEAST_REST = 1 / 3  # of what is missing to a perfect score
 _IOUS = (0.3, 0.5, 0.7)
 
 Score = Callable[[NumpyArrays, NumpyArrays], float | None]
@@ -29,12 +30,14 @@ class Comparison:
     Attributes:
       gain: of the mean score.
       p: the probability of such differences by chance, times the number of readings tried.
+      is_large, is_telling: the gain, in proportion to the other score, and to what that misses.
     """
 
     gain: float
     p: float
     images: int
     is_large: bool
+    is_telling: bool = False
 
     @property
     def is_sure(self) -> bool:
@@ -44,14 +47,20 @@ class Comparison:
     def is_likely(self) -> bool:
         return self.is_large and self.p < LIKELY
 
+    @property
+    def is_slight(self) -> bool:
+        """Surely better, by so little that the reading may still be right; it is where most images cannot tell."""
+        return self.is_telling and not self.is_large and self.p < SURE
+
 
 def compare(scores: Sequence[float], others: Sequence[float], tried: int) -> Comparison:
     """Whether `scores` are better than `others`, image by image; `tried` readings have been compared."""
     first, second = np.asarray(scores, np.float64), np.asarray(others, np.float64)
     differences = first - second
     gain = float(differences.mean()) if len(differences) else 0.0
-    large = gain >= max(_LEAST_GAIN, _LEAST_SHARE * float(second.mean() if len(second) else 0.0))
-    return Comparison(gain, min(1.0, tried * sign_rank(differences)), len(differences), large)
+    score = float(second.mean()) if len(second) else 0.0
+    large, telling = gain >= max(_LEAST_GAIN, _LEAST_SHARE * score), gain >= max(_LEAST_GAIN, _LEAST_REST * (1 - score))
+    return Comparison(gain, min(1.0, tried * sign_rank(differences)), len(differences), large, telling)
 
 
 def sign_rank(differences: np.ndarray) -> float:

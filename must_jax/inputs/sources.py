@@ -166,14 +166,15 @@ def check_unchanged(columns: Iterable[Column], within_s: float = distributed.REA
 
 
 def licences_of(sources: Iterable[Source]) -> dict[str, str]:
-    """Teachers and labels -> the licence, where it is known, with those that the teachers were trained on."""
+    """Teachers and labels -> the licence, "" if it is not known, with those that the teachers were trained on."""
     found: dict[str, str] = {}
     for source in sources:
         for column in source.columns:
             made = column.manifest if isinstance(column, LabelColumn) else None
             if made and made.teacher:
                 found |= made.teacher.licences
-                found |= {made.teacher.name: made.teacher.licence} if made.teacher.licence else {}
+                if made.teacher.licence or made.teacher.declared:  # of runs of must_jax, those of what they learnt from
+                    found[made.teacher.name] = made.teacher.licence
             elif made and made.source and made.source.licence:
                 found[f"{column.task} of {source.images.name}"] = made.source.licence
     return found

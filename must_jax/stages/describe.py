@@ -99,7 +99,11 @@ def _going_on(
         yield f"\nuntil {former.get('until')}: {changes}"
     if finished and finished.licences:
         yield ""
-        yield _table(("trained on", "licence"), [*finished.licences.items()], left=("licence",))
+        yield _table(
+            ("trained on", "licence"),
+            [(name, licence or "not known") for name, licence in finished.licences.items()],
+            left=("licence",),
+        )
     if finished and finished.untrained:
         yield f"\nnever trained, and cannot label: {', '.join(finished.untrained)}"
 

@@ -39,7 +39,7 @@ from must_jax.teachers.tensors import mean_rgb
 Answers = Mapping[str, Said]  # by task, about one image
 _LONGEST = 1344  # pixels of an image that a model's own processor gets, by default; larger ones are reduced before
 
-ANSWER_BYTES = 2**30  # of what a call of a model returns, as far as it is known before
+ANSWER_BYTES = 2**30  # of what the calls at a time of a model return, as far as it is known before
 # That prepare images, or read batches. More would wait for each other at Python's lock, and the network for them.
 THREADS = min(4, cores())
 

@@ -13,6 +13,7 @@ What follows the classes in a row (masks, keypoints) is not read.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -77,6 +78,13 @@ def plan(where: str, reading: Reading, outputs: Sequence[Output], hw: tuple[int,
             f"{where}: its outputs {shown(outputs)} are grids from which no boxes have been made; export the model "
             "with its boxes decoded, as 'yolo export format=onnx' does, or 'export.py --include onnx' of YOLO v5"
         )
+    if not found and declared.scores:
+        free = dataclasses.replace(reading, declared=declared.model_copy(update={"scores": None}))
+        if any(not declared.layout or each.layout == declared.layout for each in _detr(outputs, count, free)):
+            raise UserError(
+                f"{where}: its outputs {shown(outputs)} are one more than its {count} classes, as of a softmax whose "
+                f"last is no class, but scores is {declared.scores}; set its tasks.{reading.task.name}.scores=softmax"
+            )
     if not found:
         raise UserError(f"{where}: {_misfit(reading, outputs, count, fits)}")
     if len(found) > 1:

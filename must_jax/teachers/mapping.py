@@ -74,10 +74,18 @@ class ClassMapping:
                 kept[key] = value
         return kept
 
-    def probs(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """f32[..., given] -> f32[..., classes] and, of the dropped ones, f32[...]: sums."""
+    def probs(self, probs: np.ndarray, independent: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """f32[..., given] -> f32[..., classes] and, of the dropped ones, f32[...].
+
+        Args:
+          independent: several classes may be true at once (sigmoids), so that the largest counts; otherwise their sum.
+        """
         if self.unchanged:
             return probs, np.zeros(probs.shape[:-1], np.float32)
+        if independent:
+            places = [np.flatnonzero(self.index == here) for here in (*range(len(self.classes)), DROPPED)]
+            largest = [probs[..., some].max(-1, initial=0) for some in places]
+            return np.stack(largest[:-1], -1), largest[-1]
         matrix = np.zeros((len(self.given), len(self.classes) + 1), np.float32)
         matrix[np.arange(len(self.given)), self.index] = 1  # DROPPED is the last column
         summed = probs @ matrix

@@ -98,8 +98,6 @@ class Onnx(Foreign):
       values: its outputs for a trial.
     """
 
-    at_once = THREADS
-
     def __init__(
         self,
         declared: TeacherConfig,
@@ -110,10 +108,12 @@ class Onnx(Foreign):
         plans: Mapping[str, Plan],
         values: Mapping[str, np.ndarray],
     ) -> None:
+        each = sum(value.nbytes for value in values.values()) // (runner.inputs.batch or 2)
+        self.at_once = min(THREADS, max(1, ANSWER_BYTES // max(each, 1)))
         super().__init__(declared, readings, input_, licence)
         self._runner, self._plans = runner, plans
-        each = sum(value.nbytes for value in values.values()) // (runner.inputs.batch or 2)
-        self._most = runner.inputs.batch or declared.batch_size or max(1, ANSWER_BYTES // max(each, 1))
+        most = max(1, ANSWER_BYTES // self.at_once // max(each, 1))
+        self._most = runner.inputs.batch or declared.batch_size or most
 
     def inputs_of(self, pixels: np.ndarray, placed: Sequence[Placed]) -> list[tuple[int, dict[str, np.ndarray]]]:
         """For each call, how many images it is of, and what the model takes."""

@@ -95,7 +95,8 @@ def plan(
         )
         raise UserError(
             f"{where}: none of its outputs {shown(outputs)} is {wanted.format(count=count)}{besides}; correct its "
-            "classes, which leave the background out, or background, or say which is meant in its outputs"
+            f"classes, which leave the background out, or set its tasks.{reading.task.name}.background (0 = the first, "
+            "-1 = the last of its outputs), or say which is meant in its outputs"
         )
     if len(found) > 1:
         names = " or ".join(dict.fromkeys(each.outputs[0] for each in found))

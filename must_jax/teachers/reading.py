@@ -49,8 +49,19 @@ class Reading:
         return float(getattr(self.task, "min_score", 0.0))
 
     def vector(self, outputs: np.ndarray) -> Vector:
-        """f32[K] -> probabilities of the classes, which add up to 1; that of what is no class here is spread evenly."""
+        """f32[K] -> probabilities of the classes, which add up to 1; that of what is no class here is spread evenly.
+
+        Raises:
+          ValueError: another shape, or values that cannot be what is declared.
+        """
+        if outputs.ndim != 1:
+            raise ValueError(
+                f"{self.task.name}: an answer of shape {list(outputs.shape)}; it should be [{self.outputs}], "
+                "a number for each class"
+            )
         probs, others = self._probs(outputs)
+        if self._independent:  # what is left is that of none
+            others = np.maximum(np.float32(1) - probs.sum(), np.float32(0)) * (others > 0)
         probs = probs + others / np.float32(probs.shape[-1])
         return Vector(probs / np.maximum(probs.sum(), np.float32(1e-12)))
 
@@ -135,8 +146,8 @@ class Reading:
             probs = self._probabilities(outputs)
             single = self.outputs == 1
             probs, others = _without(np.concatenate([1 - probs, probs], -1), 0 if single else self.declared.background)
-            probs, dropped = self.mapping.probs(probs)
-            return Regions(probs=probs, others=others + dropped, frame=frame)
+            probs, dropped = self.mapping.probs(probs, self._independent)
+            return Regions(probs=probs, others=self._none(others, dropped), frame=frame)
         probs, others = self._probs(outputs)
         return Regions(probs=probs, others=others, frame=frame)
 
@@ -201,8 +212,16 @@ class Reading:
                 "background, if there is one"
             )
         probs, background = _without(self._probabilities(outputs), self.declared.background)
-        here, dropped = self.mapping.probs(probs)
-        return here, dropped + background
+        here, dropped = self.mapping.probs(probs, self._independent)
+        return here, self._none(dropped, background)
+
+    def _none(self, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return np.maximum(some, others) if self._independent else some + others
+
+    @property
+    def _independent(self) -> bool:
+        """Whether several classes may be true at once, so that their probabilities do not add up."""
+        return self.declared.scores == "sigmoid"
 
     def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """f32[..., K].
@@ -218,8 +237,10 @@ class Reading:
             free = outputs.size - outputs.size // max(outputs.shape[-1], 1)  # few numbers add up to 1 by chance
             if free >= _FEW and outputs.min() >= 0 and np.abs(outputs.sum(-1) - 1).max() < _ROUNDING:
                 raise ValueError(f"{where} probabilities already, not logits; set its scores=probabilities")
-            shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
-            return shifted / shifted.sum(-1, keepdims=True)
+            shifted = outputs - outputs.max(-1, keepdims=True)  # the only copy: maps of many classes are large
+            np.exp(shifted, out=shifted)
+            shifted /= shifted.sum(-1, keepdims=True)
+            return shifted
         if outputs.size and not (outputs.min() > -_ROUNDING and outputs.max() < 1 + _ROUNDING):
             self._check_finite(outputs)
             low, high = outputs.min(), outputs.max()
@@ -236,10 +257,13 @@ def _finite(name: str, values: np.ndarray, valid: np.ndarray | None) -> np.ndarr
 
     Raises:
       FloatingPointError: valid ones are not finite.
+      ValueError: `valid` is no map of the same rows and columns.
     """
     values = np.asarray(values, np.float32)
     if valid is not None:
         known = np.asarray(valid) > 0
+        if known.shape != values.shape[:2]:
+            raise ValueError(f"{name}: valid has shape {list(known.shape)}, its map {list(values.shape)}")
         values = np.where(known.reshape(known.shape + (1,) * (values.ndim - known.ndim)), values, np.float32(1))
     if not np.isfinite(values).all():
         raise FloatingPointError(f"its {name} has non-finite values")

@@ -75,7 +75,12 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]]) -> P
         index = np.arange(len(index))
     input_ = foreign.own_input(declared, _side(processor))
     model = _model(where, folder, architecture, config)
-    return Transformers(declared, readings, input_, licence_of(folder), model, processor, index)
+    teacher = Transformers(declared, readings, input_, licence_of(folder), model, processor, index)
+    try:
+        teacher.prepare(np.zeros((48, 64, 3), np.uint8))
+    except Exception as error:  # of a processor, with these settings
+        raise UserError(f"{where}: it cannot be shown an image: {told(error)}; ask it by a function") from error
+    return teacher
 
 
 class Transformers(PyTorch):
@@ -94,7 +99,11 @@ class Transformers(PyTorch):
             self._takes = inspect.signature(self._post_process).parameters
 
     def prepare(self, image: np.ndarray) -> Tensors:
-        return dict(self._processor(images=[image], return_tensors="pt", input_data_format="channels_last"))
+        made = self._processor(images=[image], return_tensors="pt", input_data_format="channels_last")
+        for name, value in made.items():
+            if not isinstance(value, torch.Tensor) and len(value):
+                raise TypeError(f"its processor returns {name}, which depends on the batch, beside tensors")
+        return {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
 
     def read(self, outputs: Any, images_hw: Sequence[Hw], cells_hw: Sequence[Hw]) -> list[Answers]:
         match self._reading.task.kind:

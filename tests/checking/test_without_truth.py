@@ -39,6 +39,21 @@ def both(far: Callable[[Seen], np.ndarray], facing: Callable[[Seen], np.ndarray]
     return lambda seen: {"depth": far(seen), "normals": facing(seen)}
 
 
+def unsure(seen: Seen) -> np.ndarray:
+    """The second class is the most likely one at the bottom, but too unlikely for a label."""
+    probs = np.full((*seen.hw, len(THINGS)), 0.05, np.float32)
+    half = seen.hw[0] // 2
+    probs[:half, :, 0], probs[half:, :, 1] = 0.6, 0.4
+    return probs
+
+
+def rare(seen: Seen) -> dict[str, Any]:
+    """Nothing is found anywhere, and a few images are too odd for it."""
+    if seen.seed[0] % 16 == 0:
+        raise ValueError("odd")
+    return {"boxes": np.zeros((0, 4)), "scores": [], "classes": []}
+
+
 def metres(seen: Seen) -> np.ndarray:
     return models.depth(seen, 0.1)
 
@@ -136,6 +151,12 @@ def test_near_and_far_alone_are_only_to_be_looked_at(function: Function, data_di
     assert verdict.verdict == "look" and finding.line.endswith("depth_kind=inverse_relative")
 
 
+def test_a_detector_of_rare_things_may_fail_on_a_few_images(function: Function, data_dir: Path, tmp_path: Path) -> None:
+    """Images in which nothing is found have an answer, too."""
+    verdict = of(untold(function, data_dir, BOXES, rare), tmp_path / "run")
+    assert verdict.verdict == "look" and "cannot be read" not in " ".join(each.reason for each in verdict.findings)
+
+
 def test_two_teachers_that_contradict_each_other_are_named(function: Function, data_dir: Path, tmp_path: Path) -> None:
     """Upside down in most pictures, so that neither is doubted alone."""
     values = untold(function, data_dir, DEPTH, lambda seen: metres(seen))
@@ -156,6 +177,12 @@ def test_two_teachers_that_contradict_each_other_are_named(function: Function, d
         (NORMALS, lambda seen: np.full((*seen.hw, 3), [0.0, 0.0, -1.0]), "failed", "constant"),
         (CLASSES, lambda seen: [0.0, 5.0, *[0.0] * (len(ITEMS) - 2)], "look", ITEMS[1]),
         (REGIONS, lambda seen: np.zeros(seen.hw, int), "look", THINGS[0]),
+        (
+            {"segmentation": {"classes": THINGS, "scores": "probabilities"}},
+            lambda seen: unsure(seen),
+            "look",
+            THINGS[0],
+        ),
     ],
 )
 def test_answers_that_are_the_same_everywhere_are_found(

@@ -206,7 +206,7 @@ def test_one_of_two_processes_that_fails_ends_both(command: list[str], tmp_path:
     last = [output.splitlines()[-1] for output in outputs]
     assert re.fullmatch("error: .*there is no folder /nowhere; .*", last[1])
     assert re.fullmatch("error: process 1 on .*: .*there is no folder /nowhere; .*", last[0])
-    assert not any("Traceback" in output for output in outputs)
+    assert not any("Traceback" in output for output in outputs), "\n@@@\n".join(outputs)
 
 
 def test_two_workers_that_do_not_talk_make_what_one_makes(

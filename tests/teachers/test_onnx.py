@@ -108,7 +108,8 @@ def test_a_call_returns_no_more_than_there_is_place_for(tmp_path: Path, monkeypa
     expected = answers(loaded(file, detects()), images, "detection")
     calls = []
     each = sum(4 * np.prod(shape[1:]) for shape in (out.shape for out in _session(file).get_outputs()))
-    monkeypatch.setattr(onnx_teachers, "ANSWER_BYTES", int(2.5 * each))
+    monkeypatch.setattr(onnx_teachers, "THREADS", 2)  # two calls at a time share the place
+    monkeypatch.setattr(onnx_teachers, "ANSWER_BYTES", int(5 * each))
     teacher = loaded(file, detects())
     run = teacher._runner.run
     monkeypatch.setattr(
@@ -117,6 +118,8 @@ def test_a_call_returns_no_more_than_there_is_place_for(tmp_path: Path, monkeypa
     found = answers(teacher, images, "detection")
     assert calls == [2, 2, 1]
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(found, expected, strict=True) for name in a)
+    monkeypatch.setattr(onnx_teachers, "ANSWER_BYTES", int(1.5 * each))  # less than two images
+    assert loaded(file, detects()).at_once == 1
 
 
 def _session(file: Path) -> onnxruntime.InferenceSession:

@@ -165,7 +165,7 @@ def test_logits_beside_boxes_are_no_yolo(tmp_path: Path):
 
 def test_a_detr_with_other_classes_or_functions(tmp_path: Path):
     softmax = onnx_graphs.detector(tmp_path / "m.onnx", "detr", SQUARE)
-    refused(softmax, detects(scores="sigmoid"), ["detr"])
+    refused(softmax, detects(scores="sigmoid"), ["3 classes", "scores=softmax"])
     others = onnx_graphs.detector(tmp_path / "n.onnx", "detr", SQUARE, count=6)
     refused(others, detects(), ["3 classes", "detr with 6 or 7"])
     declared = loaded(softmax, {"detection": {"classes": [*COLOURS, "nothing"], "scores": "softmax"}})

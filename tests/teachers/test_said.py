@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -211,6 +212,45 @@ def test_what_is_no_class_of_an_image_is_spread_evenly():
         read.vector(np.float32([0.96, 0.04, 0, 0, 0])).probs, [0.28, 0.24, 0.24, 0.24], atol=1e-6
     )
     np.testing.assert_allclose(read.vector(np.float32([0, 0.5, 0.3, 0.2, 0])).probs, [0.5, 0.3, 0.2, 0], atol=1e-6)
+
+
+def mapped(kind: str, text: str, count: int, folder: Path, **declared: Any) -> Reading:
+    file = folder / "mapping.toml"
+    file.write_text(text)
+    found = mapping.load(str(file), CLASSES[:count])
+    task = build_task(kind, found.classes, {})
+    return Reading(task, TeacherTaskConfig.model_validate(declared), found)
+
+
+def test_of_classes_that_may_be_true_at_once_the_largest_counts_not_the_sum(tmp_path: Path):
+    """Of 147 dropped ones at 0.03 each, none is likely; and two at 0.88 are not 1.76."""
+    text = 'others = "drop"\n[merge]\nroad = ["c0", "c1"]\n[rename]\nc2 = "car"\n'
+    read = mapped("segmentation", text, 150, tmp_path, scores="sigmoid")
+    logits = np.full((8, 8, 150), -3.5, np.float32)
+    logits[:, :4, 2], logits[:, 4:, :2] = 4, 2
+    said = read.regions(logits)
+    assert said.probs is not None and said.others is not None and said.others.max() < 0.04
+    car, road = (read.task.classes.index(name) for name in ("car", "road"))
+    np.testing.assert_allclose(said.probs[0, 0, car], 0.982, atol=1e-3)
+    np.testing.assert_allclose(said.probs[0, 7, road], 0.881, atol=1e-3)
+
+    read = mapped("classification", 'others = "drop"\n[rename]\nc0 = "a"\nc1 = "b"\n', 200, tmp_path, scores="sigmoid")
+    sure, none = np.full(200, -5, np.float32), np.full(200, -5, np.float32)
+    sure[1] = 5
+    assert read.vector(sure).probs[1] > 0.98
+    np.testing.assert_allclose(read.vector(none).probs, 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("answer", [np.float32(3), np.zeros((1, 5), np.float32)])
+def test_an_answer_about_an_image_is_a_number_for_each_class(answer: np.ndarray):
+    with pytest.raises(ValueError, match=r"should be \[5\]"):
+        reading("classification", CLASSES[:5]).vector(np.asarray(answer))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (4, 8), (8,)])
+def test_what_is_valid_has_the_size_of_its_map(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"valid has shape"):
+        reading("depth", depth_kind="relative").depth(np.ones((8, 8), np.float32), np.ones(shape))
 
 
 @pytest.mark.parametrize("label", [0, -1])
