@@ -201,6 +201,24 @@ def _mask2former() -> Any:
     return hub.Mask2FormerForUniversalSegmentation(config), hub.Mask2FormerImageProcessor(size=_SQUARE)
 
 
+def eomt(split: bool = False) -> Any:
+    """With `split`, its processor cuts an image into several, and says which belong together by their place in a batch."""
+    config = hub.EomtConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        num_blocks=1,
+        num_queries=5,
+        num_register_tokens=1,
+        **_named(4),
+    )
+    size = {"shortest_edge": 64, "longest_edge": None if split else 64}
+    processor = hub.EomtImageProcessor(size=size, do_split_image=split, do_pad=not split)
+    return hub.EomtForUniversalSegmentation(config), processor
+
+
 def _maskformer() -> Any:
     decoder = hub.DetrConfig(encoder_layers=1, **_DECODER)
     config = hub.MaskFormerConfig(
@@ -267,7 +285,7 @@ def _glpn() -> Any:
 
 CLASSIFIERS = ("vit", "convnext")
 DETECTORS = ("detr", "rtdetr", "yolos")
-SEGMENTERS = ("segformer", "beit", "mask2former", "maskformer")
+SEGMENTERS = ("segformer", "beit", "mask2former", "maskformer", "eomt")
 DEPTHS = ("dpt", "depth_anything", "depth_anything_metric", "zoedepth", "glpn")
 MODELS: dict[str, Callable[[], Any]] = {
     "vit": _vit,
@@ -279,6 +297,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "beit": _beit,
     "mask2former": _mask2former,
     "maskformer": _maskformer,
+    "eomt": eomt,
     "dpt": _dpt,
     "depth_anything": functools.partial(_depth_anything, "relative"),
     "depth_anything_metric": functools.partial(_depth_anything, "metric"),

@@ -342,6 +342,13 @@ def test_what_is_no_task_here_is_refused_by_its_name(architecture: str, folders:
         load("vit", folder, tasks={"detection": {}})
 
 
+def test_a_processor_whose_parts_depend_on_the_batch_is_refused(tmp_path: Path):
+    for part in hub_models.eomt(split=True):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="patch_offsets"):
+        load("eomt", tmp_path)
+
+
 def test_pickles_are_never_loaded(folders: dict[str, Path], tmp_path: Path):
     beside, alone = copied(folders["vit"], tmp_path / "beside"), copied(folders["vit"], tmp_path / "alone")
     torch.save({"any": torch.zeros(1)}, beside / "pytorch_model.bin")
