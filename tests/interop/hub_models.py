@@ -202,7 +202,7 @@ def _mask2former() -> Any:
 
 
 def eomt(split: bool = False) -> Any:
-    """With `split`, its processor cuts an image into several, and says which belong together by their place in a batch."""
+    """With `split`, its processor cuts an image into several and numbers them within a batch."""
     config = hub.EomtConfig(
         hidden_size=32,
         num_hidden_layers=3,
