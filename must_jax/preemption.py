@@ -22,6 +22,7 @@ _requested = False
 _deferred = 0
 _raised = False
 _told: BaseException | None = None  # the argument of `end_with`
+_last_told: BaseException | None = None  # that which was raised
 _tell: Callable[[sys.UnraisableHookArgs], object] = sys.__unraisablehook__
 
 
@@ -82,8 +83,9 @@ def end_with(error: BaseException) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _requested, _raised, _told
+    global _requested, _raised, _told, _last_told
     told, _told = _told, None
+    _last_told = told
     if not told:
         _requested = True
         if _deferred or _raised:  # launchers send it more than once, and the first one is being handled
@@ -94,9 +96,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _on_lost(what: sys.UnraisableHookArgs) -> None:
     """Sends the signal again if nothing can be raised, as in the garbage collector, which calls jax."""
-    if issubclass(what.exc_type, Preempted):
-        global _raised
-        _raised = False
+    told = what.exc_value is not None and what.exc_value is _last_told
+    if told or issubclass(what.exc_type, Preempted):
+        global _raised, _told
+        _raised, _told = False, what.exc_value if told else None
         again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
         again.daemon = True
         again.start()

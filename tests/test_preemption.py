@@ -33,6 +33,30 @@ except Preempted as stop:
     print(stop)
 """
 
+TELLING = """
+import gc, time
+from must_jax import preemption
+from must_jax.errors import UserError
+
+ended = []
+
+def collecting(phase, info):
+    if not ended:
+        ended.append(True)
+        preemption.end_with(UserError("another process has failed"))
+        for _ in range(10):
+            pass
+
+preemption.watch()
+gc.callbacks.append(collecting)
+try:
+    gc.collect()
+    time.sleep(5)
+    print("lost")
+except UserError as error:
+    print(error)
+"""
+
 ENDING = """
 import sys, time
 from must_jax import cli, preemption
@@ -69,3 +93,9 @@ def test_a_signal_during_garbage_collection_is_not_lost():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "stopped by SIGTERM\n", "")
+
+
+def test_nor_is_what_another_process_has_failed_with():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", TELLING], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("another process has failed\n", "")
