@@ -212,7 +212,7 @@ def eomt(split: bool = False) -> Any:
         num_blocks=1,
         num_queries=5,
         num_register_tokens=1,
-        **_named(4),
+        **_named(7),
     )
     size = {"shortest_edge": 64, "longest_edge": None if split else 64}
     processor = hub.EomtImageProcessor(size=size, do_split_image=split, do_pad=not split)
