@@ -27,7 +27,7 @@ from must_jax.description import REMEDY, Description, Settings, TaskRecord, Trai
 from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated, replicated, split
 from must_jax.engine.state import Variables, count_parameters, digest
-from must_jax.engine.step import Batch, Forward, PredictStep, make_predict_step
+from must_jax.engine.step import RNG, Batch, Forward, PredictStep, make_predict_step
 from must_jax.errors import UserError, is_out_of_memory, nearest
 from must_jax.files import MODEL_FILE
 from must_jax.models.api import OF_HEADS, Features, Model, build_model, check_levels, pool
@@ -389,7 +389,7 @@ def image_forward(model: Model) -> Forward:
     """The forward of a whole model, from the batch's images."""
 
     def forward(variables: Variables, batch: Batch, train: bool) -> tuple[Mapping[str, Any], Any]:
-        return model.apply(variables, batch["image"], train=train)
+        return model.apply(variables, batch["image"], train=train, rng=batch.get(RNG))
 
     return forward
 

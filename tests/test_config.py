@@ -401,8 +401,13 @@ def test_every_number_of_a_config_has_limits_and_is_not_true() -> None:
 
 
 def test_all_choices_are_named() -> None:
-    with pytest.raises(UserError, match=r"is 'resnet99', but should be 'resnet10', .* or 'resnet152'"):
-        parse(train(model={"backbone": "resnet99"}))
+    with pytest.raises(UserError, match=r"is 'half', but should be 'float32' or 'bfloat16'"):
+        parse(train(model={"dtype": "half"}))
+
+
+def test_a_backbone_that_is_not_known_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no backbone 'resnet_50'; did you mean 'resnet50'.*must_jax\.backbones"):
+        parse(train(model={"backbone": "resnet_50"}))
 
 
 def test_how_to_set_an_entry_of_a_list() -> None:

@@ -7,7 +7,9 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
+from must_jax.config.architectures import ARCHITECTURES, ResNetParts
 from must_jax.config.base import HERE, Channels, Config, Count, Decay, Names, Number, Rate, Scale, ShareOrByClass, Width
+from must_jax.errors import nearest
 
 Padding = Literal["zeros", "edge"]
 REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a network that `remat` may name
@@ -16,10 +18,13 @@ REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a n
 class ModelConfig(Config):
     """Architecture of backbone, pyramid and heads."""
 
-    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
-    """The ResNet; its number is its depth."""
+    backbone: str = "resnet50"
+    """A name of `python -m must_jax.backbones`, as timm calls it."""
     width: Width = 1.0
-    """Factor on all channels of the backbone."""
+    """Factor on all channels of a ResNet."""
+    drop_path: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda rate: rate == 0), Number] = 0.0
+    """Stochastic depth: the share of the images for which an update leaves out the last block of the backbone; it rises
+    evenly from 0 at the first one."""
     pyramid_channels: Channels = 256
     """Channels of each level of the feature pyramid."""
     head_channels: Channels = 256
@@ -33,6 +38,17 @@ class ModelConfig(Config):
     """Of the computation; parameters are always float32."""
     batch_norm_momentum: Annotated[float, Field(gt=0, lt=1), Number] = 0.9
     """Share of the running statistics that an update keeps."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backbone not in ARCHITECTURES:
+            raise ValueError(
+                f"there is no backbone '{self.backbone}'; {nearest(self.backbone, ARCHITECTURES)}; "
+                "python -m must_jax.backbones lists them"
+            )
+        if self.width != 1 and not isinstance(ARCHITECTURES[self.backbone].parts, ResNetParts):
+            raise ValueError(f"width is for ResNets, whose channels it multiplies; set {HERE}.width=1, or a ResNet")
+        return self
 
 
 class OptimizerConfig(Config):

@@ -33,7 +33,7 @@ def fit(
       step: compiled once; runs with other initial parameters, data and learning rates may share it.
       state: before the first of the updates; it is consumed.
       batches: the next one is for the first of the updates.
-      schedule: number of an update -> its f32 scalars, as `optimizers.schedule` has them.
+      schedule: number of an update -> what it depends on, as `optimizers.schedule` has them.
       updates: numbers from 0, to the end of the run.
       recorder: writes down what happens, and saves; None = nobody does.
 

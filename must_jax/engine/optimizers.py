@@ -68,13 +68,17 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def schedule(config: OptimizerConfig, steps: int, update: int) -> dict[str, np.ndarray]:
-    """The f32 scalars, by name, of update number `update`, from 0, of a run of `steps`.
+def schedule(config: OptimizerConfig, steps: int, seed: int, update: int) -> dict[str, np.ndarray]:
+    """What update number `update`, from 0, of a run of `steps` depends on: f32 scalars by name, and "rng".
 
     They are computed when needed, since a run may have more updates than fit into memory.
     """
     t = np.asarray(update)
-    return {"learning_rate": learning_rates(config, steps, t), "ema_decay": ema_decays(config, t)}
+    return {
+        "learning_rate": learning_rates(config, steps, t),
+        "ema_decay": ema_decays(config, t),
+        "rng": np.array([seed, update], np.uint32),  # a key for (seed, update)
+    }
 
 
 def learning_rates(config: OptimizerConfig, steps: int, updates: np.ndarray) -> np.ndarray:

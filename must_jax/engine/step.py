@@ -19,10 +19,14 @@ from must_jax.engine.state import State, Variables
 
 Batch = Mapping[str, Any]
 # (variables, batch, train) -> (outputs by task, new stats). The forward decides what part of the batch is its input:
-# images for a whole model, cached features for heads on a frozen backbone.
+# images for a whole model, cached features for heads on a frozen backbone. In training, the batch has RNG, too.
 Forward = Callable[[Variables, Batch, bool], tuple[Mapping[str, Any], Any]]
-SCHEDULE_SHAPES = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("learning_rate", "ema_decay")}
-Schedule = Mapping[str, jax.Array]  # further inputs of an update: one for each name of SCHEDULE_SHAPES
+RNG = "rng"  # a key, of what is drawn in an update; in a schedule u32[2], its data
+SCHEDULE_SHAPES = {
+    **{name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("learning_rate", "ema_decay")},
+    RNG: jax.ShapeDtypeStruct((2,), jnp.uint32),
+}
+Schedule = Mapping[str, jax.Array]  # further inputs of an update: those of SCHEDULE_SHAPES; RNG may be missing
 Averages = dict[str, Average]  # "loss" and "task/term" -> (sum, weight), divided after merging
 TrainStep = Callable[[State, Batch, Schedule], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
@@ -66,8 +70,11 @@ class MapTask(Task, Protocol):
 
 def make_gradients(
     forward: Forward, tasks: Mapping[str, Task], weights: Mapping[str, float], accumulate: int = 1
-) -> Callable[[Any, Any, Batch], tuple[Any, Any, Averages]]:
-    """`gradients(params, stats, batch) -> (gradients, new stats, averages)`, to be compiled; see `make_train_step`."""
+) -> Callable[..., tuple[Any, Any, Averages]]:
+    """`gradients(params, stats, batch, key=None) -> (gradients, new stats, averages)`, to be compiled.
+
+    The key is for what the network draws; None = nothing. See `make_train_step`.
+    """
 
     def parts_of(batch: Batch) -> Batch:
         # Part i has every `accumulate`-th example from i on, so that each device works on its own share of each part.
@@ -87,23 +94,25 @@ def make_gradients(
             loss += weights[name.split("/")[0]] * average.total / jnp.where(count > 0, count, 1.0)
         return loss, (new_stats, averages | {"loss": Average(loss, jnp.float32(1))})
 
-    def gradients(params: Any, stats: Any, batch: Batch) -> tuple[Any, Any, Averages]:
+    def gradients(params: Any, stats: Any, batch: Batch, key: jax.Array | None = None) -> tuple[Any, Any, Averages]:
         grad = jax.grad(loss_fn, has_aux=True)
         if accumulate == 1:
-            grads, (new_stats, averages) = grad(params, stats, batch, {})
+            grads, (new_stats, averages) = grad(params, stats, {**batch, RNG: key}, {})
             return grads, new_stats, averages
         parts = parts_of(batch)
         # How many labels each term has over all parts; the compiler drops everything else that this computes.
-        counts = jax.tree.map(lambda x: x.sum(0), jax.vmap(lambda part: sums(params, stats, part)[0])(parts))
+        counted = jax.vmap(lambda part: sums(params, stats, {**part, RNG: None})[0])(parts)
+        counts = jax.tree.map(lambda x: x.sum(0), counted)
+        keys = None if key is None else jax.random.split(key, accumulate)
 
-        def of_part(part: Batch) -> tuple[Any, Any, Averages]:
-            grads, (new_stats, averages) = grad(params, stats, part, counts)
+        def of_part(part: Batch, key: jax.Array | None) -> tuple[Any, Any, Averages]:
+            grads, (new_stats, averages) = grad(params, stats, {**part, RNG: key}, counts)
             return grads, jax.tree.map(lambda x: x / accumulate, new_stats), averages
 
-        shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts))
+        shapes = jax.eval_shape(of_part, *jax.tree.map(lambda x: x[0], (parts, keys)))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         (grads, new_stats, averages), _ = jax.lax.scan(
-            lambda so_far, part: (jax.tree.map(jnp.add, so_far, of_part(part)), None), zeros, parts
+            lambda so_far, part: (jax.tree.map(jnp.add, so_far, of_part(*part)), None), zeros, (parts, keys)
         )
         return grads, new_stats, averages | {"loss": Average(averages["loss"].total, jnp.float32(1))}
 
@@ -180,7 +189,7 @@ def _as_it_is(tree: Any) -> Any:
 
 
 def _make_update(
-    gradients: Callable[[Any, Any, Batch], tuple[Any, Any, Averages]],
+    gradients: Callable[..., tuple[Any, Any, Averages]],
     optimizer: Optimizer,
     whole: Callable[[Any], Any] = _as_it_is,
     spread: Callable[[Any], Any] = _as_it_is,
@@ -193,7 +202,8 @@ def _make_update(
     """
 
     def step(state: State, batch: Batch, schedule: Schedule) -> tuple[State, Averages]:
-        grads, stats, averages = gradients(whole(state["params"]), state["stats"], batch)
+        key = jax.random.wrap_key_data(schedule[RNG], impl="threefry2x32") if RNG in schedule else None
+        grads, stats, averages = gradients(whole(state["params"]), state["stats"], batch, key)
         params = state["params"]
         grads = spread(grads)
         finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(averages["loss"].total)

@@ -6,7 +6,7 @@ variables = {"params": {"backbone", "fpn", "heads": {task: ...}}, "stats": the s
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.config import ModelConfig
+from must_jax.config.architectures import ARCHITECTURES, ResNetParts
 from must_jax.errors import UserError, nearest
 from must_jax.models import fpn
+from must_jax.models.backbone import Backbone
 from must_jax.models.fpn import FPN, fuse
 from must_jax.models.layers import KEPT
 from must_jax.models.resnet import ResNet
@@ -30,18 +32,23 @@ SIZE_MULTIPLE = 32  # stride of C5
 # Pixels of the input per cell: of the backbone's stages, then of the pyramid's levels.
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32, **dict(zip(fpn.LEVELS, fpn.STRIDES, strict=True))}
 OF_HEADS = ("c5", *fpn.LEVELS)  # the levels that heads read
-IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet's RGB values, 0..255
-IMAGE_STD = (58.395, 57.12, 57.375)
+_NETWORKS: dict[type, Callable[..., Backbone]] = {ResNetParts: ResNet}  # by what they are made of
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Backbone -> pyramid -> one head per task. Holds no arrays; make it with `build_model`."""
+    """Backbone -> pyramid -> one head per task. Holds no arrays; make it with `build_model`.
 
-    backbone: ResNet
+    Attributes:
+      mean, std: of RGB, 0..255, by which images are normalised.
+    """
+
+    backbone: Backbone
     fpn: FPN
     heads: dict[str, nn.Module]
     dtype: jnp.dtype
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     remat: frozenset[str] = frozenset()
 
     def shapes(self, image_size: int) -> Variables:
@@ -56,7 +63,7 @@ class Model:
         heads; the network itself is not run.
 
         Args:
-          identity_blocks: of the backbone; see `ResNet`.
+          identity_blocks: see `Backbone`.
 
         Raises:
           UserError: `image_size` is not a multiple of 32.
@@ -66,9 +73,15 @@ class Model:
         with jax.default_device(_host()):
             return jax.device_get(_init(replace(self, backbone=backbone), rng, image_size))
 
-    def apply(self, variables: Variables, images: jax.Array, *, train: bool) -> tuple[Outputs, Variables]:
-        """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given)."""
-        features, trunk_stats = self._trunk(variables, images, train)
+    def apply(
+        self, variables: Variables, images: jax.Array, *, train: bool, rng: jax.Array | None = None
+    ) -> tuple[Outputs, Variables]:
+        """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given).
+
+        Args:
+          rng: a key for what is drawn in training (stochastic depth); None = nothing is.
+        """
+        features, trunk_stats = self._trunk(variables, images, train, rng)
         outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**trunk_stats, "heads": head_stats}
 
@@ -88,12 +101,14 @@ class Model:
         outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**variables["stats"], "heads": head_stats}
 
-    def _trunk(self, variables: Variables, images: jax.Array, train: bool) -> tuple[Features, Variables]:
+    def _trunk(
+        self, variables: Variables, images: jax.Array, train: bool, rng: jax.Array | None = None
+    ) -> tuple[Features, Variables]:
         _check_size(*images.shape[1:3])
-        mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
-        x = ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
+        mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (self.mean, self.std))
+        x = _shrunk((images.astype(jnp.float32) - mean) / std, self.backbone.input_share).astype(self.dtype)
         params, stats = variables["params"], variables["stats"]
-        stages, backbone_stats = _run(self.backbone, params["backbone"], stats["backbone"], x, train)
+        stages, backbone_stats = _run(self.backbone, params["backbone"], stats["backbone"], x, train, rng=rng)
         pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train, "fpn" in self.remat)
         return {**stages, **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
 
@@ -144,12 +159,19 @@ def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Coll
       remat: parts, out of `config.REMAT`, whose activations are recomputed for the gradient: each block of a stage, the
         pyramid, each head. Neither variables nor results depend on it.
     """
-    momentum = config.batch_norm_momentum
+    momentum, architecture = config.batch_norm_momentum, ARCHITECTURES[config.backbone]
+    wide = {"width": config.width} if isinstance(architecture.parts, ResNetParts) else {}
+    backbone = _NETWORKS[type(architecture.parts)](
+        parts=architecture.parts, momentum=momentum, drop_path=config.drop_path, remat=tuple(remat), **wide
+    )
+    mean, std = (tuple(round(255 * x, 6) for x in each) for each in (architecture.mean, architecture.std))
     return Model(
-        backbone=ResNet(config.backbone, config.width, momentum, tuple(remat)),
+        backbone=backbone,
         fpn=FPN(config.pyramid_channels, momentum),
         heads=dict(heads),
         dtype=jnp.dtype(config.dtype),
+        mean=mean,
+        std=std,
         remat=frozenset(remat),
     )
 
@@ -209,7 +231,8 @@ def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
         variables = module.lazy_init(key, inputs, method=call)
         return outputs[0], {"params": variables["params"], "stats": variables.get("stats", {})}
 
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), model.dtype)
+    side = round(image_size * model.backbone.input_share)
+    images = jax.ShapeDtypeStruct((1, side, side, 3), model.dtype)
     # Without remat, which would trace the initialisers.
     stages, backbone = start(model.backbone.clone(remat=()), "backbone", images)
     pyramid, fpn = start(model.fpn, "fpn", stages)
@@ -229,17 +252,34 @@ def _host() -> jax.Device | None:
         return None
 
 
-def _run(module: nn.Module, params: Any, stats: Any, inputs: Any, train: bool, remat: bool = False) -> tuple[Any, Any]:
+def _run(
+    module: nn.Module,
+    params: Any,
+    stats: Any,
+    inputs: Any,
+    train: bool,
+    remat: bool = False,
+    rng: jax.Array | None = None,
+) -> tuple[Any, Any]:
     if not train:
         return module.apply({"params": params, "stats": stats}, inputs, False), stats
+    rngs = None if rng is None else {"drop_path": rng}
 
     def forward(params: Any, stats: Any, inputs: Any) -> tuple[Any, Any]:
-        outputs, updated = module.apply({"params": params, "stats": stats}, inputs, True, mutable=["stats"])
+        outputs, updated = module.apply({"params": params, "stats": stats}, inputs, True, mutable=["stats"], rngs=rngs)
         return outputs, updated.get("stats", stats)
 
     if remat:
         forward = jax.checkpoint(forward, policy=KEPT)
     return forward(params, stats, inputs)
+
+
+def _shrunk(x: jax.Array, share: float) -> jax.Array:
+    """`[B, H, W, 3]`, resized to this share of its sides."""
+    if share == 1:
+        return x
+    b, h, w, c = x.shape
+    return jax.image.resize(x, (b, round(h * share), round(w * share), c), "linear")
 
 
 def _check_size(height: int, width: int) -> None:

@@ -153,3 +153,26 @@ class BatchNorm(nn.Module):
         gain = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * gain
         return (x32 * gain[None, None, None] + offset[None, None, None]).astype(x.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, a share `rate` of the images skips a residual branch.
+
+    The others are divided by 1 - rate, so that the mean stays. It draws from the stream "drop_path".
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0 or self.is_initializing():
+            return x
+        kept_share = 1 - self.rate
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        kept_images = jax.random.bernoulli(self.make_rng("drop_path"), kept_share, shape)
+        return x * (kept_images.astype(x.dtype) / jnp.asarray(kept_share, x.dtype))
+
+
+def drop_rates(last: float, blocks: int) -> list[float]:
+    """From 0 for the first of the blocks, evenly, to that of the last one."""
+    return [last * index / max(blocks - 1, 1) for index in range(blocks)]

@@ -1,61 +1,56 @@
-"""ResNet (He et al. 2015), v1.5: the 3x3 convolution of a bottleneck carries the stride."""
+"""ResNet and its relatives: -C and -D stems, squeeze and excitation, ResNet-RS; see `config.architectures`."""
 
 from __future__ import annotations
+
+import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from must_jax.models.layers import KEPT, BatchNorm, Conv, normal
-
-# Name -> (blocks in each of the four stages, whether they are bottlenecks).
-DEPTHS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
-    "resnet10": ((1, 1, 1, 1), False),
-    "resnet18": ((2, 2, 2, 2), False),
-    "resnet34": ((3, 4, 6, 3), False),
-    "resnet50": ((3, 4, 6, 3), True),
-    "resnet101": ((3, 4, 23, 3), True),
-    "resnet152": ((3, 8, 36, 3), True),
-}
+from must_jax.config.architectures import ResNetParts
+from must_jax.models.backbone import Backbone
+from must_jax.models.layers import KEPT, BatchNorm, Conv, DropPath, drop_rates, normal
 
 
-class ResNet(nn.Module):
-    """Images `[B, H, W, 3]`, normalised -> {"c2", "c3", "c4", "c5"}: the stages' outputs, at strides 4, 8, 16, 32.
+class ResNet(Backbone):
+    """The outputs of its four stages.
 
     Attributes:
-      depth: key of `DEPTHS`.
       width: multiplies the channels (64 in the stem), rounded to multiples of 8.
-      remat: names ("stage1" to "stage4") of the stages whose blocks keep only inputs and batch statistics for the
-        gradient.
-      identity_blocks: whether every block starts as its shortcut (Goyal et al. 2017), a good start for training. In an
-        untrained network, most parameters then do nothing.
     """
 
-    depth: str
-    width: float
-    momentum: float
-    remat: tuple[str, ...] = ()
-    identity_blocks: bool = True
+    parts: ResNetParts
+    width: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        blocks, bottleneck = DEPTHS[self.depth]
-        channels = 8 * max(1, round(8 * self.width))
-        x = Stem(channels, name="stem")(x)
-        x = nn.relu(BatchNorm(self.momentum, name="stem_norm")(x, train))
-        x = _max_pool(_max_pool(x, axis=1), axis=2)
-        features = {}
-        for stage, count in enumerate(blocks):
+        parts, channels = self.parts, 8 * max(1, round(8 * self.width))
+        norm = partial(BatchNorm, self.momentum)
+        if parts.deep_stem:
+            for index, (out, stride) in enumerate(((channels // 2, 2), (channels // 2, 1)), start=1):
+                x = nn.relu(norm(name=f"stem{index}_norm")(Conv(out, 3, stride, name=f"stem{index}")(x), train))
+            x = Conv(channels, 3, name="stem")(x)
+        else:
+            x = Stem(channels, name="stem")(x)
+        x = nn.relu(norm(name="stem_norm")(x, train))
+        if parts.convolved_pool:
+            x = nn.relu(norm(name="pool_norm")(Conv(channels, 3, 2, name="pool")(x), train))
+        else:
+            x = _max_pool(_max_pool(x, axis=1), axis=2)
+        features, rates = {}, iter(drop_rates(self.drop_path, sum(parts.blocks)))
+        for stage, count in enumerate(parts.blocks):
             remat = f"stage{stage + 1}" in self.remat
             kind = nn.remat(Block, policy=KEPT, static_argnums=(2,)) if remat else Block
             for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
                 block = kind(
-                    channels * 2**stage,
-                    stride,
-                    bottleneck,
-                    self.momentum,
-                    self.identity_blocks,
+                    channels=channels * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    parts=parts,
+                    momentum=self.momentum,
+                    identity=self.identity_blocks,
+                    drop_path=next(rates),
                     name=f"stage{stage + 1}_{index + 1}",
                 )
                 x = block(x, train)
@@ -97,27 +92,60 @@ class Block(nn.Module):
 
     channels: int
     stride: int
-    bottleneck: bool
+    parts: ResNetParts
     momentum: float
     identity: bool
+    drop_path: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         # (channels, kernel size, stride) of each convolution.
-        if self.bottleneck:
+        if self.parts.bottleneck:
             convs = [(self.channels, 1, 1), (self.channels, 3, self.stride), (4 * self.channels, 1, 1)]
         else:
             convs = [(self.channels, 3, self.stride), (self.channels, 3, 1)]
         out_channels = convs[-1][0]
         shortcut = x
         if self.stride > 1 or x.shape[-1] != out_channels:
-            shortcut = Conv(out_channels, 1, self.stride, name="shortcut")(x)
+            stride = self.stride
+            if self.parts.pooled_shortcut and stride > 1:
+                shortcut, stride = _halved(shortcut), 1
+            shortcut = Conv(out_channels, 1, stride, name="shortcut")(shortcut)
             shortcut = BatchNorm(self.momentum, name="shortcut_norm")(shortcut, train)
         for index, (channels, size, stride) in enumerate(convs, start=1):
             last = index == len(convs)
             scale_init = nn.initializers.zeros if last and self.identity else nn.initializers.ones
             x = Conv(channels, size, stride, name=f"conv{index}")(x)
             x = BatchNorm(self.momentum, scale_init, name=f"norm{index}")(x, train)
-            x = x + shortcut if last else x
+            if last:
+                if self.parts.squeeze:
+                    x = SqueezeExcitation(self.parts.squeeze, name="squeeze")(x)
+                x = DropPath(self.drop_path)(x, train) + shortcut
             x = nn.relu(x)
         return x
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels are weighted by what their means over the map say (Hu et al. 2018)."""
+
+    share: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        between = max(8, int(channels * self.share + 4) // 8 * 8)  # rounded as timm does it
+        y = x.mean((1, 2), keepdims=True)
+        y = nn.relu(Conv(between, 1, use_bias=True, name="squeeze")(y))
+        return x * nn.sigmoid(Conv(channels, 1, use_bias=True, name="excite")(y))
+
+
+def _halved(x: jax.Array) -> jax.Array:
+    """Means of 2x2 cells, `[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C]`, without what is beyond the border."""
+    b, h, w, c = x.shape
+    rows, columns = math.ceil(h / 2), math.ceil(w / 2)
+    padded = jnp.pad(x, ((0, 0), (0, 2 * rows - h), (0, 2 * columns - w), (0, 0)))
+    sums = padded.reshape(b, rows, 2, columns, 2, c).sum((2, 4))
+    if (h % 2, w % 2) == (0, 0):
+        return sums / 4
+    count = [jnp.asarray([2] * (n // 2) + [1] * (n % 2), x.dtype) for n in (h, w)]
+    return sums / (count[0][None, :, None, None] * count[1][None, None, :, None])

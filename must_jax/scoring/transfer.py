@@ -27,6 +27,7 @@ from must_jax.engine.skipped import Diverged, SkippedSideBySide
 from must_jax.engine.state import State, Variables, state_shapes, trained_variables
 from must_jax.engine.step import (
     HOST,
+    RNG,
     SCHEDULE_SHAPES,
     Batch,
     PendingProgram,
@@ -130,7 +131,7 @@ class Transfer:
             return model.apply_heads(variables, batch["features"], train=train)
 
         def whole(variables: Variables, batch: Batch, train: bool) -> tuple[Any, Any]:
-            return model.apply(variables, batch["image"], train=train)
+            return model.apply(variables, batch["image"], train=train, rng=batch.get(RNG))
 
         forward = {"frozen": heads, "finetune": whole}[config.mode]
         self._tasks, weight = {task.name: task}, 1.0 if task.weight is None else task.weight
@@ -194,7 +195,9 @@ class Transfer:
                 self._step,
                 put(_stacked([self._state(training) for training in each]), split_over(self._mesh)),
                 _side_by_side(streams, [_stream(training) for training in each]),
-                lambda k: _stacked([schedule(optimizer, steps, k) for optimizer in optimizers]),
+                lambda k: _stacked(
+                    [schedule(of, steps, training.seed, k) for of, training in zip(optimizers, each, strict=True)]
+                ),
                 range(steps),
                 self._mesh,
                 Recorder(skipped=skipped),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from must_jax.engine.mesh import put_batch
 from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State
-from must_jax.engine.step import make_gradients
+from must_jax.engine.step import RNG, make_gradients
 from must_jax.errors import UserError
 from must_jax.inputs.named import mesh_of
 from must_jax.progress import Progress, say
@@ -57,18 +57,19 @@ def run(config: ReplayConfig, workdir: Path) -> None:
         recorder = Recorder(skipped=Skipped(of.steps), progress=progress)
         state = fit(training.step, state, batches, training.schedule, range(start, config.replay), mesh, recorder)
     batch = next(batches)
-    for part in described(training, state, batch, put_batch(mesh, batch), training.examples(config.replay)):
+    for part in described(training, state, config.replay, batch, put_batch(mesh, batch)):
         Console(highlight=False).print(part)
 
 
-def described(training: Training, state: State, batch: Batch, placed: Any, images: Sequence[str]) -> Iterator[Any]:
-    """What to print about the update of `state` with `batch`, which is on the devices as `placed`."""
+def described(training: Training, state: State, update: int, batch: Batch, placed: Any) -> Iterator[Any]:
+    """What to print about update number `update`, of `state` with `batch`, which is on the devices as `placed`."""
     forward = trained.image_forward(training.model)
+    key = jax.random.wrap_key_data(jnp.asarray(training.schedule(update)[RNG]), impl="threefry2x32")
 
     def examined(params: Any, stats: Any, batch: Any) -> Any:
-        outputs, _ = forward({"params": params, "stats": stats}, batch, True)
+        outputs, _ = forward({"params": params, "stats": stats}, {**batch, RNG: key}, True)
         gradients = make_gradients(forward, training.tasks, training.weights, training.config.accumulate)
-        grads, _, averages = gradients(params, stats, batch)
+        grads, _, averages = gradients(params, stats, batch, key)
         return jax.tree.map(_finite_rows, outputs), grads, averages
 
     finite, grads, averages = jax.device_get(jax.jit(examined)(state["params"], state["stats"], placed))
@@ -84,7 +85,9 @@ def described(training: Training, state: State, batch: Batch, placed: Any, image
         norms.add_row(name, f"{norm:.5g}", f"{bad:,} of {sum(leaf.size for leaf in leaves):,}" if bad else "")
     yield norms
     culprits = [
-        f"{image}: {', '.join(found)}" for row, image in enumerate(images) if (found := _not_finite(batch, finite, row))
+        f"{image}: {', '.join(found)}"
+        for row, image in enumerate(training.examples(update))
+        if (found := _not_finite(batch, finite, row))
     ]
     if not culprits:
         yield "all labels and outputs are finite"

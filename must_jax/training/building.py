@@ -60,8 +60,8 @@ class Training:
 
     @property
     def schedule(self) -> Callable[[int], dict[str, np.ndarray]]:
-        """Number of an update -> its f32 scalars, by name."""
-        return partial(schedule, self.config.optimizer, self.config.steps)
+        """Number of an update -> what it depends on, by name."""
+        return partial(schedule, self.config.optimizer, self.config.steps, self.config.seed)
 
     def batches(self, start: int, **options: Any) -> Iterator[Batch]:
         """Those from update `start` on; `options` as in `train_batches`."""

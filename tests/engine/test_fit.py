@@ -27,7 +27,7 @@ from must_jax.engine.validations import Best, Validations
 
 STEPS, BATCH = 8, 8
 CONFIG = OptimizerConfig(learning_rate=0.05, warmup_steps=2, clip_norm=5.0, ema_decay=0.9)
-SCHEDULE = partial(schedule, CONFIG, STEPS)
+SCHEDULE = partial(schedule, CONFIG, STEPS, 0)
 
 
 class Killed(Exception):

@@ -7,6 +7,7 @@ import pytest
 
 from must_jax.config import OptimizerConfig
 from must_jax.engine.optimizers import build_optimizer, decay_mask, ema_decays, learning_rates, schedule
+from must_jax.engine.step import SCHEDULE_SHAPES
 
 TWO, HALF = np.full(2, 2.0, np.float32), np.full(2, 0.5, np.float32)
 PARAMS = {"conv": {"kernel": TWO}, "norm": {"scale": TWO, "bias": TWO}}
@@ -69,10 +70,11 @@ def test_warm_up_then_cosine():
 
 def test_what_an_update_is_handed_does_not_depend_on_how_many_there_are():
     config = OptimizerConfig(learning_rate=0.4, ema_decay=0.9)
-    handed = schedule(config, 10**9, 10**9 // 2)  # for all of them there would be no memory
-    assert {name: (value.shape, value.dtype) for name, value in handed.items()} == dict.fromkeys(
-        ("learning_rate", "ema_decay"), ((), np.float32)
-    )
+    handed = schedule(config, 10**9, 3, 10**9 // 2)  # for all of them there would be no memory
+    assert {name: (value.shape, value.dtype) for name, value in handed.items()} == {
+        name: (shape.shape, shape.dtype) for name, shape in SCHEDULE_SHAPES.items()
+    }
+    assert handed["rng"].tolist() == [3, 10**9 // 2]
     assert handed["learning_rate"] == pytest.approx(0.2)
 
 

@@ -98,7 +98,7 @@ def test_a_run_logs_it(chip: None, toy):
         measured(step, clock, mesh, "float32"),
         state,
         toy.batches(),
-        partial(schedule, config, 6),
+        partial(schedule, config, 6, 0),
         range(6),
         mesh,
         Recorder(clock=clock, writer=Writer(), batch_size=8, log_every=3),

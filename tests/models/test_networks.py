@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from must_jax.config import ModelConfig
+from must_jax.config.architectures import ARCHITECTURES
 from must_jax.models.fpn import FPN, LEVELS, STRIDES, fuse
 from must_jax.models.heads import DetectorHead, dense_head, detector_points
-from must_jax.models.layers import BatchNorm, convolve, convolve_edge
-from must_jax.models.resnet import DEPTHS, ResNet, Stem, _max_pool
+from must_jax.models.layers import BatchNorm, DropPath, convolve, convolve_edge, drop_rates
+from must_jax.models.resnet import ResNet, Stem, _halved, _max_pool
 
 
 def reference_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -38,30 +39,33 @@ def normal(seed: int, *shape: int) -> jax.Array:
         ("resnet50", 23.508_032),
         ("resnet101", 42.500_160),
         ("resnet152", 58.143_808),
+        ("resnet50d", 23.527_264),
+        ("seresnet50", 26.039_024),
+        ("resnetrs50", 33.642_704),
     ],
 )
 def test_resnet_has_the_published_number_of_parameters_and_strides(depth: str, millions: float) -> None:
-    module = ResNet(depth, width=1.0, momentum=0.9)
+    module = ResNet(ARCHITECTURES[depth].parts, width=1.0)
     images = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
     features, variables = jax.eval_shape(
         lambda key, x: module.init_with_output(key, x, False), jax.random.key(0), images
     )
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == round(millions * 1e6)
-    expansion = 4 if DEPTHS[depth][1] else 1
+    expansion = 4 if ARCHITECTURES[depth].parts.bottleneck else 1
     assert {name: x.shape for name, x in features.items()} == {
         f"c{level}": (2, 96 // 2**level, 96 // 2**level, 64 * expansion * 2 ** (level - 2)) for level in (2, 3, 4, 5)
     }
 
 
 def test_width_scales_channels_in_multiples_of_eight() -> None:
-    module = ResNet("resnet10", width=0.3, momentum=0.9)
+    module = ResNet(ARCHITECTURES["resnet10"].parts, width=0.3)
     variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 32, 32, 3)), False), jax.random.key(0))
     assert variables["params"]["stem"]["kernel"].shape == (7, 7, 3, 16)
     assert variables["params"]["stage4_1"]["conv2"]["kernel"].shape == (3, 3, 128, 128)
 
 
 def test_a_residual_block_starts_as_its_shortcut() -> None:
-    module = ResNet("resnet10", width=0.125, momentum=0.9)
+    module = ResNet(ARCHITECTURES["resnet10"].parts, width=0.125)
     x = normal(0, 1, 32, 32, 3)
     variables = jax.jit(lambda key: module.init(key, x, False))(jax.random.key(0))
     assert not np.any(variables["params"]["stage1_1"]["norm2"]["scale"])
@@ -69,6 +73,24 @@ def test_a_residual_block_starts_as_its_shortcut() -> None:
     kernel = variables["params"]["stage2_1"]["shortcut"]["kernel"]
     expected = nn.relu(reference_conv(features["c2"], kernel, 2) / np.sqrt(1 + 1e-5))
     np.testing.assert_allclose(features["c3"], expected, atol=1e-5)
+
+
+def test_means_of_2x2_cells_leave_out_what_is_beyond_the_border() -> None:
+    x = normal(1, 2, 5, 4, 3)
+    found = _halved(x)
+    assert found.shape == (2, 3, 2, 3)
+    np.testing.assert_allclose(found[:, 0, 1], x[:, :2, 2:].mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(found[:, 2, 0], x[:, 4, :2].mean(1), atol=1e-6)
+
+
+def test_stochastic_depth_skips_whole_images_and_keeps_the_mean() -> None:
+    assert drop_rates(0.3, 4) == pytest.approx([0, 0.1, 0.2, 0.3]) and drop_rates(0.3, 1) == [0]
+    module, x = DropPath(0.25), jnp.ones((4000, 2, 2, 3))
+    out = module.apply({}, x, True, rngs={"drop_path": jax.random.key(0)})
+    per_image = np.asarray(out).reshape(4000, -1)
+    assert np.all(per_image == per_image[:, :1]) and {*np.unique(per_image).tolist()} == {0, np.float32(1 / 0.75)}
+    assert abs(per_image.mean() - 1) < 0.03
+    np.testing.assert_array_equal(module.apply({}, x, False), x)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -1,0 +1,34 @@
+"""What every backbone has in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+
+class Backbone(nn.Module, kw_only=True):
+    """Images `[B, H, W, 3]`, normalised -> {"c2", "c3", "c4", "c5"}: maps at strides 4, 8, 16, 32, in any dtype.
+
+    In training it may draw from the stream "drop_path", and update the variables "stats".
+
+    Attributes:
+      momentum: share of the running statistics that an update keeps.
+      drop_path: the rate of stochastic depth in the last block; see `layers.DropPath`.
+      remat: names ("stage1" to "stage4") of the stages whose blocks keep only their inputs, and batch statistics, for
+        the gradient.
+      identity_blocks: whether every block starts as its shortcut (Goyal et al. 2017), a good start for training. In an
+        untrained network, most parameters then do nothing.
+    """
+
+    momentum: float = 0.9
+    drop_path: float = 0.0
+    remat: tuple[str, ...] = ()
+    identity_blocks: bool = True
+
+    input_share: ClassVar[float] = 1.0
+    """Of the input's sides, to which images are resized before it sees them, so that strides are as above."""
+
+    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+        raise NotImplementedError
