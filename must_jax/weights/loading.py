@@ -66,9 +66,7 @@ def load(found: Found, architecture: Architecture, params: Tree, stats: Tree) ->
     dropped = sorted(name for name in tensors if name not in used and re.fullmatch(convention.heads, name))
     missing = sorted(used - tensors.keys())
     unexpected = sorted(
-        name
-        for name in tensors.keys() - used - {*dropped}
-        if not re.fullmatch(convention.ignored, name)
+        name for name in tensors.keys() - used - {*dropped} if not re.fullmatch(convention.ignored, name)
     )
     values: dict[str, np.ndarray] = {}
     misshaped = []
@@ -97,9 +95,7 @@ def load(found: Found, architecture: Architecture, params: Tree, stats: Tree) ->
     if bad:
         raise UserError(f"{found.path}: {', '.join(bad[:_TOLD])} has values that are not finite")
     fresh = tuple(sorted(ours.keys() - names.keys()))
-    return Loaded(
-        _nested(params, "", values), _nested(stats, "", values), convention.name, tuple(dropped), fresh
-    )
+    return Loaded(_nested(params, "", values), _nested(stats, "", values), convention.name, tuple(dropped), fresh)
 
 
 def _matching(
