@@ -17,8 +17,8 @@ from must_jax.errors import UserError, told
 _TENSORS = ("model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors")  # looked for first
 _INDEX = "model.safetensors.index.json"
 _CONVERT = (
-    "is a pickle, which can run any code when it is loaded; convert it, in an environment with torch: python -c "
-    "\"import torch, safetensors.torch as s; s.save_file(torch.load('{path}', weights_only=True), 'model.safetensors')\""
+    'is a pickle, which can run any code when it is loaded; convert it, in an environment with torch: python -c "'
+    "import torch, safetensors.torch as s; s.save_file(torch.load('{path}', weights_only=True), 'model.safetensors')\""
 )
 
 

@@ -18,7 +18,7 @@ from must_jax.weights.names import Convention
 _CONVENTIONS: Mapping[type, Callable[..., tuple[Convention, ...]]] = {ResNetParts: resnet.conventions}
 _TOLD = 5  # names of a list
 
-Tree = dict[str, Any]
+Tree = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ def _matching(
 
 def flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
     """Nested dicts -> leaves by path, "stage1_1/conv1/kernel"."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
         found |= flat(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
     return found
 
 
-def _nested(tree: Tree, prefix: str, values: Mapping[str, np.ndarray]) -> Tree:
+def _nested(tree: Tree, prefix: str, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The tree with these values at their paths; others stay."""
     return {
         key: _nested(value, f"{prefix}{key}/", values)
