@@ -15,7 +15,16 @@ from must_jax.config import ModelConfig
 from must_jax.config.architectures import ARCHITECTURES
 from must_jax.models.fpn import FPN, LEVELS, STRIDES, fuse
 from must_jax.models.heads import DetectorHead, dense_head, detector_points
-from must_jax.models.layers import BatchNorm, DropPath, convolve, convolve_edge, drop_rates
+from must_jax.models.layers import (
+    BatchNorm,
+    DropPath,
+    LayerNorm,
+    PatchConv,
+    convolve,
+    convolve_edge,
+    drop_rates,
+    gelu,
+)
 from must_jax.models.resnet import ResNet, Stem, _halved, _max_pool
 
 
@@ -171,6 +180,38 @@ def test_batch_norm_normalises_and_tracks_with_momentum() -> None:
     np.testing.assert_allclose(updated["stats"]["mean"], 0.25 * mean, rtol=1e-4)
     np.testing.assert_allclose(updated["stats"]["var"], 0.75 + 0.25 * var, rtol=1e-4)
     np.testing.assert_allclose(norm.apply(variables, x, False), x / np.sqrt(1 + 1e-5), atol=1e-5)
+
+
+def test_layer_norm_has_statistics_in_float32() -> None:
+    x = 1000 + np.asarray(normal(0, 2, 3, 4, 64))
+    variables = {"params": {"scale": normal(1, 64), "bias": normal(2, 64)}}
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    expected = expected * variables["params"]["scale"][None, None, None] + variables["params"]["bias"][None, None, None]
+    np.testing.assert_allclose(LayerNorm().apply(variables, x), expected, atol=1e-3)
+    coarse = jnp.asarray(x - 1000, jnp.bfloat16)
+    found = LayerNorm().apply(variables, coarse)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, LayerNorm().apply(variables, coarse.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_is_exact(dtype: jnp.dtype) -> None:
+    x = jnp.linspace(-6, 6, 97).astype(dtype)
+    values = [float(value) for value in x]
+    expected = [0.5 * value * math.erfc(-value * math.sqrt(0.5)) for value in values]
+    assert gelu(x).dtype == dtype
+    np.testing.assert_allclose(gelu(x).astype(jnp.float32), expected, atol=1e-6, rtol=4 * jnp.finfo(dtype).eps)
+
+
+def test_a_convolution_of_patches_is_one_whose_stride_is_its_size() -> None:
+    x, module = normal(0, 2, 8, 12, 3), PatchConv(5, 4)
+    variables = {"params": {"kernel": normal(1, 4, 4, 3, 5), "bias": normal(2, 5)}}
+    expected = jax.lax.conv_general_dilated(
+        x, variables["params"]["kernel"], (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    expected += variables["params"]["bias"][None, None, None]
+    np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-4)
+    assert module.init(jax.random.key(0), x)["params"]["kernel"].shape == (4, 4, 3, 5)
 
 
 @pytest.mark.parametrize(("size", "sides"), [(64, (8, 4, 2, 1, 1)), (96, (12, 6, 3, 2, 1)), (224, (28, 14, 7, 4, 2))])
