@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB, 0..1
+# Mean and std of RGB, 0..1, by where they come from.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+UNCHANGED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,43 @@ class ResNetParts:
     squeeze: float = 0.0
 
 
-Parts = ResNetParts
+@dataclass(frozen=True)
+class ViTParts:
+    """Vision transformer (Dosovitskiy et al. 2021) and its relatives.
+
+    Attributes:
+      patch: side of a patch in pixels, of which a token is made.
+      grid: side of the square of tokens at which it was trained, in tokens; position embeddings are of this size.
+      channels: of a token.
+      hidden: channels between the two layers of an MLP.
+      activation: of the MLP. "gelu_tanh" and "quick_gelu" approximate it; "swiglu" is silu(a) * b (Shazeer 2020).
+      class_token: whether there is one before the patches.
+      registers: further tokens between these (Darcet et al. 2024).
+      position: of what learnt embeddings are added: "all" = class token and patches, "patches"; or "rotary": queries
+        and keys of patches are rotated (Siméoni et al. 2025, DINOv3).
+      qkv_bias: what has a bias: "all", "query_value", or "none".
+      pre_norm: a norm before the first block, and patches without a bias (Radford et al. 2021, CLIP).
+      layer_scale: what the factors on residual branches start with (Touvron et al. 2021, CaiT); 0 = there are none.
+      epsilon: of the norms.
+    """
+
+    patch: int
+    grid: int
+    channels: int
+    depth: int
+    heads: int
+    hidden: int
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
+    class_token: bool = True
+    registers: int = 0
+    position: Literal["all", "patches", "rotary"] = "all"
+    qkv_bias: Literal["all", "query_value", "none"] = "all"
+    pre_norm: bool = False
+    layer_scale: float = 0.0
+    epsilon: float = 1e-6
+
+
+Parts = ResNetParts | ViTParts
 
 
 @dataclass(frozen=True)
@@ -45,7 +85,7 @@ class Architecture:
     """
 
     name: str
-    family: Literal["ResNet"]
+    family: Literal["ResNet", "ViT", "DeiT III", "CLIP", "SigLIP", "DINOv2", "TIPS", "DINOv3"]
     parts: Parts
     image_size: int = 224
     mean: tuple[float, float, float] = IMAGENET[0]
@@ -79,6 +119,125 @@ def _resnets() -> dict[str, ResNetParts]:
     return found
 
 
+_VITS = {  # channels, depth, heads, hidden
+    "tiny": (192, 12, 3, 768),
+    "small": (384, 12, 6, 1536),
+    "medium": (512, 12, 8, 2048),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+    "so400m": (1152, 27, 16, 4304),
+    "huge": (1280, 32, 16, 5120),
+    "giant": (1408, 40, 16, 6144),
+    "giantopt": (1536, 40, 16, 6144),
+    "gigantic": (1664, 48, 16, 8192),
+}
+
+
+_Sizes = Mapping[str, Mapping[int, tuple[int, ...]]]  # by size and patch: pixels of images
+
+
+def _vits() -> Iterator[Architecture]:
+    """A network at several sizes is several architectures: their position embeddings differ in shape."""
+
+    def vit(name: str, family: Any, size: str, patch: int, px: int, seen: Any = INCEPTION, **more: Any) -> Architecture:
+        parts = ViTParts(patch, px // patch, *_VITS[size], **more)
+        return Architecture(name, family, parts, px, *seen)
+
+    plain: _Sizes = {
+        "tiny": {16: (224, 384)},
+        "small": {32: (224, 384), 16: (224, 384), 8: (224,)},
+        "base": {32: (224, 384), 16: (224, 384), 8: (224,)},
+        "large": {32: (224, 384), 16: (224, 384), 14: (224,)},
+        "huge": {14: (224,)},
+    }
+    for size, patch, px in _each(plain):
+        name = f"vit_{size}_patch{patch}_{px}"
+        yield vit(name, "ViT", size, patch, px, IMAGENET if name == "vit_small_patch8_224" else INCEPTION)
+    for size, patch, px in _each({"tiny": {16: (224,)}, "small": {16: (224,)}, "base": {16: (224, 384)}}):
+        yield vit(f"deit_{size}_patch{patch}_{px}", "ViT", size, patch, px, IMAGENET)
+
+    deit3: _Sizes = {
+        "small": {16: (224, 384)},
+        "medium": {16: (224,)},
+        "base": {16: (224, 384)},
+        "large": {16: (224, 384)},
+    }
+    for size, patch, px in _each({**deit3, "huge": {14: (224,)}}):
+        more = {"position": "patches", "layer_scale": 1e-6}
+        yield vit(f"deit3_{size}_patch{patch}_{px}", "DeiT III", size, patch, px, IMAGENET, **more)
+
+    clip: Mapping[str, _Sizes] = {
+        "": {
+            "base": {32: (224, 256, 384, 448), 16: (224, 384)},
+            "large": {14: (224, 336)},
+            "huge": {14: (224, 336, 378)},
+            "giant": {14: (224,)},
+            "gigantic": {14: (224, 378)},
+        },
+        "quickgelu_": {
+            "base": {32: (224,), 16: (224,)},
+            "large": {14: (224, 336)},
+            "huge": {14: (224, 378)},
+            "gigantic": {14: (224,)},
+        },
+    }
+    for kind, sizes in clip.items():
+        for size, patch, px in _each(sizes):
+            seen = INCEPTION if (kind, size) == ("", "large") else CLIP  # as LAION trained it
+            more = {"activation": "quick_gelu" if kind else "gelu", "pre_norm": True, "epsilon": 1e-5}
+            yield vit(f"vit_{size}_patch{patch}_clip_{kind}{px}", "CLIP", size, patch, px, seen, **more)
+
+    siglip: _Sizes = {
+        "base": {32: (256,), 16: (224, 256, 384, 512)},
+        "large": {16: (256, 384, 512)},
+        "so400m": {14: (224, 378, 384), 16: (256, 384, 512)},
+        "giantopt": {16: (256, 384)},
+    }
+    for size, patch, px in _each(siglip):
+        # Those that came with SigLIP 2 have the approximation with which all were trained.
+        second = (size, patch) in (("base", 32), ("so400m", 16), ("giantopt", 16)) or (size, px) == ("large", 512)
+        more = {"activation": "gelu_tanh" if second else "gelu", "class_token": False, "position": "patches"}
+        yield vit(f"vit_{size}_patch{patch}_siglip_{px}", "SigLIP", size, patch, px, **more)
+
+    giant = {"channels": 1536, "heads": 24, "hidden": 4096, "activation": "swiglu"}
+    registers = {"position": "patches", "registers": 4}
+    for size in ("small", "base", "large", "giant"):
+        for kind, more in (("", {}), ("reg4_", registers)):
+            found = vit(f"vit_{size}_patch14_{kind}dinov2", "DINOv2", size, 14, 518, IMAGENET, layer_scale=1e-5, **more)
+            yield _with(found, **giant) if size == "giant" else found
+    for size in ("base", "large", "so400m", "giant"):
+        more = {"position": "patches", "registers": 1, "layer_scale": 1.0}
+        found = vit(f"vit_{size}_patch14_reg1_tipsv2", "TIPS", size, 14, 448, UNCHANGED, **more)
+        yield _with(found, **giant) if size == "giant" else found
+
+    dinov3: dict[str, tuple[str, dict[str, Any]]] = {
+        "tiny": ("tiny", {}),
+        "small": ("small", {}),
+        "small_plus": ("small", {"activation": "swiglu"}),
+        "base": ("base", {}),
+        "large": ("large", {}),
+        "huge_plus": ("huge", {"activation": "swiglu", "heads": 20}),
+        "7b": ("giant", {"activation": "swiglu", "channels": 4096, "heads": 32, "hidden": 8192}),
+    }
+    for name, (size, changes) in dinov3.items():
+        for kind, bias in (("", "none"), ("_qkvb", "query_value")):
+            if (name, kind) in (("tiny", ""), ("7b", "_qkvb")):
+                continue  # timm has none
+            more = {"position": "rotary", "registers": 4, "layer_scale": 1e-5, "qkv_bias": bias, "epsilon": 1e-5}
+            found = vit(f"vit_{name}_patch16_dinov3{kind}", "DINOv3", size, 16, 256, IMAGENET, **more)
+            yield _with(found, **changes)
+
+
+def _each(sizes: _Sizes) -> Iterator[tuple[str, int, int]]:
+    """Size, patch, and image size."""
+    return ((size, patch, px) for size, patches in sizes.items() for patch, all_px in patches.items() for px in all_px)
+
+
+def _with(architecture: Architecture, **parts: Any) -> Architecture:
+    return replace(architecture, parts=replace(architecture.parts, **parts))
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
-    name: Architecture(name, "ResNet", parts) for name, parts in _resnets().items()
+    **{name: Architecture(name, "ResNet", parts) for name, parts in _resnets().items()},
+    **{found.name: found for found in _vits()},
 }

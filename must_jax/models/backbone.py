@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 
@@ -27,8 +25,10 @@ class Backbone(nn.Module, kw_only=True):
     remat: tuple[str, ...] = ()
     identity_blocks: bool = True
 
-    input_share: ClassVar[float] = 1.0
-    """Of the input's sides, to which images are resized before it sees them, so that strides are as above."""
+    @property
+    def input_share(self) -> float:
+        """Of the input's sides, to which images are resized before it sees them, so that strides are as above."""
+        return 1.0
 
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
         raise NotImplementedError

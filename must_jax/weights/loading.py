@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.config.architectures import Architecture, ResNetParts
+from must_jax.config.architectures import Architecture, ResNetParts, ViTParts
 from must_jax.errors import UserError
-from must_jax.weights import resnet
+from must_jax.weights import resnet, vit
 from must_jax.weights.files import Found
 from must_jax.weights.names import Convention
 
-_CONVENTIONS: Mapping[type, Callable[..., tuple[Convention, ...]]] = {ResNetParts: resnet.conventions}
+_CONVENTIONS: Mapping[type, Callable[..., tuple[Convention, ...]]] = {
+    ResNetParts: resnet.conventions,
+    ViTParts: vit.conventions,
+}
 _TOLD = 5  # names of a list
 
 Tree = Mapping[str, Any]
@@ -76,7 +79,7 @@ def load(found: Found, architecture: Architecture, params: Tree, stats: Tree) ->
         try:
             value = np.asarray(form.read([tensors[name] for name in theirs], ours[path].shape), np.float32)
         except ValueError:
-            value = np.zeros(0)
+            value = np.zeros(0, np.float32)
         if value.shape != ours[path].shape:
             there = " + ".join(str(list(tensors[name].shape)) for name in theirs)
             misshaped.append(f"{theirs[0]} {there} for {path} {list(ours[path].shape)}")

@@ -17,11 +17,11 @@ class Form(NamedTuple):
 
     Attributes:
       read: tensors, and the shape here -> the parameter. It may raise ValueError.
-      write: a parameter -> tensors.
+      write: a parameter -> tensors; None for one of which another parameter is made as well, which writes it.
     """
 
     read: Callable[[Sequence[np.ndarray], tuple[int, ...]], np.ndarray]
-    write: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    write: Callable[[np.ndarray], tuple[np.ndarray | None, ...]]
 
 
 SAME = Form(lambda given, shape: given[0], lambda ours: (ours,))
@@ -76,4 +76,5 @@ class Convention:
             name: np.ascontiguousarray(tensor)
             for path, (theirs, form) in names.items()
             for name, tensor in zip(theirs, form.write(ours[path]), strict=True)
+            if tensor is not None
         }
