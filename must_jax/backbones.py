@@ -25,7 +25,8 @@ def main() -> None:
     for name in fnmatch.filter(ARCHITECTURES, pattern):
         architecture = ARCHITECTURES[name]
         module = build_model(ModelConfig(backbone=name), {}).backbone
-        image = jax.ShapeDtypeStruct((1, architecture.image_size, architecture.image_size, 3), jnp.float32)
+        side = round(32 * module.input_share)  # any will do: the parameters do not depend on it
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         variables = jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x, False), image)
         count = f"{count_parameters(variables['params']) / 1e6:,.1f} M"
         print(_LINE.format(name, count, f"{architecture.image_size} px", architecture.family), flush=True)
