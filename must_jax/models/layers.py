@@ -209,14 +209,15 @@ def gelu(x: jax.Array) -> jax.Array:
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training, a share `rate` of the images skips a residual branch.
 
-    The others are divided by 1 - rate, so that the mean stays. It draws from the stream "drop_path".
+    The others are divided by 1 - rate, so that the mean stays. It draws from the stream "drop_path"; without it, none
+    skips.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if not train or self.rate == 0 or self.is_initializing():
+        if not train or self.rate == 0 or not self.has_rng("drop_path") or self.is_initializing():
             return x
         kept_share = 1 - self.rate
         shape = (x.shape[0], *[1] * (x.ndim - 1))

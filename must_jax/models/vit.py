@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.config.architectures import ViTParts
+from must_jax.models.attention import attention
 from must_jax.models.backbone import Backbone
 from must_jax.models.layers import KEPT, DropPath, LayerNorm, PatchConv, drop_rates, gelu, normal
 from must_jax.models.positions import resized, rotated, rotations
@@ -118,8 +119,7 @@ class Attention(nn.Module):
         query, key, value = jnp.unstack(x.reshape(batch, tokens, 3, parts.heads, -1), axis=2)
         if rotary:
             query, key = rotated(query, *rotary), rotated(key, *rotary)
-        with jax.numpy_dtype_promotion("standard"):  # it computes the softmax in float32
-            x = jax.nn.dot_product_attention(query, key, value).reshape(batch, tokens, channels)
+        x = attention(query, key, value).reshape(batch, tokens, channels)
         return _Linear(channels, dtype=x.dtype, name="out")(x)
 
 

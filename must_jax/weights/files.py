@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from must_jax.config.teachers import PICKLES
@@ -96,7 +97,7 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as opened:
-                return {name: opened[name] for name in opened.files}
+                return _unstacked({name: opened[name] for name in opened.files})
         import safetensors.numpy
 
         return safetensors.numpy.load_file(file)
@@ -104,6 +105,19 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{file} cannot be read as weights: {told(error)}") from None
     except Exception as error:  # safetensors' own, and those of broken zip files
         raise UserError(f"{file} is damaged, or no file of weights: {told(error)}") from None
+
+
+def _unstacked(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With a name for each block, where big_vision's scan over blocks stacked them; without its bfloat16."""
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.dtype("V2"):  # how npz keeps it
+            tensor = tensor.view(jnp.bfloat16).astype(np.float32)
+        if "/encoderblock/" in name and tensor.ndim:
+            found |= {name.replace("/encoderblock/", f"/encoderblock_{i}/"): block for i, block in enumerate(tensor)}
+        else:
+            found[name] = tensor
+    return found
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The names of a vision transformer's parameters in timm, transformers, open_clip, and Google's npz files."""
+"""The names of a vision transformer's parameters in timm, transformers, open_clip, DINOv2, and Google's npz files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,7 +68,10 @@ def conventions(parts: ViTParts) -> tuple[Convention, ...]:
     elif not parts.class_token:
         found += [_clip(), _npz("big_vision", parts)]
     elif parts.layer_scale:
-        found += [_dinov2(parts)] if parts.registers or parts.position == "all" else []
+        if parts.registers or parts.position == "all":
+            found.append(_dinov2(parts))
+        if parts.registers or parts.activation == "swiglu":  # otherwise they are timm's
+            found.append(_dinov2_itself(parts))
     else:
         found += [_vit(), _npz("AugReg", parts)]
     return tuple(found)
@@ -141,20 +145,12 @@ def _dinov2(parts: ViTParts) -> Convention:
     def layer(b: int) -> str:
         return f"encoder.layer.{b - 1}"
 
-    token, position = "embeddings.cls_token", "embeddings.position_embeddings"
-    if parts.position == "all":
-        places = (Rule("class_token", lambda: token, _BATCHED), Rule("position", lambda: position, _BATCHED))
-    else:
-        places = (
-            Rule("class_token", lambda: (token, position), _PLACED),
-            Rule("position", lambda: position, _UNPLACED),
-        )
     inner, outer = ("weights_in", "weights_out") if parts.activation == "swiglu" else ("fc1", "fc2")
     return Convention(
         "transformers",
         rules=(
             *_layer("patch", lambda: "embeddings.patch_embeddings.projection", CONV),
-            *places,
+            *_placed(parts, "embeddings.cls_token", "embeddings.position_embeddings"),
             Rule("registers", lambda: "embeddings.register_tokens", _BATCHED),
             *_norm("norm", lambda: "layernorm"),
             *_norm(rf"{_BLOCK}/norm(\d)", lambda b, n: f"{layer(b)}.norm{n}"),
@@ -167,6 +163,32 @@ def _dinov2(parts: ViTParts) -> Convention:
         prefixes=("dinov2.", "dinov2_with_registers.", "backbone."),
         heads=r"(classifier|head|neck)\..*|embeddings\.mask_token",
     )
+
+
+def _placed(parts: ViTParts, token: str, position: str) -> tuple[Rule, ...]:
+    """Of a library in which class tokens always have a position."""
+    if parts.position == "all":
+        return (Rule("class_token", lambda: token, _BATCHED), Rule("position", lambda: position, _BATCHED))
+    return (
+        Rule("class_token", lambda: (token, position), _PLACED),
+        Rule("position", lambda: position, _UNPLACED),
+    )
+
+
+def _dinov2_itself(parts: ViTParts) -> Convention:
+    """What DINOv2 and TIPS were published with; TIPS as npz, with PyTorch's names."""
+    timm = _timm(parts)
+    swiglu = (
+        *_layer(f"{_BLOCK}/mlp/fc1", lambda b: f"blocks.{b - 1}.mlp.w12"),
+        *_layer(f"{_BLOCK}/mlp/fc2", lambda b: f"blocks.{b - 1}.mlp.w3"),
+    )
+    rules = (
+        *_placed(parts, "cls_token", "pos_embed"),
+        Rule("registers", lambda: "register_tokens", _BATCHED),
+        *(swiglu if parts.activation == "swiglu" else ()),
+        *timm.rules,  # of what is not named above
+    )
+    return replace(timm, name="DINOv2", rules=rules, prefixes=("module.", "backbone.", "vision_encoder."))
 
 
 def _dinov3(parts: ViTParts) -> Convention:

@@ -207,10 +207,14 @@ def timm_reads(architecture: Architecture, params: Tree, path: Path, read: Calla
 
 
 @pytest.mark.parametrize(
-    ("name", "convention", "prefix"),
-    [("vit_base_patch32_224", "AugReg", ""), ("vit_base_patch32_siglip_256", "big_vision", "params/img/")],
+    ("name", "convention", "prefix", "stacked"),
+    [
+        ("vit_base_patch32_224", "AugReg", "", False),
+        ("vit_base_patch32_siglip_256", "big_vision", "params/img/", False),
+        ("vit_base_patch32_siglip_256", "big_vision", "params/img/", True),  # all blocks in one array
+    ],
 )
-def test_npz_files_of_google(name: str, convention: str, prefix: str, tmp_path: Path) -> None:
+def test_npz_files_of_google(name: str, convention: str, prefix: str, stacked: bool, tmp_path: Path) -> None:
     theirs, architecture = small(name)
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     params = loaded(tmp_path / "model.safetensors", architecture).params
@@ -229,23 +233,45 @@ def test_npz_files_of_google(name: str, convention: str, prefix: str, tmp_path: 
             "MAPHead_0/MlpBlock_0/Dense_1/kernel": np.zeros((192, 48), np.float32),
             "MAPHead_0/MlpBlock_0/Dense_1/bias": np.zeros(48, np.float32),
         }
+    if stacked:
+        blocks = {key.replace("encoderblock_0", "encoderblock") for key in tensors if "encoderblock_0" in key}
+        for key in blocks:
+            each = [tensors.pop(key.replace("encoderblock", f"encoderblock_{b}")) for b in range(2)]
+            tensors[key] = np.stack(each)
     path = tmp_path / "weights.npz"
     np.savez(path, **{f"{prefix}{key}": value for key, value in tensors.items()})
     timm_reads(architecture, params, path, lambda model: model.load_pretrained(str(path)))
 
 
-def test_open_clip(tmp_path: Path) -> None:
-    theirs, architecture = small("vit_base_patch16_clip_224")
+@pytest.mark.parametrize(
+    ("name", "convention", "prefix", "others"),
+    [
+        (
+            "vit_base_patch16_clip_224",
+            "open_clip",
+            "visual.",
+            {"transformer.resblocks.0.ln_1.weight": (8,), "visual.proj": (48, 7)},
+        ),
+        ("vit_giant_patch14_dinov2", "DINOv2", "", {"mask_token": (1, 48)}),
+        ("vit_giant_patch14_reg4_dinov2", "DINOv2", "", {"mask_token": (1, 48)}),
+        ("vit_base_patch14_reg1_tipsv2", "DINOv2", "vision_encoder.", {"vision_encoder.mask_token": (1, 48)}),
+    ],
+)
+def test_what_authors_published(
+    name: str, convention: str, prefix: str, others: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    theirs, architecture = small(name)
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     params = loaded(tmp_path / "model.safetensors", architecture).params
-    (names,) = (each for each in conventions_of(architecture) if each.name == "open_clip")
-    tensors = {f"visual.{key}": torch.tensor(value) for key, value in names.written(flat(params)).items()}
-    text = {"transformer.resblocks.0.ln_1.weight": torch.zeros(8), "visual.proj": torch.zeros(48, 7)}
-    path = tmp_path / "open_clip_model.safetensors"
-    safetensors.torch.save_file(tensors | text, path)
+    (names,) = (each for each in conventions_of(architecture) if each.name == convention)
+    tensors = {f"{prefix}{key}": torch.tensor(value) for key, value in names.written(flat(params)).items()}
+    tensors |= {key: torch.zeros(shape) for key, shape in others.items()}
+    path = tmp_path / "published.safetensors"
+    safetensors.torch.save_file(tensors, path)
 
     def read(model: Any) -> None:
-        converted = timm.models.vision_transformer.checkpoint_filter_fn(tensors, model)
+        converted = timm.models.vision_transformer.checkpoint_filter_fn(dict(tensors), model)
+        converted = {key: value for key, value in converted.items() if not key.startswith("head.")}
         model.load_state_dict(converted, strict=True)
 
     timm_reads(architecture, params, path, read)

@@ -16,6 +16,7 @@ from PIL import Image
 from must_jax.config import ModelConfig
 from must_jax.config.architectures import ARCHITECTURES, Architecture, ViTParts
 from must_jax.models.api import build_model
+from must_jax.models.attention import attention
 from must_jax.models.positions import bicubic_matrix, resized, rotated, rotations
 from must_jax.models.simple_pyramid import Doubling, SimplePyramid
 from must_jax.models.vit import ViT
@@ -171,6 +172,37 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient() -> None:
     some, again = (jax.jit(jax.grad(partial(loss, remat=remat)))(params) for remat in ((), ("stage1", "stage3")))
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(some))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5 * largest), some, again)
+
+
+def test_attention_has_the_gradient_of_what_it_computes() -> None:
+    inputs = np.random.default_rng(0).normal(size=(3, 2, 5, 3, 8)).astype(np.float32)
+
+    def expected(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(jnp.einsum("bqhc,bkhc->bhqk", query, key) / math.sqrt(8))
+        return jnp.einsum("bhqk,bkhc->bqhc", weights, value)
+
+    def both(function: Any) -> Any:
+        return jax.jit(lambda *inputs: jax.vjp(function, *inputs)[1](jnp.sin(inputs[0])))(*inputs)
+
+    np.testing.assert_allclose(attention(*inputs), expected(*inputs), rtol=1e-4, atol=1e-5)
+    for found, value in zip(both(attention), both(expected), strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [TINY, ROTARY], ids=["learnt", "rotary"])
+def test_gradients_in_bfloat16_are_near_those_in_float32(parts: ViTParts) -> None:
+    network = ViT(parts=replace(parts, depth=2), remat=("stage1",))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 48, 32, 3)).astype(np.float32))
+    params = variables(network, 32, 32)
+
+    def loss(params: Any, dtype: jnp.dtype) -> jax.Array:
+        features = network.apply(params, images.astype(dtype), True)
+        return sum(jnp.square(x.astype(jnp.float32) - 1).mean() for x in features.values())
+
+    exact, rough = (jax.jit(jax.grad(partial(loss, dtype=dtype)))(params) for dtype in (jnp.float32, jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(rough)} == {jnp.dtype(jnp.float32)}
+    for some, other in zip(jax.tree.leaves(exact), jax.tree.leaves(rough), strict=True):
+        assert jnp.linalg.norm(some - other) < 0.1 * jnp.linalg.norm(some) + 1e-4
 
 
 def test_stochastic_depth_is_drawn_in_training_alone() -> None:
