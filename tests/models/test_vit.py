@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from must_jax.models.attention import attention
 from must_jax.models.positions import bicubic_matrix, resized, rotated, rotations
 from must_jax.models.simple_pyramid import Doubling, SimplePyramid
 from must_jax.models.vit import ViT
-from must_jax.weights import loading
+from must_jax.weights import files, loading
 from must_jax.weights.files import Found
 from must_jax.weights.loading import flat
 
@@ -250,3 +251,13 @@ def test_conventions_write_what_they_read(name: str) -> None:
             assert flat(again.params).keys() == expected.keys()
             for path, values in flat(again.params).items():
                 np.testing.assert_array_equal(values, expected[path], err_msg=path)
+
+
+def test_blocks_that_a_file_stacks_and_rounds_to_bfloat16(tmp_path: Path) -> None:
+    scales = np.random.default_rng(0).normal(size=(3, 8)).astype(jnp.bfloat16)
+    np.savez(tmp_path / "weights.npz", **{"Transformer/encoderblock/LayerNorm_0/scale": scales, "step": np.int32(7)})
+    tensors = files.read(str(tmp_path)).tensors
+    assert tensors.keys() == {"step", *(f"Transformer/encoderblock_{i}/LayerNorm_0/scale" for i in range(3))}
+    for i in range(3):
+        found = tensors[f"Transformer/encoderblock_{i}/LayerNorm_0/scale"]
+        np.testing.assert_array_equal(found, scales[i].astype(np.float32), strict=True)
