@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from must_jax.config.architectures import ARCHITECTURES, ResNetParts
-from must_jax.config.base import HERE, Channels, Config, Count, Decay, Names, Number, Rate, Scale, ShareOrByClass, Width
+from must_jax.config.base import (
+    HERE,
+    Channels,
+    Config,
+    Count,
+    Decay,
+    Listed,
+    Names,
+    Number,
+    Rate,
+    Scale,
+    Share,
+    ShareOrByClass,
+    Width,
+)
 from must_jax.errors import nearest
 
 Padding = Literal["zeros", "edge"]
 REMAT = ("stage1", "stage2", "stage3", "stage4", "fpn", "heads")  # parts of a network that `remat` may name
+_OF_TRAINING = ("weights", "drop_path")  # keys of a network that a trained one does not depend on
 
 
 class ModelConfig(Config):
@@ -20,6 +36,14 @@ class ModelConfig(Config):
 
     backbone: str = "resnet50"
     """A name of `python -m must_jax.backbones`, as timm calls it."""
+    weights: Annotated[str, Field(exclude_if=lambda path: not path)] = ""
+    """Weights of others that the backbone starts with: a safetensors or npz file, or the folder of a model of timm or
+    transformers (docs/models.md); none = random, or those of `init`."""
+    mean: Annotated[tuple[Share, ...], Field(exclude_if=lambda values: not values), Listed] = ()
+    """Subtracted from red, green and blue, which are from 0 to 1; none = as the weights or `init` have it, or as the
+    backbone was published."""
+    std: Annotated[tuple[Share, ...], Field(exclude_if=lambda values: not values), Listed] = ()
+    """Red, green and blue are divided by it; none = as for `mean`."""
     width: Width = 1.0
     """Factor on all channels of a ResNet."""
     drop_path: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda rate: rate == 0), Number] = 0.0
@@ -46,9 +70,28 @@ class ModelConfig(Config):
                 f"there is no backbone '{self.backbone}'; {nearest(self.backbone, ARCHITECTURES)}; "
                 "python -m must_jax.backbones lists them"
             )
+        for key in ("mean", "std"):
+            if len(values := getattr(self, key)) not in (0, 3):
+                raise ValueError(f"{key} has {len(values)} values, but an image has three channels; give three")
+        if 0 in self.std:
+            raise ValueError(f"std {self.std} must be above 0, it is what channels are divided by")
         if self.width != 1 and not isinstance(ARCHITECTURES[self.backbone].parts, ResNetParts):
             raise ValueError(f"width is for ResNets, whose channels it multiplies; set {HERE}.width=1, or a ResNet")
         return self
+
+    def differing(self, other: ModelConfig, keys: Iterable[str] = ()) -> dict[str, Any]:
+        """Of these keys, by default all that make the network, those that `other` has otherwise, with its values.
+
+        `mean` and `std` that are not set here are as there.
+        """
+        keys = [*keys] or [key for key in type(self).model_fields if key not in _OF_TRAINING]
+        theirs = {key: getattr(other, key) for key in keys}
+        unset = {key for key in ("mean", "std") if not getattr(self, key)}
+        return {key: value for key, value in theirs.items() if value != getattr(self, key) and key not in unset}
+
+    def normalised_as(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Self:
+        """With these `mean` and `std`, where none are set."""
+        return self.model_copy(update={"mean": self.mean or mean, "std": self.std or std})
 
 
 class OptimizerConfig(Config):

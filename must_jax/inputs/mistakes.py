@@ -18,6 +18,7 @@ from must_jax.inputs import memory
 from must_jax.inputs.named import StageConfig, mesh_of, named, names_of
 from must_jax.inputs.sources import TRUTH
 from must_jax.tasks import TASKS, check_options
+from must_jax.weights import files
 
 
 def check_config(config: StageConfig, made: Collection[Path] = ()) -> None:
@@ -64,6 +65,8 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
         look(_check_images, source.images, config.data_dir, sets)
     if isinstance(config, TrainConfig):
         look(_check_chosen, config, made)
+        if config.model.weights:
+            look(files.check, config.model.weights)
     return found
 
 

@@ -165,7 +165,8 @@ def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Coll
     backbone = _NETWORKS[type(architecture.parts)](
         parts=architecture.parts, momentum=momentum, drop_path=config.drop_path, remat=tuple(remat), **wide
     )
-    mean, std = (tuple(round(255 * x, 6) for x in each) for each in (architecture.mean, architecture.std))
+    published = (config.mean or architecture.mean, config.std or architecture.std)
+    mean, std = (tuple(round(255 * x, 6) for x in each) for each in published)
     return Model(
         backbone=backbone,
         fpn=FPN(config.pyramid_channels, momentum),

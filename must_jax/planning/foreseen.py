@@ -246,7 +246,7 @@ class Foreseen:
     def _of_evaluation(self, config: EvaluateConfig) -> Iterator[str]:
         for name, folder in config.inits.items():
             if folder:
-                yield from self._of_another(f"inits.{name}", folder, config.model, tuple(ModelConfig.model_fields))
+                yield from self._of_another(f"inits.{name}", folder, config.model, ())
         for name, each in config.downstream.items():
             splits = {"train": each.train, "validation": each.validation, "test": each.test}
             for split, source in splits.items():
@@ -271,8 +271,7 @@ class Foreseen:
         theirs = self._run(folder).model
         differ = [
             f"{field} is {getattr(model, field)} here and {getattr(theirs, field)} there"
-            for field in fields
-            if getattr(theirs, field) != getattr(model, field)
+            for field in model.differing(theirs, fields)
         ]
         if differ:
             yield f"config.model is not that of config.{key} ({folder}): {', '.join(differ)}; make them the same"

@@ -22,13 +22,31 @@ def load_start(name: str, folder: str, model: ModelConfig) -> Trained | None:
     if not folder:
         return None
     start = trained.load(folder)
-    for field, value in model.model_dump().items():
-        if (theirs := getattr(start.config, field)) != value:
-            raise UserError(
-                f"config.model.{field} is {value}, but config.inits.{name} ({folder}) was trained with {theirs}; "
-                "compare starting points of the same architecture"
-            )
+    for field, theirs in model.differing(start.config).items():
+        raise UserError(
+            f"config.model.{field} is {getattr(model, field)}, but config.inits.{name} ({folder}) was trained with "
+            f"{theirs}; compare starting points of the same architecture"
+        )
     return start
+
+
+def network_of(model: ModelConfig, starts: Mapping[str, Trained | None]) -> ModelConfig:
+    """The network of an evaluation, with the `mean` and `std` of its starting points.
+
+    Raises:
+      UserError: they differ in these.
+    """
+    first = ""
+    for name, start in starts.items():
+        if start is None:
+            continue
+        if first and (differ := model.differing(start.config, ("mean", "std"))):
+            raise UserError(
+                f"images are normalised otherwise by config.inits.{name} than by {first} ({', '.join(differ)}); "
+                "compare them in two evaluations"
+            )
+        first, model = first or name, model.normalised_as(start.config.mean, start.config.std)
+    return model
 
 
 def open_downstream(name: str, config: DownstreamConfig, evaluation: EvaluateConfig) -> Downstream:

@@ -22,7 +22,7 @@ from must_jax.runs import results
 from must_jax.runs.entries import Entry
 from must_jax.runs.workdir import REPORT, RESULT_FILE, check, claim
 from must_jax.scoring.cells import measure
-from must_jax.scoring.opening import load_start, open_downstream
+from must_jax.scoring.opening import load_start, network_of, open_downstream
 from must_jax.trained import Trained
 
 
@@ -51,6 +51,7 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
 
 def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
     starts = {name: load_start(name, folder, config.model) for name, folder in config.inits.items()}
+    asked, config = config, config.model_copy(update={"model": network_of(config.model, starts)})
     downstream = [open_downstream(name, values, config) for name, values in config.downstream.items()]
     if any(transfer.mode == "frozen" for transfer in config.transfers):
         trunk = build_model(config.model, {})
@@ -64,7 +65,7 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
                 workdir,
             )
     if distributed.is_first():
-        claim(workdir, config)
+        claim(workdir, asked)
     distributed.wait("claimed")
 
     if (readers := feeding.readers(config.input)) != feeding.THREADS:

@@ -239,7 +239,7 @@ def _describe(
         return
     trained.describe(
         workdir,
-        config,
+        config.model_copy(update={"model": training.network}),
         training.tasks,
         validations.kept_metrics,
         variables=variables if kept == done else restore_variables(workdir / trained.CHECKPOINTS, kept),
@@ -265,7 +265,7 @@ def _describe(
 def _licences(config: TrainConfig, training: Training) -> dict[str, str]:
     """Of all that the model has been trained on, by this run and the one that it started from."""
     before = description.read(config.init).training.licences if config.init else {}
-    return {**before, **licences_of(training.sources)}
+    return {**before, **training.licences, **licences_of(training.sources)}
 
 
 def _measure_again(

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import TrainConfig
+from must_jax.config import ModelConfig, TrainConfig
 from must_jax.data.batching import Batch, Source, batch_like, examples_of, train_batches
 from must_jax.engine.mesh import state_shardings
 from must_jax.engine.optimizers import Optimizer, build_optimizer, schedule
@@ -28,6 +28,7 @@ from must_jax.progress import say
 from must_jax.tasks.base import Task
 from must_jax.training import starting, validation
 from must_jax.training.validation import HeldOut, check_measured
+from must_jax.weights import files
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Training:
       held_out: the sources of the validation.
       labelled: task -> images with something to learn.
       untrained: tasks whose head will learn nothing.
+      network: `config.model`, with the normalisation of what it starts from.
       variables: their values at the first step.
+      licences: of weights that they come from.
     """
 
     config: TrainConfig
@@ -52,7 +55,9 @@ class Training:
     model: Model
     optimizer: Optimizer
     step: TrainStep
+    network: ModelConfig
     variables: Variables
+    licences: dict[str, str]
 
     def state(self) -> State:
         """Before the first update, on the devices."""
@@ -85,6 +90,8 @@ class Training:
     def fingerprint(self) -> dict[str, Any]:
         """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
         data = fingerprint_of(self.sources)
+        if self.config.model.weights:
+            data["model.weights"] = files.digest(self.config.model.weights)
         if self.config.best:
             data |= fingerprint_of([held.source for held in self.held_out], "validation")
             data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(self.held_out)}
@@ -130,9 +137,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
       UserError: anything in config or data that cannot work.
     """
     check_config(config)
-    start_from = trained.load(config.init) if config.init else None
-    if start_from:
-        starting.check(config, start_from)  # before data is rendered or read
+    network, start_from, weights_of_others = starting.opened(config)  # before data is rendered or read
     sources, options = open_training(config)
     held_out = validation.opened(config, options)
     checked = [held.source for held in held_out]
@@ -143,7 +148,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     gate.check(sources, tasks, config.accept_failed)
     weights = loss_weights(tasks, sources, config.batch_size, config.optimizer)
     check_measured(config, validation.names_of(held_out, tasks))
-    model, optimizer, update = build(config, tasks, weights, mesh)
+    model, optimizer, update = build(config.model_copy(update={"model": network}), tasks, weights, mesh)
     memory.check_model(model, config.image_size)
     step: TrainStep = update
     if compiler:
@@ -158,6 +163,8 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
                     f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
                 )
     variables = model.init(jax.random.key(config.seed), config.image_size)
+    if weights_of_others:
+        variables = starting.with_weights(config, weights_of_others, variables)
     learnt_before: set[str] = set()  # tasks whose heads come from another run
     if start_from:
         variables, learnt_before = starting.taken(config, start_from, tasks, variables)
@@ -178,5 +185,9 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
         model=model,
         optimizer=optimizer,
         step=step,
+        network=network,
         variables=variables,
+        licences={weights_of_others.path.name: weights_of_others.licence}
+        if weights_of_others and weights_of_others.licence
+        else {},
     )

@@ -1,19 +1,23 @@
-"""What a training run takes from the finished run that it starts from (`config.init`)."""
+"""What a training run starts from: a finished run (`config.init`), weights of others (`config.model.weights`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from must_jax.config import TrainConfig
+from must_jax import trained
+from must_jax.config import ModelConfig, TrainConfig
+from must_jax.config.architectures import ARCHITECTURES
 from must_jax.errors import UserError
 from must_jax.models.api import TRUNK, Variables, same_head, transfer
 from must_jax.progress import say
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
+from must_jax.weights import files, loading
+from must_jax.weights.files import Found
 
 _NEEDED = {  # part of a network -> what must be the same in both models for it to be taken; heads may differ
-    "backbone": ("backbone", "width"),
+    "backbone": ("backbone", "width", "mean", "std"),
     "fpn": ("width", "pyramid_channels"),
 }
 
@@ -23,11 +27,53 @@ def needed(config: TrainConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for part in config.init_parts for key in _NEEDED.get(part, ())))
 
 
+def opened(config: TrainConfig) -> tuple[ModelConfig, Trained | None, Found | None]:
+    """The network, with the normalisation of what it starts from; that run; and those weights.
+
+    Raises:
+      UserError: they do not exist, are damaged, or of another network; both have a backbone.
+    """
+    run = trained.load(config.init) if config.init else None
+    found = files.read(config.model.weights) if config.model.weights else None
+    if run:
+        check(config, run)
+    if run and found and "backbone" in config.init_parts:
+        raise UserError(
+            f"both config.init={config.init} and config.model.weights={config.model.weights} have a backbone; remove "
+            "one of them, or 'backbone' from config.init_parts"
+        )
+    if found:
+        return config.model.normalised_as(found.mean, found.std), run, found
+    if run and "backbone" in config.init_parts:
+        return config.model.normalised_as(run.config.mean, run.config.std), run, None
+    return config.model, run, None
+
+
+def with_weights(config: TrainConfig, found: Found, variables: Variables) -> Variables:
+    """The variables with the backbone of the file. Says what is not in it, and what of it is not used.
+
+    Raises:
+      UserError: the file does not fit; see `weights.loading.load`.
+    """
+    architecture = ARCHITECTURES[config.model.backbone]
+    params, stats = variables["params"], variables["stats"]
+    loaded = loading.load(found, architecture, params["backbone"], stats["backbone"])
+    counts = f"{len(found.tensors) - len(loaded.dropped):,} tensors"
+    dropped = f"; not used: {', '.join(loaded.dropped)}" if loaded.dropped else ""
+    fresh = f"; new: {', '.join(dict.fromkeys(path.split('/')[0] for path in loaded.fresh))}" if loaded.fresh else ""
+    say(f"taken from {found.path}: the backbone, {counts} named as in {loaded.convention}{dropped}{fresh}")
+    size = found.image_size or architecture.image_size
+    if size != config.image_size:
+        say(f"{architecture.name} was trained at {size} px, and config.image_size is {config.image_size}")
+    return {
+        "params": {**params, "backbone": loaded.params},
+        "stats": {**stats, "backbone": loaded.stats},
+    }
+
+
 def check(config: TrainConfig, run: Trained) -> None:
     """Raises UserError if the run's backbone or pyramid has another shape, with the keys to set."""
-    differ = {key: getattr(run.config, key) for key in needed(config)}
-    differ = {key: there for key, there in differ.items() if there != getattr(config.model, key)}
-    if differ:
+    if differ := config.model.differing(run.config, needed(config)):
         told = ", ".join(
             f"{key} is {there} there and {getattr(config.model, key)} here" for key, there in differ.items()
         )

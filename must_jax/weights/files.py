@@ -44,6 +44,11 @@ class Found:
     licence: str = ""
 
 
+def check(path: str) -> None:
+    """Raises UserError if there are no weights, or pickles; nothing is read."""
+    _files(Path(path).expanduser())
+
+
 def digest(path: str) -> str:
     """sha256 of the files that hold the weights.
 
@@ -96,7 +101,7 @@ def _files(place: Path) -> list[Path]:
 def _tensors(file: Path) -> dict[str, np.ndarray]:
     try:
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as opened:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as opened:
                 return _unstacked({name: opened[name] for name in opened.files})
         import safetensors.numpy
 
