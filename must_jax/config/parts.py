@@ -107,6 +107,11 @@ class OptimizerConfig(Config):
     """Of SGD; for AdamW, the decay of the first moment."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6), Number] = 4e-5
     """On kernels only, never on norms and biases."""
+    backbone_rate: Annotated[Share, Field(exclude_if=lambda share: share == 1)] = 1.0
+    """Factor on the learning rate of the backbone; 0 = it is frozen, with its statistics. What a ViT has
+    beside its published weights, the layers that make maps of several strides, learns as heads do."""
+    layer_decay: Annotated[float, Field(gt=0, le=1, exclude_if=lambda decay: decay == 1), Number] = 1.0
+    """Each block of the backbone has this share of the learning rate of what follows it; 1 = all have the same."""
     clip_norm: Annotated[float, Field(ge=0, le=1e30), Number] = 0.0
     """Largest norm of the whole gradient; 0 = off."""
     ema_decay: Decay = 0.0

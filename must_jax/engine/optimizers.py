@@ -32,12 +32,15 @@ class Optimizer(NamedTuple):
     direction: Callable[[Any, Any], Any]
 
 
-def build_optimizer(config: OptimizerConfig) -> Optimizer:
+def build_optimizer(config: OptimizerConfig, shares: Callable[[Any], Any] | None = None) -> Optimizer:
     """The optimizer of a config, made of optax's parts.
 
     sgd:   v <- momentum v + (g + weight_decay w), an L2 penalty as in the paper's framework.
     adamw: weight decay is decoupled from the moments.
     Clipping acts on the bare gradient. Only kernels decay.
+
+    Args:
+      shares: parameters -> a tree like them, of the share of the learning rate that each has; None = all of it.
     """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
@@ -60,7 +63,14 @@ def build_optimizer(config: OptimizerConfig) -> Optimizer:
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _ADAM_EPSILON), mean, square)
         return decay.update(updates, of_decay, params)[0]
 
-    return Optimizer(chain.init, update, momentum_of if config.name == "sgd" else adam_of)
+    direction = momentum_of if config.name == "sgd" else adam_of
+
+    def shared(state: Any, params: Any) -> Any:
+        if shares is None:
+            return direction(state, params)
+        return jax.tree.map(lambda d, share: d if share == 1 else share * d, direction(state, params), shares(params))
+
+    return Optimizer(chain.init, update, shared)
 
 
 def decay_mask(params: Any) -> Any:

@@ -22,6 +22,7 @@ from must_jax.models import fpn
 from must_jax.models.backbone import Backbone
 from must_jax.models.fpn import FPN, fuse
 from must_jax.models.layers import KEPT
+from must_jax.models.rates import NEW
 from must_jax.models.resnet import ResNet
 from must_jax.models.vit import ViT
 
@@ -42,6 +43,7 @@ class Model:
 
     Attributes:
       mean, std: of RGB, 0..255, by which images are normalised.
+      is_frozen: whether the backbone stays as it is in training; what is new in it learns.
     """
 
     backbone: Backbone
@@ -50,6 +52,7 @@ class Model:
     dtype: jnp.dtype
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    is_frozen: bool = False
     remat: frozenset[str] = frozenset()
 
     def shapes(self, image_size: int) -> Variables:
@@ -109,7 +112,11 @@ class Model:
         mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (self.mean, self.std))
         x = _shrunk((images.astype(jnp.float32) - mean) / std, self.backbone.input_share).astype(self.dtype)
         params, stats = variables["params"], variables["stats"]
-        stages, backbone_stats = _run(self.backbone, params["backbone"], stats["backbone"], x, train, rng=rng)
+        learns = train and not self.is_frozen
+        learnt = params["backbone"]
+        if train and self.is_frozen:
+            learnt = {name: part if name == NEW else jax.lax.stop_gradient(part) for name, part in learnt.items()}
+        stages, backbone_stats = _run(self.backbone, learnt, stats["backbone"], x, learns, rng=rng)
         pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train, "fpn" in self.remat)
         return {**stages, **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
 
@@ -153,7 +160,9 @@ def pool(features: Features, content: jax.Array, image_size: int) -> Features:
     return {level: mean(level, maps) for level, maps in features.items()}
 
 
-def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Collection[str] = ()) -> Model:
+def build_model(
+    config: ModelConfig, heads: Mapping[str, nn.Module], remat: Collection[str] = (), is_frozen: bool = False
+) -> Model:
     """The network of `config` with the given head for each task (see `models/heads.py` for what a head is).
 
     Args:
@@ -174,6 +183,7 @@ def build_model(config: ModelConfig, heads: Mapping[str, nn.Module], remat: Coll
         dtype=jnp.dtype(config.dtype),
         mean=mean,
         std=std,
+        is_frozen=is_frozen,
         remat=frozenset(remat),
     )
 

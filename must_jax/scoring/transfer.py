@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -38,6 +39,7 @@ from must_jax.engine.step import (
     shapes_of,
 )
 from must_jax.inputs.unreadable import Unreadable, lengths_of
+from must_jax.models import rates
 from must_jax.models.api import Features, Model, transfer
 from must_jax.tasks.base import Task
 
@@ -135,7 +137,9 @@ class Transfer:
 
         forward = {"frozen": heads, "finetune": whole}[config.mode]
         self._tasks, weight = {task.name: task}, 1.0 if task.weight is None else task.weight
-        self.optimizer = build_optimizer(config.optimizer)
+        if config.mode == "finetune":
+            model = dataclasses.replace(model, is_frozen=config.optimizer.backbone_rate == 0)
+        self.optimizer = build_optimizer(config.optimizer, rates.shares_of(config.optimizer))
         self.step = make_side_by_side_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
         self._fresh_optimizer = jax.jit(self.optimizer.init)
         self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)

@@ -23,6 +23,7 @@ from must_jax.inputs import feeding, gate, memory, supervision
 from must_jax.inputs.mistakes import check_config
 from must_jax.inputs.sources import check_unchanged, fingerprint_of, open_training
 from must_jax.inputs.targets import build_tasks, loss_weights
+from must_jax.models import rates
 from must_jax.models.api import Model, build_model
 from must_jax.progress import say
 from must_jax.tasks.base import Task
@@ -104,7 +105,8 @@ def build(
 ) -> tuple[Model, Optimizer, jax.stages.Wrapped]:
     """The network, the optimizer and the jitted update of a training run; holds no arrays and compiles nothing."""
     heads = {name: task.head(config.model) for name, task in tasks.items()}
-    model, optimizer = build_model(config.model, heads, config.remat), build_optimizer(config.optimizer)
+    model = build_model(config.model, heads, config.remat, is_frozen=config.optimizer.backbone_rate == 0)
+    optimizer = build_optimizer(config.optimizer, rates.shares_of(config.optimizer))
     step = make_train_step(
         trained.image_forward(model),
         tasks,
