@@ -71,7 +71,31 @@ class ViTParts:
     epsilon: float = 1e-6
 
 
-Parts = ResNetParts | ViTParts
+@dataclass(frozen=True)
+class ConvNeXtParts:
+    """ConvNeXt (Liu et al. 2022), V2 (Woo et al. 2023), and timm's small ones.
+
+    Attributes:
+      blocks, channels: of each of the four stages.
+      v2: global response normalisation in each block, instead of a factor for each channel (LayerScale).
+      stem_channels: between the two 3x3 convolutions of the stem; 0 = one convolution of 4x4 patches instead.
+      stem_gelu: whether there is a GELU between these.
+      norm: layer norm; "rms", which does not subtract the mean; or "simple", which does so for the variance only.
+      epsilon: of the norms.
+      conv_mlp: whether timm's files have 1x1 convolutions for the layers over channels, not linear ones.
+    """
+
+    blocks: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int]
+    v2: bool = False
+    stem_channels: int = 0
+    stem_gelu: bool = False
+    norm: Literal["layer", "rms", "simple"] = "layer"
+    epsilon: float = 1e-6
+    conv_mlp: bool = False
+
+
+Parts = ResNetParts | ViTParts | ConvNeXtParts
 
 
 @dataclass(frozen=True)
@@ -85,7 +109,7 @@ class Architecture:
     """
 
     name: str
-    family: Literal["ResNet", "ViT", "DeiT III", "CLIP", "SigLIP", "DINOv2", "TIPS", "DINOv3"]
+    family: Literal["ResNet", "ViT", "DeiT III", "CLIP", "SigLIP", "DINOv2", "TIPS", "DINOv3", "ConvNeXt"]
     parts: Parts
     image_size: int = 224
     mean: tuple[float, float, float] = IMAGENET[0]
@@ -237,7 +261,51 @@ def _with(architecture: Architecture, **parts: Any) -> Architecture:
     return replace(architecture, parts=replace(architecture.parts, **parts))
 
 
+def _convnexts() -> dict[str, ConvNeXtParts]:
+    sizes = {  # blocks, and channels of the first stage
+        "zepto": ((2, 2, 4, 2), 32),
+        "atto": ((2, 2, 6, 2), 40),
+        "femto": ((2, 2, 6, 2), 48),
+        "pico": ((2, 2, 6, 2), 64),
+        "nano": ((2, 2, 8, 2), 80),
+        "tiny": ((3, 3, 9, 3), 96),
+        "small": ((3, 3, 27, 3), 96),
+        "base": ((3, 3, 27, 3), 128),
+        "large": ((3, 3, 27, 3), 192),
+        "xlarge": ((3, 3, 27, 3), 256),
+        "huge": ((3, 3, 27, 3), 352),
+        "xxlarge": ((3, 4, 30, 3), 384),
+    }
+    small = ("zepto", "atto", "femto", "pico", "nano")
+    plain = {
+        size: ConvNeXtParts(blocks, (c, 2 * c, 4 * c, 8 * c), conv_mlp=size in small)
+        for size, (blocks, c) in sizes.items()
+    }
+    found = {f"convnext_{size}": parts for size, parts in plain.items() if size not in ("zepto", "huge", "xxlarge")}
+    for size, between in (("atto", 24), ("femto", 24), ("pico", 32), ("nano", 80)):
+        found[f"convnext_{size}_ols"] = replace(plain[size], stem_channels=between)
+    found["convnext_atto_rms"] = replace(plain["atto"], norm="rms")
+    found["convnext_zepto_rms"] = zepto = replace(plain["zepto"], norm="simple")
+    found["convnext_zepto_rms_ols"] = replace(zepto, stem_channels=32, stem_gelu=True)
+    # Its classifier sees normalised maps, that of the next one has a hidden layer: the backbones are the same.
+    found["convnext_tiny_hnf"] = replace(plain["tiny"], conv_mlp=True)
+    found["convnext_large_mlp"] = plain["large"]
+    found["convnext_xxlarge"] = replace(plain["xxlarge"], epsilon=1e-5)
+    for size, parts in plain.items():
+        if size not in ("zepto", "xlarge", "xxlarge"):
+            found[f"convnextv2_{size}"] = replace(parts, v2=True)
+    return found
+
+
+def _convnext(name: str, parts: ConvNeXtParts) -> Architecture:
+    size = {"convnext_large_mlp": 320, "convnext_xxlarge": 256, "convnextv2_huge": 384}.get(name, 224)
+    if name in ("convnext_large_mlp", "convnext_xxlarge"):  # image towers of CLIP
+        return Architecture(name, "ConvNeXt", parts, size, *CLIP)
+    return Architecture(name, "ConvNeXt", parts, size, *(INCEPTION if "zepto" in name else IMAGENET))
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     **{name: Architecture(name, "ResNet", parts) for name, parts in _resnets().items()},
     **{found.name: found for found in _vits()},
+    **{name: _convnext(name, parts) for name, parts in _convnexts().items()},
 }

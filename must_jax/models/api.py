@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.config import ModelConfig
-from must_jax.config.architectures import ARCHITECTURES, ResNetParts, ViTParts
+from must_jax.config.architectures import ARCHITECTURES, ConvNeXtParts, ResNetParts, ViTParts
 from must_jax.errors import UserError, nearest
 from must_jax.models import fpn
 from must_jax.models.backbone import Backbone
+from must_jax.models.convnext import ConvNeXt
 from must_jax.models.fpn import FPN, fuse
 from must_jax.models.layers import KEPT
 from must_jax.models.rates import NEW
@@ -34,7 +35,8 @@ SIZE_MULTIPLE = 32  # stride of C5
 # Pixels of the input per cell: of the backbone's stages, then of the pyramid's levels.
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32, **dict(zip(fpn.LEVELS, fpn.STRIDES, strict=True))}
 OF_HEADS = ("c5", *fpn.LEVELS)  # the levels that heads read
-_NETWORKS: dict[type, Callable[..., Backbone]] = {ResNetParts: ResNet, ViTParts: ViT}  # by what they are made of
+# By what they are made of.
+_NETWORKS: dict[type, Callable[..., Backbone]] = {ResNetParts: ResNet, ViTParts: ViT, ConvNeXtParts: ConvNeXt}
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import jax
 
 from must_jax.config import OptimizerConfig
 
-_BLOCK = re.compile(r"stage(\d+)_(\d+)|block(\d+)|stage(\d+)_shrink")  # the last one is part of the first block
+_BLOCK = re.compile(r"stage(\d+)_(\d+)|block(\d+)|stage(\d+)_(?:norm|shrink)")  # the last are part of the first block
 NEW = "pyramid"  # of a backbone whose published weights have none
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from must_jax.config.architectures import Architecture, ResNetParts, ViTParts
+from must_jax.config.architectures import Architecture, ConvNeXtParts, ResNetParts, ViTParts
 from must_jax.errors import UserError
-from must_jax.weights import resnet, vit
+from must_jax.weights import convnext, resnet, vit
 from must_jax.weights.files import Found
 from must_jax.weights.names import Convention
 
 _CONVENTIONS: Mapping[type, Callable[..., tuple[Convention, ...]]] = {
     ResNetParts: resnet.conventions,
     ViTParts: vit.conventions,
+    ConvNeXtParts: convnext.conventions,
 }
 _TOLD = 5  # names of a list
 
