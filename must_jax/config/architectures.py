@@ -116,6 +116,13 @@ class Architecture:
     std: tuple[float, float, float] = IMAGENET[1]
 
 
+_RESNET_PX = {
+    **dict.fromkeys(("resnet101d", "resnet152d", "resnet200d", "seresnet152d", "seresnet200d"), 256),
+    **dict.fromkeys(("resnetrs152", "resnetrs200", "resnetrs270"), 256),
+    **{"resnetrs50": 160, "resnetrs101": 192, "resnetrs350": 288, "resnetrs420": 320},
+}
+
+
 def _resnets() -> dict[str, ResNetParts]:
     basic = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3)}
     deep = {
@@ -305,7 +312,7 @@ def _convnext(name: str, parts: ConvNeXtParts) -> Architecture:
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    **{name: Architecture(name, "ResNet", parts) for name, parts in _resnets().items()},
+    **{name: Architecture(name, "ResNet", parts, _RESNET_PX.get(name, 224)) for name, parts in _resnets().items()},
     **{found.name: found for found in _vits()},
     **{name: _convnext(name, parts) for name, parts in _convnexts().items()},
 }

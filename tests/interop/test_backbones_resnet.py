@@ -181,7 +181,8 @@ def test_every_name_has_the_shapes_that_timm_has() -> None:
             theirs = timm.create_model(name)
         about, state = theirs.pretrained_cfg, {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
         assert tuple(len(theirs.get_submodule(f"layer{s}")) for s in (1, 2, 3, 4)) == architecture.parts.blocks, name
-        assert (about["mean"], about["std"]) == (architecture.mean, architecture.std), name
+        said = architecture.image_size, architecture.mean, architecture.std
+        assert (about["input_size"][-1], about["mean"], about["std"]) == said, name
         shapes = first_blocks(replace(architecture.parts, blocks=(2, 2, 2, 2)))
         convention, written = conventions_of(architecture)[0], {}
         for path, (keys, form) in convention.names(shapes).items():
