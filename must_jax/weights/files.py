@@ -145,7 +145,9 @@ def _said(folder: Path) -> dict[str, Any]:
             said["architecture"] = str(config.get("architecture", ""))
             said["licence"] = str(about.get("license", ""))
             size = about.get("input_size")
-            said |= _normalised(file, about.get("mean"), about.get("std"), size[-1] if size else 0)
+            said |= _normalised(
+                file, about.get("mean"), about.get("std"), size[-1] if isinstance(size, list) and size else 0
+            )
     if (file := folder / "preprocessor_config.json").is_file():
         about = _json(file)
         said |= _normalised(file, about.get("image_mean"), about.get("image_std"), 0)
@@ -159,5 +161,10 @@ def _normalised(file: Path, mean: Any, std: Any, size: Any) -> dict[str, Any]:
             continue
         if not isinstance(values, list) or len(values) != 3 or not all(isinstance(x, int | float) for x in values):
             raise UserError(f"{file}: its {name} is {values!r}, not three numbers")
+        if not all(0 <= x <= 1 for x in values) or (name == "std" and 0 in values):
+            raise UserError(
+                f"{file}: its {name} is {values}, which is not that of channels from 0 to 1; move the file away, and "
+                f"set config.model.{name}"
+            )
         found[name] = tuple(float(x) for x in values)
     return found

@@ -197,7 +197,10 @@ def test_of_several_files_one_has_to_be_named(tmp_path: Path):
         files.read(str(tmp_path))
 
 
-@pytest.mark.parametrize("about", [{"mean": [1, 2]}, {"std": "none"}, {"mean": [1, 2, "x"]}])
+@pytest.mark.parametrize(
+    "about", [{"mean": [1, 2]}, {"std": "none"}, {"mean": [1, 2, "x"]}, {"mean": [124, 116, 104]}, {"std": [0, 1, 1]}]
+)
 def test_a_normalisation_that_is_none_is_named(about: dict[str, Any], tmp_path: Path):
     with pytest.raises(UserError, match=r"config\.json: its (mean|std)"):
         files.read(str(of_timm(tmp_path, **about)))
+    assert files.read(str(of_timm(tmp_path, input_size=224))).image_size == 0
