@@ -114,8 +114,10 @@ class _Merged:
     tasks: Mapping[str, Task]
     index: Mapping[str, np.ndarray]
 
-    def apply(self, variables: Any, images: jax.Array, *, train: bool) -> tuple[Mapping[str, Any], Any]:
-        outputs, statistics = self.network.apply(variables, images, train=train)
+    def apply(
+        self, variables: Any, images: jax.Array, *, train: bool, rng: jax.Array | None = None
+    ) -> tuple[Mapping[str, Any], Any]:
+        outputs, statistics = self.network.apply(variables, images, train=train, rng=rng)
         merged = {name: self.tasks[name].merged(outputs[name], index) for name, index in self.index.items()}
         return {**outputs, **merged}, statistics
 

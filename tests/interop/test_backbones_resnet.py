@@ -75,9 +75,6 @@ def same(parts: ResNetParts, found: Loaded, theirs: Any, hw: tuple[int, int]) ->
         expected = theirs(theirs_of(images))
     for level, each in zip(LEVELS, expected, strict=True):
         assert difference(run(images)[level], each) < 1e-4, level
-    rounded = run(jnp.asarray(images, jnp.bfloat16))
-    for level, each in zip(LEVELS, expected, strict=True):  # 8 bits: 0.4 % of each activation
-        assert difference(rounded[level].astype(jnp.float32), each) < 0.1, level
 
 
 def stages(model: Any) -> Any:
@@ -111,6 +108,20 @@ def test_timm(name: str, tmp_path: Path) -> None:
     assert found.convention == "timm" and found.dropped == ("fc.bias", "fc.weight")
     for hw in ((224, 224), (96, 160)):
         same(architecture.parts, found, stages(theirs), hw)
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    """With 8 bits, each activation is off by up to 0.4 %."""
+    architecture, images = short("resnet50d"), images_of(64, 96)
+    theirs = randomised(timm.create_model("resnet50d", num_classes=7, layers=architecture.parts.blocks))
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    found = jax.jit(partial(ours, architecture.parts, loaded(tmp_path, architecture)))(
+        jnp.asarray(images, jnp.bfloat16)
+    )
+    with torch.no_grad():
+        expected = stages(theirs)(theirs_of(images))
+    for level, each in zip(LEVELS, expected, strict=True):
+        assert difference(found[level].astype(jnp.float32), each) < 0.1, level
 
 
 def test_a_resnet_10_fits_into_timm(tmp_path: Path) -> None:
