@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from must_jax.config import ModelConfig, OptimizerConfig
+from must_jax.config.architectures import ARCHITECTURES
 from must_jax.cores import cores
-from must_jax.models.resnet import DEPTHS
 
 CLASSES = 8
 BOXES = 20  # places for boxes in the labels of an image
@@ -277,7 +277,8 @@ def torch_network(config: ModelConfig) -> Any:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            blocks, bottleneck = DEPTHS[config.backbone]
+            parts = ARCHITECTURES[config.backbone].parts
+            blocks, bottleneck = parts.blocks, parts.bottleneck
             base, pyramid, channels = 8 * max(1, round(8 * config.width)), config.pyramid_channels, config.head_channels
             stem = [*conv_norm(3, base, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
             self.stem, self.stages, c_in = nn.Sequential(*stem), nn.ModuleList(), base
