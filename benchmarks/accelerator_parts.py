@@ -123,6 +123,7 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     from must_jax.chips import peak_flops
     from must_jax.compiling.ahead import memory_of
     from must_jax.compiling.programs import programs
+    from must_jax.engine import optimizers
     from must_jax.engine.mesh import make_mesh, put_batch, setup_devices
     from must_jax.engine.operations import operations
     from must_jax.engine.state import digest, init_state
@@ -170,8 +171,7 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     labels = train_step.make_labels(batch_size, run.image_size // 4)
     batch |= {"image": train_step.make_images(batch_size, run.image_size)}
     batch |= {"labels": {name: labels[name] for name in names}}
-    batch, schedule = put_batch(mesh, batch), {"learning_rate": np.float32(0.01), "ema_decay": np.float32(0)}
-    schedule["rng"] = np.zeros(2, np.uint32)
+    batch, schedule = put_batch(mesh, batch), optimizers.schedule(config.optimizer, config.steps, 0, 0)
     skipped = []
     before = device.memory_stats() or {}
 

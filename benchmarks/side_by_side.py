@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from must_jax.config import AugmentConfig
+from must_jax.config import AugmentConfig, OptimizerConfig
 from must_jax.data.batching import train_batches
 from must_jax.engine.mesh import make_mesh, put, put_batch, put_replicated, setup_devices, split
-from must_jax.engine.optimizers import build_optimizer
+from must_jax.engine.optimizers import build_optimizer, schedule
 from must_jax.engine.state import init_state
 from must_jax.engine.step import TrainStep, make_side_by_side_step, make_train_step
 from must_jax.inputs.sources import open_source
@@ -91,7 +91,7 @@ def _prepared(
         return model.apply(variables, batch["image"], train=train)
 
     mesh, optimizer = make_mesh(0, [transfer.batch_size]), build_optimizer(transfer.optimizer)
-    scalars: Any = {"learning_rate": np.float32(0.1), "ema_decay": np.float32(0)}
+    scalars: Any = schedule(OptimizerConfig(learning_rate=0.1), 1000, 0, 0)
     state = init_state(variables, optimizer, mesh, ema=False)
     if make_step is make_side_by_side_step:
         state, batch, scalars = (

@@ -158,8 +158,8 @@ def train_step(
     import jax
     import jax.numpy as jnp
 
+    from must_jax.engine import optimizers
     from must_jax.engine.mesh import make_mesh, put_batch, setup_devices
-    from must_jax.engine.optimizers import build_optimizer
     from must_jax.engine.state import init_state
     from must_jax.engine.step import make_train_step
     from must_jax.models.api import build_model
@@ -170,7 +170,7 @@ def train_step(
     classes = [f"class {i}" for i in range(CLASSES)]
     tasks = {name: build_task(name, classes if TASKS[name].has_classes else ()) for name in names}
     model = build_model(config, {name: task.head(config) for name, task in tasks.items()})
-    mesh, optimizer = make_mesh(), build_optimizer(OptimizerConfig(clip_norm=clip_norm))
+    mesh, optimizer = make_mesh(), optimizers.build_optimizer(OptimizerConfig(clip_norm=clip_norm))
 
     def forward(variables: Any, batch: Mapping[str, Any], train: bool) -> Any:
         return model.apply(variables, batch["image"], train=train)
@@ -181,7 +181,8 @@ def train_step(
     parameters = count(jax.tree.leaves(state["params"]))
     labels = make_labels(batch_size, image_size // 4)
     batch = {"image": make_images(batch_size, image_size), "labels": {name: labels[name] for name in names}}
-    batch, schedule = put_batch(mesh, batch), {"learning_rate": jnp.float32(0.01), "ema_decay": jnp.float32(0)}
+    batch = put_batch(mesh, batch)
+    schedule = jax.tree.map(jnp.asarray, optimizers.schedule(OptimizerConfig(learning_rate=0.01), 1000, 0, 0))
     start = time.perf_counter()
     compiled = jitted.lower(state, batch, schedule).compile()
     compile_s = time.perf_counter() - start

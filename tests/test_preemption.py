@@ -12,38 +12,18 @@ import pytest
 
 from must_jax import cli
 
-PROGRAM = """
+# {end}: what ends the process, while something is being collected.
+COLLECTING = """
 import gc, signal, time
 from must_jax import preemption
-from must_jax.errors import Preempted
-
-def collecting(phase, info):
-    if not preemption.requested():
-        signal.raise_signal(signal.SIGTERM)
-        for _ in range(10):
-            pass
-
-preemption.watch()
-gc.callbacks.append(collecting)
-try:
-    gc.collect()
-    time.sleep(5)
-    print("lost")
-except Preempted as stop:
-    print(stop)
-"""
-
-TELLING = """
-import gc, time
-from must_jax import preemption
-from must_jax.errors import UserError
+from must_jax.errors import Preempted, UserError
 
 ended = []
 
 def collecting(phase, info):
     if not ended:
         ended.append(True)
-        preemption.end_with(UserError("another process has failed"))
+        {end}
         for _ in range(10):
             pass
 
@@ -53,8 +33,8 @@ try:
     gc.collect()
     time.sleep(5)
     print("lost")
-except UserError as error:
-    print(error)
+except (Preempted, UserError) as stop:
+    print(stop)
 """
 
 ENDING = """
@@ -89,13 +69,15 @@ def test_signals_that_come_on_top_do_not_disturb_the_end(code):
     assert told == "preempted, stopped by SIGTERM; the same command continues\n"
 
 
-def test_a_signal_during_garbage_collection_is_not_lost():
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("signal.raise_signal(signal.SIGTERM)", "stopped by SIGTERM"),
+        ("preemption.end_with(UserError('another process has failed'))", "another process has failed"),
+    ],
+)
+def test_what_ends_a_process_is_not_lost_during_garbage_collection(end, said):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped by SIGTERM\n", "")
-
-
-def test_nor_is_what_another_process_has_failed_with():
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", TELLING], env=environment, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("another process has failed\n", "")
+    program = COLLECTING.format(end=end)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{said}\n", "")

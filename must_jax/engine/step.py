@@ -26,7 +26,7 @@ SCHEDULE_SHAPES = {
     **{name: jax.ShapeDtypeStruct((), jnp.float32) for name in ("learning_rate", "ema_decay")},
     RNG: jax.ShapeDtypeStruct((2,), jnp.uint32),
 }
-Schedule = Mapping[str, jax.Array]  # further inputs of an update: those of SCHEDULE_SHAPES; RNG may be missing
+Schedule = Mapping[str, jax.Array]  # further inputs of an update: those of SCHEDULE_SHAPES
 Averages = dict[str, Average]  # "loss" and "task/term" -> (sum, weight), divided after merging
 TrainStep = Callable[[State, Batch, Schedule], tuple[State, Averages]]
 PredictStep = Callable[[Variables, Batch], Mapping[str, Any]]
@@ -66,6 +66,11 @@ class MapTask(Task, Protocol):
     def moments(self) -> tuple[Callable[[Any, Any, Any], dict[str, jax.Array]], ...]: ...
 
     def counts(self, predicted: Any, truth: Any, fit: Any) -> dict[str, jax.Array]: ...
+
+
+def key_of(schedule: Mapping[str, Any]) -> jax.Array:
+    """The key of what is drawn in an update."""
+    return jax.random.wrap_key_data(jnp.asarray(schedule[RNG]), impl="threefry2x32")
 
 
 def make_gradients(
@@ -202,7 +207,7 @@ def _make_update(
     """
 
     def step(state: State, batch: Batch, schedule: Schedule) -> tuple[State, Averages]:
-        key = jax.random.wrap_key_data(schedule[RNG], impl="threefry2x32") if RNG in schedule else None
+        key = key_of(schedule)
         grads, stats, averages = gradients(whole(state["params"]), state["stats"], batch, key)
         params = state["params"]
         grads = spread(grads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 
 
 class Backbone(nn.Module, kw_only=True):
@@ -29,6 +28,3 @@ class Backbone(nn.Module, kw_only=True):
     def input_share(self) -> float:
         """Of the input's sides, to which images are resized before it sees them, so that strides are as above."""
         return 1.0
-
-    def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
-        raise NotImplementedError

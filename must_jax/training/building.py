@@ -29,7 +29,6 @@ from must_jax.progress import say
 from must_jax.tasks.base import Task
 from must_jax.training import starting, validation
 from must_jax.training.validation import HeldOut, check_measured
-from must_jax.weights import files
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Training:
       untrained: tasks whose head will learn nothing.
       network: `config.model`, with the normalisation of what it starts from.
       variables: their values at the first step.
-      licences: of weights that they come from.
+      weights_digest, licences: of the weights of others that they come from, if they do.
     """
 
     config: TrainConfig
@@ -58,6 +57,7 @@ class Training:
     step: TrainStep
     network: ModelConfig
     variables: Variables
+    weights_digest: str
     licences: dict[str, str]
 
     def state(self) -> State:
@@ -91,8 +91,8 @@ class Training:
     def fingerprint(self) -> dict[str, Any]:
         """Identifies the data that the result depends on; with `best`, that includes what the model is chosen by."""
         data = fingerprint_of(self.sources)
-        if self.config.model.weights:
-            data["model.weights"] = files.digest(self.config.model.weights)
+        if self.weights_digest:
+            data["model.weights"] = self.weights_digest
         if self.config.best:
             data |= fingerprint_of([held.source for held in self.held_out], "validation")
             data |= {f"validation.{i}.measures": ",".join(held.ends) for i, held in enumerate(self.held_out)}
@@ -139,7 +139,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
       UserError: anything in config or data that cannot work.
     """
     check_config(config)
-    network, start_from, weights_of_others = starting.opened(config)  # before data is rendered or read
+    network, start_from, found = starting.opened(config)  # before data is rendered or read
     sources, options = open_training(config)
     held_out = validation.opened(config, options)
     checked = [held.source for held in held_out]
@@ -165,8 +165,8 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
                     f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
                 )
     variables = model.init(jax.random.key(config.seed), config.image_size)
-    if weights_of_others:
-        variables = starting.with_weights(config, weights_of_others, variables)
+    if found:
+        variables = starting.with_weights(config, found, variables)
     learnt_before: set[str] = set()  # tasks whose heads come from another run
     if start_from:
         variables, learnt_before = starting.taken(config, start_from, tasks, variables)
@@ -189,7 +189,6 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
         step=step,
         network=network,
         variables=variables,
-        licences={weights_of_others.path.name: weights_of_others.licence}
-        if weights_of_others and weights_of_others.licence
-        else {},
+        weights_digest=found.digest if found else "",
+        licences={found.path.name: found.licence} if found and found.licence else {},
     )

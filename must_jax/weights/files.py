@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from must_jax.config.teachers import PICKLES
 from must_jax.errors import UserError, told
@@ -29,6 +30,7 @@ class Found:
 
     Attributes:
       tensors: by name there.
+      digest: sha256 of the files.
       architecture: as timm calls it; "" if nothing says so.
       mean, std: of RGB, 0..1; () if nothing says so.
       image_size: at which they were trained; 0 if nothing says so.
@@ -37,6 +39,7 @@ class Found:
 
     path: Path
     tensors: Mapping[str, np.ndarray]
+    digest: str
     architecture: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -49,19 +52,6 @@ def check(path: str) -> None:
     _files(Path(path).expanduser())
 
 
-def digest(path: str) -> str:
-    """sha256 of the files that hold the weights.
-
-    Raises:
-      UserError: as `read`.
-    """
-    sha = hashlib.sha256()
-    for file in _files(Path(path).expanduser()):
-        with file.open("rb") as opened:
-            sha.update(hashlib.file_digest(opened, "sha256").digest())
-    return sha.hexdigest()
-
-
 def read(path: str) -> Found:
     """The weights in a file, or in the folder of a model of timm or transformers.
 
@@ -70,10 +60,13 @@ def read(path: str) -> Found:
     """
     place = Path(path).expanduser()
     tensors: dict[str, np.ndarray] = {}
+    sha = hashlib.sha256()
     for file in _files(place):
         tensors |= _tensors(file)
+        with file.open("rb") as opened:
+            sha.update(hashlib.file_digest(opened, "sha256").digest())
     folder = place if place.is_dir() else place.parent
-    return Found(place, tensors, **_said(folder))
+    return Found(place, tensors, sha.hexdigest(), **_said(folder))
 
 
 def _files(place: Path) -> list[Path]:
@@ -103,8 +96,6 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
         if file.suffix == ".npz":
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as opened:
                 return _unstacked({name: opened[name] for name in opened.files})
-        import safetensors.numpy
-
         return safetensors.numpy.load_file(file)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"{file} cannot be read as weights: {told(error)}") from None

@@ -10,13 +10,14 @@ from must_jax.engine.measuring import evaluate
 from must_jax.engine.mesh import make_mesh, put_batch, put_replicated
 from must_jax.engine.optimizers import build_optimizer
 from must_jax.engine.state import count_parameters, digest, init_state, trained_variables
-from must_jax.engine.step import make_predict_step, make_train_step
+from must_jax.engine.step import make_gradients, make_predict_step, make_train_step
 
 PLAIN = OptimizerConfig(momentum=0.0, weight_decay=0.0)
 
 
-def schedule(mesh, rate, ema_decay=0.0):
-    return put_replicated(mesh, {"learning_rate": np.float32(rate), "ema_decay": np.float32(ema_decay)})
+def schedule(mesh, rate, ema_decay=0.0, update=0):
+    key = np.array([0, update], np.uint32)
+    return put_replicated(mesh, {"learning_rate": np.float32(rate), "ema_decay": np.float32(ema_decay), "rng": key})
 
 
 @pytest.fixture
@@ -140,6 +141,33 @@ def test_other_rates_seeds_and_data_do_not_compile_again(toy):
         for k in range(2):
             state, _ = step(state, put_batch(mesh, toy.batch(k)), schedule(mesh, 0.1 * seed, 0.1 * k))
     assert len(traced) == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_a_network_draws_follows_the_number_of_the_update(toy, accumulate):
+    """And other parts of a batch draw something else."""
+    mesh, optimizer, batch = make_mesh(2), build_optimizer(PLAIN), toy.batch(0)
+    one_half = jax.tree.map(lambda x: np.repeat(x[::2], 2, 0), batch)  # both parts are the same
+
+    def forward(variables, batch, train):
+        outputs, stats = toy.forward(variables, batch, train)
+        drawn = 0.0 if batch["rng"] is None else jax.random.normal(batch["rng"], (1, 1))
+        return {"toy": {"y": outputs["toy"]["y"] * 0 + drawn}}, stats
+
+    def loss(update, batch):
+        step = make_train_step(forward, toy.tasks, {"toy": 1.0}, optimizer, mesh, accumulate=accumulate)
+        state = init_state(toy.variables(), optimizer, mesh, ema=False)
+        _, averages = step(state, put_batch(mesh, batch), schedule(mesh, 0.0, update=update))
+        return float(averages["loss"].total)
+
+    assert loss(0, batch) == loss(0, batch) != loss(1, batch)
+    if accumulate == 2:
+        alone = make_gradients(forward, toy.tasks, {"toy": 1.0})
+        keys = jax.random.split(jax.random.wrap_key_data(np.array([0, 0], np.uint32)), 2)
+        half = jax.tree.map(lambda x: x[::2], batch)
+        variables = toy.variables()
+        wanted = [float(alone(variables["params"], variables["stats"], half, key)[2]["loss"].total) for key in keys]
+        assert wanted[0] != wanted[1] and loss(0, one_half) == pytest.approx(sum(wanted) / 2, rel=1e-5)
 
 
 def test_the_state_that_a_run_starts_from_survives_it(toy, train):

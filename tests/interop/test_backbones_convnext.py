@@ -17,6 +17,7 @@ import timm
 import torch
 import torchvision.models.convnext as of_torchvision
 import transformers
+from parity import images_of, ours_of, theirs_of
 
 from must_jax.config.architectures import ARCHITECTURES, Architecture
 from must_jax.models.convnext import ConvNeXt
@@ -51,10 +52,6 @@ def randomise(model: torch.nn.Module) -> None:
             parameter.data = around + 0.2 * torch.randn(parameter.shape, generator=generator)
 
 
-def pictures(sides: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(2, *sides, 3)).astype(np.float32)
-
-
 def loaded(path: Path, architecture: Architecture) -> Loaded:
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), shapes(architecture))
     return load(files.read(str(path)), architecture, params, {})
@@ -74,7 +71,7 @@ def assert_same_features(params: Any, architecture: Architecture, images: np.nda
     # Step by step: most steps are those of other tests, and compiled already.
     found = network(architecture).apply({"params": params}, images, False)
     for level, want in zip(("c2", "c3", "c4", "c5"), wanted, strict=True):
-        want = want.permute(0, 2, 3, 1).numpy()
+        want = ours_of(want)
         np.testing.assert_allclose(found[level], want, rtol=0, atol=1e-4 * np.abs(want).max(), err_msg=level)
 
 
@@ -113,9 +110,9 @@ def test_features_are_those_of_timm(name: str, tmp_path: Path) -> None:
     flattened = {re.sub(r"^(stem|stages)\.", r"\1_", key): tensor for key, tensor in model.state_dict().items()}
     assert not features.load_state_dict(flattened, strict=False).missing_keys
     for sides in (NATIVE, OTHER):
-        images = pictures(sides)
+        images = images_of(*sides)
         with torch.no_grad():
-            wanted = features(torch.tensor(images).permute(0, 3, 1, 2))
+            wanted = features(theirs_of(images))
         assert_same_features(found.params, architecture, images, wanted)
 
 
@@ -144,9 +141,9 @@ def test_features_are_those_of_transformers(name: str, kind: str, part: str, tmp
         assert {"classifier.bias", "classifier.weight"} < {*found.dropped}
         return
     for sides in (NATIVE, OTHER) if part == "Model" else ((64, 32),):
-        images = pictures(sides)
+        images = images_of(*sides)
         with torch.no_grad():
-            outputs = model(torch.tensor(images).permute(0, 3, 1, 2), output_hidden_states=True)
+            outputs = model(theirs_of(images), output_hidden_states=True)
         assert_same_features(found.params, architecture, images, outputs.hidden_states[-4:])
 
 
@@ -160,8 +157,8 @@ def test_features_are_those_of_torchvision(tmp_path: Path) -> None:
     assert found.convention == "torchvision" and not found.fresh
     assert {entry.split(".")[0] for entry in found.dropped} == {"classifier"}
     for sides in (NATIVE, OTHER):
-        wanted, images = [], pictures(sides)
-        x = torch.tensor(images).permute(0, 3, 1, 2)
+        wanted, images = [], images_of(*sides)
+        x = theirs_of(images)
         with torch.no_grad():
             for index, part in enumerate(model.features):
                 x = part(x)
@@ -204,8 +201,8 @@ def test_gradients_are_those_of_torch_and_half_precision_is_near(name: str, tmp_
     model = of_timm(name, architecture)
     randomise(model)
     found = loaded(saved(model.state_dict(), tmp_path), architecture)
-    images = pictures((32, 64))
-    features = model.forward_intermediates(torch.tensor(images).permute(0, 3, 1, 2), intermediates_only=True)
+    images = images_of(32, 64)
+    features = model.forward_intermediates(theirs_of(images), intermediates_only=True)
     weights = [np.random.default_rng(level).normal(size=x.shape).astype(np.float32) for level, x in enumerate(features)]
     sum((x * torch.tensor(w)).sum() for x, w in zip(features, weights, strict=True)).backward()
 
@@ -223,7 +220,7 @@ def test_gradients_are_those_of_torch_and_half_precision_is_near(name: str, tmp_
 
     half = network(architecture).apply({"params": found.params}, jnp.asarray(images, jnp.bfloat16), False)
     for x, fine in zip(half.values(), features, strict=True):
-        fine = fine.detach().permute(0, 2, 3, 1).numpy()
+        fine = ours_of(fine)
         assert x.dtype == jnp.bfloat16
         np.testing.assert_allclose(x.astype(jnp.float32), fine, rtol=0, atol=0.02 * np.abs(fine).max())
 

@@ -17,6 +17,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from parity import difference, images_of, ours_of, theirs_of
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from must_jax.config.architectures import ARCHITECTURES, Architecture, ResNetParts
@@ -54,27 +55,13 @@ def ours(parts: ResNetParts, found: Loaded, images: Any) -> dict[str, jax.Array]
     return ResNet(parts=parts).apply({"params": found.params, "stats": found.stats}, images, False)
 
 
-def images_of(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
-
-
-def theirs_of(images: np.ndarray) -> torch.Tensor:
-    return torch.tensor(images).permute(0, 3, 1, 2)
-
-
-def difference(got: Any, expected: torch.Tensor) -> float:
-    """The largest, in terms of the largest value."""
-    values = expected.detach().permute(0, 2, 3, 1).numpy()
-    return float(np.abs(np.asarray(got, np.float32) - values).max() / np.abs(values).max())
-
-
 def same(parts: ResNetParts, found: Loaded, theirs: Any, hw: tuple[int, int]) -> None:
     """`theirs`: images -> the outputs of the four stages."""
     images, run = images_of(*hw), jax.jit(partial(ours, parts, found))
     with torch.no_grad():
         expected = theirs(theirs_of(images))
     for level, each in zip(LEVELS, expected, strict=True):
-        assert difference(run(images)[level], each) < 1e-4, level
+        assert difference(run(images)[level], ours_of(each)) < 1e-4, level
 
 
 def stages(model: Any) -> Any:
@@ -121,7 +108,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = stages(theirs)(theirs_of(images))
     for level, each in zip(LEVELS, expected, strict=True):
-        assert difference(found[level].astype(jnp.float32), each) < 0.1, level
+        assert difference(found[level].astype(jnp.float32), ours_of(each)) < 0.1, level
 
 
 def test_a_resnet_10_fits_into_timm(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import safetensors.torch
 import timm
 import torch
 import transformers
+from parity import difference, images_of, theirs_of
 
 from must_jax.config.architectures import ARCHITECTURES, Architecture, ViTParts
 from must_jax.models.vit import ViT
@@ -90,20 +91,6 @@ def ours(architecture: Architecture, params: Tree, images: jax.Array) -> jax.Arr
     network = ViT(parts=architecture.parts)
     level = {4: "c2", 8: "c3", 16: "c4", 32: "c5"}[network.stride]
     return network.apply({"params": params}, images, False)[level]
-
-
-def images_of(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
-
-
-def theirs_of(images: np.ndarray) -> torch.Tensor:
-    return torch.tensor(images).permute(0, 3, 1, 2)
-
-
-def difference(got: Any, expected: torch.Tensor) -> float:
-    """The largest, in terms of the largest value."""
-    values = expected.detach().numpy()
-    return float(np.abs(np.asarray(got, np.float32).reshape(values.shape) - values).max() / np.abs(values).max())
 
 
 def sizes(parts: ViTParts) -> tuple[tuple[int, int], ...]:
