@@ -15,6 +15,7 @@ from must_jax.config import (
     DescribeConfig,
     EvaluateConfig,
     LabelConfig,
+    ModelConfig,
     PipelineConfig,
     PrepareConfig,
     TrainConfig,
@@ -403,6 +404,13 @@ def test_every_number_of_a_config_has_limits_and_is_not_true() -> None:
 def test_all_choices_are_named() -> None:
     with pytest.raises(UserError, match=r"is 'half', but should be 'float32' or 'bfloat16'"):
         parse(train(model={"dtype": "half"}))
+
+
+def test_of_two_networks_only_what_is_asked_about_differs() -> None:
+    ours, theirs = ModelConfig(width=0.5, drop_path=0.1), ModelConfig(mean=(0.5, 0.5, 0.5), weights="w.npz")
+    assert ours.differing(theirs) == {"width": 1.0}
+    assert ours.differing(theirs, ()) == {} == ours.differing(theirs, ("backbone",))  # heads alone need neither
+    assert theirs.differing(ours, ("mean", "std")) == {"mean": ()}
 
 
 def test_a_backbone_that_is_not_known_names_the_nearest() -> None:

@@ -79,12 +79,13 @@ class ModelConfig(Config):
             raise ValueError(f"width is for ResNets, whose channels it multiplies; set {HERE}.width=1, or a ResNet")
         return self
 
-    def differing(self, other: ModelConfig, keys: Iterable[str] = ()) -> dict[str, Any]:
-        """Of these keys, by default all that make the network, those that `other` has otherwise, with its values.
+    def differing(self, other: ModelConfig, keys: Iterable[str] | None = None) -> dict[str, Any]:
+        """Of these keys, None = all that make the network, those that `other` has otherwise, with its values.
 
         `mean` and `std` that are not set here are as there.
         """
-        keys = [*keys] or [key for key in type(self).model_fields if key not in _OF_TRAINING]
+        if keys is None:
+            keys = [key for key in type(self).model_fields if key not in _OF_TRAINING]
         theirs = {key: getattr(other, key) for key in keys}
         unset = {key for key in ("mean", "std") if not getattr(self, key)}
         return {key: value for key, value in theirs.items() if value != getattr(self, key) and key not in unset}

@@ -246,7 +246,7 @@ class Foreseen:
     def _of_evaluation(self, config: EvaluateConfig) -> Iterator[str]:
         for name, folder in config.inits.items():
             if folder:
-                yield from self._of_another(f"inits.{name}", folder, config.model, ())
+                yield from self._of_another(f"inits.{name}", folder, config.model, None)
         for name, each in config.downstream.items():
             splits = {"train": each.train, "validation": each.validation, "test": each.test}
             for split, source in splits.items():
@@ -263,8 +263,8 @@ class Foreseen:
                 )
         yield from _of_memory(config.model, config.image_size)
 
-    def _of_another(self, key: str, folder: str, model: ModelConfig, fields: tuple[str, ...]) -> Iterator[str]:
-        """What differs between a model and that of a run to start from."""
+    def _of_another(self, key: str, folder: str, model: ModelConfig, fields: tuple[str, ...] | None) -> Iterator[str]:
+        """What differs between a model and that of a run to start from. `fields`: None = all that make the network."""
         if not self._is_run(folder):
             yield f"config.{key}: {folder} is not a training run"
             return
