@@ -243,7 +243,7 @@ def test_conventions_write_what_they_read(name: str) -> None:
     for convention in conventions:
         for prefix in ("", *convention.prefixes):
             written = convention.written(flat(params))
-            found = Found(None, {f"{prefix}{key}": value for key, value in written.items()})
+            found = Found(None, {f"{prefix}{key}": value for key, value in written.items()}, digest="")
             again = loading.load(found, architecture, fresh, {})
             assert (again.convention, again.dropped) == (convention.name, ())
             assert again.fresh and all(path.startswith("pyramid/") for path in again.fresh)

@@ -142,7 +142,7 @@ def test_with_best_an_unfinished_run_keeps_its_validation(config: Callable[..., 
         of = config(**changes)
         sources = [Source(images(f"{n}", 5), (column("depth"),)) for n in range(3)]
         training = SimpleNamespace(
-            config=of, sources=sources[:1], held_out=validation.named(of.validation, sources[1:])
+            config=of, sources=sources[:1], weights_digest="", held_out=validation.named(of.validation, sources[1:])
         )
         return Training.fingerprint(training)  # type: ignore[arg-type]
 
