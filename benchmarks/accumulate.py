@@ -47,12 +47,12 @@ def main() -> None:
     classes = {column.task: column.classes for source in sources for column in source.columns}
     kinds = {name: build_task(name, known).label for name, known in classes.items()}
     options: Mapping[str, Any] = {"augment": AugmentConfig(), "batch_size": IMAGES, "seed": 0}
-    batch = next(train_batches(sources, kinds, image_size=IMAGE_SIZE, **options))
+    batch = next(train_batches(sources, kinds, input_hw=(IMAGE_SIZE, IMAGE_SIZE), **options))
     print("task           option    " + "".join(f"{parts:>4} parts" for parts in PARTS))
     for name, chosen in OPTIONS:
         task = build_task(name, classes[name], chosen)
         model = build_model(MODEL, {name: task.head(MODEL)})
-        variables = model.init(jax.random.key(0), IMAGE_SIZE)
+        variables = model.init(jax.random.key(0), (IMAGE_SIZE, IMAGE_SIZE))
         # Away from where it starts: the gradient of a normal of length 0 is made of rounding.
         leaves, tree = jax.tree.flatten(variables["params"])
         keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -64,7 +64,7 @@ def main() -> None:
             return outputs, variables["stats"]
 
         found = [
-            jax.jit(make_gradients(forward, {name: task}, {name: 1.0}, parts))(
+            jax.jit(make_gradients(forward, {name: task}, (IMAGE_SIZE, IMAGE_SIZE), {name: 1.0}, parts))(
                 variables["params"],
                 variables["stats"],
                 {"image": batch["image"], "labels": {name: batch["labels"][name]}},

@@ -40,7 +40,7 @@ def main() -> None:
     config = ModelConfig(backbone="resnet50")
     model = build_model(config, {"depth": build_task("depth").head(config)})
     optimizer = build_optimizer(OptimizerConfig(ema_decay=0.999))
-    state = init_state(model.init(jax.random.key(0), IMAGE_SIZE), optimizer, make_mesh(1), ema=True)
+    state = init_state(model.init(jax.random.key(0), (IMAGE_SIZE, IMAGE_SIZE)), optimizer, make_mesh(1), ema=True)
     found: list[Mapping[str, float]] = []
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as folder:

@@ -53,7 +53,7 @@ def crowd(
 
 def perfect_outputs(task: Detection, label: NumpyArrays, image_size: int) -> dict[str, jax.Array]:
     """What a head says that has learnt the `max_boxes` largest boxes of the label: one image, with its batch axis."""
-    centers, strides = detector_points(image_size)
+    centers, strides = detector_points((image_size, image_size))
     boxes_px = image_size * label["boxes_yxyx"]
     taught = np.argsort(-np.prod(boxes_px[:, 2:] - boxes_px[:, :2], 1), kind="stable")[: task.max_boxes]
     boxes_px, classes = boxes_px[taught], label["classes"][taught]
@@ -83,7 +83,7 @@ def ceiling(
     labels = (crowd(rng, objects, classes, sides_px, image_size) for _ in range(images))
     metrics, predict = task.metrics(), jax.jit(task.predict, static_argnums=1)
     for label in labels:
-        found = jax.device_get(predict(perfect_outputs(task, label, image_size), image_size))
+        found = jax.device_get(predict(perfect_outputs(task, label, image_size), (image_size, image_size)))
         metrics.update(found, {key: np.asarray(value)[None] for key, value in label.items()})
     return metrics.result()
 

@@ -60,7 +60,7 @@ def watch_cuts() -> None:
 
 def outputs_of(task: Any, batch: int, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Raw outputs as a head gives them."""
-    classes, side, cells = len(task.classes), size // 4, len(detector_points(size)[1])
+    classes, side, cells = len(task.classes), size // 4, len(detector_points((size, size))[1])
 
     def maps(channels: int) -> np.ndarray:
         coarse = rng.normal(size=(batch, 8, 8, channels)).astype(np.float32) * 3
@@ -113,7 +113,7 @@ def measure(names: list[str], side: int, options: argparse.Namespace) -> dict[st
     classes = [f"class {i}" for i in range(options.classes)]
     tasks = {name: build_task(name, classes if TASKS[name].has_classes else ()) for name in names}
     outputs = {name: outputs_of(task, options.batch, size, rng) for name, task in tasks.items()}
-    predict = make_predict_step(lambda variables, batch, train: (batch["outputs"], {}), tasks, size, mesh)
+    predict = make_predict_step(lambda variables, batch, train: (batch["outputs"], {}), tasks, (size, size), mesh)
     hw = (side * 3 // 4, side)
     labels = [{name: label_of(task, hw, rng) for name, task in tasks.items()} for _ in range(options.batch)]
     about = {"mask": np.ones(options.batch), "content_hw": np.tile([size * 3 // 4, size], (options.batch, 1))}
@@ -123,7 +123,9 @@ def measure(names: list[str], side: int, options: argparse.Namespace) -> dict[st
         batches = (
             {"outputs": placed, **about, "index": np.arange(options.batch)} for _ in range(images // options.batch)
         )
-        return evaluate(predict, put_replicated(mesh, {}), batches, lambda index: labels[index], tasks, size, mesh)
+        return evaluate(
+            predict, put_replicated(mesh, {}), batches, lambda index: labels[index], tasks, (size, size), mesh
+        )
 
     global fetched, cut_seconds
     once(options.batch)

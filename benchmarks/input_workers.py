@@ -93,7 +93,7 @@ def read(source: Source, size: Size, images: int, reading: InputConfig) -> float
         batches = batching.train_batches(
             [source],
             {},
-            image_size=size.image_size,
+            input_hw=(size.image_size, size.image_size),
             augment=AugmentConfig(),
             batch_size=32,
             seed=0,

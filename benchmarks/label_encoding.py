@@ -386,14 +386,14 @@ def model_labels(run: str, images: Mapping[str, np.ndarray]) -> dict[str, Labels
     model = dataclasses.replace(trained.load(run), image_size=SIZE)
     labels = {}
     for index, (name, image) in enumerate(images.items()):
-        geometry = letterbox_geometry(image.shape[:2], SIZE)
+        geometry = letterbox_geometry(image.shape[:2], (SIZE, SIZE))
         content_hw = geometry.y.out_length, geometry.x.out_length
         predicted = model.predict_batch(resized(geometry, image)[None])
         maps: dict[str, Label] = {}
         for task in (task for task in model.tasks.values() if isinstance(task.label, MapLabel)):
             rule = task.model_copy(update={"keep_confidence": True} if task.label.content == "ids" else {})
             label = rule.pseudo_label({key: value[0] for key, value in predicted[task.name].items()})
-            maps[task.name] = rule.label.cut_padding(label, content_of(content_hw, SIZE))
+            maps[task.name] = rule.label.cut_padding(label, content_of(content_hw, (SIZE, SIZE)))
         labels[name] = drawn(index) | maps | {KEPT: maps["segmentation"]}
         labels[name]["segmentation"] = {"ids": maps["segmentation"]["ids"]}
     return labels

@@ -69,7 +69,7 @@ def label_all(
     tasks = {name: build_task(name, ("a", "b") if task.has_classes else ()) for name, task in TASKS.items()}
     model = build_model(model_config, {name: task.head(model_config) for name, task in tasks.items()})
     settings = {"learning_rate": 0.1, "batch_size": 32, "steps": 1}
-    variables = model.init(jax.random.key(0), image_size)
+    variables = model.init(jax.random.key(0), (image_size, image_size))
     teacher = Trained(
         Path("t"), model, variables, model_config, tasks, image_size, settings, {}, "0" * 64, make_mesh(0, [64])
     )

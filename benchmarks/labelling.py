@@ -141,7 +141,7 @@ def make_teachers(preset: Preset) -> dict[str, Trained]:
         teachers[f"teacher_{name}"] = Trained(
             workdir=Path(name),
             model=model,
-            variables=model.init(jax.random.key(0), image_size),
+            variables=model.init(jax.random.key(0), (image_size, image_size)),
             config=preset.model,
             tasks={name: task},
             image_size=image_size,
@@ -253,7 +253,7 @@ def main() -> None:
         first = [range(min(batch_size, len(images)))]
         with readers(images, first, owned(models), batch_size) as begin:
             batch = next(read(begin, first))
-        silent = {name: instant(model, batch.inputs[Input.square(model.image_size)]) for name, model in models.items()}
+        silent = {name: instant(model, batch.inputs[Input(*model.input_hw)]) for name, model in models.items()}
 
         bare, whole, host, fed, reading, waiting = [], [], [], [], [], []
         for number in range(1, args.rounds + 1):

@@ -100,7 +100,7 @@ def measure(rounds: int, count: int) -> None:
         labelling.write_images(Path(folder), preset, SHORT)
         photos = open_images(f"folder:{folder}", "")
         with readers(photos, [range(BATCH)], owned(models), BATCH) as begin:
-            inputs = next(read(begin, [range(BATCH)])).inputs[Input.square(SIZE)]
+            inputs = next(read(begin, [range(BATCH)])).inputs[Input(SIZE, SIZE)]
         five = {name: labelling.instant(model, inputs) for name, model in models.items()}
         sets = {"one": {"teacher_depth": five["teacher_depth"]}, "five": five}
 

@@ -58,7 +58,7 @@ Scales = tuple[float, float]
 def pipeline_seconds(source: Source, kinds: Mapping[str, LabelKind], size: Size, scales: Scales, count: int) -> float:
     """CPU seconds an image."""
     augment = AugmentConfig(scale_min=scales[0], scale_max=scales[1])
-    options = {"image_size": size.image_size, "batch_size": BATCH, "seed": 0, "threads": 1}
+    options = {"input_hw": (size.image_size, size.image_size), "batch_size": BATCH, "seed": 0, "threads": 1}
     began = time.process_time()
     batches = train_batches([source], kinds, augment=augment, **options)
     for _ in itertools.islice(batches, count):
@@ -103,7 +103,7 @@ def memory(data_dir: str, images: int) -> None:
     source = opened(LARGE, data_dir, images)
     for workers, threads, gib in ((0, 192, 2), (0, 192, 0.5), (8, 192, 0.5)):
         config = InputConfig(workers=workers, prefetch_bytes=int(gib * 2**30))
-        options = {"image_size": 1024, "batch_size": BATCH, "seed": 0, "threads": threads}
+        options = {"input_hw": (1024, 1024), "batch_size": BATCH, "seed": 0, "threads": threads}
         before = used_bytes()
         batches = train_batches([source], {}, augment=AugmentConfig(), config=config, **options)
         most = 0

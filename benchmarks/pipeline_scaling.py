@@ -111,7 +111,7 @@ def own(source: Source, threads: int, workers: int, batch_size: int = BATCH) -> 
     return batching.train_batches(
         [source],
         KINDS,
-        image_size=LARGE.image_size,
+        input_hw=(LARGE.image_size, LARGE.image_size),
         augment=AugmentConfig(scale_min=SCALES[1][0], scale_max=SCALES[1][1]),
         batch_size=batch_size,
         seed=0,

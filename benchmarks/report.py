@@ -59,7 +59,7 @@ def main() -> None:
     task = build_task("segmentation", tuple(f"class {i}" for i in range(CLASSES)), {})
     config = ModelConfig()
     network = build_model(config, {task.name: task.head(config)})
-    variables = network.init(jax.random.key(0), SIZE)
+    variables = network.init(jax.random.key(0), (SIZE, SIZE))
     mesh = make_mesh(1, devices=jax.local_devices())
     model = Trained(Path("model"), network, variables, config, {task.name: task}, SIZE, {}, {}, "", mesh)
     hw = given.truth * 3 // 4, given.truth

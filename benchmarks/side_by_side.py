@@ -72,15 +72,15 @@ def _prepared(
     config: Any, transfer: Any, options: argparse.Namespace, make_step: Callable[..., TrainStep]
 ) -> Callable[[], None]:
     """One update, compiled."""
-    each, size = config.downstream[options.set], config.image_size
+    each, input_hw = config.downstream[options.set], config.input_hw
     source = open_source(each.train, options.data_dir, (each.task,))
     task = build_tasks({each.task: each.options}, [source], config.max_boxes)[each.task]
     model = build_model(config.model, {task.name: task.head(config.model)})
     kinds = {task.name: task.label}
     given = train_batches(
-        [source], kinds, image_size=size, augment=AugmentConfig(), batch_size=transfer.batch_size, seed=0
+        [source], kinds, input_hw=input_hw, augment=AugmentConfig(), batch_size=transfer.batch_size, seed=0
     )
-    batch, variables = dict(next(given)), model.init(jax.random.key(0), size)
+    batch, variables = dict(next(given)), model.init(jax.random.key(0), input_hw)
     if transfer.mode == "frozen":
         batch["features"] = jax.device_get(jax.jit(model.features)(variables, batch.pop("image")))
         variables = {kind: {"heads": parts["heads"]} for kind, parts in variables.items()}

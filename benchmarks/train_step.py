@@ -126,7 +126,7 @@ def measure_must_jax(config: ModelConfig, image_size: int, batch_size: int, step
         updates, opt_state = optimizer.update(grads, opt_state)
         return optax.apply_updates(params, updates), stats, opt_state
 
-    variables = model.init(jax.random.key(0), image_size)
+    variables = model.init(jax.random.key(0), (image_size, image_size))
     params = variables["params"]
     state = put_replicated(mesh, (params, variables["stats"], jax.jit(optimizer.init)(params)))
     images = put_batch(mesh, make_images(batch_size, image_size))
@@ -176,8 +176,8 @@ def train_step(
         return model.apply(variables, batch["image"], train=train)
 
     weights = dict.fromkeys(names, 0.1)
-    jitted = make_train_step(forward, tasks, weights, optimizer, mesh)
-    state = init_state(model.init(jax.random.key(0), image_size), optimizer, mesh, ema=False)
+    jitted = make_train_step(forward, tasks, (image_size, image_size), weights, optimizer, mesh)
+    state = init_state(model.init(jax.random.key(0), (image_size, image_size)), optimizer, mesh, ema=False)
     parameters = count(jax.tree.leaves(state["params"]))
     labels = make_labels(batch_size, image_size // 4)
     batch = {"image": make_images(batch_size, image_size), "labels": {name: labels[name] for name in names}}

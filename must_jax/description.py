@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pydantic
 
 from must_jax.config import ModelConfig, in_todays_names
+from must_jax.config.base import input_hw_of
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE, write_json
 from must_jax.reading import read_json, validated
@@ -114,6 +115,11 @@ class Description(pydantic.BaseModel):
     stats_digest: str
     training: TrainingRecord
     checksum: str
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        return input_hw_of(self.image_size)
 
     @property
     def checkpoint(self) -> int:

@@ -364,7 +364,7 @@ def _predicted(
     check_levels(wishes.levels)
     loaded = trained.load(model, make_mesh(min(batch_size, jax.local_device_count()), devices=jax.local_devices()))
     loaded = loaded.with_options(wishes.options)
-    memory.check_batch(batch_size, loaded.image_size, "--batch_size")
+    memory.check_batch(batch_size, loaded.input_hw, "--batch_size")
 
     def use(photo: Photo, predicted: trained.Predicted | Exception) -> Done:
         if isinstance(predicted, Exception):

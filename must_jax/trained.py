@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from must_jax import description
 from must_jax.config import ModelConfig, TrainConfig, in_todays_names
+from must_jax.config.base import input_hw_of, size_told
 from must_jax.cores import ahead, cores
 from must_jax.data.augment import letterbox_geometry, resized
 from must_jax.data.given import Image, check_array, pixels, several
@@ -112,9 +113,14 @@ class Trained:
     licences: Mapping[str, str] = field(default_factory=dict)
     mesh: Mesh = field(default_factory=lambda: make_mesh(1, devices=jax.local_devices()))
 
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the input in pixels; images are fitted into its top left corner."""
+        return input_hw_of(self.image_size)
+
     def __repr__(self) -> str:
         tasks = (f"{name} ({len(task.classes)} classes)" if task.classes else name for name, task in self.tasks.items())
-        size = f"{count_parameters(self.variables['params']):,} parameters, {self.image_size} px"
+        size = f"{count_parameters(self.variables['params']):,} parameters, {size_told(self.input_hw)} px"
         return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
 
     def with_options(self, options: Mapping[str, Mapping[str, Any]]) -> Trained:
@@ -233,7 +239,7 @@ class Trained:
             nonlocal rows
             rows = max(rows, len(batch) + -len(batch) % self.mesh.size)
             with self._fits_memory(rows):
-                inputs = np.zeros((rows, self.image_size, self.image_size, 3), np.uint8)
+                inputs = np.zeros((rows, *self.input_hw, 3), np.uint8)
                 contents = np.ones((rows, 2), np.float32)
                 for row, (_, fitted) in enumerate(batch):
                     if isinstance(fitted, _Fitted):
@@ -270,7 +276,7 @@ class Trained:
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            devices, size = self.mesh.size, f"of {self.image_size} px"
+            devices, size = self.mesh.size, f"of {size_told(self.input_hw)} px"
             if rows > devices:
                 what = f"a batch of {rows} images {size} does not fit into memory"
                 raise UserError(f"{what}; set batch_size to {rows // devices // 2 * devices} or less") from error
@@ -281,8 +287,8 @@ class Trained:
 
     def _fitted(self, pixels: np.ndarray) -> _Fitted:
         image_hw = pixels.shape[0], pixels.shape[1]
-        geometry = letterbox_geometry(image_hw, self.image_size)
-        content = content_of((geometry.y.out_length, geometry.x.out_length), self.image_size)
+        geometry = letterbox_geometry(image_hw, self.input_hw)
+        content = content_of((geometry.y.out_length, geometry.x.out_length), self.input_hw)
         return _Fitted(image_hw, content, resized(geometry, pixels))
 
     def _labels(self, fitted: _Fitted, predictions: Predictions, row: int) -> dict[str, Label]:
@@ -304,11 +310,12 @@ class Trained:
         Raises:
           UserError: the array has another type or shape.
         """
-        check_array(images, f"images are u8[batch, {self.image_size}, {self.image_size}, 3] RGB", 4)
-        if images.shape[1:3] != (self.image_size,) * 2:
+        height, width = self.input_hw
+        check_array(images, f"images are u8[batch, {height}, {width}, 3] RGB", 4)
+        if images.shape[1:3] != self.input_hw:
             raise UserError(
-                f"images are {self.image_size} x {self.image_size} pixels, but these are {images.shape[2]} x "
-                f"{images.shape[1]}; pass each to `predict`, which resizes it to fit the input"
+                f"images are {height} x {width} pixels, but these are {images.shape[1]} x "
+                f"{images.shape[2]}; pass each to `predict`, which resizes it to fit the input"
             )
         missing = -len(images) % self.mesh.size
         images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
@@ -341,7 +348,7 @@ class Trained:
 
     def _inputs(self, batch_size: int) -> tuple[Variables, dict[str, jax.ShapeDtypeStruct]]:
         """Shapes and types of what the compiled predictions take."""
-        images = jax.ShapeDtypeStruct((batch_size, self.image_size, self.image_size, 3), np.uint8)
+        images = jax.ShapeDtypeStruct((batch_size, *self.input_hw, 3), np.uint8)
         return jax.eval_shape(lambda: self.variables), {"image": images}
 
     def _begun(self, wanted: Wanted, images: np.ndarray, contents: np.ndarray) -> _Answers:
@@ -352,16 +359,16 @@ class Trained:
 
     def _featured(self, wanted: Wanted) -> jax.stages.Wrapped:
         """`(variables, {"image", "content"}) -> (predictions by task, features by level)`."""
-        model, tasks, size = self.model, self.tasks if wanted.labels else {}, self.image_size
+        model, tasks, input_hw = self.model, self.tasks if wanted.labels else {}, self.input_hw
 
         def answer(variables: Variables, batch: Batch) -> _Answers:
             found = model.features(variables, batch["image"], (*OF_HEADS, *wanted.levels))
             predictions = {}
             if tasks:
                 outputs, _ = model.apply_heads(variables, found, train=False)
-                predictions = {name: task.predict(outputs[name], size) for name, task in tasks.items()}
+                predictions = {name: task.predict(outputs[name], input_hw) for name, task in tasks.items()}
             maps = {level: found[level] for level in wanted.levels}
-            return predictions, pool(maps, batch["content"], size) if wanted.pooled else maps
+            return predictions, pool(maps, batch["content"], input_hw) if wanted.pooled else maps
 
         if wanted not in self._featuring:
             given, made = (replicated(self.mesh), split(self.mesh)), split(self.mesh)
@@ -378,11 +385,11 @@ class Trained:
 
     @cached_property
     def _predict(self) -> PredictStep:
-        return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh)
+        return make_predict_step(image_forward(self.model), self.tasks, self.input_hw, self.mesh)
 
     @cached_property
     def _condensed(self) -> jax.stages.Wrapped:
-        return make_predict_step(image_forward(self.model), self.tasks, self.image_size, self.mesh, condense=True)
+        return make_predict_step(image_forward(self.model), self.tasks, self.input_hw, self.mesh, condense=True)
 
 
 def image_forward(model: Model) -> Forward:
@@ -410,7 +417,7 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
         raise UserError(f"{workdir / MODEL_FILE} is damaged, or was written by another version: {error}") from None
     variables = restore_variables(workdir / CHECKPOINTS, told.checkpoint)
     _check_signed(workdir, told, variables)
-    if differing := different(variables, model.shapes(told.image_size)):
+    if differing := different(variables, model.shapes(told.input_hw)):
         raise UserError(f"{workdir / MODEL_FILE} describes a network other than the trained one: {differing}; {REMEDY}")
     return Trained(
         workdir=workdir,

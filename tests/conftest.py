@@ -91,11 +91,11 @@ class ToyTask:
 
     counted = ""
 
-    def loss(self, outputs: Any, labels: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
+    def loss(self, outputs: Any, labels: Any, input_hw: tuple[int, int]) -> dict[str, tuple[jax.Array, jax.Array]]:
         error = jnp.sum((outputs["y"] - labels["y"]) ** 2, -1)
         return {"squared": (jnp.sum(error * labels["present"]), jnp.sum(labels["present"]))}
 
-    def predict(self, outputs: Any, image_size: int) -> dict[str, jax.Array]:
+    def predict(self, outputs: Any, input_hw: tuple[int, int]) -> dict[str, jax.Array]:
         return {"y": outputs["y"]}
 
     def in_frame_of(self, label: Any, prediction: Any, content: tuple[float, float]) -> Any:

@@ -34,7 +34,7 @@ def redescribe(file: Path, **changes: Any) -> None:
 
 
 def make_teacher(
-    folder: Path, tasks: tuple[str, ...], image_size: int, metrics: dict[str, float], seed: int = 0
+    folder: Path, tasks: tuple[str, ...], image_size: int | tuple[int, int], metrics: dict[str, float], seed: int = 0
 ) -> Path:
     source = {"images": "scenes/teacher_depth_tiny:train"}
     config = TrainConfig(
@@ -42,7 +42,7 @@ def make_teacher(
     )
     built = {task: build_task(task, CLASSES.get(task, ()), {"max_boxes": 4}) for task in tasks}
     model = build_model(SMALL, {name: task.head(SMALL) for name, task in built.items()})
-    rng, variables = np.random.default_rng(seed), model.init(jax.random.key(0), image_size)
+    rng, variables = np.random.default_rng(seed), model.init(jax.random.key(0), config.input_hw)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), variables["params"])
     stats = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype(np.float32), variables["stats"])
     folder.mkdir(parents=True)

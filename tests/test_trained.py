@@ -46,7 +46,7 @@ def run(tmp_path_factory):
         classes = CLASSES if name in ("classification", "detection", "segmentation") else ()
         tasks[name] = build_task(name, classes, {"max_boxes": 6, **options.get(name, {})})
     model = build_model(CONFIG.model, {name: task.head(CONFIG.model) for name, task in tasks.items()})
-    variables = model.init(jax.random.key(0), SIZE)
+    variables = model.init(jax.random.key(0), (SIZE, SIZE))
     state = init_state(variables, build_optimizer(CONFIG.optimizer), make_mesh(1), ema=False)
     with Checkpoints(workdir / trained.CHECKPOINTS, {}) as checkpoints:
         checkpoints.save(3, state, {})

@@ -57,7 +57,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     model, optimizer, step = build(config, tasks, dict.fromkeys(tasks, 1.0), mesh)
     shapes = update_shapes(config, tasks, model, optimizer, mesh)
     yield Step("train", step, shapes, config.batch_size, config.accumulate)
-    variables, images = model.shapes(config.image_size), {"image": shapes[1]["image"]}
+    variables, images = model.shapes(config.input_hw), {"image": shapes[1]["image"]}
     forward = trained.image_forward(model)
     labelled = {
         name
@@ -66,9 +66,9 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
         if not source.tasks or name in source.tasks
     }
     measured = {name: task for name, task in tasks.items() if name in labelled} or tasks
-    predict = make_predict_step(forward, measured, config.image_size, mesh)
+    predict = make_predict_step(forward, measured, config.input_hw, mesh)
     yield Step("evaluate", predict, (variables, images), config.batch_size)
-    condensed = make_predict_step(forward, tasks, config.image_size, mesh, condense=True)
+    condensed = make_predict_step(forward, tasks, config.input_hw, mesh, condense=True)
     yield Step("label", condensed, (variables, images), config.batch_size)
 
 
@@ -86,10 +86,10 @@ def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
             name: build_task(name, task.classes, task.options | config.tasks.get(teacher.names.get(name, name), {}))
             for name, task in mapped_tasks(trained_on, mappings).items()
         }
-        size, network = told.image_size, mapped_network(model, tasks, mappings)
-        predict = make_predict_step(trained.image_forward(network), tasks, size, mesh, condense=True)
-        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
-        yield Step(f"label {teacher.called}", predict, (model.shapes(size), {"image": images}), batch_size)
+        input_hw, network = told.input_hw, mapped_network(model, tasks, mappings)
+        predict = make_predict_step(trained.image_forward(network), tasks, input_hw, mesh, condense=True)
+        images = jax.ShapeDtypeStruct((batch_size, *input_hw, 3), np.uint8)
+        yield Step(f"label {teacher.called}", predict, (model.shapes(input_hw), {"image": images}), batch_size)
 
 
 def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator[Step]:
@@ -97,9 +97,9 @@ def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator
         check_batch(f"transfers batch_size ({transfer.mode})", transfer.batch_size, mesh)
     featurizes = [transfer.batch_size for transfer in config.transfers if transfer.mode == "frozen"]
     trunk = build_model(config.model, {})
-    size, variables = config.image_size, trunk.shapes(config.image_size)
+    input_hw, variables = config.input_hw, trunk.shapes(config.input_hw)
     for batch_size in dict.fromkeys(featurizes):
-        images = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8, sharding=split(mesh))
+        images = jax.ShapeDtypeStruct((batch_size, *input_hw, 3), np.uint8, sharding=split(mesh))
         placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), variables)
         yield Step("features", jax.jit(trunk.features), (placed, images), batch_size)
     for transfer in config.transfers:
@@ -110,8 +110,8 @@ def _scorecard(config: EvaluateConfig, mesh: Mesh, classes: Classes) -> Iterator
 
 def _transfer(config: EvaluateConfig, transfer: TransferConfig, name: str, task: Task, mesh: Mesh) -> Iterator[Step]:
     model = build_model(config.model, {task.name: task.head(config.model)})
-    downstream = Downstream(name, task, model, config.image_size, {}, config.input)
-    programs = Transfer(transfer, downstream, Trunk.of(model, config.image_size), mesh)
+    downstream = Downstream(name, task, model, config.input_hw, {}, config.input)
+    programs = Transfer(transfer, downstream, Trunk.of(model, config.input_hw), mesh)
     step, predict = programs.shapes()
     about, images = f"{transfer.mode} {name}", transfer.batch_size
     yield Step(f"train {about}", programs.step, step, programs.side_by_side * images)

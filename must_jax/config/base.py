@@ -70,6 +70,17 @@ ImageSize = Annotated[  # input height = width in pixels; C5 has stride 32
 ]
 
 
+def input_hw_of(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of an input whose size is given as in a config."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def size_told(input_hw: tuple[int, int]) -> str:
+    """The size of an input in words: the side of a square, or height x width."""
+    height, width = input_hw
+    return str(height) if height == width else f"{height} x {width}"
+
+
 def _check_plain(value: Any, path: tuple[str, ...] = ()) -> None:
     """Refuses what no config may hold, at any depth: it could not be written to `config.json`, or name a file."""
     if isinstance(value, Mapping):

@@ -20,6 +20,7 @@ from must_jax.config.base import (
     Rate,
     Seed,
     TaskOptions,
+    input_hw_of,
 )
 from must_jax.config.parts import (
     AugmentConfig,
@@ -100,6 +101,11 @@ class EvaluateConfig(Config):
     """Memory for the features that frozen transfer trains on; those beyond lie in the workdir while they are needed."""
     input: InputConfig = InputConfig()
     """How batches are made ahead of the devices. Workers make only those that are trained on."""
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        return input_hw_of(self.image_size)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -23,6 +23,7 @@ from must_jax.config.base import (
     Seconds,
     Seed,
     TasksOptions,
+    input_hw_of,
 )
 from must_jax.config.parts import (
     REMAT,
@@ -127,6 +128,11 @@ class TrainConfig(Config):
         """The updates to trace, numbered from 1."""
         match = re.fullmatch(r"(\d+):(\d+)", self.profile)
         return range(int(match[1]), int(match[2]) + 1) if match else range(0)
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        return input_hw_of(self.image_size)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,6 +1,6 @@
 """Geometry of examples: one map from image to network input drives the image, its boxes and its maps alike.
 
-A rectangle of image pixels is resized into a rectangle of the square input, flipped or not; the rest of the input is
+A rectangle of image pixels is resized into a rectangle of the network's input, flipped or not; the rest of the input is
 padding. Both are whole pixels, so the resize is exact, and boxes and maps, whatever their resolution, follow in
 fractions of the image. Pixel i of n covers the fractions i/n to (i+1)/n; its value is that of its centre, (i + 1/2)/n.
 """
@@ -42,38 +42,38 @@ class Geometry(NamedTuple):
     x: Span
 
 
-def letterbox_geometry(image_hw: tuple[float, float], image_size: int) -> Geometry:
+def letterbox_geometry(image_hw: tuple[float, float], input_hw: tuple[int, int]) -> Geometry:
     """The whole image, as large as fits, in the top left corner of the input.
 
     The image occupies `y.out_length` rows and `x.out_length` columns of the input.
     """
-    scale = image_size / max(image_hw)
-    lengths = [min(image_size, max(1, round(side * scale))) for side in image_hw]
-    return Geometry(*(Span(side, 0, int(side), image_size, 0, n) for side, n in zip(image_hw, lengths, strict=True)))
+    sides = list(zip(image_hw, input_hw, strict=True))
+    scale = min(out / side for side, out in sides)
+    return Geometry(*(Span(side, 0, int(side), out, 0, min(out, max(1, round(side * scale)))) for side, out in sides))
 
 
 def sample_scale(rng: np.random.Generator, augment: AugmentConfig) -> float:
-    """Draws the longer side of the image as it will be shown, in units of the input's side."""
+    """Draws how large the image will be shown, relative to the largest size that fits into the input."""
     if augment.scale_sampling == "uniform":
         return rng.uniform(augment.scale_min, augment.scale_max)
     return math.exp(rng.uniform(math.log(augment.scale_min), math.log(augment.scale_max)))
 
 
 def sample_geometry(
-    rng: np.random.Generator, image_hw: tuple[float, float], image_size: int, scale: float, flip: bool
+    rng: np.random.Generator, image_hw: tuple[float, float], input_hw: tuple[int, int], scale: float, flip: bool
 ) -> Geometry:
     """The image at `scale` (see `sample_scale`); a side that is too long is cropped, a short one padded, at random.
 
     Args:
       flip: whether to swap left and right in half of all cases.
     """
-    zoom = scale * image_size / max(image_hw)
+    zoom = min(scale * out / side for side, out in zip(image_hw, input_hw, strict=True))
     spans = []
-    for side, flipped in zip(image_hw, (False, flip and rng.random() < 0.5), strict=True):
-        length = min(int(side), max(1, round(image_size / zoom)))
-        out_length = min(image_size, max(1, round(side * zoom)))
-        start, out_start = rng.integers(int(side) - length + 1), rng.integers(image_size - out_length + 1)
-        spans.append(Span(side, int(start), length, image_size, int(out_start), out_length, flipped))
+    for side, out, flipped in zip(image_hw, input_hw, (False, flip and rng.random() < 0.5), strict=True):
+        length = min(int(side), max(1, round(out / zoom)))
+        out_length = min(out, max(1, round(side * zoom)))
+        start, out_start = rng.integers(int(side) - length + 1), rng.integers(out - out_length + 1)
+        spans.append(Span(side, int(start), length, out, int(out_start), out_length, flipped))
     return Geometry(*spans)
 
 

@@ -1,7 +1,7 @@
 """From image sets and label columns to batches of NumPy arrays.
 
-A batch of B examples, with images of S*S pixels and N box slots:
-  image  u8[B, S, S, 3] RGB
+A batch of B examples, with inputs of H*W pixels and N box slots:
+  image  u8[B, H, W, 3] RGB
   mask   f32[B]   1 = a real image; 0 = padding of the last batch, or an image that cannot be read
   index  i32[B]   position in its image set; -1 = padding
   labels {task: {fields of its kind, "present": f32[B]}}; present is 0 wherever mask is 0
@@ -57,7 +57,7 @@ def train_batches(
     sources: Sequence[Source],
     kinds: Mapping[str, LabelKind],
     *,
-    image_size: int,
+    input_hw: tuple[int, int],
     augment: AugmentConfig,
     batch_size: int,
     seed: int,
@@ -85,8 +85,8 @@ def train_batches(
     rows = np.arange(batch_size) if rows is None else rows
     order_seed, augment_seed = _seeds(seed)
     order = Order([len(source.images) for source in sources], order_seed)
-    make = _Training(sources, kinds, image_size, TRAIN_MAP_STRIDE, batch_size, rows, order, augment_seed, augment)
-    like = batch_like(kinds, image_size=image_size, batch_size=len(rows))
+    make = _Training(sources, kinds, input_hw, TRAIN_MAP_STRIDE, batch_size, rows, order, augment_seed, augment)
+    like = batch_like(kinds, input_hw=input_hw, batch_size=len(rows))
     return _made(make, range(start_step, stop_step), like, config, threads, on_bad)
 
 
@@ -101,7 +101,7 @@ def eval_batches(
     source: Source,
     kinds: Mapping[str, LabelKind],
     *,
-    image_size: int,
+    input_hw: tuple[int, int],
     batch_size: int,
     map_stride: int = 1,
     start_step: int = 0,
@@ -121,8 +121,8 @@ def eval_batches(
     """
     _check([source], kinds)
     rows = np.arange(batch_size) if rows is None else rows
-    make = _Evaluation([source], kinds, image_size, map_stride, batch_size, rows)
-    like = batch_like(kinds, image_size=image_size, batch_size=len(rows), map_stride=map_stride)
+    make = _Evaluation([source], kinds, input_hw, map_stride, batch_size, rows)
+    like = batch_like(kinds, input_hw=input_hw, batch_size=len(rows), map_stride=map_stride)
     like["content_hw"] = np.zeros((len(rows), 2), np.int32)
     steps = range(start_step, math.ceil(len(source.images) / batch_size))
     return _made(make, steps, like, config, threads, on_bad)
@@ -186,7 +186,7 @@ class _Examples:
 
     sources: Sequence[Source]
     kinds: Mapping[str, LabelKind]
-    image_size: int
+    input_hw: tuple[int, int]
     map_stride: int
     batch_size: int
     rows: np.ndarray
@@ -214,9 +214,8 @@ class _Examples:
         try:
             image, image_hw = decode_reduced(source.images.record(index)["image"], longest)
             labels = {task: label for task in self.kinds if (label := label_of(source, task, index)) is not None}
-            map_size = self.image_size // self.map_stride
-            geometry = lay(image_hw)
-            image, targets = resized(geometry, image), place(geometry, labels, self.kinds, map_size)
+            geometry, map_hw = lay(image_hw), map_hw_of(self.input_hw, self.map_stride)
+            image, targets = resized(geometry, image), place(geometry, labels, self.kinds, map_hw)
         except Exception as error:  # one record, however broken, must not end a run of days
             self.write_blank(out, row, index)
             return [Unread(f"{source.images.name}[{index}]", f"{type(error).__name__}: {error}")]
@@ -224,7 +223,7 @@ class _Examples:
         return []
 
     def write_blank(self, out: Batch, row: int, index: int) -> None:
-        _write(out, row, _blank(index, self.kinds, self.image_size, self.map_stride))
+        _write(out, row, _blank(index, self.kinds, self.input_hw, self.map_stride))
 
 
 @dataclass(frozen=True)
@@ -243,9 +242,9 @@ class _Training(_Examples):
         scale = sample_scale(rng, self.augment)  # first: what is shown small need not be decoded at full size
 
         def lay(image_hw: tuple[float, float]) -> Geometry:
-            return sample_geometry(rng, image_hw, self.image_size, scale, self.augment.flip)
+            return sample_geometry(rng, image_hw, self.input_hw, scale, self.augment.flip)
 
-        return self.write(out, row, which, index, math.ceil(self.image_size * scale), lay)
+        return self.write(out, row, which, index, math.ceil(max(self.input_hw) * scale), lay)
 
 
 @dataclass(frozen=True)
@@ -259,7 +258,7 @@ class _Evaluation(_Examples):
         content_hw[:] = 0
 
         def lay(image_hw: tuple[float, float]) -> Geometry:
-            geometry = letterbox_geometry(image_hw, self.image_size)
+            geometry = letterbox_geometry(image_hw, self.input_hw)
             content_hw[:] = geometry.y.out_length, geometry.x.out_length
             return geometry
 
@@ -270,7 +269,7 @@ class _Evaluation(_Examples):
 
 
 def batch_like(
-    kinds: Mapping[str, LabelKind], *, image_size: int, batch_size: int, map_stride: int = TRAIN_MAP_STRIDE
+    kinds: Mapping[str, LabelKind], *, input_hw: tuple[int, int], batch_size: int, map_stride: int = TRAIN_MAP_STRIDE
 ) -> Batch:
     """A batch with the shapes and types of those of `train_batches`; all its examples are the same blank."""
 
@@ -279,13 +278,18 @@ def batch_like(
             return {key: repeat(value) for key, value in node.items()}
         return np.broadcast_to(node, (batch_size, *np.shape(node)))  # takes no memory
 
-    return repeat(_blank(-1, kinds, image_size, map_stride))
+    return repeat(_blank(-1, kinds, input_hw, map_stride))
 
 
-def _blank(index: int, kinds: Mapping[str, LabelKind], image_size: int, map_stride: int) -> Example:
-    map_hw = (image_size // map_stride, image_size // map_stride)
+def map_hw_of(input_hw: tuple[int, int], map_stride: int = TRAIN_MAP_STRIDE) -> tuple[int, int]:
+    """Rows and columns of maps of the whole input."""
+    return input_hw[0] // map_stride, input_hw[1] // map_stride
+
+
+def _blank(index: int, kinds: Mapping[str, LabelKind], input_hw: tuple[int, int], map_stride: int) -> Example:
+    map_hw = map_hw_of(input_hw, map_stride)
     return {
-        "image": np.zeros((image_size, image_size, 3), np.uint8),
+        "image": np.zeros((*input_hw, 3), np.uint8),
         "mask": np.float32(0),
         "index": np.int32(index),
         "labels": {task: kind.absent(map_hw) for task, kind in kinds.items()},

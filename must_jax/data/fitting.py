@@ -42,11 +42,6 @@ class Input:
     padding_rgb: tuple[int, int, int] = PADDING_RGB
     shorter: int = 0
 
-    @classmethod
-    def square(cls, side: int) -> Input:
-        """That of a network of must_jax."""
-        return cls(side, side)
-
     @property
     def told(self) -> str:
         """In words, for manifests."""

@@ -1,4 +1,4 @@
-"""From a network's square input back to the image: without the padding, at any resolution.
+"""From a network's input back to the image: without the padding, at any resolution.
 
 The image lies in the top left corner of the input (`augment.letterbox_geometry`) and takes up the share `content` of
 its rows and columns, two fractions. Pixel i of n covers i/n to (i+1)/n of an axis; its value is that of its centre.
@@ -20,9 +20,9 @@ _BLOCK_PX = 2**20  # pixels that are worked on at a time, so that large images w
 _LONGEST_PX = 2**14  # longest side of a block; OpenCV warps to fewer than 2^15 pixels
 
 
-def content_of(content_hw: tuple[int, int], image_size: int) -> Content:
-    """Pixels of the input that the image takes up -> shares of the input's side."""
-    return content_hw[0] / image_size, content_hw[1] / image_size
+def content_of(content_hw: tuple[int, int], input_hw: tuple[int, int]) -> Content:
+    """Pixels of the input that the image takes up -> shares of its rows and columns."""
+    return content_hw[0] / input_hw[0], content_hw[1] / input_hw[1]
 
 
 def most_likely(probs: np.ndarray, content: Content, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

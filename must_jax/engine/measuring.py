@@ -45,7 +45,7 @@ def evaluate(
     batches: Iterable[Batch],
     truth: Truth,
     tasks: Mapping[str, Task],
-    image_size: int,
+    input_hw: tuple[int, int],
     mesh: Mesh,
 ) -> Evaluation:
     """Evaluates the predictions for all examples.
@@ -72,7 +72,7 @@ def evaluate(
             counting = counting or {
                 name: Counting(cast(MapTask, tasks[name]), metrics[name], map_) for name, map_ in maps.items()
             }
-            read = partial(_read, truth, counting, batch["index"], contents := batch["content_hw"] / image_size)
+            read = partial(_read, truth, counting, batch["index"], contents := batch["content_hw"] / np.array(input_hw))
             rows = _by_turns(batch["mask"], len(mesh.local_devices))
             fetched: dict[int, dict[str, Any]] = {}
             for row, labels in zip(rows, ahead(rows, partial(_begin, pool, read), readers), strict=True):

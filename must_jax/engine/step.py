@@ -42,9 +42,11 @@ STOP = "stop"  # in a batch: 1 in the rows of a process that was told to stop; i
 class Task(Protocol):
     """What the engine needs from a task; see `tasks/base.py`."""
 
-    def loss(self, outputs: Any, labels: Any) -> Mapping[str, tuple[jax.Array, jax.Array]]: ...
+    def loss(
+        self, outputs: Any, labels: Any, input_hw: tuple[int, int]
+    ) -> Mapping[str, tuple[jax.Array, jax.Array]]: ...
 
-    def predict(self, outputs: Any, image_size: int) -> Mapping[str, jax.Array]: ...
+    def predict(self, outputs: Any, input_hw: tuple[int, int]) -> Mapping[str, jax.Array]: ...
 
     def condense(self, predictions: Any) -> Mapping[str, jax.Array]: ...
 
@@ -74,7 +76,11 @@ def key_of(schedule: Mapping[str, Any]) -> jax.Array:
 
 
 def make_gradients(
-    forward: Forward, tasks: Mapping[str, Task], weights: Mapping[str, float], accumulate: int = 1
+    forward: Forward,
+    tasks: Mapping[str, Task],
+    input_hw: tuple[int, int],
+    weights: Mapping[str, float],
+    accumulate: int = 1,
 ) -> Callable[..., tuple[Any, Any, Averages]]:
     """`gradients(params, stats, batch, key=None) -> (gradients, new stats, averages)`, to be compiled.
 
@@ -87,7 +93,7 @@ def make_gradients(
 
     def sums(params: Any, stats: Any, batch: Batch) -> tuple[dict[str, Average], Any]:
         outputs, new_stats = forward({"params": params, "stats": stats}, batch, True)
-        terms = {name: task.loss(outputs[name], batch["labels"][name]) for name, task in tasks.items()}
+        terms = {name: task.loss(outputs[name], batch["labels"][name], input_hw) for name, task in tasks.items()}
         named = {f"{name}/{term}": Average(*sum_) for name in terms for term, sum_ in terms[name].items()}
         return named, new_stats
 
@@ -127,6 +133,7 @@ def make_gradients(
 def make_train_step(
     forward: Forward,
     tasks: Mapping[str, Task],
+    input_hw: tuple[int, int],
     weights: Mapping[str, float],
     optimizer: Optimizer,
     mesh: Mesh,
@@ -146,7 +153,7 @@ def make_train_step(
         statistics. The terms are still means over the whole batch.
     """
 
-    gradients = make_gradients(forward, tasks, weights, accumulate)
+    gradients = make_gradients(forward, tasks, input_hw, weights, accumulate)
 
     def whole(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, replicated(mesh))
@@ -166,6 +173,7 @@ def make_train_step(
 def make_side_by_side_step(
     forward: Forward,
     tasks: Mapping[str, Task],
+    input_hw: tuple[int, int],
     weights: Mapping[str, float],
     optimizer: Optimizer,
     mesh: Mesh,
@@ -175,7 +183,7 @@ def make_side_by_side_step(
     State, batch, schedule and averages have one more leading axis, with one entry for each training. Each device
     computes as if it were alone, and waits for no other within an update.
     """
-    update = _make_update(make_gradients(forward, tasks, weights), optimizer)
+    update = _make_update(make_gradients(forward, tasks, input_hw, weights), optimizer)
 
     def own(state: State, batch: Batch, schedule: Schedule) -> tuple[State, Averages]:
         alone = jax.tree.map(lambda x: x[0], (state, batch, schedule))
@@ -239,7 +247,7 @@ def _make_update(
 
 
 def make_predict_step(
-    forward: Forward, tasks: Mapping[str, Task], image_size: int, mesh: Mesh, *, condense: bool = False
+    forward: Forward, tasks: Mapping[str, Task], input_hw: tuple[int, int], mesh: Mesh, *, condense: bool = False
 ) -> jax.stages.Wrapped:
     """`predict(variables, batch) -> {task: predictions}`, in inference mode, split over the mesh like the batch.
 
@@ -249,7 +257,7 @@ def make_predict_step(
 
     def predict(variables: Variables, batch: Batch) -> Mapping[str, Any]:
         outputs, _ = forward(variables, batch, False)
-        predictions = {name: task.predict(outputs[name], image_size) for name, task in tasks.items()}
+        predictions = {name: task.predict(outputs[name], input_hw) for name, task in tasks.items()}
         return {name: task.condense(predictions[name]) for name, task in tasks.items()} if condense else predictions
 
     return _jit(mesh, predict, in_shardings=(replicated(mesh), split(mesh)), out_shardings=split(mesh))

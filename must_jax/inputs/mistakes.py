@@ -54,7 +54,7 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
         look(mesh_of, config)
     if isinstance(config, TrainConfig | EvaluateConfig):
         for size in about.batch_sizes:
-            look(memory.check_batch, size // distributed.processes(), config.image_size)
+            look(memory.check_batch, size // distributed.processes(), config.input_hw)
     for key, run in about.runs:
         look(_check_run, f"config.{key}", run, made)
     for source in about.sources:

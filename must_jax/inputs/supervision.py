@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from must_jax.config.base import size_told
 from must_jax.data.augment import letterbox_geometry, shown_cells
-from must_jax.data.batching import TRAIN_MAP_STRIDE, Source, label_of
+from must_jax.data.batching import Source, label_of, map_hw_of
 from must_jax.data.decoding import decode_image, image_shape
 from must_jax.data.image_sets import shared
 from must_jax.data.kinds import BoxesLabel, Label, LabelKind, MapLabel, objects, place
@@ -64,13 +65,13 @@ _EXPECTED = 10  # labels of a class that a sample should have, so that their abs
 def check(
     sources: Sequence[Source],
     tasks: Mapping[str, Task],
-    image_size: int,
+    input_hw: tuple[int, int],
     accepted: Collection[str] = (),
     where: str = "",
 ) -> SeenByTask:
     """Prints for each task what there is to learn from; large sets are sampled (see `sampling`).
 
-    Labels are processed as in training without augmentation: the whole image in `image_size` pixels.
+    Labels are processed as in training without augmentation: the whole image, fitted into the input.
 
     Args:
       accepted: tasks that are trained anyway.
@@ -86,13 +87,13 @@ def check(
     images = dict.fromkeys(tasks, 0)
     for source in sources:
         kinds = {column.task: tasks[column.task].label for column in source.columns}
-        total = _add(total, _of_source(source, kinds, image_size))
+        total = _add(total, _of_source(source, kinds, input_hw))
         images |= {name: images[name] + len(source.images) for name in kinds}
     for name, task in tasks.items():
         total[name] = seen = replace(total[name], whole=total[name].left.images == images[name])
         sample = f", in a sample of {seen.left.images:,} of {images[name]:,} images" if not seen.whole else ""
         prefix = f"{where}: " if where else ""
-        reason, remedy = _nothing(seen, task, image_size)
+        reason, remedy = _nothing(seen, task, input_hw)
         if reason and name not in accepted:
             others = f", drop the task with --config.columns.drop={name}" if len(tasks) > 1 else ""
             override = "" if where else f", or train anyway with config.accept_failed={name}"
@@ -100,7 +101,8 @@ def check(
                 f"{prefix}there is nothing to learn for {name}: {reason}{sample}; {remedy}{others}{override}"
             )
         accepted_as = f"; {reason} (accepted by config.accept_failed)" if reason else ""
-        say(f"{prefix}{name} learns at image_size {image_size} from {_what_remains(seen, task)}{sample}{accepted_as}")
+        what = f"{prefix}{name} learns at image_size {size_told(input_hw)}"
+        say(f"{what} from {_what_remains(seen, task)}{sample}{accepted_as}")
     return total
 
 
@@ -114,7 +116,7 @@ def labelled(learnt: SeenByTask, sources: Sequence[Source]) -> dict[str, int]:
 
 
 def check_held_out(
-    source: Source, tasks: Mapping[str, Task], image_size: int, where: str, learnt: SeenByTask | None = None
+    source: Source, tasks: Mapping[str, Task], input_hw: tuple[int, int], where: str, learnt: SeenByTask | None = None
 ) -> None:
     """Refuses truth that has nothing to measure predictions against: every score would be 0.
 
@@ -129,7 +131,7 @@ def check_held_out(
       UserError: no label of a task that the source has, or empty ones only.
     """
     kinds = {column.task: tasks[column.task].label for column in source.columns}
-    for name, seen in _of_source(source, kinds, image_size).items():
+    for name, seen in _of_source(source, kinds, input_hw).items():
         reason, remedy = _empty(seen)
         if reason:
             raise UserError(f"{where} ({source.images.name}): nothing to measure {name} against: {reason}; {remedy}")
@@ -162,9 +164,9 @@ def overlap(some: Source, others: Source) -> str:
     return f"{count:,} of its {counted(len(some.images), 'image')}" if count else ""
 
 
-def _of_source(source: Source, kinds: Mapping[str, LabelKind], image_size: int) -> SeenByTask:
+def _of_source(source: Source, kinds: Mapping[str, LabelKind], input_hw: tuple[int, int]) -> SeenByTask:
     seen = none = {name: Seen() for name in kinds}
-    look = functools.partial(_look, source, kinds, image_size)
+    look = functools.partial(_look, source, kinds, input_hw)
     if kinds:
         for seen in sampling.sums(
             f"looking at the labels of {source.images.name}", len(source.images), look, _add, none
@@ -178,14 +180,14 @@ def _add(some: SeenByTask, others: SeenByTask) -> SeenByTask:
     return {name: seen.add(others[name]) if name in others else seen for name, seen in some.items()}
 
 
-def _look(source: Source, kinds: Mapping[str, LabelKind], image_size: int, index: int) -> SeenByTask:
+def _look(source: Source, kinds: Mapping[str, LabelKind], input_hw: tuple[int, int], index: int) -> SeenByTask:
     """The supervision of one image."""
     try:
         found = {name: label for name in kinds if (label := label_of(source, name, index)) is not None}
         seen = {name: Seen(summarize(kinds[name], label)) for name, label in found.items()}
         filled = {name: found[name] for name, each in seen.items() if each.teaching}
         if filled:  # otherwise the image need not be read
-            seen |= _placed(filled, kinds, _image_hw(source.images.record(index)["image"]), image_size)
+            seen |= _placed(filled, kinds, _image_hw(source.images.record(index)["image"]), input_hw)
     except Exception:  # broken in any way; training skips it and names it
         seen = {}
     absent = Seen(Summary(images=1, absent=1))
@@ -193,20 +195,20 @@ def _look(source: Source, kinds: Mapping[str, LabelKind], image_size: int, index
 
 
 def _placed(
-    labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], image_hw: tuple[int, int], image_size: int
+    labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], image_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> SeenByTask:
     """Non-empty labels, at the network's size."""
-    geometry, map_size = letterbox_geometry(image_hw, image_size), image_size // TRAIN_MAP_STRIDE
-    rows, columns = (shown_cells(span, map_size) for span in (geometry.y, geometry.x))
-    inside = (rows.stop - rows.start) * (columns.stop - columns.start) / map_size**2
+    geometry, map_hw = letterbox_geometry(image_hw, input_hw), map_hw_of(input_hw)
+    rows, columns = map(shown_cells, geometry, map_hw)
+    inside = (rows.stop - rows.start) * (columns.stop - columns.start) / math.prod(map_hw)
     seen = {}
     for name, label in labels.items():
         kind = kinds[name]
         boxes: dict[str, Any] = {}
-        target = place(geometry, {name: label}, {name: kind}, map_size)[name]
+        target = place(geometry, {name: label}, {name: kind}, map_hw)[name]
         if isinstance(kind, BoxesLabel):
             slots = replace(kind, max_boxes=max(kind.max_boxes, len(label["valid"])))
-            every = place(geometry, {name: label}, {name: slots}, map_size)[name]
+            every = place(geometry, {name: label}, {name: slots}, map_hw)[name]
             there, fitting, left = (int(objects(each).sum()) for each in (label, every, target))
             boxes = {"objects": there, "small": there - fitting, "over": fitting - left}
         seen[name] = Seen(summarize(kind, target), filled=1, inside=inside, **boxes)
@@ -238,16 +240,16 @@ def _what_remains(seen: Seen, task: Task) -> str:
     return "; ".join(parts)
 
 
-def _nothing(seen: Seen, task: Task, image_size: int) -> tuple[str, str]:
+def _nothing(seen: Seen, task: Task, input_hw: tuple[int, int]) -> tuple[str, str]:
     """Why nothing can be learnt, and what to do; ("", "") if something can."""
     boxes = isinstance(task.label, BoxesLabel)
     if not seen.filled:
         return _empty(seen)
     if not seen.teaching and boxes:
         small = f"{seen.small:,} of {seen.objects:,} are smaller than a pixel"
-        return f"no box is left at image_size {image_size}, {small}", "increase image_size"
+        return f"no box is left at image_size {size_told(input_hw)}, {small}", "increase image_size"
     if not seen.teaching:
-        return f"no labelled cell is left at image_size {image_size}", "increase image_size"
+        return f"no labelled cell is left at image_size {size_told(input_hw)}", "increase image_size"
     if (only := _only_class(seen, task)) and (len(task.classes) == 1 or seen.whole):
         return f"'{only}' is the only class, and one class alone teaches nothing", "add images of other classes"
     return "", ""

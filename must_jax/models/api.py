@@ -57,13 +57,13 @@ class Model:
     is_frozen: bool = False
     remat: frozenset[str] = frozenset()
 
-    def shapes(self, image_size: int) -> Variables:
+    def shapes(self, input_hw: tuple[int, int]) -> Variables:
         """Shapes and types of what `init` returns; takes no memory."""
-        _check_size(image_size, image_size)
-        return _traced_shapes(self, image_size)
+        _check_size(*input_hw)
+        return _traced_shapes(self, input_hw)
 
-    def init(self, rng: jax.Array, image_size: int, *, identity_blocks: bool = True) -> Variables:
-        """Fresh variables as NumPy arrays, all float32; `image_size` is the side of the square input in pixels.
+    def init(self, rng: jax.Array, input_hw: tuple[int, int], *, identity_blocks: bool = True) -> Variables:
+        """Fresh variables as NumPy arrays, all float32; `input_hw` is the size of the input in pixels.
 
         Every module is initialised by its own initialisers, from a key that depends on `rng` and its name, not on other
         heads; the network itself is not run.
@@ -72,12 +72,12 @@ class Model:
           identity_blocks: see `Backbone`.
 
         Raises:
-          UserError: `image_size` is not a multiple of 32.
+          UserError: a side of the input is not a multiple of 32.
         """
-        _check_size(image_size, image_size)
+        _check_size(*input_hw)
         backbone = self.backbone.clone(identity_blocks=identity_blocks)
         with jax.default_device(_host()):
-            return jax.device_get(_init(replace(self, backbone=backbone), rng, image_size))
+            return jax.device_get(_init(replace(self, backbone=backbone), rng, input_hw))
 
     def apply(
         self, variables: Variables, images: jax.Array, *, train: bool, rng: jax.Array | None = None
@@ -124,7 +124,8 @@ class Model:
 
     def _heads(self, variables: Variables, features: Features, train: bool) -> tuple[Outputs, Variables]:
         features = {level: features[level].astype(self.dtype) for level in OF_HEADS}
-        features["fused"] = fuse(features, image_size=features["c5"].shape[1] * SIZE_MULTIPLE)
+        rows, columns = features["c5"].shape[1:3]
+        features["fused"] = fuse(features, (rows * SIZE_MULTIPLE, columns * SIZE_MULTIPLE))
         outputs, new_stats = {}, {}
         for task, head in self.heads.items():
             params, stats = variables["params"]["heads"][task], variables["stats"]["heads"][task]
@@ -141,17 +142,17 @@ def check_levels(levels: Collection[str]) -> None:
             raise UserError(f"there is no level '{level}' of features; {nearest(level, STRIDES)}")
 
 
-def pool(features: Features, content: jax.Array, image_size: int) -> Features:
+def pool(features: Features, content: jax.Array, input_hw: tuple[int, int]) -> Features:
     """Means over the part of each map that its image covers: {level: f32[B, h, w, C]} -> {level: f32[B, C]}.
 
     Args:
       content: f32[B, 2], the shares of the input's rows and columns that are image, from the top left. A cell that the
         image covers in part counts in part.
-      image_size: the input's side in pixels.
+      input_hw: the input's height and width in pixels.
     """
 
     def mean(level: str, maps: jax.Array) -> jax.Array:
-        covered = content * (image_size / STRIDES[level])  # in cells
+        covered = content * (jnp.asarray(input_hw, jnp.float32) / STRIDES[level])[None]  # in cells
         rows, columns = (
             jnp.clip(covered[:, axis, None] - jnp.arange(cells, dtype=jnp.float32)[None], 0, 1)
             for axis, cells in enumerate(maps.shape[1:3])
@@ -229,11 +230,11 @@ def same_head(some: Variables, other: Variables, task: str) -> bool:
 
 
 @lru_cache(maxsize=8)  # a stage asks several times, and tracing takes a while
-def _traced_shapes(model: Model, image_size: int) -> Variables:
-    return jax.eval_shape(lambda: _init(model, jax.random.key(0), image_size))
+def _traced_shapes(model: Model, input_hw: tuple[int, int]) -> Variables:
+    return jax.eval_shape(lambda: _init(model, jax.random.key(0), input_hw))
 
 
-def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
+def _init(model: Model, rng: jax.Array, input_hw: tuple[int, int]) -> Variables:
     def start(module: nn.Module, name: str, inputs: Any) -> tuple[Any, Variables]:
         """The shapes of the outputs, and the variables."""
         outputs = []
@@ -245,12 +246,12 @@ def _init(model: Model, rng: jax.Array, image_size: int) -> Variables:
         variables = module.lazy_init(key, inputs, method=call)
         return outputs[0], {"params": variables["params"], "stats": variables.get("stats", {})}
 
-    side = round(image_size * model.backbone.input_share)
-    images = jax.ShapeDtypeStruct((1, side, side, 3), model.dtype)
+    seen_hw = _share_of(input_hw, model.backbone.input_share)
+    images = jax.ShapeDtypeStruct((1, *seen_hw, 3), model.dtype)
     # Without remat, which would trace the initialisers.
     stages, backbone = start(model.backbone.clone(remat=()), "backbone", images)
     pyramid, fpn = start(model.fpn, "fpn", stages)
-    features = {"c5": stages["c5"], **pyramid, "fused": jax.eval_shape(partial(fuse, image_size=image_size), pyramid)}
+    features = {"c5": stages["c5"], **pyramid, "fused": jax.eval_shape(partial(fuse, input_hw=input_hw), pyramid)}
     heads = {task: start(head, task, features)[1] for task, head in model.heads.items()}
     return {
         kind: {"backbone": backbone[kind], "fpn": fpn[kind], "heads": {task: v[kind] for task, v in heads.items()}}
@@ -293,13 +294,17 @@ def _shrunk(x: jax.Array, share: float) -> jax.Array:
     if share == 1:
         return x
     b, h, w, c = x.shape
-    return jax.image.resize(x, (b, round(h * share), round(w * share), c), "linear")
+    return jax.image.resize(x, (b, *_share_of((h, w), share), c), "linear")
+
+
+def _share_of(input_hw: tuple[int, int], share: float) -> tuple[int, int]:
+    return round(input_hw[0] * share), round(input_hw[1] * share)
 
 
 def _check_size(height: int, width: int) -> None:
-    if height != width or height % SIZE_MULTIPLE or height == 0:
+    if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or 0 in (height, width):
         raise UserError(
-            f"images of {height} x {width} pixels do not fit, set image_size to a multiple of {SIZE_MULTIPLE}"
+            f"images of {height} x {width} pixels do not fit; set image_size to what is a multiple of {SIZE_MULTIPLE}"
         )
 
 

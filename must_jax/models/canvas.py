@@ -16,22 +16,22 @@ SUMS = jax.lax.Precision.HIGHEST  # for matrix products that sum up statistics: 
 
 
 class Canvas:
-    """Five square levels, fine to coarse, side by side with a line of empty cells between neighbours.
+    """Five levels, fine to coarse, side by side with a line of empty cells between neighbours.
 
     Empty cells are 0: to a 3x3 convolution they are the padding at a level's border. P4 lies to the right of P3, P5
     below P4, P6 to the right of P5 and P7 below P6, which wastes about an eighth of the map.
 
     Attributes:
-      sizes: rows (and columns) of each level.
+      sizes: rows and columns of each level.
       shape: rows and columns of the map.
       member: f32[cells of the map, levels], 1 where the cell belongs to the level; all 0 in an empty cell.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        p3, p4, p5, p6, _ = self.sizes = tuple(sizes)
-        left, below, right = p3 + 1, p4 + 1, p3 + p5 + 2
-        self._corners = (0, 0), (0, left), (below, left), (below, right), (below + p6 + 1, right)
-        ends = np.array(self._corners) + np.array(self.sizes)[:, None]
+    def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
+        (_, p3_columns), (p4_rows, _), (_, p5_columns), (p6_rows, _), _ = self.sizes = tuple(sizes)
+        left, below, right = p3_columns + 1, p4_rows + 1, p3_columns + p5_columns + 2
+        self._corners = (0, 0), (0, left), (below, left), (below, right), (below + p6_rows + 1, right)
+        ends = np.array(self._corners) + np.array(self.sizes)
         self.shape = tuple(ends.max(0).tolist())
         member = np.zeros((*self.shape, len(self.sizes)), np.float32)
         for level, ((top, left), (bottom, right)) in enumerate(zip(self._corners, ends, strict=True)):
@@ -39,7 +39,7 @@ class Canvas:
         self.member = member.reshape(-1, len(self.sizes))
 
     def draw(self, levels: Sequence[jax.Array]) -> jax.Array:
-        """`[B, size, size, C]` each -> `[B, *shape, C]`."""
+        """`[B, rows, columns, C]` each -> `[B, *shape, C]`."""
         batch, _, _, channels = levels[0].shape
         canvas = jnp.zeros((batch, *self.shape, channels), levels[0].dtype)
         for level, (top, left) in zip(levels, self._corners, strict=True):
@@ -50,14 +50,14 @@ class Canvas:
         """`[B, *shape, C]` -> f32[B, A, C]: the cells of all levels, fine to coarse, row by row."""
         batch, _, _, channels = canvas.shape
         levels = [
-            canvas[:, top : top + size, left : left + size].reshape(batch, size**2, channels)
-            for (top, left), size in zip(self._corners, self.sizes, strict=True)
+            canvas[:, top : top + rows, left : left + columns].reshape(batch, rows * columns, channels)
+            for (top, left), (rows, columns) in zip(self._corners, self.sizes, strict=True)
         ]
         return jnp.concatenate(levels, axis=1).astype(jnp.float32)
 
     def level_of_cells(self) -> np.ndarray:
         """i32[A]: the index of each cell's level, in the order of `cells`."""
-        return np.repeat(np.arange(len(self.sizes), dtype=np.int32), np.square(self.sizes))
+        return np.repeat(np.arange(len(self.sizes), dtype=np.int32), np.prod(self.sizes, axis=1))
 
 
 class CanvasGroupNorm(nn.Module):

@@ -36,23 +36,25 @@ class FPN(nn.Module):
         }
 
 
-def fuse(features: Mapping[str, jax.Array], image_size: int) -> jax.Array:
-    """The sum of all levels, each resized bilinearly to stride 4: `[B, image_size / 4, image_size / 4, P]`.
+def fuse(features: Mapping[str, jax.Array], input_hw: tuple[int, int]) -> jax.Array:
+    """The sum of all levels, each resized bilinearly to stride 4: `[B, H / 4, W / 4, P]` of an input of H x W.
 
     No parameters (MuST section 3.1). The cells of a level lie where `heads.detector_points` says, so that all levels
     are aligned, even those whose last cells reach beyond the image. Resizing is a matrix product over columns and one
     over rows; the latter takes all levels stacked, so that it also sums them, and no level exists on its own at full
     size.
     """
-    size = image_size // FUSED_STRIDE
     levels = [features[level] for level in LEVELS]
     dtype = levels[0].dtype
-    resize = [
-        bilinear_matrix(x.shape[1], size, stride / FUSED_STRIDE) for x, stride in zip(levels, STRIDES, strict=True)
-    ]
-    wide = [jnp.einsum("bhwc,Ww->bhWc", x, jnp.asarray(m, dtype)) for x, m in zip(levels, resize, strict=True)]
-    rows = np.concatenate(resize, axis=1)
-    return jnp.einsum("bhWc,Hh->bHWc", jnp.concatenate(wide, axis=1), jnp.asarray(rows, dtype))
+    rows, columns = (
+        [
+            bilinear_matrix(x.shape[axis], side // FUSED_STRIDE, stride / FUSED_STRIDE)
+            for x, stride in zip(levels, STRIDES, strict=True)
+        ]
+        for axis, side in enumerate(input_hw, 1)
+    )
+    wide = [jnp.einsum("bhwc,Ww->bhWc", x, jnp.asarray(m, dtype)) for x, m in zip(levels, columns, strict=True)]
+    return jnp.einsum("bhWc,Hh->bHWc", jnp.concatenate(wide, axis=1), jnp.asarray(np.concatenate(rows, axis=1), dtype))
 
 
 def bilinear_matrix(source: int, target: int, factor: float) -> np.ndarray:
@@ -62,6 +64,6 @@ def bilinear_matrix(source: int, target: int, factor: float) -> np.ndarray:
 
 
 def _double(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour upsampling by two; the level below is always twice as large: 32 divides the image size."""
+    """Nearest-neighbour upsampling by two; the level below is twice as large, as 32 divides both sides of the input."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)

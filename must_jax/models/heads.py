@@ -78,7 +78,7 @@ class DetectorHead(nn.Module):
     @nn.compact
     def __call__(self, features: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
         levels = [features[level] for level in LEVELS]
-        canvas = Canvas([level.shape[1] for level in levels])
+        canvas = Canvas([(level.shape[1], level.shape[2]) for level in levels])
         x = canvas.draw(levels)
         # A score of 0.01 everywhere at the start keeps the many empty cells from swamping the loss (Lin et al. 2017).
         prior = nn.initializers.constant(-math.log((1 - 0.01) / 0.01))
@@ -98,12 +98,12 @@ class DetectorHead(nn.Module):
         }
 
 
-def detector_points(image_size: int) -> tuple[np.ndarray, np.ndarray]:
+def detector_points(input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The cells of P3..P7: centres f32[A, 2] (y, x) in input pixels, and strides f32[A] in pixels."""
     centers, strides = [], []
     for stride in STRIDES:
-        axis = (np.arange(math.ceil(image_size / stride), dtype=np.float32) + 0.5) * stride
-        grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        y, x = ((np.arange(math.ceil(side / stride), dtype=np.float32) + 0.5) * stride for side in input_hw)
+        grid = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
         centers.append(grid)
         strides.append(np.full(len(grid), stride, np.float32))
     return np.concatenate(centers), np.concatenate(strides)

@@ -204,7 +204,7 @@ class Foreseen:
                 if name not in metrics:
                     yield f"config.{key} names '{name}', which is not measured; {nearest(name, metrics)}"
         yield from validation.errors_named(config)
-        yield from _of_memory(config.model, config.image_size)
+        yield from _of_memory(config.model, config.input_hw)
         if config.init:
             yield from self._of_another("init", config.init, config.model, starting.needed(config))
 
@@ -261,7 +261,7 @@ class Foreseen:
                     f"config.downstream.{name}.test ({each.test.images}) shares images with its train "
                     f"({each.train.images}); test on other images than those trained on"
                 )
-        yield from _of_memory(config.model, config.image_size)
+        yield from _of_memory(config.model, config.input_hw)
 
     def _of_another(self, key: str, folder: str, model: ModelConfig, fields: tuple[str, ...] | None) -> Iterator[str]:
         """What differs between a model and that of a run to start from. `fields`: None = all that make the network."""
@@ -391,9 +391,9 @@ def _metrics(task: str, kind: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _of_memory(model: ModelConfig, image_size: int) -> tuple[str, ...]:
+def _of_memory(model: ModelConfig, input_hw: tuple[int, int]) -> tuple[str, ...]:
     try:
-        memory.check_model(build_model(model, {}), image_size)
+        memory.check_model(build_model(model, {}), input_hw)
     except UserError as error:
         return (str(error),)
     return ()

@@ -186,9 +186,9 @@ def _ranked(model: Trained, task: Task, source: Source, ranked_images: int) -> l
 
 
 def _value(model: Trained, task: Task, example: Example) -> float:
-    geometry = letterbox_geometry(example.image.shape[:2], model.image_size)
+    geometry = letterbox_geometry(example.image.shape[:2], model.input_hw)
     fitted = resized(geometry, example.image)
-    content = content_of((geometry.y.out_length, geometry.x.out_length), model.image_size)
+    content = content_of((geometry.y.out_length, geometry.x.out_length), model.input_hw)
     prediction = {key: value[0] for key, value in model.predict_batch(fitted[None])[task.name].items()}
     metrics = task.metrics()
     metrics.update(task.in_frame_of(example.label, prediction, content), example.label)

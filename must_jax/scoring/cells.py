@@ -43,7 +43,7 @@ def measure(
     config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
     """All results; each process measures its share, and the first process then has all of them."""
-    trunk, room = Trunk.of(build_model(config.model, {}), config.image_size), Room(config.feature_bytes, workdir)
+    trunk, room = Trunk.of(build_model(config.model, {}), config.input_hw), Room(config.feature_bytes, workdir)
     cells = [
         (number, transfer, downstream, init)
         for number, transfer in enumerate(config.transfers)

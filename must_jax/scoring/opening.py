@@ -61,14 +61,14 @@ def open_downstream(name: str, config: DownstreamConfig, evaluation: EvaluateCon
                 f"config.downstream.{name}.{split} ({source.images.name}) has no labels of task '{task.name}'; "
                 "use images that do, or another task"
             )
-    size = evaluation.image_size
-    learnt = supervision.check([train], tasks, size, where=f"config.downstream.{name}.train")
+    input_hw = evaluation.input_hw
+    learnt = supervision.check([train], tasks, input_hw, where=f"config.downstream.{name}.train")
     for split in MEASURED:
         sources[split] = to_measure(sources[split], tasks)
-        supervision.check_held_out(sources[split], tasks, size, f"config.downstream.{name}.{split}", learnt)
+        supervision.check_held_out(sources[split], tasks, input_hw, f"config.downstream.{name}.{split}", learnt)
     _check_apart(f"config.downstream.{name}", sources)
     model = build_model(evaluation.model, {task.name: task.head(evaluation.model)})
-    return Downstream(name, task, model, evaluation.image_size, sources, feeding.reading(evaluation.input))
+    return Downstream(name, task, model, input_hw, sources, feeding.reading(evaluation.input))
 
 
 def _check_apart(where: str, sources: Mapping[str, Source]) -> None:

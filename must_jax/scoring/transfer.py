@@ -62,10 +62,10 @@ class Trunk(NamedTuple):
     drawn: Callable[[int], Variables]
 
     @classmethod
-    def of(cls, model: Model, image_size: int) -> Trunk:
+    def of(cls, model: Model, input_hw: tuple[int, int]) -> Trunk:
         @functools.cache
         def drawn(seed: int) -> Variables:
-            return _parts(model.init(jax.random.key(seed), image_size, identity_blocks=False), TRUNK)
+            return _parts(model.init(jax.random.key(seed), input_hw, identity_blocks=False), TRUNK)
 
         return cls(jax.jit(model.features), jax.jit(model.statistics), drawn)
 
@@ -81,7 +81,7 @@ class Downstream:
     name: str
     task: Task
     model: Model
-    image_size: int
+    input_hw: tuple[int, int]
     sources: Mapping[str, Source]
     input: InputConfig
 
@@ -140,9 +140,11 @@ class Transfer:
         if config.mode == "finetune":
             model = dataclasses.replace(model, is_frozen=config.optimizer.backbone_rate == 0)
         self.optimizer = build_optimizer(config.optimizer, rates.shares_of(config.optimizer))
-        self.step = make_side_by_side_step(forward, self._tasks, {task.name: weight}, self.optimizer, mesh)
+        self.step = make_side_by_side_step(
+            forward, self._tasks, downstream.input_hw, {task.name: weight}, self.optimizer, mesh
+        )
         self._fresh_optimizer = jax.jit(self.optimizer.init)
-        self.predict = make_predict_step(forward, self._tasks, downstream.image_size, mesh)
+        self.predict = make_predict_step(forward, self._tasks, downstream.input_hw, mesh)
         self._step: TrainStep = self.step
         self._predict: PredictStep = self.predict
         self._unreadable = {split: Unreadable(lengths_of([source])) for split, source in downstream.sources.items()}
@@ -159,9 +161,9 @@ class Transfer:
 
     def shapes(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The arguments of `step` and those of `predict`, as `jax.ShapeDtypeStruct`s."""
-        task, model, size = self._downstream.task, self._downstream.model, self._downstream.image_size
-        like = batch_like({task.name: task.label}, image_size=size, batch_size=self._config.batch_size)
-        variables, batch = model.shapes(size), shapes_of(like)
+        task, model, input_hw = self._downstream.task, self._downstream.model, self._downstream.input_hw
+        like = batch_like({task.name: task.label}, input_hw=input_hw, batch_size=self._config.batch_size)
+        variables, batch = model.shapes(input_hw), shapes_of(like)
         if self._config.mode == "frozen":
             features = jax.eval_shape(model.features, variables, batch["image"])
             batch = {"features": features, "labels": batch["labels"]}
@@ -219,10 +221,10 @@ class Transfer:
         """What it reaches on a split of `MEASURED`; None if the training diverged."""
         if outcome.variables is None:
             return None
-        size = self._downstream.image_size
+        input_hw = self._downstream.input_hw
         examples = outcome.training.start.examples(split, outcome.training.seed)
         variables = put_replicated(self._mesh, outcome.variables)
-        return evaluate(self._predict, variables, examples, self._truth[split], self._tasks, size, self._mesh)
+        return evaluate(self._predict, variables, examples, self._truth[split], self._tasks, input_hw, self._mesh)
 
     def _state(self, training: Training) -> State:
         """Before the first update, as NumPy arrays."""
@@ -297,7 +299,7 @@ class Transfer:
         return {"params": fresh["params"], "stats": mean}
 
     def _fresh(self, seed: int) -> Variables:
-        return self._downstream.model.init(jax.random.key(seed), self._downstream.image_size)
+        return self._downstream.model.init(jax.random.key(seed), self._downstream.input_hw)
 
     @property
     def _pool_batches(self) -> int:
@@ -313,7 +315,7 @@ class Transfer:
         batches = train_batches(
             [self._downstream.sources["train"]],
             {self._downstream.task.name: self._downstream.task.label},
-            image_size=self._downstream.image_size,
+            input_hw=self._downstream.input_hw,
             augment=self._config.augment,
             batch_size=self._config.batch_size,
             seed=seed,
@@ -328,7 +330,7 @@ class Transfer:
         batches = eval_batches(
             self._downstream.sources[split],
             {},
-            image_size=self._downstream.image_size,
+            input_hw=self._downstream.input_hw,
             batch_size=self._config.batch_size,
             start_step=start_step,
             config=self._downstream.input,

@@ -59,7 +59,7 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
             memory.check_features(
                 f"config.downstream.{each.name}",
                 trunk,
-                each.image_size,
+                each.input_hw,
                 mesh.size * each.kept,
                 config.feature_bytes,
                 workdir,

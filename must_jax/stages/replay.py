@@ -68,7 +68,9 @@ def described(training: Training, state: State, update: int, batch: Batch, place
 
     def examined(params: Any, stats: Any, batch: Any) -> Any:
         outputs, _ = forward({"params": params, "stats": stats}, {**batch, RNG: key}, True)
-        gradients = make_gradients(forward, training.tasks, training.weights, training.config.accumulate)
+        gradients = make_gradients(
+            forward, training.tasks, training.config.input_hw, training.weights, training.config.accumulate
+        )
         grads, _, averages = gradients(params, stats, batch, key)
         return jax.tree.map(_finite_rows, outputs), grads, averages
 

@@ -279,7 +279,7 @@ def _measure_again(
         columns = [column for held in held_out for column in held.source.columns]
         check_unchanged(columns, config.ready_within_s)
         for held in (held_out := validation.to_measure(held_out, model.tasks)):
-            supervision.check_held_out(held.source, model.tasks, config.image_size, held.where)
+            supervision.check_held_out(held.source, model.tasks, config.input_hw, held.where)
         check_measured(config, validation.names_of(held_out, model.tasks))
         whole.enter_context(preemption.deferred())
     with distributed.together({}, config.ready_within_s):

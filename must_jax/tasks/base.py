@@ -165,12 +165,16 @@ class Task(pydantic.BaseModel, abc.ABC):
         """A module `(features, train) -> outputs`; see `models/heads.py` for the features."""
 
     @abc.abstractmethod
-    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
-        """Differentiable terms whose means add up to the task's loss. Absent examples have zero weight."""
+    def loss(self, outputs: Arrays, labels: Arrays, input_hw: tuple[int, int]) -> Sums:
+        """Differentiable terms whose means add up to the task's loss. Absent examples have zero weight.
+
+        Args:
+          input_hw: the input's height and width in pixels.
+        """
 
     @abc.abstractmethod
-    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
-        """Outputs -> predictions in label form, static shapes, jit-able. `image_size`: the input's side in pixels."""
+    def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
+        """Outputs -> predictions in label form, static shapes, jit-able. `input_hw`: the input's pixels."""
 
     def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:
         """The outputs of a head with other classes -> those of one with this task's classes, jit-able.

@@ -47,12 +47,12 @@ class Classification(Task):
     def head(self, model: ModelConfig) -> nn.Module:
         return PooledLinearHead(len(self.classes))
 
-    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+    def loss(self, outputs: Arrays, labels: Arrays, input_hw: tuple[int, int]) -> Sums:
         targets = optax.smooth_labels(labels["probs"], self.label_smoothing)
         entropy = optax.softmax_cross_entropy(outputs["logits"], targets)
         return {"cross_entropy": masked_sum(entropy, labels["present"])}
 
-    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+    def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
         return {"probs": jax.nn.softmax(outputs["logits"])}
 
     def merged(self, outputs: Arrays, index: np.ndarray) -> Arrays:

@@ -50,7 +50,7 @@ class Depth(MapTask):
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(1, model)
 
-    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+    def loss(self, outputs: Arrays, labels: Arrays, input_hw: tuple[int, int]) -> Sums:
         truth, mask = labels["depth"], valid_pixels(labels)
         predicted = resize_maps(outputs["maps"], truth.shape[1:])[..., 0]
         if self.depth_kind != "metric_m":
@@ -58,7 +58,7 @@ class Depth(MapTask):
         log_ratio = predicted + math.log(TYPICAL_M) - jnp.log(jnp.maximum(truth, NEAREST_M))
         return {"log_l1": masked_sum(jnp.abs(log_ratio), mask)}
 
-    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+    def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
         depth = outputs["maps"][..., 0]
         if self.depth_kind == "metric_m":
             depth = jnp.exp(jnp.clip(depth + math.log(TYPICAL_M), math.log(NEAREST_M), math.log(FARTHEST_M)))

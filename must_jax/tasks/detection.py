@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -73,17 +72,16 @@ class Detection(Task):
     def head(self, model: ModelConfig) -> nn.Module:
         return DetectorHead(len(self.classes), model.head_convs, model.head_channels)
 
-    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+    def loss(self, outputs: Arrays, labels: Arrays, input_hw: tuple[int, int]) -> Sums:
         """Sums over cells, all divided by the number of cells that have a box, counted as at least one per image.
 
         That number adds up over the parts of a batch, and is not 0 even if there are no boxes.
         A cell that has no box, and whose centre lies in a box to ignore, is not taught a class.
         """
-        image_size = _image_size(outputs["centerness"].shape[1])
-        centers, strides = map(jnp.asarray, detector_points(image_size))
+        centers, strides = map(jnp.asarray, detector_points(input_hw))
         present = labels["present"]
         valid, ignore = labels["valid"] * present[:, None], labels["ignore"]
-        boxes_px = labels["boxes_yxyx"] * image_size
+        boxes_px = labels["boxes_yxyx"] * _yxyx(input_hw)
         positive, slot = jax.vmap(box_geometry.assign, (0, 0, None, None))(
             boxes_px, valid * (1 - ignore), centers, strides
         )
@@ -107,11 +105,11 @@ class Detection(Task):
             "centerness": (masked_sum(centerness, mask)[0], weight),
         }
 
-    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+    def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
         """The `max_detections` best boxes per image in label form, best first; `valid` is 0 in empty slots."""
-        centers, strides = detector_points(image_size)
+        centers, strides = detector_points(input_hw)
         boxes_px = _decode(outputs["box_ltrb"], jnp.asarray(centers), jnp.asarray(strides))
-        boxes_yxyx = jnp.clip(boxes_px / image_size, 0, 1)
+        boxes_yxyx = jnp.clip(boxes_px / _yxyx(input_hw), 0, 1)
         scores = jnp.sqrt(jax.nn.sigmoid(outputs["class_logits"]) * jax.nn.sigmoid(outputs["centerness"])[..., None])
         scores = jnp.where(scores >= self.min_score, scores, 0.0)
         ends = np.cumsum(np.unique(strides, return_counts=True)[1])[:-1].tolist()  # fine to coarse, as strides rise
@@ -262,9 +260,6 @@ def _centerness(boxes_px: jax.Array, centers_px: jax.Array, strides: jax.Array) 
     return jnp.sqrt(jnp.prod(jnp.maximum((half - offset) / (half + offset), 0.0), -1))
 
 
-def _image_size(cells: int) -> int:
-    """The side of the square input whose pyramid has this many cells.
-
-    Each 32x32 pixels have 16 + 4 + 1 + 1/4 + 1/16 = 341/16 cells; P6 and P7, rounded up, add fewer than the next size.
-    """
-    return 32 * math.isqrt(16 * cells // 341)
+def _yxyx(input_hw: tuple[int, int]) -> np.ndarray:
+    """f32[1, 1, 4]: pixels in which fractions of the input are measured, for the four sides of a box."""
+    return np.array([[[*input_hw, *input_hw]]], np.float32)

@@ -39,12 +39,12 @@ class Normals(MapTask):
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(3, model)
 
-    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+    def loss(self, outputs: Arrays, labels: Arrays, input_hw: tuple[int, int]) -> Sums:
         truth = labels["normals"]
         predicted = _unit(resize_maps(outputs["maps"], truth.shape[1:3]))
         return {"one_minus_cosine": masked_sum(1 - jnp.sum(predicted * truth, -1), valid_pixels(labels))}
 
-    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+    def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
         normals = _unit(outputs["maps"])
         return {"normals": normals, "valid": jnp.ones(normals.shape[:3], jnp.float32)}
 

@@ -53,14 +53,14 @@ class Segmentation(MapTask):
     def head(self, model: ModelConfig) -> nn.Module:
         return dense_head(len(self.classes), model)
 
-    def loss(self, outputs: Arrays, labels: Arrays) -> Sums:
+    def loss(self, outputs: Arrays, labels: Arrays, input_hw: tuple[int, int]) -> Sums:
         ids = labels["ids"]
         known = (ids != self.label.ignore_id) & (labels["present"][:, None, None] > 0)
         logits = resize_maps(outputs["maps"], ids.shape[1:])
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, ids, 0))
         return {"cross_entropy": masked_sum(entropy, known.astype(jnp.float32))}
 
-    def predict(self, outputs: Arrays, image_size: int) -> Arrays:
+    def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
         """{"probs": f32[B, h, w, K]} at the head's resolution, stride 4."""
         return {"probs": jax.nn.softmax(outputs["maps"])}
 

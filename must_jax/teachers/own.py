@@ -11,7 +11,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from must_jax.data.batching import TRAIN_MAP_STRIDE
+from must_jax.data.batching import map_hw_of
 from must_jax.data.fitting import Input
 from must_jax.engine.mesh import put_batch
 from must_jax.labels.manifest import TeacherRecord
@@ -43,8 +43,8 @@ class Own(Teacher):
         self.model, self.name, self._mappings, self._digest = model, name, mappings or {}, digest
         self._names = {task: (names or {}).get(task, task) for task in model.tasks}
         self.tasks = {self._names[name]: task.called(self._names[name]) for name, task in model.tasks.items()}
-        self.input = Input.square(model.image_size)
-        self.map_hw = (model.image_size // TRAIN_MAP_STRIDE,) * 2
+        self.input = Input(*model.input_hw)
+        self.map_hw = map_hw_of(model.input_hw)
         metrics = {self._here(key): value for key, value in model.metrics.items() if key.split("/")[0] in self._names}
         self.record = TeacherRecord(
             name=name,

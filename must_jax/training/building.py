@@ -74,7 +74,7 @@ class Training:
         return train_batches(
             self.sources,
             {name: task.label for name, task in self.tasks.items()},
-            image_size=self.config.image_size,
+            input_hw=self.config.input_hw,
             augment=self.config.augment,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
@@ -110,6 +110,7 @@ def build(
     step = make_train_step(
         trained.image_forward(model),
         tasks,
+        config.input_hw,
         weights,
         optimizer,
         mesh,
@@ -122,9 +123,9 @@ def update_shapes(
     config: TrainConfig, tasks: Mapping[str, Task], model: Model, optimizer: Optimizer, mesh: Mesh
 ) -> tuple[Any, Any, Any]:
     """What the update takes, as `jax.ShapeDtypeStruct`s: state, batch and schedule."""
-    state = state_shapes(model.shapes(config.image_size), optimizer, ema=config.optimizer.ema_decay > 0)
+    state = state_shapes(model.shapes(config.input_hw), optimizer, ema=config.optimizer.ema_decay > 0)
     kinds = {name: task.label for name, task in tasks.items()}
-    batch = batch_like(kinds, image_size=config.image_size, batch_size=config.batch_size)
+    batch = batch_like(kinds, input_hw=config.input_hw, batch_size=config.batch_size)
     placed = jax.tree.map(lambda shape, sharding: shape.update(sharding=sharding), state, state_shardings(mesh, state))
     return placed, shapes_of(batch), SCHEDULE_SHAPES
 
@@ -151,20 +152,20 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     weights = loss_weights(tasks, sources, config.batch_size, config.optimizer)
     check_measured(config, validation.names_of(held_out, tasks))
     model, optimizer, update = build(config.model_copy(update={"model": network}), tasks, weights, mesh)
-    memory.check_model(model, config.image_size)
+    memory.check_model(model, config.input_hw)
     step: TrainStep = update
     if compiler:
         step = PendingProgram(compiler, update, update_shapes(config, tasks, model, optimizer, mesh))
-    learnt = supervision.check(sources, tasks, config.image_size, config.accept_failed)
+    learnt = supervision.check(sources, tasks, config.input_hw, config.accept_failed)
     for held in held_out:
-        supervision.check_held_out(held.source, tasks, config.image_size, held.where, learnt)
+        supervision.check_held_out(held.source, tasks, config.input_hw, held.where, learnt)
         for trained_on in sources:
             if same := supervision.overlap(held.source, trained_on):
                 say(
                     f"look at {held.where} ({held.source.images.name}): {same} are in config.train "
                     f"({trained_on.images.name}), too, so its metrics do not tell how good the model is on new images"
                 )
-    variables = model.init(jax.random.key(config.seed), config.image_size)
+    variables = model.init(jax.random.key(config.seed), config.input_hw)
     if found:
         variables = starting.with_weights(config, found, variables)
     learnt_before: set[str] = set()  # tasks whose heads come from another run

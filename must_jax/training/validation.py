@@ -125,17 +125,17 @@ class Validation:
         for held in self.held_out:
             measured = {name: self.tasks[name] for name in held.ends}
             if (names := tuple(measured)) not in self._programs:
-                self._programs[names] = make_predict_step(forward, measured, self.config.image_size, self.mesh)
+                self._programs[names] = make_predict_step(forward, measured, self.config.input_hw, self.mesh)
             unread = Unreadable(lengths_of([held.source]))
             self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
         self._predict: dict[tuple[str, ...], PredictStep] = {**self._programs}
 
     def compile(self, compiler: Executor) -> None:
         """Lets `compiler` begin with the programs, which the first validation needs."""
-        size = self.config.image_size
-        images = jax.ShapeDtypeStruct((self.config.batch_size, size, size, 3), np.uint8)
+        input_hw = self.config.input_hw
+        images = jax.ShapeDtypeStruct((self.config.batch_size, *input_hw, 3), np.uint8)
         for names, predict in self._programs.items():
-            self._predict[names] = PendingProgram(compiler, predict, (self.model.shapes(size), {"image": images}))
+            self._predict[names] = PendingProgram(compiler, predict, (self.model.shapes(input_hw), {"image": images}))
 
     def measure(self, variables: Variables) -> dict[str, float]:
         """Measures variables that all devices hold.
@@ -148,21 +148,21 @@ class Validation:
           Preempted: the run was told to stop.
         """
         metrics: dict[str, float] = {}
-        size, batch_size = self.config.image_size, self.config.batch_size
+        input_hw, batch_size = self.config.input_hw, self.config.batch_size
         self.found = {}
         for held, (unread, truth) in zip(self.held_out, self._readers, strict=True):
             measured = {name: self.tasks[name] for name in held.ends}
             examples = eval_batches(
                 held.source,
                 {},
-                image_size=size,
+                input_hw=input_hw,
                 batch_size=batch_size,
                 rows=local_rows(self.mesh, batch_size),
                 config=feeding.reading(self.config.input),
                 on_bad=unread.add,
             )
             predict = self._predict[tuple(measured)]
-            told = evaluate(predict, variables, unread.guard(examples), truth, measured, size, self.mesh)
+            told = evaluate(predict, variables, unread.guard(examples), truth, measured, input_hw, self.mesh)
             unread.shares()
             self.unreadable |= unread.found
             values = {f"{name}{held.ends[name.split('/')[0]]}": value for name, value in told.metrics.items()}

@@ -48,8 +48,8 @@ def test_a_batch_is_like_those_of_training(data_dir: Path):
     source = open_source(named, str(data_dir), config.tasks)
     tasks = build_tasks(config.tasks, [source], max_boxes=7)
     kinds = {name: task.label for name, task in tasks.items()}
-    real = next(train_batches([source], kinds, image_size=32, augment=config.augment, batch_size=4, seed=0))
-    assert shapes(batch_like(kinds, image_size=32, batch_size=4)) == shapes(real)
+    real = next(train_batches([source], kinds, input_hw=(32, 32), augment=config.augment, batch_size=4, seed=0))
+    assert shapes(batch_like(kinds, input_hw=(32, 32), batch_size=4)) == shapes(real)
 
 
 def test_the_student_before_any_teacher_is_trained():

@@ -38,11 +38,11 @@ def apply(
     geometry: Geometry, image: np.ndarray, labels: dict[str, Any], kinds: dict[str, Any], map_size: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """An example as a network sees it."""
-    return resized(geometry, image), place(geometry, labels, kinds, map_size)
+    return resized(geometry, image), place(geometry, labels, kinds, (map_size, map_size))
 
 
 def sampled(rng: np.random.Generator, hw: tuple[int, int], image_size: int, augment: AugmentConfig) -> Geometry:
-    return sample_geometry(rng, hw, image_size, sample_scale(rng, augment), augment.flip)
+    return sample_geometry(rng, hw, (image_size, image_size), sample_scale(rng, augment), augment.flip)
 
 
 @st.composite
@@ -271,7 +271,7 @@ def test_a_flip_negates_the_normals_x():
 
 def test_absent_labels_have_their_shapes():
     labels = {"depth": labels_of(np.random.default_rng(0), 8)["depth"] | {"present": np.float32(0)}}
-    _, out = apply(letterbox_geometry((8, 8), 16), blank(8, 8), labels, KINDS, 4)
+    _, out = apply(letterbox_geometry((8, 8), (16, 16)), blank(8, 8), labels, KINDS, 4)
     assert {task: label["present"] for task, label in out.items()} == dict.fromkeys(KINDS, 0)
     assert out["depth"]["depth"].shape == (4, 4)
     assert not out["depth"]["valid"].any()
@@ -280,7 +280,7 @@ def test_absent_labels_have_their_shapes():
 
 
 def test_letterbox_is_the_whole_image_in_the_top_left():
-    geometry = letterbox_geometry((30, 60), 32)
+    geometry = letterbox_geometry((30, 60), (32, 32))
     assert geometry == (Span(30, 0, 30, 32, 0, 16), Span(60, 0, 60, 32, 0, 32))
     image, _ = apply(geometry, np.full((30, 60, 3), 9, np.uint8), {}, {}, 8)
     assert (image[:16] == 9).all()
@@ -294,7 +294,7 @@ def test_an_image_of_one_row_is_still_an_example():
         "valid": np.ones((1, 500), np.float32),
         "present": PRESENT,
     }
-    image, out = apply(letterbox_geometry((1, 500), 32), blank(1, 500), labels, {"ids": IDS, "depth": DEPTH}, 8)
+    image, out = apply(letterbox_geometry((1, 500), (32, 32)), blank(1, 500), labels, {"ids": IDS, "depth": DEPTH}, 8)
     assert image.shape == (32, 32, 3)
     assert out["depth"]["valid"].tolist() == [[1] * 8, *[[0] * 8] * 7]
     assert (out["ids"]["ids"] == np.where(out["depth"]["valid"] > 0, 1, IGNORE_ID)).all()
@@ -312,7 +312,7 @@ def test_every_cell_with_a_measurement_in_it_is_supervised_by_their_mean():
     label = {"depth": plane * valid, "valid": valid, "present": PRESENT}
     dense = {"depth": plane, "valid": np.ones_like(valid), "present": PRESENT}
     for size in (640, 128):
-        geometry = letterbox_geometry((375, 1242), size)
+        geometry = letterbox_geometry((375, 1242), (size, size))
         _, out = apply(geometry, blank(375, 1242), {"s": label, "d": dense}, {"s": DEPTH, "d": DEPTH}, size // 4)
         cells = out["d"]["valid"] > 0
         assert cells.sum() == round(geometry.y.out_length / 4) * size // 4
@@ -365,12 +365,12 @@ def test_a_pixel_that_is_ignored_hides_no_labelled_ones_in_its_cell():
     ids = np.full((64, 64), IGNORE_ID, np.int32)
     ids[1::8, 1::8], ids[6::8, 6::8] = 3, 4  # of two in each cell of 8 x 8 the second is nearer to the centre, (4, 4)
     _, out = apply(
-        letterbox_geometry((64, 64), 32), blank(64, 64), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, 8
+        letterbox_geometry((64, 64), (32, 32)), blank(64, 64), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, 8
     )
     assert (out["s"]["ids"] == 4).all()
     ids[6::8, 6::8] = IGNORE_ID
     _, out = apply(
-        letterbox_geometry((64, 64), 32), blank(64, 64), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, 8
+        letterbox_geometry((64, 64), (32, 32)), blank(64, 64), {"s": {"ids": ids, "present": PRESENT}}, {"s": IDS}, 8
     )
     assert (out["s"]["ids"] == 3).all()
 
@@ -390,7 +390,7 @@ def test_the_distribution_of_geometries(sampling, below_one):
     assert any(g.y.out_start > 0 for g in drawn)
     assert not any(g.y.flip for g in drawn)
     plain = sampled(rng, (60, 60), 48, AugmentConfig(flip=False))
-    assert plain == letterbox_geometry((60, 60), 48)
+    assert plain == letterbox_geometry((60, 60), (48, 48))
 
 
 def transformed(camera: scenes.Camera, geometry: Geometry) -> scenes.Camera:

@@ -50,7 +50,7 @@ def source(*args: Any, **options: Any) -> Source:
 
 
 def train(sources: list[Source], count: int, **options: Any) -> list[Batch]:
-    options = {"image_size": 16, "augment": AUGMENT, "batch_size": 4, "seed": 3} | options
+    options = {"input_hw": (16, 16), "augment": AUGMENT, "batch_size": 4, "seed": 3} | options
     return list(itertools.islice(train_batches(sources, KINDS, **options), count))
 
 
@@ -109,7 +109,7 @@ def test_every_start_gives_exactly_the_batches_from_there():
 def test_slices_of_hosts_are_the_examples_of_one_host_in_the_same_positions(hosts: int):
     """Of training from any start, and of evaluation with a padded last batch."""
     sources = [source("a", 7, ("size", "range"), broken=(3,)), source("b", 5, ("things",))]
-    options = {"image_size": 16, "batch_size": 4}
+    options = {"input_hw": (16, 16), "batch_size": 4}
     slices = np.split(np.arange(4), hosts)
     for start in (0, 5):
         one = train(sources, 3, start_step=start)
@@ -160,15 +160,15 @@ def test_the_first_column_with_a_label_wins():
         def __getitem__(self, index: int) -> dict[str, np.ndarray]:
             return {"probs": np.float32([0.5, 0.5]), "present": np.float32(index < 4)}
 
-    batch = next(eval_batches(Source(images, (images.labels["size"], Teacher())), KINDS, image_size=8, batch_size=6))
+    batch = next(eval_batches(Source(images, (images.labels["size"], Teacher())), KINDS, input_hw=(8, 8), batch_size=6))
     np.testing.assert_array_equal(batch["labels"]["size"]["present"], [1, 1, 1, 1, 1, 1])
     np.testing.assert_array_equal(batch["labels"]["size"]["probs"][:3], [[0.5, 0.5], [0, 1], [1, 0]])
-    batch = next(eval_batches(Source(images, (Teacher(), images.labels["size"])), KINDS, image_size=8, batch_size=6))
+    batch = next(eval_batches(Source(images, (Teacher(), images.labels["size"])), KINDS, input_hw=(8, 8), batch_size=6))
     np.testing.assert_array_equal(batch["labels"]["size"]["probs"][3:], [[0.5, 0.5], [1, 0], [0, 1]])
 
 
 def test_evaluation_sees_each_image_once_whole_and_in_order():
-    batches = list(eval_batches(source("a", 7, ("range",)), KINDS, image_size=16, batch_size=4))
+    batches = list(eval_batches(source("a", 7, ("range",)), KINDS, input_hw=(16, 16), batch_size=4))
     np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in batches]), [*range(7), -1])
     np.testing.assert_array_equal(np.concatenate([batch["mask"] for batch in batches]), [1] * 7 + [0])
     np.testing.assert_array_equal(batches[1]["labels"]["range"]["present"], [1, 1, 1, 0])
@@ -176,7 +176,7 @@ def test_evaluation_sees_each_image_once_whole_and_in_order():
     assert label["depth"].shape == (4, 16, 16)
     width = round(16 * 16 / 24)  # image 0 has 16 rows and 24 columns
     np.testing.assert_array_equal(label["valid"][0], np.repeat([1, 0], [width, 16 - width])[:, None] * np.ones(16))
-    strided = next(eval_batches(source("a", 7, ("range",)), KINDS, image_size=16, batch_size=4, map_stride=4))
+    strided = next(eval_batches(source("a", 7, ("range",)), KINDS, input_hw=(16, 16), batch_size=4, map_stride=4))
     assert strided["labels"]["range"]["depth"].shape == (4, 4, 4)
 
 
@@ -195,7 +195,7 @@ def test_a_malformed_label_costs_one_image():
 
     heard: list[str] = []
     both = Source(images, (Teacher(),))
-    batches = eval_batches(both, KINDS, image_size=16, batch_size=3, on_bad=lambda name, why: heard.append(name))
+    batches = eval_batches(both, KINDS, input_hw=(16, 16), batch_size=3, on_bad=lambda name, why: heard.append(name))
     assert next(batches)["mask"].tolist() == [1, 0, 1]
     assert heard == ["a[1]"]
 
@@ -204,7 +204,7 @@ def test_a_broken_image_is_masked_and_reported():
     heard: list[tuple[str, str]] = []
     broken = source("a", 5, ("size", "things", "range"), broken=(1, 4))
     batch = next(
-        eval_batches(broken, KINDS, image_size=16, batch_size=5, on_bad=lambda name, why: heard.append((name, why)))
+        eval_batches(broken, KINDS, input_hw=(16, 16), batch_size=5, on_bad=lambda name, why: heard.append((name, why)))
     )
     np.testing.assert_array_equal(batch["mask"], [1, 0, 1, 1, 0])
     np.testing.assert_array_equal(batch["index"], range(5))
@@ -222,7 +222,7 @@ def test_a_broken_image_is_masked_and_reported():
 def test_labels_of_another_kind_are_a_mistake(kind: LabelKind, message: str):
     a = source("a", 5, ("size",))
     with pytest.raises(UserError, match=message):
-        train_batches([a], {"size": kind}, image_size=16, augment=AUGMENT, batch_size=2, seed=0)
+        train_batches([a], {"size": kind}, input_hw=(16, 16), augment=AUGMENT, batch_size=2, seed=0)
 
 
 def test_a_column_that_is_too_short_is_a_mistake():
@@ -234,7 +234,7 @@ def test_a_column_that_is_too_short_is_a_mistake():
 def test_scenes_from_disk_are_the_same_for_any_number_of_threads_and_workers(data_dir: Path):
     images = open_images("scenes/teacher_normals_tiny:train", data_dir)
     kinds = {task: column.kind for task, column in images.labels.items()}
-    options = {"image_size": 32, "augment": AUGMENT, "batch_size": 16, "seed": 0, "start_step": 3}
+    options = {"input_hw": (32, 32), "augment": AUGMENT, "batch_size": 16, "seed": 0, "start_step": 3}
     configs = {(0, 1): 2**31, (0, 8): 2**31, (1, 3): 2**31, (2, 2): 1}  # the last one shares batches
     made = [
         train_batches(
@@ -266,7 +266,7 @@ def test_few_images_are_read_by_threads(few: int, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(batching, "FEW", few)
     monkeypatch.setattr(batching, "prefetched", prefetched)
-    options = {"image_size": 32, "batch_size": 4, "config": InputConfig(workers=2)}
+    options = {"input_hw": (32, 32), "batch_size": 4, "config": InputConfig(workers=2)}
     eval_batches(source, {}, **options)
     train_batches([source], {}, seed=0, augment=AUGMENT, start_step=2, stop_step=5, **options)
     assert read == [(0 if few == 12 else 2, 3)] * 2
@@ -282,7 +282,7 @@ def test_what_workers_cannot_read_is_masked_and_reported(
     images = open_images(f"folder:{tmp_path}", data_dir)
     (tmp_path / "4.png").unlink()
     heard: list[tuple[str, str]] = []
-    options = {"image_size": 32, "batch_size": 6, "config": InputConfig(workers=2)}
+    options = {"input_hw": (32, 32), "batch_size": 6, "config": InputConfig(workers=2)}
     (batch,) = eval_batches(Source(images, ()), KINDS, on_bad=lambda *each: heard.append(each), **options)
     np.testing.assert_array_equal(batch["mask"], [1, 1, 1, 1, 0, 1])
     np.testing.assert_array_equal(batch["image"][:4, 0, 0, 0], [0, 40, 80, 120])

@@ -12,14 +12,14 @@ PRESENT = {"present": np.float32(1)}
 def test_boxes_in_the_padding_are_left_out_and_others_clipped() -> None:
     boxes = np.array([[0.0, 0.0, 0.25, 0.5], [0.25, 0.0, 0.75, 1.0], [0.6, 0.0, 0.9, 1.0]], np.float32)
     label = {"boxes_yxyx": boxes, "classes": np.zeros(3, np.int32), "scores": np.ones(3), "valid": np.ones(3)} | PRESENT
-    cut = KINDS["detection"].cut_padding(label, content_of((32, 64), 64))
+    cut = KINDS["detection"].cut_padding(label, content_of((32, 64), (64, 64)))
     np.testing.assert_allclose(cut["boxes_yxyx"][:2], [[0, 0, 0.5, 0.5], [0.5, 0, 1, 1]])
     assert cut["valid"].tolist() == [1, 1, 0]
 
 
 def test_maps_are_cropped_where_the_stride_divides_the_content() -> None:
     ids = np.arange(256, dtype=np.int32).reshape(16, 16) % 5
-    cut = KINDS["segmentation"].cut_padding({"ids": ids} | PRESENT, content_of((64, 24), 64))
+    cut = KINDS["segmentation"].cut_padding({"ids": ids} | PRESENT, content_of((64, 24), (64, 64)))
     np.testing.assert_array_equal(cut["ids"], ids[:, :6])
 
 
@@ -27,7 +27,7 @@ def test_a_pixel_keeps_its_confidence() -> None:
     ids = np.random.default_rng(0).integers(0, 255, (16, 16)).astype(np.int32)
     label = {"ids": ids, "confidence": ids.astype(np.float32) / 255} | PRESENT
     for content_hw, shape in (((43, 64), (11, 16)), ((64, 24), (16, 6))):
-        cut = KINDS["segmentation kept"].cut_padding(label, content_of(content_hw, 64))
+        cut = KINDS["segmentation kept"].cut_padding(label, content_of(content_hw, (64, 64)))
         assert cut["ids"].shape == shape
         np.testing.assert_array_equal(cut["confidence"], cut["ids"].astype(np.float32) / 255)
 
@@ -41,7 +41,7 @@ def test_maps_cover_the_image_exactly(content_hw: tuple[int, int]) -> None:
         "depth": np.where(ramp <= 1.2, ramp, 100).astype(np.float32),
         "valid": np.ones((16, 16), np.float32),
     } | PRESENT
-    cut = KINDS["depth"].cut_padding(label, content_of(content_hw, 64))
+    cut = KINDS["depth"].cut_padding(label, content_of(content_hw, (64, 64)))
     height, width = cut["depth"].shape
     assert (height, width) == tuple(round(side / 4) for side in content_hw)
     wanted = ((np.arange(height) + 0.5)[:, None] / height + (np.arange(width) + 0.5)[None] / width) / 2
@@ -50,7 +50,9 @@ def test_maps_cover_the_image_exactly(content_hw: tuple[int, int]) -> None:
 
 def test_an_image_thinner_than_a_cell_keeps_one_row() -> None:
     depth = np.random.default_rng(0).random((16, 16), np.float32)
-    cut = KINDS["depth"].cut_padding({"depth": depth, "valid": np.ones_like(depth)} | PRESENT, content_of((1, 64), 64))
+    cut = KINDS["depth"].cut_padding(
+        {"depth": depth, "valid": np.ones_like(depth)} | PRESENT, content_of((1, 64), (64, 64))
+    )
     np.testing.assert_array_equal(cut["depth"], depth[:1])
     assert cut["valid"].tolist() == [[1] * 16]
 
@@ -61,7 +63,7 @@ def test_normals_stay_unit_vectors_and_invalid_ones_spread_not() -> None:
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     valid = np.ones((16, 16), np.float32)
     valid[3, 5] = 0
-    cut = KINDS["normals"].cut_padding({"normals": normals, "valid": valid} | PRESENT, content_of((50, 64), 64))
+    cut = KINDS["normals"].cut_padding({"normals": normals, "valid": valid} | PRESENT, content_of((50, 64), (64, 64)))
     np.testing.assert_allclose(np.linalg.norm(cut["normals"], axis=-1), 1, atol=1e-5)
     assert cut["valid"].shape == (12, 16)  # 50 / 4 = 12.5, and halves round to even
     assert cut["valid"].sum() in (16 * 12 - 1, 16 * 12 - 2)

@@ -58,7 +58,7 @@ def made(name: str) -> tuple[Task, np.ndarray, list[dict[str, Any]]]:
 def on_devices(task: Task, maps: np.ndarray, labels: list[dict[str, Any]], devices: int, batch: int = 8) -> Evaluation:
     mesh = make_mesh(devices)
     predict = make_predict_step(
-        lambda variables, batch, train: ({task.name: {"maps": batch["maps"]}}, {}), {task.name: task}, 160, mesh
+        lambda variables, batch, train: ({task.name: {"maps": batch["maps"]}}, {}), {task.name: task}, (160, 160), mesh
     )
     batches = [
         {
@@ -71,7 +71,9 @@ def on_devices(task: Task, maps: np.ndarray, labels: list[dict[str, Any]], devic
     ]
     truth = {image: {task.name: label} for image, label in enumerate(labels)}
     tasks = {task.name: task}
-    return evaluate(predict, put_replicated(mesh, {}), batches, lambda image: truth.get(image, {}), tasks, 160, mesh)
+    return evaluate(
+        predict, put_replicated(mesh, {}), batches, lambda image: truth.get(image, {}), tasks, (160, 160), mesh
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -79,7 +81,7 @@ def test_devices_count_what_the_host_does(name: str) -> None:
     task, maps, labels = made(name)
     metrics = task.metrics()
     for image, label in enumerate(labels):
-        predictions = jax.device_get(task.predict({"maps": maps[image : image + 1]}, 160))
+        predictions = jax.device_get(task.predict({"maps": maps[image : image + 1]}, (160, 160)))
         prediction = {key: value[0] for key, value in predictions.items()}
         metrics.update(task.in_frame_of(label, prediction, tuple(content_of(image) / 160)), label)
     wanted = metrics.result() | {"chance": metrics.chance()}
@@ -100,7 +102,7 @@ def test_every_pixel_has_the_class_that_is_most_probable_there() -> None:
     task, maps, labels = made("segmentation")
     wanted = np.zeros((5, 6), np.int64)
     for image, label in enumerate(labels):
-        probs = np.asarray(task.predict({"maps": maps[image : image + 1]}, 160)["probs"][0], np.float64)
+        probs = np.asarray(task.predict({"maps": maps[image : image + 1]}, (160, 160))["probs"][0], np.float64)
         for axis, length in enumerate(label["ids"].shape):
             at = (np.arange(length) + 0.5) * (content_of(image)[axis] / 160 * SIDE / length) - 0.5
             low = np.clip(np.floor(at), 0, SIDE - 2).astype(int)

@@ -41,7 +41,7 @@ def mesh():
 
 @pytest.fixture
 def step(toy, mesh):
-    return make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
+    return make_train_step(toy.forward, toy.tasks, (64, 64), {"toy": 1.0}, build_optimizer(CONFIG), mesh)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_exactly_n_updates_on_n_batches_in_order_with_their_learning_rates(toy, 
             np.testing.assert_array_equal(batch["x"], toy.batch(drawn[-1])["x"])
         return step_of_toy(state, batch, scheduled)
 
-    step_of_toy = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
+    step_of_toy = make_train_step(toy.forward, toy.tasks, (64, 64), {"toy": 1.0}, build_optimizer(CONFIG), mesh)
     state = init_state(toy.variables(), build_optimizer(CONFIG), mesh, ema=False)
     fit(step, state, batches(), SCHEDULE, range(STEPS), mesh)
     assert drawn == list(range(STEPS))
@@ -175,7 +175,7 @@ def test_a_fast_source_is_hardly_waited_for(toy, mesh, fresh):
         outputs, stats = toy.forward(variables, batch, train)
         return {"toy": {"y": outputs["toy"]["y"] + 1e-9 * big[0, 0]}}, stats
 
-    step = make_train_step(forward, toy.tasks, {"toy": 1.0}, build_optimizer(CONFIG), mesh)
+    step = make_train_step(forward, toy.tasks, (64, 64), {"toy": 1.0}, build_optimizer(CONFIG), mesh)
     clock = Clock()
     fit(step, fresh(), iter(batches), SCHEDULE, range(STEPS), mesh, Recorder(clock=clock))
     assert clock.rates(BATCH)["data_wait_share"] < 0.5

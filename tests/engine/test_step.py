@@ -25,7 +25,9 @@ def train(toy):
     def train(batches, *, devices=1, fsdp=1, accumulate=1, rate=0.1, weight=1.0, ema_decay=0.0, config=PLAIN, seed=0):
         mesh, optimizer = make_mesh(devices, fsdp=fsdp), build_optimizer(config)
         state = init_state(toy.variables(seed), optimizer, mesh, ema=ema_decay > 0)
-        step = make_train_step(toy.forward, toy.tasks, {"toy": weight}, optimizer, mesh, accumulate=accumulate)
+        step = make_train_step(
+            toy.forward, toy.tasks, (64, 64), {"toy": weight}, optimizer, mesh, accumulate=accumulate
+        )
         history = []
         for batch in batches:
             state, averages = step(state, put_batch(mesh, batch), schedule(mesh, rate, ema_decay))
@@ -84,7 +86,7 @@ def test_a_state_in_parts_stays_in_parts(toy, leaves, monkeypatch):
     monkeypatch.setattr(mesh_module, "LEAST_SPLIT", 1)
     mesh, optimizer = make_mesh(4, fsdp=2), build_optimizer(OptimizerConfig(name="adamw"))
     state = init_state(toy.variables(), optimizer, mesh, ema=True)
-    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
+    step = make_train_step(toy.forward, toy.tasks, (64, 64), {"toy": 1.0}, optimizer, mesh)
     for k in range(2):
         for name, part in leaves(jax.tree.map(lambda x: np.zeros(x.sharding.shard_shape(x.shape)), state)).items():
             assert part.shape == {"kernel": (3, 1), "bias": (1,)}.get(name.split("'")[-2], part.shape), name
@@ -135,7 +137,7 @@ def test_other_rates_seeds_and_data_do_not_compile_again(toy):
         traced.append(1)
         return toy.forward(variables, batch, train)
 
-    step = make_train_step(forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
+    step = make_train_step(forward, toy.tasks, (64, 64), {"toy": 1.0}, optimizer, mesh)
     for seed in range(3):
         state = init_state(toy.variables(seed), optimizer, mesh, ema=True)
         for k in range(2):
@@ -155,14 +157,14 @@ def test_what_a_network_draws_follows_the_number_of_the_update(toy, accumulate):
         return {"toy": {"y": outputs["toy"]["y"] * 0 + drawn}}, stats
 
     def loss(update, batch):
-        step = make_train_step(forward, toy.tasks, {"toy": 1.0}, optimizer, mesh, accumulate=accumulate)
+        step = make_train_step(forward, toy.tasks, (64, 64), {"toy": 1.0}, optimizer, mesh, accumulate=accumulate)
         state = init_state(toy.variables(), optimizer, mesh, ema=False)
         _, averages = step(state, put_batch(mesh, batch), schedule(mesh, 0.0, update=update))
         return float(averages["loss"].total)
 
     assert loss(0, batch) == loss(0, batch) != loss(1, batch)
     if accumulate == 2:
-        alone = make_gradients(forward, toy.tasks, {"toy": 1.0})
+        alone = make_gradients(forward, toy.tasks, (64, 64), {"toy": 1.0})
         keys = jax.random.split(jax.random.wrap_key_data(np.array([0, 0], np.uint32)), 2)
         half = jax.tree.map(lambda x: x[::2], batch)
         variables = toy.variables()
@@ -173,7 +175,7 @@ def test_what_a_network_draws_follows_the_number_of_the_update(toy, accumulate):
 def test_the_state_that_a_run_starts_from_survives_it(toy, train):
     variables = jax.tree.map(jax.numpy.asarray, toy.variables())
     mesh, optimizer = make_mesh(2), build_optimizer(PLAIN)
-    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, optimizer, mesh)
+    step = make_train_step(toy.forward, toy.tasks, (64, 64), {"toy": 1.0}, optimizer, mesh)
     state = init_state(variables, optimizer, mesh, ema=False)
     step(state, put_batch(mesh, toy.batch(0)), schedule(mesh, 0.1, 0.9))
     np.testing.assert_array_equal(variables["params"]["layer"]["kernel"], toy.variables()["params"]["layer"]["kernel"])
@@ -182,7 +184,7 @@ def test_the_state_that_a_run_starts_from_survives_it(toy, train):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_every_example_counts_once_in_a_metric(toy, devices):
     mesh, variables = make_mesh(devices), toy.variables()
-    predict = make_predict_step(toy.forward, toy.tasks, 64, mesh)
+    predict = make_predict_step(toy.forward, toy.tasks, (64, 64), mesh)
     batches = [toy.batch(k) for k in range(3)]
     labels = [batch["labels"]["toy"] for batch in batches]
 
@@ -193,7 +195,7 @@ def test_every_example_counts_once_in_a_metric(toy, devices):
         {**batch, "index": 8 * k + np.arange(8), "mask": np.ones(8), "content_hw": np.full((8, 2), 64)}
         for k, batch in enumerate(batches)
     ]
-    metrics = evaluate(predict, put_replicated(mesh, variables), examples, truth, toy.tasks, 64, mesh).metrics
+    metrics = evaluate(predict, put_replicated(mesh, variables), examples, truth, toy.tasks, (64, 64), mesh).metrics
     outputs = [toy.forward(variables, batch, False)[0]["toy"]["y"] for batch in batches]
     errors = [np.abs(y - label["y"]).sum(-1) * label["present"] for y, label in zip(outputs, labels, strict=True)]
     count = sum(label["present"].sum() for label in labels)

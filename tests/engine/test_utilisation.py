@@ -92,7 +92,7 @@ def test_a_run_logs_it(chip: None, toy):
         def write(self, step, values):
             rows.append(values)
 
-    step = make_train_step(toy.forward, toy.tasks, {"toy": 1.0}, build_optimizer(config), mesh)
+    step = make_train_step(toy.forward, toy.tasks, (64, 64), {"toy": 1.0}, build_optimizer(config), mesh)
     state = init_state(toy.variables(), build_optimizer(config), mesh, ema=False)
     fit(
         measured(step, clock, mesh, "float32"),

@@ -73,7 +73,7 @@ def test_a_threshold_reaches_the_batches_and_the_fingerprint(data_dir: Path, box
         return open_source(source, str(data_dir), ["detection"])
 
     def found(source: Source) -> float:
-        batch = next(eval_batches(source, kinds_of(source), image_size=64, batch_size=64))
+        batch = next(eval_batches(source, kinds_of(source), input_hw=(64, 64), batch_size=64))
         return batch["labels"]["detection"]["valid"].sum()
 
     plain, same, strict = opened(), opened(detection=0.5), opened(detection=0.75)
@@ -95,7 +95,7 @@ def test_batches_have_no_confidence(data_dir: Path, tmp_path: Path):
     source = open_source(
         SourceConfig(images=IMAGES, labels=(str(tmp_path / "kept"),)), str(data_dir), ["segmentation kept"]
     )
-    batch = next(eval_batches(source, kinds_of(source), image_size=64, batch_size=64))
+    batch = next(eval_batches(source, kinds_of(source), input_hw=(64, 64), batch_size=64))
     labels = batch["labels"]["segmentation kept"]
     assert set(labels) == {"ids", "present"}
     assert {0, 1, 2, 255} == set(np.unique(labels["ids"][0]))  # by the threshold of the rule

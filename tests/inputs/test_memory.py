@@ -23,7 +23,7 @@ def test_features_beyond_memory_and_disk_are_refused(monkeypatch: pytest.MonkeyP
     trunk = build_model(ModelConfig(backbone="resnet50", pyramid_channels=256), {})
 
     def check(examples: int, room_bytes: int) -> None:
-        memory.check_features("birds", trunk, 640, examples, room_bytes, tmp_path)
+        memory.check_features("birds", trunk, (640, 640), examples, room_bytes, tmp_path)
 
     check(10_000, 4 * 2**30)  # 12 MB each: memory alone does not hold them
     for examples, room_bytes, lower in ((20_000, 4 * 2**30, "free"), (10_000, 9 * 2**30, "config.feature_bytes")):

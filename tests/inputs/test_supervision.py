@@ -81,10 +81,10 @@ def test_boxes_are_counted_as_the_network_gets_them(capsys: pytest.CaptureFixtur
     """At 64 of 160 pixels a box of 2 is smaller than a pixel; of the others the largest find a slot; one is ignored."""
     task = task_of("detection", max_boxes=3)
     labels = [boxes(2, 20, 30, 40, 50, classes=2), boxes(), boxes(2), boxes(40, ignore=1), {"present": np.float32(0)}]
-    supervision.check([source(task, labels)], {"detection": task}, 64)
+    supervision.check([source(task, labels)], {"detection": task}, (64, 64))
     expected = "detection learns at image_size 64 from 3 of 6 boxes in 1 of 4 labelled images (2 smaller than "
     assert said(capsys) == expected + "a pixel, 1 beyond max_boxes 3); 3 classes, images with each: a 1, b 1, c 0"
-    supervision.check([source(task, labels)], {"detection": task}, 160, where="a set")
+    supervision.check([source(task, labels)], {"detection": task}, (160, 160), where="a set")
     assert "a set: detection learns at image_size 160 from 4 of 6 boxes in 2 of 4 labelled images (0" in said(capsys)
 
 
@@ -92,20 +92,20 @@ def test_maps_are_counted_by_the_cells_that_are_supervised(capsys: pytest.Captur
     """Of those that the image covers, three quarters of the input: the left half of one image, and all of another."""
     task, half = task_of("depth"), np.arange(160) < 80
     labels = [depth(np.broadcast_to(half, (120, 160))), depth(np.ones((120, 160))), depth(np.zeros((120, 160)))]
-    supervision.check([source(task, labels)], {"depth": task}, 64)
+    supervision.check([source(task, labels)], {"depth": task}, (64, 64))
     assert said(capsys) == "depth learns at image_size 64 from 75 % of the cells in 2 of 3 labelled images"
-    supervision.check([source(task, labels[1:2])], {"depth": task}, 36)  # 36 x 27 pixels are 9 x 6.75 cells
+    supervision.check([source(task, labels[1:2])], {"depth": task}, (36, 36))  # 36 x 27 pixels are 9 x 6.75 cells
     assert said(capsys) == "depth learns at image_size 36 from 100 % of the cells in 1 of 1 labelled image"
 
 
 def test_classes_of_maps_and_of_images_are_counted(capsys: pytest.CaptureFixture[str]):
     task, ids = task_of("segmentation"), np.full((120, 160), 255, np.int32)
     ids[:60], ids[60:, :80] = 0, 2
-    supervision.check([source(task, [{"ids": ids}])], {"segmentation": task}, 64)
+    supervision.check([source(task, [{"ids": ids}])], {"segmentation": task}, (64, 64))
     expected = "from 75 % of the cells in 1 of 1 labelled image; 3 classes, images with each: a 1, b 0, c 1"
     assert said(capsys).endswith(expected)
     task = task_of("classification")
-    supervision.check([source(task, [probs(0), probs(2), probs(2)])], {"classification": task}, 64)
+    supervision.check([source(task, [probs(0), probs(2), probs(2)])], {"classification": task}, (64, 64))
     assert said(capsys).endswith("from 3 of 3 labelled images; 3 classes, images with each: a 1, b 0, c 2")
 
 
@@ -138,8 +138,8 @@ def test_nothing_to_learn_is_refused_unless_it_is_accepted(case: str, capsys: py
     with pytest.raises(
         UserError, match=f"^there is nothing to learn for {name}: {reason}.* config.accept_failed={name}$"
     ):
-        supervision.check([source(task, labels)], {name: task}, 64)
-    supervision.check([source(task, labels)], {name: task}, 64, accepted=[name])
+        supervision.check([source(task, labels)], {name: task}, (64, 64))
+    supervision.check([source(task, labels)], {name: task}, (64, 64), accepted=[name])
     assert reason.partition(";")[0] in said(capsys)
 
 
@@ -150,39 +150,41 @@ def test_truth_with_nothing_in_it_is_refused(case: str):
     with pytest.raises(
         UserError, match=rf"^config\.validation \(photos\): nothing to measure {name} against: {reason}"
     ):
-        supervision.check_held_out(source(task, labels), {name: task}, 64, "config.validation")
+        supervision.check_held_out(source(task, labels), {name: task}, (64, 64), "config.validation")
 
 
 @pytest.mark.parametrize("case", ["tiny boxes", "one class of several", "one class in maps"])
 def test_truth_may_be_what_could_not_be_learnt(case: str, capsys: pytest.CaptureFixture[str]):
     name, labels, _ = NOTHING[case]
     task = task_of(name)
-    supervision.check_held_out(source(task, labels), {name: task}, 64, "config.validation")
+    supervision.check_held_out(source(task, labels), {name: task}, (64, 64), "config.validation")
     assert "learns" not in capsys.readouterr().err
 
 
 def test_truth_of_one_class_is_told(capsys: pytest.CaptureFixture[str]):
     task = task_of("classification")
-    supervision.check_held_out(source(task, [probs(1)] * 3), {task.name: task}, 64, "config.validation")
+    supervision.check_held_out(source(task, [probs(1)] * 3), {task.name: task}, (64, 64), "config.validation")
     expected = "look at config.validation (photos): 'b' is the only class of classification there, so a model that"
     assert expected in said(capsys)
-    supervision.check_held_out(source(task, [probs(1), probs(2)]), {task.name: task}, 64, "config.validation")
+    supervision.check_held_out(source(task, [probs(1), probs(2)]), {task.name: task}, (64, 64), "config.validation")
     boxes_task = task_of("detection", ("a",))
-    supervision.check_held_out(source(boxes_task, [boxes(50)]), {"detection": boxes_task}, 64, "config.validation")
+    supervision.check_held_out(
+        source(boxes_task, [boxes(50)]), {"detection": boxes_task}, (64, 64), "config.validation"
+    )
     assert "only class" not in capsys.readouterr().err
 
 
 def test_classes_that_are_not_in_training_are_told(capsys: pytest.CaptureFixture[str]):
     task = task_of("classification")
-    learnt = supervision.check([source(task, [probs(0), probs(1)])], {task.name: task}, 64)
+    learnt = supervision.check([source(task, [probs(0), probs(1)])], {task.name: task}, (64, 64))
     held_out = source(task, [probs(1), probs(2)])
-    supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", learnt)
+    supervision.check_held_out(held_out, {task.name: task}, (64, 64), "config.validation", learnt)
     assert said(capsys) == (
         "look at config.validation (photos): there are labels of c, but none among the 2 labels of classification for "
         "training that were looked at"
     )
-    everything = supervision.check([source(task, [probs(0), probs(1), probs(2)])], {task.name: task}, 64)
-    supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", everything)
+    everything = supervision.check([source(task, [probs(0), probs(1), probs(2)])], {task.name: task}, (64, 64))
+    supervision.check_held_out(held_out, {task.name: task}, (64, 64), "config.validation", everything)
     assert "none among" not in capsys.readouterr().err
 
 
@@ -193,17 +195,17 @@ def test_a_class_that_a_sample_of_the_training_labels_lacks_is_told_unless_it_is
     """200 of 1,000 labels: of a class with every tenth image it should have 20, of one with every 500th none."""
     monkeypatch.setattr("must_jax.inputs.sampling.SAMPLED", 200)
     task = task_of("classification")
-    learnt = supervision.check([source(task, [probs(i % 2) for i in range(1000)])], {task.name: task}, 64)
+    learnt = supervision.check([source(task, [probs(i % 2) for i in range(1000)])], {task.name: task}, (64, 64))
     held_out = source(task, [probs(0 if i % share else 2) for i in range(1000)])
     monkeypatch.setattr("must_jax.inputs.sampling.SAMPLED", 1000)
-    supervision.check_held_out(held_out, {task.name: task}, 64, "config.validation", learnt)
+    supervision.check_held_out(held_out, {task.name: task}, (64, 64), "config.validation", learnt)
     assert ("there are labels of c, but none among the 200 labels" in capsys.readouterr().err) == told
 
 
 def test_one_class_in_a_sample_is_told_as_such(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr("must_jax.inputs.sampling.SAMPLED", 200)
     task = task_of("classification")
-    supervision.check_held_out(source(task, [probs(1)] * 1000), {task.name: task}, 64, "config.validation")
+    supervision.check_held_out(source(task, [probs(1)] * 1000), {task.name: task}, (64, 64), "config.validation")
     assert "'b' is the only class of classification there in a sample of 200 images, so" in said(capsys)
 
 
@@ -228,9 +230,9 @@ def test_images_that_are_in_two_sets_are_counted(tmp_path: Path):
 def test_the_only_class_of_a_task_is_one_too_few_but_for_boxes(capsys: pytest.CaptureFixture[str]):
     task = task_of("classification", ("a",))
     with pytest.raises(UserError, match="'a' is the only class, and one class alone teaches nothing; add images"):
-        supervision.check([source(task, [{"probs": np.ones(1, np.float32)}])], {task.name: task}, 64)
+        supervision.check([source(task, [{"probs": np.ones(1, np.float32)}])], {task.name: task}, (64, 64))
     task = task_of("detection", ("a",))
-    supervision.check([source(task, [boxes(50)])], {task.name: task}, 64)
+    supervision.check([source(task, [boxes(50)])], {task.name: task}, (64, 64))
     assert said(capsys).endswith("1 class, images with each: a 1")
 
 
@@ -238,7 +240,7 @@ def test_several_sets_add_up_and_other_tasks_can_be_left_out(capsys: pytest.Capt
     task, other = task_of("classification"), task_of("detection")
     sources = [source(task, [probs(0)]), source(task, [probs(1)] * 2), source(other, [boxes()])]
     with pytest.raises(UserError, match=r"all 1 labels .*, drop the task with --config.columns.drop=detection"):
-        supervision.check(sources, {task.name: task, other.name: other}, 64)
+        supervision.check(sources, {task.name: task, other.name: other}, (64, 64))
     assert said(capsys).endswith("from 3 of 3 labelled images; 3 classes, images with each: a 1, b 2, c 0")
 
 
@@ -260,17 +262,19 @@ def test_of_many_labels_a_sample_is_read_and_all_where_there_is_nothing_in_it(
         monkeypatch.setattr(Labels, "__getitem__", get)
         return made
 
-    supervision.check([of([boxes(50)] * 100)], {task.name: task}, 64)
+    supervision.check([of([boxes(50)] * 100)], {task.name: task}, (64, 64))
     assert sorted(set(read)) == list(range(0, 100, 10))
     assert ", in a sample of 10 of 100 images" in said(capsys)
-    supervision.check([of([boxes(50) if index == 77 else boxes() for index in range(100)])], {task.name: task}, 64)
+    supervision.check(
+        [of([boxes(50) if index == 77 else boxes() for index in range(100)])], {task.name: task}, (64, 64)
+    )
     assert "from 1 of 1 box in 1 of 80 labelled images" in said(capsys)
     with pytest.raises(UserError, match=r"all 100 labels are empty; provide"):
-        supervision.check([of([boxes()] * 100)], {task.name: task}, 64)
+        supervision.check([of([boxes()] * 100)], {task.name: task}, (64, 64))
     with pytest.raises(
         UserError, match=r"10 of 10 are smaller than a pixel, in a sample of 10 of 100 images; increase image_size"
     ):
-        supervision.check([of([boxes(2)] * 100)], {task.name: task}, 64)
+        supervision.check([of([boxes(2)] * 100)], {task.name: task}, (64, 64))
 
 
 def test_a_training_on_tiny_boxes_says_so_before_any_work(

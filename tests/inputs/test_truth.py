@@ -53,7 +53,7 @@ def in_batches(images: ImageSet, column: LabelColumn) -> Labels:
     batches = train_batches(
         [Source(images, (column,))],
         {task.name: task.label},
-        image_size=SIDE,
+        input_hw=(SIDE, SIDE),
         augment=AugmentConfig(flip=False),
         batch_size=len(images),
         seed=0,
@@ -330,7 +330,7 @@ def test_columns_beside_a_dataset_are_its_truth(data_dir: Path, tmp_path: Path):
 
     kinds = {"detection": column.kind}
     source = open_source(SourceConfig(images="mine:train[4:6]"), str(tmp_path), ["detection"])
-    batch = next(eval_batches(source, kinds, image_size=64, batch_size=2))
+    batch = next(eval_batches(source, kinds, input_hw=(64, 64), batch_size=2))
     np.testing.assert_allclose(batch["labels"]["detection"]["boxes_yxyx"][:, 0, 3], [5 / 64, 6 / 64], rtol=1e-6)
 
     manifest_file = tmp_path / "mine/columns/detection/manifest.json"

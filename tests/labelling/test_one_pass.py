@@ -161,4 +161,4 @@ def test_inputs_are_the_letterboxed_images_and_nothing_else(
         assert {kind.height: x.shape for kind, x in batch.inputs.items()} == {64: (4, 64, 64, 3), 32: (4, 32, 32, 3)}
         assert all(not x[len(batch.examples) :].any() for x in batch.inputs.values())
     placed = batches[0].examples[1].placed
-    assert placed == {Input.square(64): Placed(0, 0, 28, 64), Input.square(32): Placed(0, 0, 14, 32)}
+    assert placed == {Input(64, 64): Placed(0, 0, 28, 64), Input(32, 32): Placed(0, 0, 14, 32)}

@@ -37,7 +37,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def variables(model: Model) -> Variables:
     """Initialised, then made irregular: running statistics and scales of 0 and 1 would hide mistakes."""
-    fresh = model.init(jax.random.key(0), 64)
+    fresh = model.init(jax.random.key(0), (64, 64))
     leaves, tree = jax.tree.flatten(fresh)
     rng = np.random.default_rng(0)
     return tree.unflatten([leaf + 0.1 * rng.random(leaf.shape, np.float32) for leaf in leaves])
@@ -144,11 +144,11 @@ def test_four_devices_compute_what_one_does(variables: Variables, images: np.nda
 
 
 def test_init_depends_on_the_seed_and_not_on_the_other_heads(model: Model) -> None:
-    first, again, other = (model.init(jax.random.key(seed), 64) for seed in (0, 0, 1))
+    first, again, other = (model.init(jax.random.key(seed), (64, 64)) for seed in (0, 0, 1))
     assert_close(first, again, 0)
     kernel = first["params"]["heads"]["pixels"]["conv1"]["kernel"]
     assert np.any(np.asarray(kernel) != np.asarray(other["params"]["heads"]["pixels"]["conv1"]["kernel"]))
-    alone = build_model(SMALL, {"pixels": DenseHead(2, convs=1, channels=8)}).init(jax.random.key(0), 64)
+    alone = build_model(SMALL, {"pixels": DenseHead(2, convs=1, channels=8)}).init(jax.random.key(0), (64, 64))
     assert_close(alone["params"]["heads"]["pixels"], first["params"]["heads"]["pixels"], 0)
     stem = np.asarray(first["params"]["backbone"]["stage4_1"]["conv1"]["kernel"])
     assert stem.std() == pytest.approx(np.sqrt(2 / (9 * stem.shape[-1])), rel=0.05)  # He, by fan-out
@@ -175,15 +175,15 @@ def test_init_computes_on_the_host(model: Model, monkeypatch: pytest.MonkeyPatch
     with jax.default_device(other):
         key = jax.random.key(0)
         assert key.devices() == {other}
-        jax.tree.map(np.testing.assert_array_equal, model.init(key, 64), model.init(jax.random.key(0), 64))
+        jax.tree.map(np.testing.assert_array_equal, model.init(key, (64, 64)), model.init(jax.random.key(0), (64, 64)))
         monkeypatch.setattr(api, "_init", lambda _, rng, __: used.append(jax.random.fold_in(rng, 1).devices()))
-        model.init(key, 64)
+        model.init(key, (64, 64))
     assert used == [{jax.local_devices(backend="cpu")[0]}]
 
 
 def test_initialisers_of_others_give_what_they_say() -> None:
     """Kernels included, and of flax's default the distribution: variance 1 / fan-in, cut off at two deviations."""
-    params = build_model(SMALL, {"adapter": Adapter()}).init(jax.random.key(0), 64)["params"]["heads"]["adapter"]
+    params = build_model(SMALL, {"adapter": Adapter()}).init(jax.random.key(0), (64, 64))["params"]["heads"]["adapter"]
     np.testing.assert_array_equal(params["same"]["kernel"], np.eye(8))
     assert not params["lora"]["kernel"].any()
     assert (params["wide"]["bias"] == 0.5).all()
@@ -195,7 +195,7 @@ def test_initialisers_of_others_give_what_they_say() -> None:
 
 
 def test_own_kernels_are_normal_and_no_two_are_alike() -> None:
-    params = build(backbone="resnet18").init(jax.random.key(3), 64)["params"]["backbone"]
+    params = build(backbone="resnet18").init(jax.random.key(3), (64, 64))["params"]["backbone"]
     kernel = params["stage4_2"]["conv1"]["kernel"]
     z = kernel / np.sqrt(2 / (9 * kernel.shape[-1]))
     assert (z.mean(), z.std(), (z**4).mean()) == pytest.approx((0, 1, 3), abs=0.1)
@@ -205,12 +205,12 @@ def test_own_kernels_are_normal_and_no_two_are_alike() -> None:
 
 def test_init_does_not_depend_on_what_is_computed_again() -> None:
     heads = {"classes": PooledLinearHead(5)}
-    plain, again = (build_model(SMALL, heads, remat).init(jax.random.key(0), 32) for remat in ((), REMAT))
+    plain, again = (build_model(SMALL, heads, remat).init(jax.random.key(0), (32, 32)) for remat in ((), REMAT))
     assert_close(plain, again, 0)
 
 
 def test_transfer_takes_the_trunk_and_keeps_the_heads(model: Model, variables: Variables) -> None:
-    fresh = model.init(jax.random.key(7), 64)
+    fresh = model.init(jax.random.key(7), (64, 64))
     started = transfer(fresh, variables)
     for kind in ("params", "stats"):
         assert_close(
@@ -220,7 +220,7 @@ def test_transfer_takes_the_trunk_and_keeps_the_heads(model: Model, variables: V
 
 
 def test_transfer_between_different_networks_names_what_differs(variables: Variables) -> None:
-    wider = build(pyramid_channels=16).init(jax.random.key(0), 64)
+    wider = build(pyramid_channels=16).init(jax.random.key(0), (64, 64))
     with pytest.raises(UserError, match="params/fpn/conv3/kernel") as error:
         transfer(wider, variables)
     assert "backbone/" not in str(error.value)
@@ -229,6 +229,6 @@ def test_transfer_between_different_networks_names_what_differs(variables: Varia
 @pytest.mark.parametrize("size", [0, 48, 100])
 def test_sizes_that_do_not_fit_are_refused(model: Model, variables: Variables, size: int) -> None:
     with pytest.raises(UserError, match="multiple of 32"):
-        model.init(jax.random.key(0), size)
+        model.init(jax.random.key(0), (size, size))
     with pytest.raises(UserError, match="multiple of 32"):
         model.apply(variables, jnp.zeros((1, size, size, 3)), train=False)

@@ -177,7 +177,7 @@ def test_a_model_trains_on_it_in_half_precision(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(ARCHITECTURES, "convnextv2_tiny", small)
     config = ModelConfig(backbone="convnextv2_tiny", pyramid_channels=8, drop_path=0.1, dtype="bfloat16")
     model = build_model(config, {"classes": PooledLinearHead(5)})
-    variables = model.init(jax.random.key(0), 32)
+    variables = model.init(jax.random.key(0), (32, 32))
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
 
     def loss(params: Any, rng: jax.Array) -> jax.Array:

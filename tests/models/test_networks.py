@@ -221,7 +221,7 @@ def test_pyramid_levels_agree_with_detector_points(size: int, sides: tuple[int, 
     module = FPN(channels=8, momentum=0.9)
     pyramid = jax.eval_shape(lambda key: module.init_with_output(key, stages, True)[0], jax.random.key(0))
     assert [pyramid[level].shape for level in LEVELS] == [(1, side, side, 8) for side in sides]
-    centers_yx, strides = detector_points(size)
+    centers_yx, strides = detector_points((size, size))
     assert len(centers_yx) == len(strides) == sum(side**2 for side in sides)
     np.testing.assert_array_equal(centers_yx[:2], [[4, 4], [4, 12]])  # rows by rows, y first
     np.testing.assert_array_equal(np.unique(strides), [8, 16, 32, 64, 128])
@@ -230,7 +230,7 @@ def test_pyramid_levels_agree_with_detector_points(size: int, sides: tuple[int, 
 def test_fused_map_is_the_sum_of_levels_resized_by_opencv() -> None:
     size = 128
     pyramid = {level: normal(i, 2, n, n, 3) for i, (level, n) in enumerate(zip(LEVELS, (16, 8, 4, 2, 1), strict=True))}
-    for b, fused in enumerate(np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, size))):
+    for b, fused in enumerate(np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, (size, size)))):
         resized = [cv2.resize(np.asarray(x[b]), (32, 32), interpolation=cv2.INTER_LINEAR) for x in pyramid.values()]
         np.testing.assert_allclose(fused, sum(resized), atol=1e-4)
 
@@ -238,13 +238,13 @@ def test_fused_map_is_the_sum_of_levels_resized_by_opencv() -> None:
 @pytest.mark.parametrize("size", [64, 96, 224, 320, 352, 640])
 def test_what_all_levels_see_in_one_place_stays_there(size: int) -> None:
     """A ramp, sampled where the cells of each level look, comes out as the same ramp at stride 4, five times."""
-    centers_yx, strides = detector_points(size)
+    centers_yx, strides = detector_points((size, size))
     pyramid = {}
     for level, stride in zip(LEVELS, STRIDES, strict=True):
         own = centers_yx[strides == stride]
         side = math.isqrt(len(own))
         pyramid[level] = jnp.asarray(np.stack([own[:, 0], own[:, 1], np.ones(len(own))], -1).reshape(1, side, side, 3))
-    fused = np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, size))[0] / len(LEVELS)
+    fused = np.asarray(jax.jit(fuse, static_argnums=1)(pyramid, (size, size)))[0] / len(LEVELS)
     wanted = (np.arange(size // 4) + 0.5) * 4
     # Beyond the outermost centres of a level its edge is repeated.
     first, last = 64, min(centers_yx[strides == stride].max() for stride in STRIDES)

@@ -63,7 +63,7 @@ def test_each_part_moves_by_its_share(name: str) -> None:
 def test_a_frozen_backbone_stays_as_it_is_and_the_rest_learns() -> None:
     heads = {"classification": PooledLinearHead(5)}
     free, frozen = (build_model(MODEL, heads, is_frozen=each) for each in (False, True))
-    variables = free.init(jax.random.key(0), 32, identity_blocks=False)
+    variables = free.init(jax.random.key(0), (32, 32), identity_blocks=False)
 
     def loss(params: Any, model: Any) -> Any:
         outputs, stats = model.apply({**variables, "params": params}, IMAGES, train=True, rng=jax.random.key(2))
@@ -79,7 +79,7 @@ def test_a_frozen_backbone_stays_as_it_is_and_the_rest_learns() -> None:
 
 def test_what_is_drawn_follows_the_key_alone() -> None:
     model = build_model(MODEL, {"classification": PooledLinearHead(5)})
-    variables = model.init(jax.random.key(0), 32, identity_blocks=False)
+    variables = model.init(jax.random.key(0), (32, 32), identity_blocks=False)
 
     @jax.jit
     def said(key: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def loss_of(*remat: str) -> Callable[[Variables], Any]:
 
 @pytest.fixture(scope="module")
 def variables() -> Variables:
-    return build_model(CONFIG, HEADS).init(jax.random.key(0), 32)
+    return build_model(CONFIG, HEADS).init(jax.random.key(0), (32, 32))
 
 
 def kept_bytes(loss: Callable[..., Any], variables: Variables) -> int:
@@ -45,7 +45,7 @@ def kept_bytes(loss: Callable[..., Any], variables: Variables) -> int:
 
 
 def test_variables_do_not_depend_on_it(variables: Variables):
-    shapes = build_model(CONFIG, HEADS, REMAT).shapes(32)
+    shapes = build_model(CONFIG, HEADS, REMAT).shapes((32, 32))
     assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(np.shape, variables)
 
 

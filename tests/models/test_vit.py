@@ -65,7 +65,7 @@ def test_strides_are_relative_to_the_token(patch: int, parts: ViTParts, dtype: j
 def test_a_model_shows_smaller_images_to_patches_of_14() -> None:
     model = build_model(ModelConfig(backbone="vit_small_patch14_dinov2"), {})
     model = replace(model, backbone=ViT(parts=replace(TINY, patch=14)))
-    found = model.init(jax.random.key(0), 64)
+    found = model.init(jax.random.key(0), (64, 64))
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     features = model.features(found, jnp.asarray(images), ("c2", "c3", "c4", "c5"))
     assert {level: maps.shape[1:3] for level, maps in features.items()} == {

@@ -41,8 +41,8 @@ def frozen(data_dir: Path) -> Transfer:
     model = build_model(MODEL, {"depth": task.head(MODEL)})
     return Transfer(
         config,
-        Downstream("range", task, model, 64, sources, InputConfig()),
-        Trunk.of(build_model(MODEL, {}), 64),
+        Downstream("range", task, model, (64, 64), sources, InputConfig()),
+        Trunk.of(build_model(MODEL, {}), (64, 64)),
         make_mesh(1),
     )
 

@@ -111,7 +111,7 @@ def test_maps_cover_the_photo_without_the_padding(labelled: Path) -> None:
 
 def test_labels_are_what_the_teacher_predicts(labelled: Path, teachers: tuple[str, ...], photos: Path) -> None:
     image = decode_image((photos / "b tall.png").read_bytes())
-    fitted = resized(letterbox_geometry(image.shape[:2], 64), image)
+    fitted = resized(letterbox_geometry(image.shape[:2], (64, 64)), image)
     predicted = trained.load(teachers[0], make_mesh()).predict_batch(np.stack([fitted] * 4))
     stored = LabelColumn(labelled / "columns" / "everything-classification")[1]["probs"]
     np.testing.assert_allclose(stored, predicted["classification"]["probs"][0], atol=2e-3)
@@ -211,7 +211,7 @@ def test_an_image_that_a_teacher_fails_on_is_absent_in_its_columns_only(
     fails, labelled: Path, photos: Path, teachers: tuple[str, ...], tmp_path: Path, monkeypatch
 ) -> None:
     dispatch, tall = trained.Trained.dispatch, decode_image((photos / "b tall.png").read_bytes())
-    fitted = resized(letterbox_geometry(tall.shape[:2], 32), tall)
+    fitted = resized(letterbox_geometry(tall.shape[:2], (32, 32)), tall)
 
     def failing(model: trained.Trained, images: np.ndarray) -> dict:
         predictions = dispatch(model, images)

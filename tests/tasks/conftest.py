@@ -28,11 +28,11 @@ class Case:
     labels: dict[str, np.ndarray]
 
     def loss(self, outputs: Any = None, labels: Any = None) -> jax.Array:
-        terms = self.task.loss(outputs or self.outputs, labels or self.labels)
+        terms = self.task.loss(outputs or self.outputs, labels or self.labels, (SIZE, SIZE))
         return sum(total / jnp.maximum(weight, 1e-6) for total, weight in terms.values())
 
     def predict(self, outputs: Any = None) -> dict[str, np.ndarray]:
-        return jax.device_get(jax.jit(lambda x: self.task.predict(x, SIZE))(outputs or self.outputs))
+        return jax.device_get(jax.jit(lambda x: self.task.predict(x, (SIZE, SIZE)))(outputs or self.outputs))
 
 
 def make_labels(name: str, map_hw: tuple[int, int], seed: int = 1) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def make_boxes(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def make_outputs(name: str) -> dict[str, jax.Array]:
-    cells = len(detector_points(SIZE)[1])
+    cells = len(detector_points((SIZE, SIZE))[1])
     shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "classification": {"logits": (3,)},
         "detection": {"class_logits": (cells, 3), "box_ltrb": (cells, 4), "centerness": (cells,)},

@@ -69,7 +69,7 @@ _assign = jax.jit(box_geometry.assign)
 
 def assigned_to(image_size, *boxes_px, valid=None):
     """Cells (y, x, stride) by slot."""
-    centers, strides = detector_points(image_size)
+    centers, strides = detector_points((image_size, image_size))
     valid = jnp.ones(len(boxes_px)) if valid is None else jnp.asarray(valid, jnp.float32)
     positive, slot = map(np.asarray, _assign(jnp.asarray(boxes_px, jnp.float32), valid, centers, strides))
     cells: dict[int, set[tuple[int, int, int]]] = {i: set() for i in range(len(boxes_px))}

@@ -27,7 +27,7 @@ def scene():
 
 
 def loss(task, labels, maps):
-    return {key: float(total / weight) for key, (total, weight) in task.loss({"maps": maps}, labels).items()}
+    return {key: float(total / weight) for key, (total, weight) in task.loss({"maps": maps}, labels, (64, 64)).items()}
 
 
 def test_an_output_of_zero_stands_for_three_metres():
@@ -37,12 +37,12 @@ def test_an_output_of_zero_stands_for_three_metres():
     zeros = jnp.zeros((1, 2, 2, 1))
     assert loss(task, labels, zeros) == {"log_l1": pytest.approx(math.log(2))}
     assert loss(task, labels, zeros + math.log(2)) == {"log_l1": pytest.approx(0, abs=1e-6)}
-    np.testing.assert_allclose(task.predict({"maps": zeros}, 8)["depth"], 3, rtol=1e-6)
+    np.testing.assert_allclose(task.predict({"maps": zeros}, (8, 8))["depth"], 3, rtol=1e-6)
 
 
 def test_predicted_depth_is_finite_whatever_the_output():
     task = build_task("depth")
-    depth = task.predict({"maps": jnp.array([-1e6, 1e6]).reshape(1, 1, 2, 1)}, 8)["depth"]
+    depth = task.predict({"maps": jnp.array([-1e6, 1e6]).reshape(1, 1, 2, 1)}, (8, 8))["depth"]
     np.testing.assert_allclose(depth[0, 0], [0.01, 1000], rtol=1e-4)
 
 
@@ -88,7 +88,7 @@ def test_relative_loss_leaves_the_largest_residuals_out(scene):
     maps[:, ::4, ::4] += 100  # a sixteenth of the pixels
 
     def trimmed_term(maps):
-        total, weight = task.loss({"maps": maps}, labels)["affine_invariant"]
+        total, weight = task.loss({"maps": maps}, labels, (64, 64))["affine_invariant"]
         return total / weight
 
     value, gradient = jax.value_and_grad(trimmed_term)(jnp.asarray(maps))

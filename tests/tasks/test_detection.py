@@ -12,7 +12,8 @@ from measured import count
 from must_jax.models.heads import detector_points
 from must_jax.tasks import build_task
 
-CENTERS, STRIDES = detector_points(64)
+HW = (64, 64)
+CENTERS, STRIDES = detector_points(HW)
 CELLS = len(STRIDES)
 BOX = [18 / 64, 18 / 64, 46 / 64, 46 / 64]  # centre (32, 32), 16 cells of P3
 
@@ -46,7 +47,7 @@ def exact_ltrb(box, least=0.01):
 
 def test_an_image_without_boxes_teaches_that_there_are_none():
     task = build_task("detection", ["thing"])
-    terms = task.loss(outputs(logit=0.0), label())
+    terms = task.loss(outputs(logit=0.0), label(), HW)
     # Focal loss of a probability of 1/2 for a negative: (1 - alpha) * 2^-gamma * log 2, over one image.
     assert float(terms["focal"][0]) == pytest.approx(CELLS * 0.75 * 0.5**1.5 * math.log(2), rel=1e-5)
     assert {key: float(weight) for key, (_, weight) in terms.items()} == {"focal": 1, "giou": 1, "centerness": 1}
@@ -55,7 +56,7 @@ def test_an_image_without_boxes_teaches_that_there_are_none():
 
 def test_terms_of_one_box():
     task = build_task("detection", ["thing"], {"focal_alpha": 0.5, "focal_gamma": 0})
-    terms = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX))
+    terms = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX), HW)
     assert {float(weight) for _, weight in terms.values()} == {16}
     assert float(terms["focal"][0]) == pytest.approx(CELLS * 0.5 * math.log(2), rel=1e-5)
     assert float(terms["giou"][0]) == pytest.approx(0, abs=1e-4)
@@ -64,7 +65,7 @@ def test_terms_of_one_box():
 
 def test_giou_term_of_a_prediction_that_is_too_large():
     task = build_task("detection", ["thing"])
-    terms = task.loss(outputs(0.0, exact_ltrb([14 / 64, 14 / 64, 50 / 64, 50 / 64])), label(BOX))
+    terms = task.loss(outputs(0.0, exact_ltrb([14 / 64, 14 / 64, 50 / 64, 50 / 64])), label(BOX), HW)
     assert float(terms["giou"][0]) == pytest.approx(16 * (1 - 28**2 / 36**2), rel=1e-5)
 
 
@@ -72,14 +73,14 @@ def test_a_box_to_ignore_is_neither_taught_nor_background():
     task = build_task("detection", ["thing"], {"focal_alpha": 0.5, "focal_gamma": 0})
     crowd = [0, 0, 1, 0.5]  # the left half of the image: half of the cells of P3 to P5; of P6 and P7 the one cell
     inside = sum(1 for y, x in CENTERS if x <= 32)
-    empty = task.loss(outputs(0.0), label())
-    terms = task.loss(outputs(0.0), label(crowd, ignore=[0]))
+    empty = task.loss(outputs(0.0), label(), HW)
+    terms = task.loss(outputs(0.0), label(crowd, ignore=[0]), HW)
     assert float(empty["focal"][0]) == pytest.approx(CELLS * 0.5 * math.log(2), rel=1e-5)
     assert float(terms["focal"][0]) == pytest.approx((CELLS - inside) * 0.5 * math.log(2), rel=1e-5)
     assert float(terms["giou"][0]) == float(terms["centerness"][0]) == 0
     # An object inside of it is learnt by its own cells.
-    both = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX, crowd, ignore=[1]))
-    alone = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX))
+    both = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX, crowd, ignore=[1]), HW)
+    alone = task.loss(outputs(0.0, exact_ltrb(BOX)), label(BOX), HW)
     assert both["giou"] == alone["giou"] and both["centerness"] == alone["centerness"]
     learnt = sum(
         1
@@ -93,7 +94,7 @@ def test_extreme_logits_have_finite_losses_and_gradients():
     task = build_task("detection", ["thing"])
 
     def total(raw):
-        return sum(sums[0] for sums in task.loss(raw, label(BOX)).values())
+        return sum(sums[0] for sums in task.loss(raw, label(BOX), HW).values())
 
     for logit in (-200.0, 200.0):
         value, gradient = jax.value_and_grad(total)(outputs(logit))
@@ -101,17 +102,8 @@ def test_extreme_logits_have_finite_losses_and_gradients():
         assert all(np.all(np.isfinite(leaf)) for leaf in gradient.values())
 
 
-@pytest.mark.parametrize("image_size", [32, 64, 96, 160, 224, 640])
-def test_the_input_size_is_found_from_the_number_of_cells(image_size):
-    task, cells = build_task("detection", ["thing"]), len(detector_points(image_size)[1])
-    raw = {"class_logits": (1, cells, 1), "box_ltrb": (1, cells, 4), "centerness": (1, cells)}
-    shapes = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in raw.items()}
-    terms = jax.eval_shape(task.loss, shapes, label())
-    assert all(value.shape == () for pair in terms.values() for value in pair)
-
-
 def predict(task, raw):
-    return {key: np.asarray(value[0]) for key, value in jax.jit(task.predict, static_argnums=1)(raw, 64).items()}
+    return {key: np.asarray(value[0]) for key, value in jax.jit(task.predict, static_argnums=1)(raw, HW).items()}
 
 
 def test_prediction_decodes_scores_suppresses_and_pads():

@@ -71,7 +71,7 @@ def test_a_batch_in_parts_has_the_loss_and_the_gradient_of_the_whole(case):
 
     batch = {"outputs": case.outputs, "labels": {case.task.name: case.labels}}
     wanted, *found = (
-        jax.jit(make_gradients(forward, {case.task.name: case.task}, {case.task.name: 1.0}, parts))(
+        jax.jit(make_gradients(forward, {case.task.name: case.task}, (64, 64), {case.task.name: 1.0}, parts))(
             {key: 0.1 * value[0] for key, value in case.outputs.items()}, {}, batch
         )
         for parts in (1, 2, 4)
@@ -181,7 +181,7 @@ def test_outputs_that_minimise_the_loss_maximise_the_metric(case):
         return jax.lax.fori_loop(0, 400, step, (raw, jnp.float32(0.3)))[0]
 
     outputs = heads(optimise(case.outputs))
-    terms = {key: float(s / jnp.maximum(w, 1)) for key, (s, w) in case.task.loss(outputs, labels).items()}
+    terms = {key: float(s / jnp.maximum(w, 1)) for key, (s, w) in case.task.loss(outputs, labels, (64, 64)).items()}
     terms.pop("centerness", None)  # cross-entropy against a soft target: its minimum is not 0
     assert sum(terms.values()) < 0.05
     metrics = case.task.metrics()

@@ -25,17 +25,19 @@ def label(*vectors):
 def test_loss_is_one_minus_the_cosine_whatever_the_length(degrees, expected):
     for length in (0.3, 1, 8):
         maps = length * jnp.asarray(label(tilted(degrees))["normals"])
-        total, weight = build_task("normals").loss({"maps": maps}, label(FACING))["one_minus_cosine"]
+        total, weight = build_task("normals").loss({"maps": maps}, label(FACING), (64, 64))["one_minus_cosine"]
         assert float(total / weight) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_zero_vector_has_a_finite_gradient():
-    gradient = jax.grad(lambda maps: build_task("normals").loss({"maps": maps}, label(FACING))["one_minus_cosine"][0])
+    gradient = jax.grad(
+        lambda maps: build_task("normals").loss({"maps": maps}, label(FACING), (64, 64))["one_minus_cosine"][0]
+    )
     assert np.all(np.isfinite(gradient(jnp.zeros((1, 1, 1, 3)))))
 
 
 def test_predictions_have_unit_length():
-    normals = build_task("normals").predict({"maps": jnp.array([0.3, -4, 12]).reshape(1, 1, 1, 3)}, 4)["normals"]
+    normals = build_task("normals").predict({"maps": jnp.array([0.3, -4, 12]).reshape(1, 1, 1, 3)}, (4, 4))["normals"]
     assert float(jnp.linalg.norm(normals)) == pytest.approx(1, rel=1e-5)
 
 

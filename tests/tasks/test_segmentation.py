@@ -18,7 +18,7 @@ def test_cross_entropy_leaves_ignored_pixels_out():
     task = build_task("segmentation", CLASSES)
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.2])), (1, 2, 2, 3))
     labels = {"ids": np.array([[[0, 1], [2, 255]]], np.int32), "present": PRESENT}
-    total, weight = task.loss({"maps": logits}, labels)["cross_entropy"]
+    total, weight = task.loss({"maps": logits}, labels, (64, 64))["cross_entropy"]
     assert float(total) == pytest.approx(-math.log(0.5 * 0.3 * 0.2), rel=1e-5)
     assert weight == 3
 

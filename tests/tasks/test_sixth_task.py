@@ -35,11 +35,11 @@ class Brightness(Task):
     def head(self, model: ModelConfig) -> PooledLinearHead:
         return PooledLinearHead(1)
 
-    def loss(self, outputs, labels):
+    def loss(self, outputs, labels, input_hw):
         error = jnp.square(outputs["logits"] - labels["probs"])[:, 0]
         return {"squared": masked_sum(error, labels["present"])}
 
-    def predict(self, outputs, image_size):
+    def predict(self, outputs, input_hw):
         return {"probs": outputs["logits"]}
 
     def metrics(self) -> BrightnessMetrics:

@@ -38,7 +38,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, seed: int) -> dict[str, np.ndarray]:
-    backbone = build_model(ModelConfig.model_validate(MODEL), {}).init(jax.random.key(seed), 32)
+    backbone = build_model(ModelConfig.model_validate(MODEL), {}).init(jax.random.key(seed), (32, 32))
     ours = flat(backbone["params"]["backbone"]) | flat(backbone["stats"]["backbone"])
     tensors = conventions_of(ARCHITECTURES["resnet10"])[0].written(ours)
     safetensors.numpy.save_file(tensors | {"fc.bias": np.zeros(3, np.float32)}, folder / "model.safetensors")

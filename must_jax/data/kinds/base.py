@@ -158,11 +158,11 @@ class LabelKind(abc.ABC):
     # Geometry
 
     @abc.abstractmethod
-    def placed(self, geometry: Geometry, label: Label, map_size: int) -> Label:
+    def placed(self, geometry: Geometry, label: Label, map_hw: tuple[int, int]) -> Label:
         """A label, as decoded, as a target of static shape: where `geometry` puts it in the network's input.
 
         Args:
-          map_size: rows and columns of the returned maps; they cover the whole input.
+          map_hw: rows and columns of the returned maps; they cover the whole input.
         """
 
     @abc.abstractmethod
@@ -312,18 +312,18 @@ def check_ids(ids: np.ndarray, classes: int) -> None:
 
 
 def place(
-    geometry: Geometry, labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], map_size: int
+    geometry: Geometry, labels: Mapping[str, Label], kinds: Mapping[str, LabelKind], map_hw: tuple[int, int]
 ) -> dict[str, Label]:
     """The labels of an image as targets of static shapes, by task; one that is missing, or not present, as absent.
 
     Args:
       labels: by task, as decoded: un-padded, maps of any size, zeros where invalid.
       kinds: of the tasks to return.
-      map_size: rows and columns of the returned maps; they cover the whole input.
+      map_hw: rows and columns of the returned maps; they cover the whole input.
     """
     return {
-        task: kind.placed(geometry, label, map_size)
+        task: kind.placed(geometry, label, map_hw)
         if (label := labels.get(task)) is not None and label["present"]
-        else kind.absent((map_size, map_size))
+        else kind.absent(map_hw)
         for task, kind in kinds.items()
     }

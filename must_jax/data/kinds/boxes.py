@@ -96,7 +96,7 @@ class BoxesLabel(LabelKind):
             "ignore": np.asarray(record.get("ignore", np.zeros(ids.shape)), np.float32),
         }
 
-    def placed(self, geometry: Geometry, label: Label, map_size: int) -> Label:
+    def placed(self, geometry: Geometry, label: Label, map_hw: tuple[int, int]) -> Label:
         """Boxes are clipped to the input, and dropped if less than a quarter of their area remains, or a thin sliver.
 
         Boxes to ignore are dropped only if nothing remains of them. The largest ones fill the slots, before any box to

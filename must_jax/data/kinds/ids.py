@@ -107,11 +107,11 @@ class IdsLabel(MapLabel):
             label["confidence"] = map_pictures.pixels(record["confidence"]).astype(np.float32) / _MOST_CONFIDENT
         return label
 
-    def placed(self, geometry: Geometry, label: Label, map_size: int) -> Label:
+    def placed(self, geometry: Geometry, label: Label, map_hw: tuple[int, int]) -> Label:
         """The id at each cell's centre; where that is ignored, the nearest id within the cell's footprint, if any."""
         ids = label[self.field]
-        y, x = (samples(span, length, map_size) for span, length in zip(geometry, ids.shape, strict=True))
-        out = np.full((map_size, map_size), self.ignore_id, np.int32)
+        y, x = map(samples, geometry, ids.shape, map_hw)
+        out = np.full(map_hw, self.ignore_id, np.int32)
         sampled = ids[y.nearest[:, None], x.nearest[None]]
         rows, columns = np.nonzero(sampled == self.ignore_id)
         if len(rows) and max(len(y.around), len(x.around)) > 1:

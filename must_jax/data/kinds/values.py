@@ -56,20 +56,20 @@ class ValuesLabel(MapLabel):
     def most_bytes(self, map_hw: tuple[int, int]) -> int:
         return 2 * map_hw[0] * map_hw[1]
 
-    def placed(self, geometry: Geometry, label: Label, map_size: int) -> Label:
+    def placed(self, geometry: Geometry, label: Label, map_hw: tuple[int, int]) -> Label:
         """Means over each cell's footprint of what is valid there; a cell with nothing valid in it is invalid.
 
         Where a cell is smaller than a pixel, values are interpolated linearly between the valid pixels around it.
         """
         valid = label["valid"]
-        y, x = (samples(span, length, map_size) for span, length in zip(geometry, valid.shape, strict=True))
+        y, x = map(samples, geometry, valid.shape, map_hw)
         weight = means(valid, y, x)
         known = weight > 0
         if not valid.all():
             below = valid.take(y.below, 0).take(x.below, 1)
             known &= cv2.resize(below, (len(x.nearest), len(y.nearest)), interpolation=cv2.INTER_AREA) > 0
         values, known = self._mean(means(label[self.field], y, x), weight, known, geometry.x.flip)
-        out = self.absent((map_size, map_size)) | {"present": label["present"]}
+        out = self.absent(map_hw) | {"present": label["present"]}
         out[self.field][y.where, x.where] = values
         out["valid"][y.where, x.where] = known
         return out

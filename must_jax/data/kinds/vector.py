@@ -98,7 +98,7 @@ class VectorLabel(LabelKind):
         """Of what is stored by class. TensorFlow cannot read uint32."""
         return {"classes": np.uint16 if self.size <= 2**16 else np.int32, "probs": np.float16}
 
-    def placed(self, geometry: Geometry, label: Label, map_size: int) -> Label:
+    def placed(self, geometry: Geometry, label: Label, map_hw: tuple[int, int]) -> Label:
         return dict(label)
 
     def on_image(self, prediction: Mapping[str, np.ndarray], content: Content, hw: tuple[int, int]) -> Label:

@@ -59,7 +59,7 @@ class PointsLabel(LabelKind):
         points = np.asarray(record["points_yx"], np.float32).reshape(-1, 2)
         return {"points_yx": points, "seen": np.asarray(record["seen"], np.float32)}
 
-    def placed(self, geometry: Geometry, label: Label, map_size: int) -> Label:
+    def placed(self, geometry: Geometry, label: Label, map_hw: tuple[int, int]) -> Label:
         points = moved(geometry, np.tile(label["points_yx"], 2))[:, :2]
         return label | {"points_yx": points, "seen": label["seen"] * ((points >= 0) & (points < 1)).all(1)}
 
@@ -125,7 +125,7 @@ def test_batches_hold_it_where_the_image_is() -> None:
     truth = Truth(KIND, CLASSES, "points", functools.partial(KIND.decode, classes=len(CLASSES)))
     images = ImageSet("photos", len(records), records.__getitem__, "digest", {"points": truth})
     source = Source(images, (images.labels["points"],))
-    batch = next(eval_batches(source, {"points": KIND}, image_size=32, batch_size=4))
+    batch = next(eval_batches(source, {"points": KIND}, input_hw=(32, 32), batch_size=4))
     label = batch["labels"]["points"]
     assert label["present"].tolist() == [1, 1, 1, 0]
     np.testing.assert_allclose(label["points_yx"][0], [[0.25, 0.25], [0, 0], [0.5, 1]])
