@@ -317,9 +317,9 @@ class Trained:
                 f"images are {height} x {width} pixels, but these are {images.shape[1]} x "
                 f"{images.shape[2]}; pass each to `predict`, which resizes it to fit the input"
             )
-        missing = -len(images) % self.mesh.size
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        predictions = jax.device_get(self._predict(self._on_devices, put_batch(self.mesh, {"image": images})))
+        if missing := -len(images) % self.mesh.size:
+            images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        predictions = jax.device_get(self._predict(self._on_devices, {"image": images}))
         return jax.tree.map(lambda x: x[: len(x) - missing], predictions)
 
     def dispatch(self, images: np.ndarray | jax.Array) -> Predictions:

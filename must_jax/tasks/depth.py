@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -17,7 +16,7 @@ from must_jax.data.letterbox import whole_valid
 from must_jax.data.units import INVERSE, METRES
 from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
+from must_jax.tasks.base import Arrays, Curve, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import DISTANCES, FINE, best_depth, depth_bins, middle_of
 from must_jax.tasks.maps import AnyArrays, MapMetrics, MapTask, Moments, bins, namespace, pairs, total
 from must_jax.tasks.measures import masked_sum, resize_maps, valid_pixels
@@ -62,10 +61,7 @@ class Depth(MapTask):
         depth = outputs["maps"][..., 0]
         if self.depth_kind == "metric_m":
             depth = jnp.exp(jnp.clip(depth + math.log(TYPICAL_M), math.log(NEAREST_M), math.log(FARTHEST_M)))
-        return {"depth": depth, "valid": jnp.ones_like(depth)}
-
-    def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        return {"depth": predictions["depth"]}
+        return {"depth": depth}
 
     def truth(self, label: NumpyArrays) -> NumpyArrays:
         """{"depth": f32[h, w]}; where it is not above 0, it is not known.

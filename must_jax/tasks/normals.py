@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ from must_jax.data.kinds import DirectionsLabel
 from must_jax.data.letterbox import whole_valid
 from must_jax.models.heads import dense_head
 from must_jax.tasks import drawing
-from must_jax.tasks.base import AnyArray, Arrays, Curve, Details, NumpyArrays, Sums
+from must_jax.tasks.base import Arrays, Curve, Details, NumpyArrays, Sums
 from must_jax.tasks.chance import DIRECTIONS, best_direction, direction_bins
 from must_jax.tasks.maps import AnyArrays, MapMetrics, MapTask, histogram, namespace, pairs, total
 from must_jax.tasks.measures import masked_sum, resize_maps, valid_pixels
@@ -45,11 +44,7 @@ class Normals(MapTask):
         return {"one_minus_cosine": masked_sum(1 - jnp.sum(predicted * truth, -1), valid_pixels(labels))}
 
     def predict(self, outputs: Arrays, input_hw: tuple[int, int]) -> Arrays:
-        normals = _unit(outputs["maps"])
-        return {"normals": normals, "valid": jnp.ones(normals.shape[:3], jnp.float32)}
-
-    def condense(self, predictions: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        return {"normals": predictions["normals"]}
+        return {"normals": _unit(outputs["maps"])}
 
     def truth(self, label: NumpyArrays) -> NumpyArrays:
         """{"normals": f32[h, w, 3]}; vectors of length 0 are not known."""

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hand_made import KINDS
 
-from must_jax.data.letterbox import content_of
+from must_jax.data.letterbox import content_of, most_likely
 
 PRESENT = {"present": np.float32(1)}
 
@@ -67,3 +68,33 @@ def test_normals_stay_unit_vectors_and_invalid_ones_spread_not() -> None:
     np.testing.assert_allclose(np.linalg.norm(cut["normals"], axis=-1), 1, atol=1e-5)
     assert cut["valid"].shape == (12, 16)  # 50 / 4 = 12.5, and halves round to even
     assert cut["valid"].sum() in (16 * 12 - 1, 16 * 12 - 2)
+
+
+@pytest.mark.parametrize("hw", [(97, 211), (480, 300), (9, 12), (1, 30)])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_the_class_of_a_pixel_is_that_of_all_classes_interpolated(hw: tuple[int, int], smooth: bool) -> None:
+    """However many there are, and though only few of them are looked at where the others cannot be the best."""
+    cells, count, content = (24, 20), 40, (0.7, 1.0)
+    rng = np.random.default_rng(0)
+    probs = rng.random((*cells, count), np.float32)
+    if smooth:
+        probs = np.exp(9 * cv2.resize(probs[::6, ::5], cells[::-1], interpolation=cv2.INTER_CUBIC))
+    probs /= probs.sum(-1, keepdims=True)
+
+    def shares(length: int, n: int, share: float) -> np.ndarray:
+        at = np.clip((np.arange(length) + 0.5) * share * n / length - 0.5, 0, n - 1)
+        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(n)))
+
+    y, x = (shares(*axis) for axis in zip(hw, cells, content, strict=True))
+    every = np.einsum("ya,xb,abk->yxk", y, x, probs.astype(np.float64), optimize=True)
+    ids, best = most_likely(probs, content, hw)
+    assert ids.dtype == np.int32 and best.dtype == np.float32
+    np.testing.assert_allclose(best, every.max(-1), rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(every, ids[..., None], -1)[..., 0], best, rtol=1e-5)
+    assert len(np.unique(ids)) > 3
+
+
+def test_of_equally_likely_classes_the_first_is_taken() -> None:
+    ids, best = most_likely(np.full((4, 4, 3), 1 / 3, np.float32), (1.0, 0.5), (40, 20))
+    assert not ids.any()
+    np.testing.assert_allclose(best, 1 / 3, rtol=1e-6)

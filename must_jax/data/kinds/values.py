@@ -277,8 +277,9 @@ class DirectionsLabel(ValuesLabel):
 
     def on_image(self, prediction: Mapping[str, np.ndarray], content: Content, hw: tuple[int, int]) -> Label:
         found = super().on_image(prediction, content, hw)
-        norm = np.linalg.norm(found[self.field], axis=-1, keepdims=True)
-        return found | {self.field: found[self.field] / np.maximum(norm, np.float32(1e-6))}
+        x, y, z = np.moveaxis(found[self.field], -1, 0)  # takes a third of the time of `np.linalg.norm`
+        length = np.maximum(np.sqrt(x * x + y * y + z * z), np.float32(1e-6))
+        return found | {self.field: np.stack([x / length, y / length, z / length], -1)}
 
     def turned(self, label: Label, transposed: bool, reversed_y: bool, reversed_x: bool) -> Label:
         turned = super().turned(label, transposed, reversed_y, reversed_x)
