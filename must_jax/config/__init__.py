@@ -26,6 +26,7 @@ from must_jax.config.composed import (
 )
 from must_jax.config.data import AuditConfig, LabelConfig, LabelsConfig, PrepareConfig, TruthConfig
 from must_jax.config.evaluation import DownstreamConfig, EvaluateConfig, TransferConfig
+from must_jax.config.export import ExportConfig
 from must_jax.config.parts import (
     REMAT,
     AugmentConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "DescribeConfig",
     "DownstreamConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "ImageSize",
     "InPipeline",
     "InputConfig",
@@ -82,7 +84,9 @@ __all__ = [
 ]
 
 AboutRuns = DescribeConfig | ReportConfig
-AnyConfig = InPipeline | CheckConfig | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
+AnyConfig = (
+    InPipeline | CheckConfig | ExportConfig | LabelsConfig | PipelineConfig | AboutRuns | CompileConfig | ReplayConfig
+)
 STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -91,6 +95,7 @@ STAGE_CONFIGS: dict[str, type[AnyConfig]] = {
     "labels": LabelsConfig,
     "audit": AuditConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "pipeline": PipelineConfig,
     "describe": DescribeConfig,
     "report": ReportConfig,

@@ -107,12 +107,32 @@ class Model:
         outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**variables["stats"], "heads": head_stats}
 
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """u8|f32[B, H, W, 3] RGB, 0..255 -> `[B, h, w, 3]`, what the backbone sees: h = H * its `input_share`."""
+        _check_size(*images.shape[1:3])
+        mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (self.mean, self.std))
+        return _shrunk((images.astype(jnp.float32) - mean) / std, self.backbone.input_share).astype(self.dtype)
+
+    def stages(self, variables: Variables, normalised: jax.Array) -> Features:
+        """{"c2", ..., "c5"} of the backbone in inference mode."""
+        return _run(self.backbone, variables["params"]["backbone"], variables["stats"]["backbone"], normalised, False)[
+            0
+        ]
+
+    def completed(self, variables: Variables, published: Features) -> Features:
+        """The `Backbone.published` levels -> all that `stages` gives."""
+        return self.backbone.completed(variables["params"]["backbone"], published)
+
+    def apply_stages(self, variables: Variables, stages: Features) -> Outputs:
+        """The outputs of `apply`, in inference mode, of what `stages` returned."""
+        params, stats = variables["params"], variables["stats"]
+        pyramid, _ = _run(self.fpn, params["fpn"], stats["fpn"], stages, False)
+        return self._heads(variables, {**stages, **pyramid}, False)[0]
+
     def _trunk(
         self, variables: Variables, images: jax.Array, train: bool, rng: jax.Array | None = None
     ) -> tuple[Features, Variables]:
-        _check_size(*images.shape[1:3])
-        mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (self.mean, self.std))
-        x = _shrunk((images.astype(jnp.float32) - mean) / std, self.backbone.input_share).astype(self.dtype)
+        x = self.normalised(images)
         params, stats = variables["params"], variables["stats"]
         learns = train and not self.is_frozen
         learnt = params["backbone"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
+import jax
 
 
 class Backbone(nn.Module, kw_only=True):
@@ -28,3 +32,12 @@ class Backbone(nn.Module, kw_only=True):
     def input_share(self) -> float:
         """Of the input's sides, to which images are resized before it sees them, so that strides are as above."""
         return 1.0
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The levels that published weights make, and that other libraries give; all others are made of these."""
+        return ("c2", "c3", "c4", "c5")
+
+    def completed(self, params: Mapping[str, Any], published: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The published levels -> all levels, in inference mode."""
+        return dict(published)

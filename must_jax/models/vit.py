@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from must_jax.models.attention import attention
 from must_jax.models.backbone import Backbone
 from must_jax.models.layers import KEPT, DropPath, LayerNorm, PatchConv, drop_rates, gelu, normal
 from must_jax.models.positions import resized, rotated, rotations
+from must_jax.models.rates import NEW
 from must_jax.models.simple_pyramid import SimplePyramid
 
 _INIT = normal(0.02, bound=2)
@@ -43,6 +45,15 @@ class ViT(Backbone):
     @property
     def input_share(self) -> float:
         return self.parts.patch / self.stride
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The tokens of the patches, which the pyramid keeps as one of its levels."""
+        return (f"c{int(math.log2(self.stride))}",)
+
+    def completed(self, params: Mapping[str, Any], published: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        [tokens] = published.values()
+        return cast(dict[str, jax.Array], SimplePyramid(self.stride).apply({"params": params[NEW]}, tokens))
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -77,7 +88,7 @@ class ViT(Backbone):
             x = kind(parts, rate, name=f"block{index + 1}")(x, rotary, train)
         x = LayerNorm(parts.epsilon, name="norm")(x)
         x = x[:, before:].reshape(batch, rows, columns, channels)
-        return SimplePyramid(self.stride, name="pyramid")(x)
+        return SimplePyramid(self.stride, name=NEW)(x)
 
 
 class Block(nn.Module):

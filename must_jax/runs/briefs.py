@@ -133,6 +133,11 @@ def _check(config: Mapping[str, Any], workdir: Path) -> Brief:
     return Brief(seconds=_seconds(finished), note=_counts(verdicts))
 
 
+def _export(config: Mapping[str, Any], workdir: Path) -> Brief:
+    finished = results.read(workdir, results.ExportResult)
+    return Brief(seconds=_seconds(finished), note=", ".join(finished.files) if finished else "")
+
+
 def _counts(verdicts: list[str]) -> str:
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
 
@@ -152,5 +157,6 @@ _BRIEFS: dict[str, Callable[[Mapping[str, Any], Path], Brief]] = {
     "evaluate": _evaluation,
     "audit": _audit,
     "check": _check,
+    "export": _export,
     "pipeline": _pipeline,
 }

@@ -62,6 +62,13 @@ class EvaluateResult(Result):
     starts: dict[str, StartRecord]
 
 
+class ExportResult(Result):
+    """Of the model with this digest, these files were written."""
+
+    digest: str
+    files: tuple[str, ...] = ()
+
+
 class Run(pydantic.BaseModel):
     """A finished training run of an evaluation: one line of a `RUNS_FILES` file."""
 
@@ -98,7 +105,7 @@ class Validated(pydantic.BaseModel):
 
 ADVICE = "remove it and start the run again, which rewrites this file from its results"
 
-_Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, AuditResult, CheckResult)
+_Result = TypeVar("_Result", Result, TrainResult, LabelResult, EvaluateResult, AuditResult, CheckResult, ExportResult)
 
 
 def read(workdir: Path, kind: type[_Result]) -> _Result | None:

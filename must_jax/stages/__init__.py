@@ -22,6 +22,6 @@ def _stage(name: str) -> Stage:
     return run
 
 
-_RUN = ("prepare", "train", "check", "label", "labels", "audit", "evaluate", "pipeline")
+_RUN = ("prepare", "train", "check", "label", "labels", "audit", "evaluate", "export", "pipeline")
 _NAMES = (*_RUN, "describe", "report", "compile", "replay")
 STAGES: dict[str, Stage] = {name: _stage(name) for name in _NAMES}

@@ -275,7 +275,7 @@ def _measure_again(
     with distributed.together({}, config.ready_within_s):
         mesh = mesh_of(config)
         model = trained.load(workdir, mesh)
-        held_out = validation.opened(config, model.tasks)
+        held_out = validation.opened(config.validation, config.data_dir, model.tasks)
         columns = [column for held in held_out for column in held.source.columns]
         check_unchanged(columns, config.ready_within_s)
         for held in (held_out := validation.to_measure(held_out, model.tasks)):

@@ -142,7 +142,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     check_config(config)
     network, start_from, found = starting.opened(config)  # before data is rendered or read
     sources, options = open_training(config)
-    held_out = validation.opened(config, options)
+    held_out = validation.opened(config.validation, config.data_dir, options)
     checked = [held.source for held in held_out]
     columns = [column for source in (*sources, *checked) for column in source.columns]
     check_unchanged(columns, config.ready_within_s)

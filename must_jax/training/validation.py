@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import trained
-from must_jax.config import TrainConfig, ValidationConfig
+from must_jax.config import InputConfig, TrainConfig, ValidationConfig
 from must_jax.data.batching import Source, TruthReader, eval_batches
 from must_jax.engine import distributed
 from must_jax.engine.measuring import evaluate
@@ -50,7 +50,15 @@ class HeldOut:
     ends: dict[str, str]
 
 
-def opened(config: TrainConfig, tasks: Mapping[str, Any]) -> list[HeldOut]:
+class Measured(NamedTuple):
+    """What `Validation` needs of a config, which may also be that of a training."""
+
+    input_hw: tuple[int, int]
+    batch_size: int
+    input: InputConfig
+
+
+def opened(validation: Sequence[ValidationConfig], data_dir: str, tasks: Mapping[str, Any]) -> list[HeldOut]:
     """The sources, each with the labels of the tasks that it is to measure.
 
     Args:
@@ -59,11 +67,8 @@ def opened(config: TrainConfig, tasks: Mapping[str, Any]) -> list[HeldOut]:
     Raises:
       UserError: as `sources.open_source`; a task that is not labelled there; two sources of a task without a name.
     """
-    sources = [
-        _opened(each, f"config.validation.{number}", config.data_dir, tasks)
-        for number, each in enumerate(config.validation)
-    ]
-    return named(config.validation, sources)
+    sources = [_opened(each, f"config.validation.{number}", data_dir, tasks) for number, each in enumerate(validation)]
+    return named(validation, sources)
 
 
 def named(configs: Sequence[ValidationConfig], sources: Sequence[Source]) -> list[HeldOut]:
@@ -107,13 +112,15 @@ class Validation:
 
     Args:
       tasks: those that are trained.
+      step_of: tasks -> what predicts for them, if it is not the model.
     """
 
-    config: TrainConfig
+    config: TrainConfig | Measured
     held_out: Sequence[HeldOut]
     tasks: Mapping[str, Task]
     model: Model
     mesh: Mesh
+    step_of: Callable[[Mapping[str, Task]], PredictStep] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)  # found so far, by all processes
     found: dict[str, Any] = field(default_factory=dict)  # the last time: by source its metrics, and details by task
 
@@ -121,14 +128,17 @@ class Validation:
         self.kept_remarks: list[str] = []
         forward = trained.image_forward(self.model)
         self._programs: dict[tuple[str, ...], jax.stages.Wrapped] = {}
+        self._predict: dict[tuple[str, ...], PredictStep] = {}
         self._readers = []
         for held in self.held_out:
             measured = {name: self.tasks[name] for name in held.ends}
-            if (names := tuple(measured)) not in self._programs:
-                self._programs[names] = make_predict_step(forward, measured, self.config.input_hw, self.mesh)
+            if (names := tuple(measured)) not in self._predict and self.step_of:
+                self._predict[names] = self.step_of(measured)
+            elif names not in self._predict:
+                program = make_predict_step(forward, measured, self.config.input_hw, self.mesh)
+                self._predict[names] = self._programs[names] = program
             unread = Unreadable(lengths_of([held.source]))
             self._readers.append((unread, TruthReader(held.source, measured, unread.add)))
-        self._predict: dict[tuple[str, ...], PredictStep] = {**self._programs}
 
     def compile(self, compiler: Executor) -> None:
         """Lets `compiler` begin with the programs, which the first validation needs."""

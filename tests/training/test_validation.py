@@ -194,7 +194,7 @@ def test_a_task_without_labels_there_is_named(config: Callable[..., TrainConfig]
     with pytest.raises(
         UserError, match=r"validation.0.tasks names 'classification', but .* has no labels of it; .*depth"
     ):
-        validation.opened(wanted, wanted.tasks)
+        validation.opened(wanted.validation, wanted.data_dir, wanted.tasks)
 
 
 def test_a_best_that_is_not_measured(config: Callable[..., TrainConfig], tmp_path: Path) -> None:
