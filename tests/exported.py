@@ -12,6 +12,7 @@ import pytest
 
 from must_jax.config import ModelConfig
 from must_jax.config.architectures import ARCHITECTURES
+from must_jax.config.base import input_hw_of
 from must_jax.exporting.base import Network
 from must_jax.models.api import build_model
 from must_jax.tasks import build_task
@@ -28,11 +29,11 @@ def shrink(monkeypatch: pytest.MonkeyPatch, name: str, **parts: Any) -> None:
     monkeypatch.setitem(ARCHITECTURES, name, changed)  # type: ignore[arg-type]
 
 
-def network_of(name: str, image_size: int, tasks: tuple[str, ...] = (), **model: Any) -> Network:
+def network_of(name: str, image_size: int | tuple[int, int], tasks: tuple[str, ...] = (), **model: Any) -> Network:
     config = ModelConfig(backbone=name, pyramid_channels=8, head_channels=8, head_convs=1, **model)
     built = {task: build_task(task, CLASSES.get(task, ()), {"max_boxes": 4}) for task in tasks}
     network = build_model(config, {task: each.head(config) for task, each in built.items()})
-    rng, shapes = np.random.default_rng(0), network.shapes(image_size)
+    rng, shapes = np.random.default_rng(0), network.shapes(input_hw_of(image_size))
 
     def drawn(path: Any, leaf: Any) -> np.ndarray:
         last = path[-1].key

@@ -40,7 +40,7 @@ class Network:
     @property
     def input_hw(self) -> tuple[int, int]:
         """Rows and columns of the images."""
-        return self.trained.image_size, self.trained.image_size
+        return self.trained.input_hw
 
     @property
     def seen_hw(self) -> tuple[int, int]:
@@ -117,8 +117,8 @@ class Network:
 
     def predictions(self, outputs: Arrays) -> dict[str, Any]:
         """-> {"task/field": predictions}, as `Trained.predict_batch` returns them."""
-        size, nested = self.trained.image_size, by_task(outputs)
-        return flat({name: task.predict(nested[name], size) for name, task in self.trained.tasks.items()})
+        input_hw, nested = self.trained.input_hw, by_task(outputs)
+        return flat({name: task.predict(nested[name], input_hw) for name, task in self.trained.tasks.items()})
 
 
 def _about(task: Task) -> dict[str, Any]:

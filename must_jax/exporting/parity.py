@@ -145,7 +145,7 @@ class Judge:
 
             return step
 
-        settings = Measured(network.trained.image_size, self._config.batch_size, self._config.input)
+        settings = Measured(network.trained.input_hw, self._config.batch_size, self._config.input)
         trained = network.trained
         return Validation(settings, self._held_out, trained.tasks, trained.model, mesh, step_of=step_of).measure({})
 

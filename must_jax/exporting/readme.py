@@ -11,7 +11,7 @@ from pathlib import Path
 from must_jax.data.augment import PADDING_RGB
 from must_jax.errors import UserError
 from must_jax.exporting import stablehlo
-from must_jax.exporting.base import BACKBONE, MODEL, Network
+from must_jax.exporting.base import BACKBONE, MODEL, Network, Written
 from must_jax.exporting.record import FileRecord
 from must_jax.progress import counted
 from must_jax.tasks.base import Task
@@ -39,6 +39,21 @@ def run_example(folder: Path, lines: str, name: str) -> str:
     if done.returncode:
         raise UserError(f"{name} was written, but cannot be loaded by its example: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
+
+
+def card(network: Network, written: Written, licence: str) -> str:
+    """The README of a library's folder, with what hubs read of it."""
+    return f"""---
+library_name: {written.name}
+license: {(licence or "other").lower()}
+tags: [image-feature-extraction]
+---
+The backbone ({network.trained.config.backbone}) of a model that was trained with must_jax.
+
+```python
+{written.example}
+```
+"""
 
 
 def text(network: Network, files: Mapping[str, FileRecord], today: datetime.date) -> str:

@@ -51,8 +51,9 @@ def run(config: ExportConfig, workdir: Path) -> None:
 
     records: dict[str, FileRecord] = {}
     licences = set(network.trained.licences.values())
-    for written in files.write(config, network, workdir, licences.pop() if len(licences) == 1 else _LICENCE):
-        records[written.name] = _examined(config, network, judge, written, workdir)
+    licence = licences.pop() if len(licences) == 1 else _LICENCE
+    for written in files.write(config, network, workdir, licence):
+        records[written.name] = _examined(config, network, judge, written, workdir, licence)
         write_json(workdir / PARITY_FILE, {name: record.model_dump() for name, record in records.items()})
     shutil.copy2(Path(config.model) / "model.json", workdir)
     write_text(workdir / readme.README, readme.text(network, records, datetime.date.today()))
@@ -62,7 +63,7 @@ def run(config: ExportConfig, workdir: Path) -> None:
 
 
 def _examined(
-    config: ExportConfig, network: Network, judge: parity.Judge, written: Written, workdir: Path
+    config: ExportConfig, network: Network, judge: parity.Judge, written: Written, workdir: Path, licence: str
 ) -> FileRecord:
     """What is to be said of a file.
 
@@ -86,6 +87,9 @@ def _examined(
         + (f", time of must_jax's {times}" if times else "")
     )
     printed = readme.run_example(workdir, written.example, written.name)
+    if place.is_dir():
+        card = readme.card(network, written, licence)
+        write_text(place / readme.README, card)
     return FileRecord(
         holds=written.holds,
         bytes=size,
