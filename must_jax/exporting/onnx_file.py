@@ -1,0 +1,82 @@
+"""Functions as ONNX files: any batch size, in float32, for onnxruntime and others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+from onnx import helper
+
+from must_jax.errors import UserError
+from must_jax.exporting.onnx_equations import run
+from must_jax.exporting.onnx_graph import Graph, Known
+
+LEAST_OPSET = 17
+INPUT = "images"
+MOST_BYTES = 2**31 - 2**20  # of a file: protobuf's limit, less what is not an initializer
+
+
+def write(
+    function: Callable[[jax.Array], Any],
+    images: jax.ShapeDtypeStruct,
+    path: Path,
+    *,
+    opset: int = LEAST_OPSET,
+    metadata: Mapping[str, str] | None = None,
+    parameters: Any = None,
+) -> None:
+    """Writes a file that computes `function`.
+
+    Parameters of more than 2 GiB go to a second file, named as the first and `.data`.
+
+    Args:
+      function: images -> nested dicts of arrays; jit-able, and closes over its parameters. The outputs' names are the
+        keys on the way to them, separated by "/".
+      images: shape and type of the one input, called `INPUT`; sizes from `jax.export.symbolic_shape` are left open.
+      opset: version of ONNX's operators.
+      metadata: what the file says of itself.
+      parameters: nested dicts of arrays that the function closes over, of which initializers have their names.
+
+    Raises:
+      UserError: an opset that is not known; the function computes something that has no form here.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not LEAST_OPSET <= opset <= newest:
+        raise UserError(f"opset {opset} is not known, set one from {LEAST_OPSET} to {newest}")
+    traced = jax.jit(function).trace(images)
+    program, graph = traced.jaxpr, Graph(opset)
+    names = {_key(leaf): _path(path) for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
+    consts = [Known(np.asarray(x), names.get(_key(x), "")) for x in program.consts]
+    taken = graph.takes(INPUT, images.shape, np.dtype(images.dtype))
+    results = run(graph, program.jaxpr, consts, [taken])
+    outputs = {}
+    for (keys, _), value, aval in zip(
+        jax.tree_util.tree_leaves_with_path(traced.out_info), results, program.out_avals, strict=True
+    ):
+        outputs[_path(keys)] = (graph.plain(value, aval.shape), aval.shape, aval.dtype)
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        graph.written({INPUT: (images.shape, images.dtype)}, outputs),
+        producer_name="must_jax",
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    is_large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MOST_BYTES
+    onnx.save_model(model, path, save_as_external_data=is_large, location=f"{path.name}.data")
+    onnx.checker.check_model(path, full_check=True)
+
+
+def _key(array: Any) -> tuple[Any, bytes]:
+    """Of what an array holds: functions reshape parameters before they are traced."""
+    array = np.asarray(array)
+    return array.size, hashlib.sha1(np.ascontiguousarray(array).tobytes()).digest()
+
+
+def _path(keys: Any) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
