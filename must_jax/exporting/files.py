@@ -43,7 +43,9 @@ def _program(
     path = folder / name / f"{holds}.{_SUFFIX[name]}"
     path.parent.mkdir(parents=True, exist_ok=True)
     function = network.function(holds, is_prepared=not config.preprocess, postprocess=config.postprocess)
-    more = {"opset": config.opset, "metadata": network.metadata} if name == "onnx" else {}
+    more = {}
+    if name == "onnx":
+        more = {"opset": config.opset, "metadata": network.metadata, "parameters": network.trained.variables}
     answers = module.write(function, hw, np.dtype(dtype), path, **more)
     relative = f"{name}/{path.name}"
     example = module.example(relative, hw, dtype)
