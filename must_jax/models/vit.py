@@ -53,7 +53,9 @@ class ViT(Backbone):
 
     def completed(self, params: Mapping[str, Any], published: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         [tokens] = published.values()
-        return cast(dict[str, jax.Array], SimplePyramid(self.stride, parent=None).apply({"params": params[NEW]}, tokens))
+        return cast(
+            dict[str, jax.Array], SimplePyramid(self.stride, parent=None).apply({"params": params[NEW]}, tokens)
+        )
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
