@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from must_jax.errors import UserError
+from must_jax.exporting import onnx_fusions
 from must_jax.exporting.onnx_graph import Graph, Known, Tensor, Value, count, is_one
 
 Rule = Callable[[Graph, Any, Sequence[Value]], Sequence[Value]]  # of an equation, from its inputs to its outputs
@@ -81,13 +83,26 @@ def _integer_pow(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[V
     return [join(graph, "Pow", [*inputs, Known(np.asarray(power, dtype))], dtype)]
 
 
+def _add(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Value]:
+    for value, other in (inputs, inputs[::-1]):
+        if (fused := onnx_fusions.shifted_norm(graph, value, other)) is not None:
+            return [fused]
+    return [join(graph, "Add", inputs, _dtype(equation))]
+
+
 def _multiply(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Value]:
-    """By the reciprocal of something: a quotient, as runtimes know norms."""
+    """By the reciprocal of something: a quotient."""
     dtype = _dtype(equation)
     for value, other in (inputs, inputs[::-1]):
+        if (fused := onnx_fusions.scaled_norm(graph, value, other)) is not None:
+            return [fused]
         if isinstance(value, Tensor) and (node := graph.maker(value.name, "Reciprocal")):
-            divisor = Tensor(node.input[0], value.order, value.shape, value.dtype)
+            divisor = replace(value, name=node.input[0])
+            if isinstance(other, Tensor) and (fused := onnx_fusions.layer_norm(graph, other, divisor)) is not None:
+                return [fused]
             return [join(graph, "Div", [other, divisor], dtype)]
+    if (fused := onnx_fusions.gelu(graph, inputs)) is not None:
+        return [fused]
     return [join(graph, "Mul", inputs, dtype)]
 
 
@@ -100,8 +115,10 @@ def _divide(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Value]
         node = graph.maker(squeezed.input[0] if squeezed else value.name, "ReduceSum")
         if node is not None and graph.summands.get(node.output[0]) == divisor.array.item():
             mean = graph.reduced("ReduceMean", node.input[0], graph.axes_of(node.input[1]))
-            name = graph.emit("Squeeze", [mean, squeezed.input[1]]) if squeezed else mean
-            return [Tensor(name, value.order, value.shape, value.dtype)]
+            return [replace(value, name=graph.emit("Squeeze", [mean, squeezed.input[1]]) if squeezed else mean)]
+    if isinstance(value, Tensor) and isinstance(divisor, Tensor):
+        fused = onnx_fusions.softmax(graph, value, divisor)
+        return [join(graph, "Div", inputs, dtype) if fused is None else fused]
     return [join(graph, "Div", inputs, dtype)]
 
 
@@ -156,8 +173,6 @@ RULES: dict[str, Rule] = {
         name: _rule(op)
         for name, op in {
             "abs": "Abs",
-            "add": "Add",
-            "add_any": "Add",
             "ceil": "Ceil",
             "cos": "Cos",
             "eq": "Equal",
@@ -189,6 +204,8 @@ RULES: dict[str, Rule] = {
     "log1p": _composed(_log1p),
     "square": _composed(_square),
     "integer_pow": _integer_pow,
+    "add": _add,
+    "add_any": _add,
     "mul": _multiply,
     "div": _divide,
     "max": _largest,

@@ -106,14 +106,31 @@ class Graph:
 
     def emit_several(self, op: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
         """The outputs of a node. It is computed outside of all loops on which its inputs do not depend."""
+        level = max((self._levels.get(name, 0) for name in inputs), default=0)
+        inputs = [self._inside(name, level) for name in inputs]
         key = (op, tuple(inputs), count, repr(sorted(attributes.items())))
         if key not in self._made:
             outputs = [self.named(op.lower()) for _ in range(count)]
             name = self.named(f"{self.where}/{op}" if self.where else op)
-            node = helper.make_node(op, list(inputs), outputs, name=name, **attributes)
-            self._add(node, max((self._levels.get(name, 0) for name in inputs), default=0))
+            self._add(helper.make_node(op, inputs, outputs, name=name, **attributes), level)
             self._made[key] = outputs
         return self._made[key]
+
+    def _inside(self, name: str, level: int) -> str:
+        """A slice that is taken outside of a loop, taken again in it.
+
+        onnxruntime warns where a loop reads both a slice and what it is a slice of.
+        """
+        node = self.maker(name, "Slice")
+        if node is None or self._levels[name] == level:
+            return name
+        if (name, level) not in self._made:
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            copy.name, copy.output[0] = self.named(node.name), self.named(name)
+            self._add(copy, level)
+            self._made[name, level] = list(copy.output)
+        return self._made[name, level][0]
 
     def _add(self, node: NodeProto, level: int) -> None:
         self._scopes[level].append(node)
@@ -135,6 +152,16 @@ class Graph:
             self._initializers[chosen] = numpy_helper.from_array(array, chosen)
             self._constants[key] = chosen
         return self._constants[key]
+
+    def constant_of(self, name: str) -> np.ndarray | None:
+        """The array of an initializer; None for other tensors."""
+        tensor = self._initializers.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def number(self, name: str) -> float | None:
+        """That of an initializer with one element; None for other tensors."""
+        array = self.constant_of(name)
+        return array.item() if array is not None and array.size == 1 else None
 
     def axes_of(self, name: str) -> list[int]:
         """The numbers of an initializer that says axes."""

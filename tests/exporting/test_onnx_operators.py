@@ -9,11 +9,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from onnx_run import check
 
+from must_jax.models.layers import LayerNorm, gelu
+
+NORM = {"params": {name: np.float32([1.5, -2, 0.5]) for name in ("scale", "bias")}}
 SHAPE = (5, 4, 6, 3)
 MATRIX, VECTOR = (np.random.default_rng(1).normal(size=size).astype(np.float32) for size in ((3, 7), 3))
 KERNEL, CUBE = (np.random.default_rng(1).normal(size=size).astype(np.float32) for size in ((3, 3, 3, 4), (2, 5, 3)))
@@ -134,3 +138,23 @@ ALL = ELEMENTS | AXES | PRODUCTS | PROGRAMS
 @pytest.mark.parametrize("name", ALL)
 def test_a_primitive_computes_the_same(name: str, tmp_path: Path) -> None:
     check(lambda x: {"y": ALL[name](x)}, images(), tmp_path / "it.onnx")
+
+
+@pytest.mark.parametrize(
+    ("function", "operators"),
+    [
+        (lambda x: LayerNorm().apply(NORM, x), ["LayerNormalization"]),
+        (lambda x: LayerNorm().apply(NORM, convolved(x)[..., :3]), ["Conv", "Slice", "LayerNormalization"]),
+        (lambda x: jax.nn.softmax(x, 2), ["Softmax"]),
+        (gelu, ["Gelu"]),
+        (lambda x: jax.nn.relu(convolved(jax.nn.relu(convolved(x, groups=3)))), ["Conv", "Relu"] * 2),
+        (lambda x: x.mean((1, 2), keepdims=True), ["ReduceMean"]),
+    ],
+)
+def test_networks_are_written_in_operators_that_runtimes_know(
+    function: Callable[[jax.Array], jax.Array], operators: list[str], tmp_path: Path
+) -> None:
+    check(lambda x: {"y": function(x)}, images(), tmp_path / "it.onnx", opset=20)
+    nodes = [node.op_type for node in onnx.load(tmp_path / "it.onnx").graph.node]
+    assert [name for name in nodes if name not in ("Identity", "Transpose")] == operators
+    assert nodes.count("Transpose") <= 2
