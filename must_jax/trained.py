@@ -28,7 +28,7 @@ from must_jax.description import REMEDY, Description, Settings, TaskRecord, Trai
 from must_jax.engine.checkpoint import different, restore_variables
 from must_jax.engine.mesh import keep_programs, make_mesh, put_batch, put_replicated, replicated, split
 from must_jax.engine.state import Variables, count_parameters, digest
-from must_jax.engine.step import RNG, Batch, Forward, PredictStep, make_predict_step
+from must_jax.engine.step import Batch, PredictStep, image_forward, make_predict_step
 from must_jax.errors import UserError, is_out_of_memory, nearest
 from must_jax.files import MODEL_FILE
 from must_jax.models.api import OF_HEADS, Features, Model, build_model, check_levels, pool
@@ -121,7 +121,7 @@ class Trained:
     def __repr__(self) -> str:
         tasks = (f"{name} ({len(task.classes)} classes)" if task.classes else name for name, task in self.tasks.items())
         size = f"{count_parameters(self.variables['params']):,} parameters, {size_told(self.input_hw)} px"
-        return f"Trained('{self.workdir}': {self.config.backbone}, {size}, {', '.join(tasks)})"
+        return f"Trained('{self.workdir}': {', '.join([self.config.backbone, size, *tasks])})"
 
     def with_options(self, options: Mapping[str, Mapping[str, Any]]) -> Trained:
         """The same model with other options of its tasks, such as {"detection": {"score_threshold": 0.2}}.
@@ -392,17 +392,10 @@ class Trained:
         return make_predict_step(image_forward(self.model), self.tasks, self.input_hw, self.mesh, condense=True)
 
 
-def image_forward(model: Model) -> Forward:
-    """The forward of a whole model, from the batch's images."""
-
-    def forward(variables: Variables, batch: Batch, train: bool) -> tuple[Mapping[str, Any], Any]:
-        return model.apply(variables, batch["image"], train=train, rng=batch.get(RNG))
-
-    return forward
-
-
-def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
+def load(workdir: str | Path, mesh: Mesh | None = None, *, to_train: bool = False) -> Trained:
     """The model of a finished training run; predictions run on `mesh` (one device if None).
+
+    Tasks that learn from images alone have nothing to say about one: it has them only `to_train`.
 
     Raises:
       UserError: there is no training run, or an unfinished one; its files are damaged or do not match each other.
@@ -419,12 +412,13 @@ def load(workdir: str | Path, mesh: Mesh | None = None) -> Trained:
     _check_signed(workdir, told, variables)
     if differing := different(variables, model.shapes(told.input_hw)):
         raise UserError(f"{workdir / MODEL_FILE} describes a network other than the trained one: {differing}; {REMEDY}")
+    model = model if to_train else model.of_images()
     return Trained(
         workdir=workdir,
         model=model,
         variables=variables,
         config=told.model,
-        tasks=tasks,
+        tasks={name: tasks[name] for name in model.heads},
         image_size=told.image_size,
         settings=told.settings.model_dump(exclude_unset=True),
         metrics=told.metrics,

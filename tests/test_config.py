@@ -81,7 +81,7 @@ def test_a_config_cannot_be_changed():
         (train(), "batch_size=many", "config.batch_size is 'many', but should be a valid integer"),
         (train(), "batch_size=0", "config.batch_size is 0, but should be greater than 0"),
         (train(), "model.width=None", "config.model.width is none, but should be a valid number"),
-        (train(), "optimizer.name=sdg", "config.optimizer.name is 'sdg', but should be 'sgd' or 'adamw'"),
+        (train(), "optimizer.name=sdg", "config.optimizer.name is 'sdg', but should be 'sgd', 'adamw' or 'lars'"),
         (train(), "image_size=50", "config.image_size is 50, but should be a multiple of 32"),
         (
             train(),

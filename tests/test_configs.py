@@ -12,7 +12,9 @@ from command_line import CONFIGS, call, config
 from photos import good_files, write_files
 
 from must_jax.data.image_sets import open_images
+from must_jax.inputs.mistakes import mistakes_of
 from must_jax.main import read_config
+from must_jax.parsing import parse
 
 TASKS = ("classification", "detection", "segmentation", "depth", "normals")
 LATER = ("label", "student", "evaluate")
@@ -159,6 +161,12 @@ def test_student(smoke: Path):
     assert result(run("student", *overrides, *TWO_STEPS, accepted))["steps"] == 2
 
 
+def test_simclr():
+    """Two steps of it: tests/tasks/test_simclr.py."""
+    config = parse(read_config(CONFIGS / "simclr.py"))
+    assert mistakes_of(config) == []
+
+
 def test_evaluate(smoke: Path):
     values = read_config(CONFIGS / "evaluate.py")
     tiny = {
@@ -183,6 +191,6 @@ def test_evaluate(smoke: Path):
 
 
 def test_every_config_is_run_here():
-    others = {"quickstart", "smoke", "prepare", "check", "label", "labels", "audit", "student", "evaluate"}
+    others = {"quickstart", "smoke", "prepare", "check", "label", "labels", "audit", "student", "simclr", "evaluate"}
     tested = {f"teacher_{task}" for task in TASKS} | others | {"own", "others"}  # test_own_data, test_teachers_page
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

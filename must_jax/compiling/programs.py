@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import description, trained
+from must_jax import description
 from must_jax.compiling.ahead import Step
 from must_jax.config import EvaluateConfig, LabelConfig, SourceConfig, TrainConfig, TransferConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import open_images
 from must_jax.engine.mesh import replicated, split
-from must_jax.engine.step import make_predict_step
+from must_jax.engine.step import image_forward, make_predict_step
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.inputs.named import names_of
@@ -58,7 +58,7 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     shapes = update_shapes(config, tasks, model, optimizer, mesh)
     yield Step("train", step, shapes, config.batch_size, config.accumulate)
     variables, images = model.shapes(config.input_hw), {"image": shapes[1]["image"]}
-    forward = trained.image_forward(model)
+    forward = image_forward(model)
     labelled = {
         name
         for source in config.validation
@@ -68,8 +68,10 @@ def _training(config: TrainConfig, mesh: Mesh, classes: Classes) -> Iterator[Ste
     measured = {name: task for name, task in tasks.items() if name in labelled} or tasks
     predict = make_predict_step(forward, measured, config.input_hw, mesh)
     yield Step("evaluate", predict, (variables, images), config.batch_size)
-    condensed = make_predict_step(forward, tasks, config.input_hw, mesh, condense=True)
-    yield Step("label", condensed, (variables, images), config.batch_size)
+    if labelling := {name: task for name, task in tasks.items() if not task.self_supervised}:
+        forward = image_forward(model.of_images())
+        condensed = make_predict_step(forward, labelling, config.input_hw, mesh, condense=True)
+        yield Step("label", condensed, (variables, images), config.batch_size)
 
 
 def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
@@ -87,7 +89,7 @@ def _labelling(config: LabelConfig, mesh: Mesh) -> Iterator[Step]:
             for name, task in mapped_tasks(trained_on, mappings).items()
         }
         input_hw, network = told.input_hw, mapped_network(model, tasks, mappings)
-        predict = make_predict_step(trained.image_forward(network), tasks, input_hw, mesh, condense=True)
+        predict = make_predict_step(image_forward(network), tasks, input_hw, mesh, condense=True)
         images = jax.ShapeDtypeStruct((batch_size, *input_hw, 3), np.uint8)
         yield Step(f"label {teacher.called}", predict, (model.shapes(input_hw), {"image": images}), batch_size)
 

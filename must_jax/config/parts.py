@@ -98,14 +98,15 @@ class ModelConfig(Config):
 class OptimizerConfig(Config):
     """Linear warm-up from 0, then cosine decay to 0 at the last step."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """The optimizer: SGD with momentum, or AdamW."""
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    """The optimizer: SGD with momentum, AdamW, or LARS, which is SGD with steps in proportion to each kernel, for very
+    large batches."""
     learning_rate: Rate = 0.1
     """At the end of the warm-up, the highest of the schedule."""
     warmup_steps: Count = 0
     """Updates in which the learning rate rises from 0; fewer than `steps`."""
     momentum: Decay = 0.9
-    """Of SGD; for AdamW, the decay of the first moment."""
+    """Of SGD and LARS; for AdamW, the decay of the first moment."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6), Number] = 4e-5
     """On kernels only, never on norms and biases."""
     backbone_rate: Annotated[Share, Field(exclude_if=lambda share: share == 1)] = 1.0

@@ -16,6 +16,7 @@ import optax
 from must_jax.config import OptimizerConfig
 
 _ADAM_B2, _ADAM_EPSILON = 0.999, 1e-8
+_LARS_TRUST = 0.001
 
 
 class Optimizer(NamedTuple):
@@ -36,6 +37,7 @@ def build_optimizer(config: OptimizerConfig, shares: Callable[[Any], Any] | None
     """The optimizer of a config, made of optax's parts.
 
     sgd:   v <- momentum v + (g + weight_decay w), an L2 penalty as in the paper's framework.
+    lars:  as sgd, and for kernels (g + weight_decay w) is scaled to 0.001 of the norm of w (You et al. 2017).
     adamw: weight decay is decoupled from the moments.
     Clipping acts on the bare gradient. Only kernels decay.
 
@@ -45,7 +47,9 @@ def build_optimizer(config: OptimizerConfig, shares: Callable[[Any], Any] | None
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
     adam = optax.scale_by_adam(config.momentum, _ADAM_B2, _ADAM_EPSILON)
-    parts = [decay, optax.trace(config.momentum)] if config.name == "sgd" else [adam, decay]
+    trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=_LARS_TRUST), decay_mask)
+    trace = optax.trace(config.momentum)
+    parts = {"sgd": [decay, trace], "lars": [decay, trust, trace], "adamw": [adam, decay]}[config.name]
     chain = optax.chain(*clip, *parts)
 
     def update(grads: Any, state: Any, params: Any) -> Any:
@@ -63,7 +67,7 @@ def build_optimizer(config: OptimizerConfig, shares: Callable[[Any], Any] | None
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + _ADAM_EPSILON), mean, square)
         return decay.update(updates, of_decay, params)[0]
 
-    direction = momentum_of if config.name == "sgd" else adam_of
+    direction = adam_of if config.name == "adamw" else momentum_of
 
     def shared(state: Any, params: Any) -> Any:
         if shares is None:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from must_jax.engine.mesh import replicated, split, state_shardings
 from must_jax.engine.optimizers import Optimizer
 from must_jax.engine.state import State, Variables
+from must_jax.models.api import Model
 
 Batch = Mapping[str, Any]
 # (variables, batch, train) -> (outputs by task, new stats). The forward decides what part of the batch is its input:
@@ -68,6 +69,15 @@ class MapTask(Task, Protocol):
     def moments(self) -> tuple[Callable[[Any, Any, Any], dict[str, jax.Array]], ...]: ...
 
     def counts(self, predicted: Any, truth: Any, fit: Any) -> dict[str, jax.Array]: ...
+
+
+def image_forward(model: Model) -> Forward:
+    """The forward of a whole model, from the batch's images."""
+
+    def forward(variables: Variables, batch: Batch, train: bool) -> tuple[Mapping[str, Any], Any]:
+        return model.apply(variables, batch["image"], train=train, rng=batch.get(RNG))
+
+    return forward
 
 
 def key_of(schedule: Mapping[str, Any]) -> jax.Array:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from must_jax import description
-from must_jax.config import AuditConfig, EvaluateConfig, LabelConfig, TeacherConfig, TrainConfig
+from must_jax.config import AuditConfig, DownstreamConfig, EvaluateConfig, LabelConfig, TeacherConfig, TrainConfig
 from must_jax.data import scenes
 from must_jax.data.image_sets import check_splits, open_images
 from must_jax.data.shards import COLUMNS, SPLIT
@@ -17,7 +17,7 @@ from must_jax.files import MODEL_FILE
 from must_jax.inputs import memory
 from must_jax.inputs.named import StageConfig, mesh_of, named, names_of
 from must_jax.inputs.sources import TRUTH
-from must_jax.tasks import TASKS, check_options
+from must_jax.tasks import TASKS, check_options, kind_of, without_labels
 from must_jax.weights import files
 
 
@@ -63,8 +63,12 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
         for label in source.labels:
             look(_check_label, label, made)
         look(_check_images, source.images, config.data_dir, sets)
+    if isinstance(config, EvaluateConfig):
+        for name, each in config.downstream.items():
+            look(_check_measurable, name, each)
     if isinstance(config, TrainConfig):
         look(_check_chosen, config, made)
+        look(_check_whole, config)
         if config.model.weights:
             look(files.check, config.model.weights)
     return found
@@ -72,7 +76,8 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
 
 def outputs_of(stages: Mapping[str, StageConfig], workdir: Path) -> set[Path]:
     """The runs, label runs and columns that the stages of a pipeline in `workdir` will create."""
-    tasks = {workdir / name: stage.tasks for name, stage in stages.items() if isinstance(stage, TrainConfig)}
+    training = {name: stage for name, stage in stages.items() if isinstance(stage, TrainConfig)}
+    tasks = {workdir / name: {*stage.tasks} - {*without_labels(stage.tasks)} for name, stage in training.items()}
     columns = {
         workdir / name / COLUMNS / f"{teacher.called}-{task}"
         for name, stage in stages.items()
@@ -97,6 +102,22 @@ def _tasks_of(teacher: TeacherConfig, coming: Mapping[Path, Collection[str]]) ->
 def _check_run(key: str, run: str, made: Collection[Path]) -> None:
     if Path(run) not in made and not Path(run).is_dir():
         raise UserError(f"{key}: there is no run {run}; train it first, or correct the path")
+
+
+def _check_measurable(name: str, downstream: DownstreamConfig) -> None:
+    if kind_of(downstream.task, downstream.options).self_supervised:
+        raise UserError(
+            f"config.downstream.{name}.task is '{downstream.task}', which learns from images alone and solves no task; "
+            "name a task with labels"
+        )
+
+
+def _check_whole(config: TrainConfig) -> None:
+    if config.accumulate > 1 and (alone := without_labels(config.tasks)):
+        raise UserError(
+            f"{alone[0]} compares all images of a batch with each other, but config.accumulate={config.accumulate} "
+            "would show it a part at a time; set it to 1, and save memory with config.remat instead"
+        )
 
 
 def _check_label(label: str, made: Collection[Path]) -> None:

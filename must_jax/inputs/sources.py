@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from must_jax import description
 from must_jax.config import (
     SourceConfig,
@@ -17,14 +19,17 @@ from must_jax.config import (
 )
 from must_jax.data.batching import Source
 from must_jax.data.image_sets import Column, ImageSet, open_images
+from must_jax.data.kinds import Label, LabelKind, NoLabel
 from must_jax.engine import distributed
 from must_jax.errors import UserError
 from must_jax.files import MODEL_FILE
 from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, find_columns, is_of, open_beside, open_column
 from must_jax.labels.manifest import Manifest
+from must_jax.tasks import without_labels
 
 TRUTH = "truth"
+IMAGES = "images"  # who has made the labels of tasks that need none
 
 
 def run_digest(run: str) -> str | None:
@@ -33,21 +38,44 @@ def run_digest(run: str) -> str | None:
 
 
 class _Offered(NamedTuple):
-    """A column that can be read with an image set; `maker` is its teacher's name, or TRUTH."""
+    """A column that can be read with an image set; `maker` is its teacher's name, TRUTH or IMAGES."""
 
     task: str
     maker: str
     open: Callable[[], Column]
 
 
-def open_source(config: SourceConfig, data_dir: str, tasks: Collection[str]) -> Source:
+class ImagesAlone:
+    """The column of a task that needs no labels: every image has the same, which says nothing."""
+
+    def __init__(self, task: str, images: ImageSet) -> None:
+        self.task, self._count = task, len(images)
+        self.kind: LabelKind = NoLabel()
+        self.classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Label:
+        return {"present": np.float32(1)}
+
+    def in_unit(self, unit: str) -> Column:
+        return self
+
+
+def open_source(
+    config: SourceConfig, data_dir: str, tasks: Collection[str], unlabelled: Collection[str] = ()
+) -> Source:
     """The image set with its label columns for `tasks`.
+
+    Args:
+      unlabelled: those of `tasks` that need no labels.
 
     Raises:
       UserError: images or a column that are missing or do not match, a threshold that cannot be applied.
     """
     images = open_images(config.images, data_dir, config.take)
-    return Source(images, tuple(column.open() for column in _offered(config, images, tasks)))
+    return Source(images, tuple(column.open() for column in _offered(config, images, tasks, unlabelled)))
 
 
 def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str, Any]]]:
@@ -62,7 +90,8 @@ def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str
     """
     drop, keep = {*config.columns.drop}, {*config.columns.keep}
     images = [open_images(source.images, config.data_dir, source.take) for source in config.train]
-    offered = [_offered(source, each, config.tasks) for source, each in zip(config.train, images, strict=True)]
+    alone = without_labels(config.tasks)
+    offered = [_offered(source, each, config.tasks, alone) for source, each in zip(config.train, images, strict=True)]
     chosen = [[column for column in columns if config.columns.reads(column.task, column.maker)] for columns in offered]
     before, after = ({column.task for columns in each for column in columns} for each in (offered, chosen))
     kept = config.tasks.keys() & keep or config.tasks.keys()
@@ -78,8 +107,10 @@ def open_training(config: TrainConfig) -> tuple[list[Source], dict[str, dict[str
     return sources, left
 
 
-def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> list[_Offered]:
-    """The columns of a source for these tasks, true ones first."""
+def _offered(
+    config: SourceConfig, images: ImageSet, tasks: Collection[str], unlabelled: Collection[str]
+) -> list[_Offered]:
+    """The columns of a source for these tasks, true ones first; those of tasks that need no labels last."""
 
     used: set[str] = set()
 
@@ -125,7 +156,9 @@ def _offered(config: SourceConfig, images: ImageSet, tasks: Collection[str]) -> 
                 f"min_confidence.{task} is set, but {images.name} is read without a label column of that task; "
                 "remove it, or add the column to labels"
             )
-    return [column for column in (*true, *predicted) if column.task in tasks]
+    alone = [_Offered(task, IMAGES, functools.partial(ImagesAlone, task, images)) for task in unlabelled]
+    labelled = [column for column in (*true, *predicted) if column.task in tasks and column.task not in unlabelled]
+    return [*labelled, *alone]
 
 
 def _called(column: Column, task: str) -> Column:

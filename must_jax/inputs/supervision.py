@@ -13,7 +13,7 @@ from must_jax.data.augment import letterbox_geometry, shown_cells
 from must_jax.data.batching import Source, label_of, map_hw_of
 from must_jax.data.decoding import decode_image, image_shape
 from must_jax.data.image_sets import shared
-from must_jax.data.kinds import BoxesLabel, Label, LabelKind, MapLabel, objects, place
+from must_jax.data.kinds import BoxesLabel, Label, LabelKind, MapLabel, NoLabel, objects, place
 from must_jax.errors import UserError
 from must_jax.inputs import sampling
 from must_jax.labels.summary import Summary, summarize
@@ -233,6 +233,8 @@ def _what_remains(seen: Seen, task: Task) -> str:
         case MapLabel():
             valid = 100 * seen.left.covered / seen.inside if seen.inside else 0.0
             parts = [f"{valid:.3g} % of the cells in {images}"]
+        case NoLabel():
+            parts = [f"{counted(seen.teaching, 'image')}, without labels"]
         case _:
             parts = [images]
     if task.classes:

@@ -85,10 +85,39 @@ class Model:
         """u8|f32[B, H, W, 3] RGB, 0..255 -> (float32 outputs by task, statistics: new if `train`, else as given).
 
         Args:
-          rng: a key for what is drawn in training (stochastic depth); None = nothing is.
+          rng: a key for what is drawn in training (stochastic depth); None = nothing is, and views are always the same.
         """
+        views = {name: head.views for name, head in self.heads.items() if hasattr(head, "views")}
+        if views:
+            return self._apply_to_views(variables, images, train, rng, views)
         features, trunk_stats = self._trunk(variables, images, train, rng)
-        outputs, head_stats = self._heads(variables, features, train)
+        outputs, head_stats = self._heads(variables, features, train, self.heads)
+        return outputs, {**trunk_stats, "heads": head_stats}
+
+    def of_images(self) -> Model:
+        """The same without heads that see views: what is left of it to be used, once it is trained."""
+        return replace(self, heads={name: head for name, head in self.heads.items() if not hasattr(head, "views")})
+
+    def _apply_to_views(
+        self, variables: Variables, images: jax.Array, train: bool, rng: jax.Array | None, views: Mapping[str, Any]
+    ) -> tuple[Outputs, Variables]:
+        """`apply`, with heads that see views of the images: the trunk sees all of them in one batch."""
+        key = jax.random.key(0) if rng is None else rng
+        seen: dict[tuple[str, ...], jax.Array] = {
+            (name,): draw(images, jax.random.fold_in(key, _number(name))) for name, draw in views.items()
+        }
+        if others := tuple(name for name in self.heads if name not in views):
+            seen[others] = images.astype(jnp.float32)[:, None]
+        # An image's views lie side by side, and so on one device.
+        together = jnp.concatenate(list(seen.values()), 1)
+        features, trunk_stats = self._trunk(variables, _as_rows(together), train, rng)
+        outputs, head_stats, start = Outputs(), dict[str, Any](), 0
+        for names, each in seen.items():
+            chosen = slice(start, start := start + each.shape[1])
+            of_heads = {x: _as_rows(_by_image(features[x], len(images))[:, chosen]) for x in OF_HEADS}
+            found, new_stats = self._heads(variables, of_heads, train, names)
+            outputs |= found if names == others else jax.tree.map(lambda x: _by_image(x, len(images)), found)
+            head_stats |= new_stats
         return outputs, {**trunk_stats, "heads": head_stats}
 
     def features(self, variables: Variables, images: jax.Array, levels: Iterable[str] = OF_HEADS) -> Features:
@@ -104,7 +133,7 @@ class Model:
 
     def apply_heads(self, variables: Variables, features: Features, *, train: bool) -> tuple[Outputs, Variables]:
         """Like `apply`, but on what `features` returned; backbone and pyramid keep their statistics."""
-        outputs, head_stats = self._heads(variables, features, train)
+        outputs, head_stats = self._heads(variables, features, train, self.heads)
         return outputs, {**variables["stats"], "heads": head_stats}
 
     def normalised(self, images: jax.Array) -> jax.Array:
@@ -142,13 +171,16 @@ class Model:
         pyramid, fpn_stats = _run(self.fpn, params["fpn"], stats["fpn"], stages, train, "fpn" in self.remat)
         return {**stages, **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
 
-    def _heads(self, variables: Variables, features: Features, train: bool) -> tuple[Outputs, Variables]:
+    def _heads(
+        self, variables: Variables, features: Features, train: bool, names: Iterable[str]
+    ) -> tuple[Outputs, Variables]:
         features = {level: features[level].astype(self.dtype) for level in OF_HEADS}
         rows, columns = features["c5"].shape[1:3]
         features["fused"] = fuse(features, (rows * SIZE_MULTIPLE, columns * SIZE_MULTIPLE))
         outputs, new_stats = {}, {}
-        for task, head in self.heads.items():
+        for task in names:
             params, stats = variables["params"]["heads"][task], variables["stats"]["heads"][task]
+            head = self.heads[task]
             outputs[task], new_stats[task] = _run(head, params, stats, features, train, "heads" in self.remat)
         return outputs, new_stats
 
@@ -262,7 +294,7 @@ def _init(model: Model, rng: jax.Array, input_hw: tuple[int, int]) -> Variables:
         def call(module: Any, inputs: Any) -> None:
             outputs.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), module(inputs, False)))
 
-        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        key = jax.random.fold_in(rng, _number(name))
         variables = module.lazy_init(key, inputs, method=call)
         return outputs[0], {"params": variables["params"], "stats": variables.get("stats", {})}
 
@@ -307,6 +339,20 @@ def _run(
     if remat:
         forward = jax.checkpoint(forward, policy=KEPT)
     return forward(params, stats, inputs)
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def _by_image(x: jax.Array, images: int) -> jax.Array:
+    """[B * n, ...] -> [B, n, ...]"""
+    return x.reshape(images, -1, *x.shape[1:])
+
+
+def _as_rows(x: jax.Array) -> jax.Array:
+    """[B, n, ...] -> [B * n, ...]"""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _shrunk(x: jax.Array, share: float) -> jax.Array:

@@ -2,6 +2,9 @@
 
 A head maps features to a dict of float32 outputs and computes in the features' dtype. Features:
 `{"c5": [B, h, w, C], "p3" ... "p7": [B, h, w, P], "fused": [B, H/4, W/4, P]}`.
+
+A head with a method `views(images, key) -> [B, n, H, W, 3]` sees these instead of the images, u8|f32[B, H, W, 3],
+0..255. Its outputs then have n as their second axis.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from must_jax.models.api import build_model
 from must_jax.planning import importing
 from must_jax.planning.importing import Coming, import_mistakes
 from must_jax.progress import counted
-from must_jax.tasks import TASKS, build_task, kind_of
+from must_jax.tasks import TASKS, build_task, kind_of, without_labels
 from must_jax.teachers import loading
 from must_jax.training import starting, validation
 
@@ -107,7 +107,8 @@ class Foreseen:
                 with contextlib.suppress(UserError):  # a mistake of its own
                     for each in config.validation:
                         measured |= self._tasks_of(each) & {*(each.tasks or config.tasks)}
-                self._runs[folder] = Run(config.model, frozenset(config.tasks), frozenset(measured))
+                labelling = {*config.tasks} - {*without_labels(config.tasks)}
+                self._runs[folder] = Run(config.model, frozenset(labelling), frozenset(measured))
             case LabelConfig():
                 self._labelled.add(folder)
                 for teacher in config.teachers:
@@ -170,6 +171,7 @@ class Foreseen:
             if len(config.train) == 1:  # of several, others may have the labels
                 yield from self._too_small("config.train.0", source, config.tasks, measured=False)
             known |= self._tasks_of(source)
+        known |= (alone := {*without_labels(config.tasks)})
         known -= {*config.columns.drop}
         kept = set(config.tasks) & {*config.columns.keep} or set(config.tasks)
         for task in kept - known - {*config.columns.drop}:
@@ -179,7 +181,7 @@ class Foreseen:
         first: dict[str, int] = {}
         metrics: list[str] = []
         for number, each in enumerate(config.validation):
-            where, tasks = f"config.validation.{number}", self._tasks_of(each)
+            where, tasks = f"config.validation.{number}", self._tasks_of(each) | alone
             yield from self._misfits(where, each)
             for task in each.tasks:
                 if task not in tasks:
@@ -226,6 +228,8 @@ class Foreseen:
                 yield f"{teacher.model} is not a training run; name one in config.teachers"
                 continue
             run = self._run(teacher.model)
+            if not run.tasks:
+                yield f"{teacher.model} learns from images alone and has no labels to give; name another teacher"
             known |= {*self._labelled_by(teacher)}
             for task in sorted(run.tasks - run.measured):
                 if teacher.names.get(task, task) in config.accept_failed:
@@ -357,7 +361,8 @@ class Foreseen:
         if (coming := self._runs.get(Path(folder))) is not None:
             return coming
         made = description.read(folder)
-        return Run(made.model, frozenset(made.tasks), frozenset(name.split("/")[0] for name in made.metrics))
+        labelling = {*made.tasks} - {*without_labels({name: task.options for name, task in made.tasks.items()})}
+        return Run(made.model, frozenset(labelling), frozenset(name.split("/")[0] for name in made.metrics))
 
 
 def _not_looked_at(config: PrepareConfig) -> Coming:

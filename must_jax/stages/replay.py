@@ -21,7 +21,7 @@ from must_jax.engine.mesh import put_batch
 from must_jax.engine.recorder import Recorder
 from must_jax.engine.skipped import Skipped
 from must_jax.engine.state import State
-from must_jax.engine.step import RNG, key_of, make_gradients
+from must_jax.engine.step import RNG, image_forward, key_of, make_gradients
 from must_jax.errors import UserError
 from must_jax.inputs.named import mesh_of
 from must_jax.progress import Progress, say
@@ -63,7 +63,7 @@ def run(config: ReplayConfig, workdir: Path) -> None:
 
 def described(training: Training, state: State, update: int, batch: Batch, placed: Any) -> Iterator[Any]:
     """What to print about update number `update`, of `state` with `batch`, which is on the devices as `placed`."""
-    forward = trained.image_forward(training.model)
+    forward = image_forward(training.model)
     key = key_of(training.schedule(update))
 
     def examined(params: Any, stats: Any, batch: Any) -> Any:

@@ -37,6 +37,7 @@ from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_bytes
 from must_jax.runs import curves
 from must_jax.runs.workdir import RESULT_FILE, SKIPPED_FILE, check, claim
+from must_jax.tasks import without_labels
 from must_jax.training import going_on, self_test, validation
 from must_jax.training.building import Training, prepare
 from must_jax.training.validation import Validation, check_measured
@@ -274,8 +275,9 @@ def _measure_again(
     """Measures a finished model on the validation of `config`, and nothing else; it stays as it is until then."""
     with distributed.together({}, config.ready_within_s):
         mesh = mesh_of(config)
-        model = trained.load(workdir, mesh)
-        held_out = validation.opened(config.validation, config.data_dir, model.tasks)
+        model = trained.load(workdir, mesh, to_train=True)
+        alone = without_labels(config.tasks)
+        held_out = validation.opened(config.validation, config.data_dir, model.tasks, alone)
         columns = [column for held in held_out for column in held.source.columns]
         check_unchanged(columns, config.ready_within_s)
         for held in (held_out := validation.to_measure(held_out, model.tasks)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from must_jax.tasks.depth import Depth
 from must_jax.tasks.detection import Detection
 from must_jax.tasks.normals import Normals
 from must_jax.tasks.segmentation import Segmentation
+from must_jax.tasks.simclr import SimCLR
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
@@ -23,6 +25,7 @@ TASKS: dict[str, type[Task]] = {
     "segmentation": Segmentation,
     "depth": Depth,
     "normals": Normals,
+    "simclr": SimCLR,
 }
 
 
@@ -48,6 +51,15 @@ def kind_of(name: str, options: Mapping[str, Any] | None = None) -> type[Task]:
     if (kind := name if given is None else str(given)) not in TASKS:
         raise UserError(f"task '{name}' is of {KIND} '{kind}', which does not exist; {nearest(kind, TASKS)}")
     return TASKS[kind]
+
+
+def without_labels(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Of tasks with their options, those that learn from images alone; not those that do not exist."""
+    found = []
+    for name, options in tasks.items():
+        with contextlib.suppress(UserError):
+            found += [name] * kind_of(name, options).self_supervised
+    return found
 
 
 def build_task(name: str, classes: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Task:

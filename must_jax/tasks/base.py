@@ -101,6 +101,7 @@ class Task(pydantic.BaseModel, abc.ABC):
     metric: ClassVar[str]  # headline metric of the scorecard; higher is better
     errors: ClassVar[frozenset[str]] = frozenset()  # metrics of which less is better
     has_classes: ClassVar[bool] = False
+    self_supervised: ClassVar[bool] = False  # learns from images alone: it needs no labels, and has none to give
     threshold: ClassVar[str] = ""  # the option below which the rule leaves things out; its plural is that by class
     counted: ClassVar[str] = ""  # the map in its predictions, if it has one: the devices measure it (`tasks/maps.py`)
 

@@ -79,6 +79,11 @@ def load(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]], mesh
 
 def _own(declared: TeacherConfig, options: Mapping[str, Mapping[str, Any]], mesh: Mesh) -> Own:
     model = trained.load(declared.model, mesh)
+    if not model.tasks:
+        raise UserError(
+            f"teacher {declared.called} has learnt from images alone and has no labels to give; train a teacher that "
+            f"starts from it with --config.init={declared.model}"
+        )
     for task in declared.names:
         if task not in model.tasks:
             raise UserError(

@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import trained
 from must_jax.config import ModelConfig, TrainConfig
 from must_jax.data.batching import Batch, Source, batch_like, examples_of, train_batches
 from must_jax.engine.mesh import state_shardings
 from must_jax.engine.optimizers import Optimizer, build_optimizer, schedule
 from must_jax.engine.state import State, Variables, init_state, state_shapes
-from must_jax.engine.step import SCHEDULE_SHAPES, PendingProgram, TrainStep, make_train_step, shapes_of
+from must_jax.engine.step import SCHEDULE_SHAPES, PendingProgram, TrainStep, image_forward, make_train_step, shapes_of
 from must_jax.inputs import feeding, gate, memory, supervision
 from must_jax.inputs.mistakes import check_config
 from must_jax.inputs.sources import check_unchanged, fingerprint_of, open_training
@@ -26,6 +25,7 @@ from must_jax.inputs.targets import build_tasks, loss_weights
 from must_jax.models import rates
 from must_jax.models.api import Model, build_model
 from must_jax.progress import say
+from must_jax.tasks import without_labels
 from must_jax.tasks.base import Task
 from must_jax.training import starting, validation
 from must_jax.training.validation import HeldOut, check_measured
@@ -108,7 +108,7 @@ def build(
     model = build_model(config.model, heads, config.remat, is_frozen=config.optimizer.backbone_rate == 0)
     optimizer = build_optimizer(config.optimizer, rates.shares_of(config.optimizer))
     step = make_train_step(
-        trained.image_forward(model),
+        image_forward(model),
         tasks,
         config.input_hw,
         weights,
@@ -142,7 +142,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
     check_config(config)
     network, start_from, found = starting.opened(config)  # before data is rendered or read
     sources, options = open_training(config)
-    held_out = validation.opened(config.validation, config.data_dir, options)
+    held_out = validation.opened(config.validation, config.data_dir, options, without_labels(options))
     checked = [held.source for held in held_out]
     columns = [column for source in (*sources, *checked) for column in source.columns]
     check_unchanged(columns, config.ready_within_s)

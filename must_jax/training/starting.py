@@ -33,7 +33,7 @@ def opened(config: TrainConfig) -> tuple[ModelConfig, Trained | None, Found | No
     Raises:
       UserError: they do not exist, are damaged, or of another network; both have a backbone.
     """
-    run = trained.load(config.init) if config.init else None
+    run = trained.load(config.init, to_train=True) if config.init else None
     found = files.read(config.model.weights) if config.model.weights else None
     if run:
         check(config, run)

@@ -12,14 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import trained
 from must_jax.config import InputConfig, TrainConfig, ValidationConfig
 from must_jax.data.batching import Source, TruthReader, eval_batches
 from must_jax.engine import distributed
 from must_jax.engine.measuring import evaluate
 from must_jax.engine.mesh import local_rows
 from must_jax.engine.state import Variables
-from must_jax.engine.step import PendingProgram, PredictStep, make_predict_step
+from must_jax.engine.step import PendingProgram, PredictStep, image_forward, make_predict_step
 from must_jax.errors import UserError, nearest
 from must_jax.files import write_json
 from must_jax.inputs import feeding, targets
@@ -58,16 +57,22 @@ class Measured(NamedTuple):
     input: InputConfig
 
 
-def opened(validation: Sequence[ValidationConfig], data_dir: str, tasks: Mapping[str, Any]) -> list[HeldOut]:
+def opened(
+    validation: Sequence[ValidationConfig], data_dir: str, tasks: Collection[str], unlabelled: Collection[str] = ()
+) -> list[HeldOut]:
     """The sources, each with the labels of the tasks that it is to measure.
 
     Args:
       tasks: those that are trained.
+      unlabelled: those of them that need no labels.
 
     Raises:
       UserError: as `sources.open_source`; a task that is not labelled there; two sources of a task without a name.
     """
-    sources = [_opened(each, f"config.validation.{number}", data_dir, tasks) for number, each in enumerate(validation)]
+    sources = [
+        _opened(each, f"config.validation.{number}", data_dir, tasks, unlabelled)
+        for number, each in enumerate(validation)
+    ]
     return named(validation, sources)
 
 
@@ -126,7 +131,7 @@ class Validation:
 
     def __post_init__(self) -> None:
         self.kept_remarks: list[str] = []
-        forward = trained.image_forward(self.model)
+        forward = image_forward(self.model)
         self._programs: dict[tuple[str, ...], jax.stages.Wrapped] = {}
         self._predict: dict[tuple[str, ...], PredictStep] = {}
         self._readers = []
@@ -221,9 +226,11 @@ def errors_named(config: TrainConfig) -> Iterator[str]:
             )
 
 
-def _opened(config: ValidationConfig, where: str, data_dir: str, tasks: Mapping[str, Any]) -> Source:
+def _opened(
+    config: ValidationConfig, where: str, data_dir: str, tasks: Collection[str], unlabelled: Collection[str]
+) -> Source:
     wanted = [name for name in tasks if not config.tasks or name in config.tasks]
-    source = open_source(config, data_dir, wanted)
+    source = open_source(config, data_dir, wanted, [name for name in wanted if name in unlabelled])
     labelled = {column.task for column in source.columns}
     for task in config.tasks:
         if task in wanted and task not in labelled:

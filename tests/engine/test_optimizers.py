@@ -51,6 +51,17 @@ def test_adamw_is_that_of_optax():
     jax.tree.map(np.testing.assert_array_equal, ours.direction(state, PARAMS), updates)
 
 
+def test_lars_is_that_of_optax():
+    config = OptimizerConfig(name="lars", weight_decay=0.1)
+    theirs = optax.lars(1.0, 0.1, decay_mask, trust_ratio_mask=decay_mask, momentum=config.momentum)
+    state = theirs.init(PARAMS)
+    for _ in range(2):
+        updates, state = theirs.update(GRADS, state, PARAMS)
+    theirs_by_part = {part: {name: -float(x[0]) for name, x in leaves.items()} for part, leaves in updates.items()}
+    assert update(config, times=2)["conv"] == pytest.approx(theirs_by_part["conv"])
+    assert update(config, times=2)["norm"] == pytest.approx(theirs_by_part["norm"])
+
+
 def test_clipping_is_by_the_norm_of_all_gradients_without_the_penalty():
     config = OptimizerConfig(momentum=0.0, weight_decay=0.1, clip_norm=0.1)
     norm = np.sqrt(6 * 0.5**2)

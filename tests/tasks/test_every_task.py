@@ -1,4 +1,4 @@
-"""What holds for each task."""
+"""What holds for each task that has labels."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from must_jax.data.kinds.base import Label, LabelKind, place
 from must_jax.data.kinds.boxes import BoxesLabel, objects
 from must_jax.data.kinds.ids import IGNORE_ID, WIDE_IGNORE_ID, IdsLabel
 from must_jax.data.kinds.maps import MapLabel
+from must_jax.data.kinds.nothing import NoLabel
 from must_jax.data.kinds.values import DirectionsLabel, ScalarsLabel, ValuesLabel
 from must_jax.data.kinds.vector import VectorLabel, largest
 
@@ -21,6 +22,7 @@ __all__ = [
     "Label",
     "LabelKind",
     "MapLabel",
+    "NoLabel",
     "ScalarsLabel",
     "ValuesLabel",
     "VectorLabel",
