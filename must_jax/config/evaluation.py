@@ -87,6 +87,8 @@ class EvaluateConfig(Config):
     """Devices to use; 0 = as many as can share the batches. On a CPU, virtual ones, at most one per core."""
     inits: Annotated[dict[str, str], Field(min_length=1)]
     """Starting points: a name -> the folder of a finished run; none = random initialisation."""
+    baselines: Annotated[Names, Field(exclude_if=lambda names: not names)] = ()
+    """Those that all other trained ones are compared with, one by one, such as a checkpoint that they started from."""
     downstream: Annotated[dict[str, DownstreamConfig], Field(min_length=1)]
     """The held-out sets: a name -> its task and its images."""
     transfers: Annotated[tuple[TransferConfig, ...], Field(min_length=1, max_length=1000)]
@@ -112,4 +114,8 @@ class EvaluateConfig(Config):
         for name in (name for transfer in self.transfers for name in transfer.inits):
             if name not in self.inits:
                 raise ValueError(f"a transfer starts from '{name}', which is not in inits; {nearest(name, self.inits)}")
+        for name in self.baselines:
+            if not self.inits.get(name):
+                known = [init for init, run in self.inits.items() if run]
+                raise ValueError(f"baselines names '{name}', which is not a run in inits; {nearest(name, known)}")
         return self

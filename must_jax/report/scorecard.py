@@ -44,10 +44,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Start:
-    """What a starting point was trained with: its tasks (none = random initialisation) and image-steps seen."""
+    """What a starting point was trained with: its tasks (none = random initialisation) and image-steps seen.
+
+    `is_baseline`: others started from it, or are to be better than it, and so each is compared with it.
+    """
 
     tasks: tuple[str, ...] = ()
     image_steps: int = 0
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,13 +195,20 @@ def tables(rows: Sequence[Row], starts: Mapping[str, Start]) -> list[Table]:
 def differences(table: Table, starts: Mapping[str, Start]) -> list[Difference]:
     """Each multi-task init against random initialisation and against the mean over single-task inits.
 
-    This is the comparison of the paper's main table (section 5). Datasets that one side lacks are left out.
+    This is the comparison of the paper's main table (section 5). Then each trained init against each baseline. Datasets
+    that one side lacks are left out.
     """
-    scratch = [name for name in table.cells if name in starts and not starts[name].tasks]
-    singles = [name for name in table.cells if name in starts and len(starts[name].tasks) == 1]
-    several = [name for name in table.cells if name in starts and len(starts[name].tasks) > 1]
+    known = {name: starts[name] for name in table.cells if name in starts}
+    baselines = [name for name, start in known.items() if start.is_baseline]
+    tasks = {name: len(start.tasks) for name, start in known.items() if not start.is_baseline}
+    scratch, singles, several = (
+        [name for name, count in tasks.items() if is_one(count)]
+        for is_one in (lambda count: count == 0, lambda count: count == 1, lambda count: count > 1)
+    )
     groups = {"/".join(scratch): scratch, "the mean over single teachers": singles}
-    return [_difference(table, name, against, group) for name in several for against, group in groups.items() if group]
+    pairs = [(name, against, group) for name in several for against, group in groups.items() if group]
+    pairs += [(name, baseline, [baseline]) for baseline in baselines for name in (*several, *singles)]
+    return [_difference(table, *pair) for pair in pairs]
 
 
 def told(table: Table, starts: Mapping[str, Start]) -> list[str]:

@@ -92,7 +92,7 @@ def scorecards(entries: Iterable[Entry]) -> tuple[list[scorecard.Row], dict[str,
     for entry in entries:
         if isinstance(entry.config, EvaluateConfig) and (result := results.read(entry.workdir, results.EvaluateResult)):
             rows += scorecard.read(entry.workdir)
-            starts |= {name: scorecard.Start(start.tasks, start.image_steps) for name, start in result.starts.items()}
+            starts |= {name: start.told for name, start in result.starts.items()}
     return rows, starts
 
 

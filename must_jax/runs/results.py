@@ -10,6 +10,7 @@ import pydantic
 from must_jax.description import TrainingRecord
 from must_jax.reading import read_json
 from must_jax.report.details import Details
+from must_jax.report.scorecard import Start
 from must_jax.runs.workdir import RESULT_FILE
 
 RUNS_FILES = "runs*.jsonl"  # of an evaluation; every process has its own
@@ -56,6 +57,12 @@ class StartRecord(pydantic.BaseModel):
     tasks: tuple[str, ...]
     image_steps: pydantic.NonNegativeInt
     digest: str | None = None
+    is_baseline: bool = False
+
+    @property
+    def told(self) -> Start:
+        """As the scorecard takes it."""
+        return Start(self.tasks, self.image_steps, self.is_baseline)
 
 
 class EvaluateResult(Result):

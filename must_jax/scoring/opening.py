@@ -21,7 +21,7 @@ def load_start(name: str, folder: str, model: ModelConfig) -> Trained | None:
     """The finished run; None for random initialisation."""
     if not folder:
         return None
-    start = trained.load(folder)
+    start = trained.load(folder, to_train=True)  # its tasks say what it was trained with
     for field, theirs in model.differing(start.config).items():
         raise UserError(
             f"config.model.{field} is {getattr(model, field)}, but config.inits.{name} ({folder}) was trained with "

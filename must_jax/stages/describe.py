@@ -173,7 +173,7 @@ def _labelling(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterato
 def _evaluation(config: Mapping[str, Any], workdir: Path, ascii: bool) -> Iterator[RenderableType]:
     if not (finished := results.read(workdir, results.EvaluateResult)):
         return
-    starts = {name: scorecard.Start(start.tasks, start.image_steps) for name, start in finished.starts.items()}
+    starts = {name: start.told for name, start in finished.starts.items()}
     for card in scorecard.tables(scorecard.read(workdir), starts):
         sets = list(card.datasets.items())
         for start in range(0, len(sets), ACROSS):

@@ -76,7 +76,7 @@ def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
         scorecard.write(rows, workdir)
         result = {
             "seconds": time.monotonic() - began,
-            "starts": {name: _described(start) for name, start in starts.items()},
+            "starts": {name: _described(start, name in config.baselines) for name, start in starts.items()},
         }
         (workdir / REPORT).unlink(missing_ok=True)  # of an earlier scorecard
         write_json(workdir / RESULT_FILE, result)
@@ -103,8 +103,9 @@ def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
     )
 
 
-def _described(start: Trained | None) -> dict[str, object]:
+def _described(start: Trained | None, is_baseline: bool) -> dict[str, object]:
     if start is None:
         return {"tasks": [], "image_steps": 0, "digest": None}
     image_steps = start.settings["steps"] * start.settings["batch_size"]
-    return {"tasks": list(start.tasks), "image_steps": image_steps, "digest": start.digest}
+    about = {"tasks": list(start.tasks), "image_steps": image_steps, "digest": start.digest}
+    return {**about, "is_baseline": True} if is_baseline else about
