@@ -12,9 +12,12 @@ from command_line import CONFIGS, call, config
 from photos import good_files, write_files
 
 from must_jax.data.image_sets import open_images
+from must_jax.errors import UserError
 from must_jax.inputs.mistakes import mistakes_of
 from must_jax.main import read_config
 from must_jax.parsing import parse
+from must_jax.planning.foreseen import Foreseen
+from must_jax.planning.sequence import ordered, placed
 
 TASKS = ("classification", "detection", "segmentation", "depth", "normals")
 LATER = ("label", "student", "evaluate")
@@ -167,6 +170,31 @@ def test_simclr():
     assert mistakes_of(config) == []
 
 
+@pytest.mark.parametrize("trial", ["", "1"])
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+@pytest.mark.parametrize("start", ["supervised", "simclr"])
+def test_strong(backbone: str, start: str, trial: str, monkeypatch: pytest.MonkeyPatch, home: Path):
+    """What it will do is right, as far as that is known before any work."""
+    for name, value in {"BACKBONE": backbone, "START": start, "TRIAL": trial}.items():
+        monkeypatch.setenv(name, value)
+    pipeline = parse(read_config(CONFIGS / "strong.py"))
+    stages = {name: placed(pipeline.stages[name], pipeline, home / "strong") for name in ordered(pipeline)}
+    assert list(stages) == ["start", *(f"teacher_{task}" for task in sorted(TASKS)), *LATER]
+    foreseen = Foreseen(home / "strong", "data")
+    for name, stage in stages.items():
+        assert foreseen.mistakes(stage) == []
+        foreseen.add(name, stage)
+    assert {stages[name].model.backbone for name in stages if name != "label"} == {
+        {"resnet": "resnet18", "vit": "vit_tiny_patch16_224"}[backbone]
+    }
+
+
+def test_strong_names_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BACKBONE", "vti")
+    with pytest.raises(UserError, match=r"BACKBONE=vti.*'vit'"):
+        read_config(CONFIGS / "strong.py")
+
+
 def test_evaluate(smoke: Path):
     values = read_config(CONFIGS / "evaluate.py")
     tiny = {
@@ -191,6 +219,18 @@ def test_evaluate(smoke: Path):
 
 
 def test_every_config_is_run_here():
-    others = {"quickstart", "smoke", "prepare", "check", "label", "labels", "audit", "student", "simclr", "evaluate"}
+    others = {
+        "quickstart",
+        "smoke",
+        "prepare",
+        "check",
+        "label",
+        "labels",
+        "audit",
+        "student",
+        "simclr",
+        "strong",
+        "evaluate",
+    }
     tested = {f"teacher_{task}" for task in TASKS} | others | {"own", "others"}  # test_own_data, test_teachers_page
     assert {path.stem for path in CONFIGS.glob("*.py")} == tested

@@ -85,6 +85,21 @@ def test_the_student_is_compared_with_scratch_and_with_the_mean_over_single_teac
     assert str(single) == "student beats the mean over single teachers on 0/2 (1 within noise, 1 lost)"
 
 
+def test_all_trained_starts_are_compared_with_a_baseline_which_is_none_of_the_single_teachers():
+    starts = STARTS | {"teacher_a": dataclasses.replace(STARTS["teacher_a"], is_baseline=True)}
+    (table,) = scorecard.tables(rows(VALUES), starts)
+    found = {(each.init, each.against): each for each in scorecard.differences(table, starts)}
+    assert list(found) == [
+        ("student", "scratch"),
+        ("student", "the mean over single teachers"),
+        ("student", "teacher_a"),
+        ("teacher_b", "teacher_a"),
+    ]
+    of_singles = found["student", "the mean over single teachers"].by_dataset
+    assert {name: gap.mean for name, gap in of_singles.items()} == {"x": 65.0 - 62.0, "y": 50.0 - 40.0}
+    assert found["teacher_b", "teacher_a"].by_dataset["y"].mean == 40.0 - 80.0
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [

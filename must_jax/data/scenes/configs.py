@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from must_jax.data.kinds import BoxesLabel, DirectionsLabel, IdsLabel, LabelKind, ScalarsLabel, VectorLabel
-from must_jax.data.scenes.domains import HELD_OUT, MATERIALS, TRAINING, Domain, sample_scene, single
+from must_jax.data.scenes.domains import HELD_OUT, MATERIALS, TRAINING, UPSTREAM, Domain, sample_scene, single
 from must_jax.data.scenes.renderer import Rendering, Scene, render
 
 SEED = 0
@@ -121,6 +121,11 @@ def _downstream(domain: Domain, truths: Mapping[str, Truth]) -> SceneConfig:
 
 
 CONFIGS: dict[str, SceneConfig] = {
+    "upstream": SceneConfig(
+        (single(UPSTREAM),),
+        {"classification": _shape(_each(UPSTREAM.shapes))},
+        {"train": 16_000, "validation": 500, "test": 100},
+    ),
     "teacher_classification": _teacher(single(TRAINING), {"classification": _shape(_each(TRAINING.shapes))}),
     "teacher_detection": _teacher(TRAINING, {"detection": _boxes(_GROUPS)}),
     "teacher_segmentation": _teacher(TRAINING, {"segmentation": _ids({**_ROOM, **_GROUPS}, _things)}),

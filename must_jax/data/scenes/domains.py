@@ -75,6 +75,17 @@ TRAINING = Domain(
         ((0.0, 1.0), (0.65, 0.95), (0.65, 0.95)), ("plain", "plain", "mottled", "tiled"), (0.08, 0.18), (0.25, 0.5)
     ),
 )
+UPSTREAM = Domain(  # wide: other colours, rooms and cameras than TRAINING, and none of the patterns of HELD_OUT
+    shapes=TRAINING.shapes,
+    floor=Paint(((0.0, 1.0), (0.0, 0.5), (0.25, 0.8)), ("plain", "mottled", "tiled"), (0.03, 0.2), (0.5, 1.4)),
+    wall=Paint(((0.0, 1.0), (0.0, 0.4), (0.35, 0.95)), ("plain", "mottled", "tiled"), (0.03, 0.1), (0.6, 1.6)),
+    ceiling=Paint(((0.0, 1.0), (0.0, 0.15), (0.6, 1.0)), ("plain",), (0.0, 0.0), (1.0, 1.0)),
+    item=Paint(((0.0, 1.0), (0.2, 1.0), (0.25, 1.0)), ("plain", "mottled", "tiled"), (0.05, 0.25), (0.2, 0.6)),
+    camera_height=(1.3, 2.1),
+    pitch=(-19.0, -3.0),
+    focal=(0.7, 1.0),
+    noise=(0.0, 0.025),
+)
 HELD_OUT = Domain(
     shapes=("dome", "barrel", "column", "slab", "ramp", "frustum", "tetrahedron", "house"),
     floor=Paint(((0.3, 0.7), (0.1, 0.3), (0.35, 0.55)), ("plain", "striped", "checkered"), (0.06, 0.14), (0.5, 0.9)),
