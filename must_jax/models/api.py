@@ -91,7 +91,7 @@ class Model:
         if views:
             return self._apply_to_views(variables, images, train, rng, views)
         features, trunk_stats = self._trunk(variables, images, train, rng)
-        outputs, head_stats = self._heads(variables, features, train, self.heads)
+        outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**trunk_stats, "heads": head_stats}
 
     def of_images(self) -> Model:
@@ -133,7 +133,7 @@ class Model:
 
     def apply_heads(self, variables: Variables, features: Features, *, train: bool) -> tuple[Outputs, Variables]:
         """Like `apply`, but on what `features` returned; backbone and pyramid keep their statistics."""
-        outputs, head_stats = self._heads(variables, features, train, self.heads)
+        outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**variables["stats"], "heads": head_stats}
 
     def normalised(self, images: jax.Array) -> jax.Array:
@@ -172,13 +172,13 @@ class Model:
         return {**stages, **pyramid}, {"backbone": backbone_stats, "fpn": fpn_stats}
 
     def _heads(
-        self, variables: Variables, features: Features, train: bool, names: Iterable[str]
+        self, variables: Variables, features: Features, train: bool, names: Iterable[str] | None = None
     ) -> tuple[Outputs, Variables]:
         features = {level: features[level].astype(self.dtype) for level in OF_HEADS}
         rows, columns = features["c5"].shape[1:3]
         features["fused"] = fuse(features, (rows * SIZE_MULTIPLE, columns * SIZE_MULTIPLE))
         outputs, new_stats = {}, {}
-        for task in names:
+        for task in self.heads if names is None else names:
             params, stats = variables["params"]["heads"][task], variables["stats"]["heads"][task]
             head = self.heads[task]
             outputs[task], new_stats[task] = _run(head, params, stats, features, train, "heads" in self.remat)
