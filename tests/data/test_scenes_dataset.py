@@ -78,7 +78,7 @@ def test_configs_and_splits_share_no_image():
         if split in config.images
     ]
     images = [example["image"] for pair in examples for example in pair]
-    assert len(set(images)) == len(images) == 2 * (3 * 22 + 2)
+    assert len(set(images)) == len(images) == 2 * (3 * 24 + 2)
 
 
 def test_downstream_sets_hold_out_shapes_patterns_and_cameras():
