@@ -7,6 +7,9 @@ writes, into the same subfolder of --out,
   NAME.json  the five most likely classes, all boxes (y0, x0, y1, x1 in fractions of the image), the share of each class
              in the image, the range of depths, the mean normal
 
+and predictions.jsonl, the JSON of all photos, a line each, in their order. With --pictures=no, it writes only that: for
+very many photos. Until all are predicted, the lines are in predictions.jsonl.part.
+
 With --maps it also writes the whole maps, at the photo's size, as maps/TASK/sub/NAME.png or .npy; what their values
 mean is in the JSON. With --features=pooled or maps it writes NAME.npz, the features of the backbone's --levels: a
 vector for each, or a map of the network's square input, in whose top left corner the photo lies. Photos in one folder
@@ -17,8 +20,8 @@ ten of them, and ten classes:
 
   --tasks.detection.score_threshold=0.2 --tasks.detection.max_detections=10 --tasks.classification.top_k=10
 
-The same command again goes on: photos whose JSON was written by the same model and options, for the photo as it is
-now, are not predicted again; everything else is overwritten.
+The same command again goes on: photos whose JSON (with --pictures=no: line) was written by the same model and options,
+for the photo as it is now, are not predicted again; everything else is overwritten.
 """
 
 from __future__ import annotations
@@ -28,10 +31,9 @@ import functools
 import io
 import json
 import os
-import posixpath
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -42,13 +44,15 @@ import cv2
 import numpy as np
 
 from must_jax import cli, description
-from must_jax.data import folders, map_files
+from must_jax.data import map_files
 from must_jax.data.kinds import MapLabel
 from must_jax.data.kinds.values import FARTHEST_M
 from must_jax.data.map_files import FileFormat
 from must_jax.errors import UserError, printable
-from must_jax.files import check_folder, fitting_name, make_folder, writing
+from must_jax.files import check_folder, make_folder, writing
 from must_jax.parsing import override
+from must_jax.predicting.lines import Lines
+from must_jax.predicting.photos import Photo, find, real
 from must_jax.progress import Progress, counted, say
 from must_jax.reading import read_json
 
@@ -57,7 +61,8 @@ if TYPE_CHECKING:  # jax is imported when the first photo is predicted, after al
     from must_jax.tasks.base import Task
     from must_jax.trained import Predicted
 
-SKIPPED_FILE = "skipped.jsonl"  # photos that could not be read; .jsonl, as no photo's results are called
+LINES_FILE = "predictions.jsonl"  # .jsonl, as no photo's results are called
+SKIPPED_FILE = "skipped.jsonl"  # photos that could not be read
 _NAMED = 10  # photos named at the end
 _TITLE_PX, _GAP_PX = 28, 8
 _TASKS = "--tasks."
@@ -65,23 +70,18 @@ _PAPER, _INK = 255, (32, 32, 32)
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
-class Photo(NamedTuple):
-    """A photo, and the path of its results below --out, without suffix."""
-
-    path: Path
-    target: str
-
-
 class Done(NamedTuple):
     """What became of a photo.
 
     Attributes:
+      answer: its JSON.
       error: why it could not be read.
       beyond: pixels whose depth does not fit into a PNG.
       empty: what found nothing: a task, and the option with its value that would show more, if there is one.
     """
 
     photo: Photo
+    answer: Mapping[str, Any] | None = None
     error: str = ""
     beyond: int = 0
     empty: tuple[str, ...] = ()
@@ -108,15 +108,17 @@ class Tally:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What to write about each photo, besides a picture and JSON.
+    """What to write about each photo, besides a line of JSON.
 
     Attributes:
+      pictures: whether a picture, and a file with the JSON.
       maps: format of whole maps; "" = none.
       features: of the backbone, for each photo a vector ("pooled") or a map; "" = none.
       levels: of the features, see `Trained.features`.
       options: task -> options instead of the model's own.
     """
 
+    pictures: bool = True
     maps: FileFormat | Literal[""] = ""
     features: Literal["", "pooled", "maps"] = ""
     levels: tuple[str, ...] = ("c5",)
@@ -145,23 +147,38 @@ def run(arguments: Sequence[Path], model: Path, out: Path, wishes: Wishes = PLAI
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}, but must be at least 1")
     check_folder(out, f"--out={out}")
-    photos = _photos(arguments, out)
+    photos = find(arguments, out)
     _check_targets(photos, out)
     told = description.read(model)
     if wishes.maps or wishes.features:
         _check_targets(photos, out, wishes, told.tasks)
     state = functools.partial(_state, model=model, checksum=told.checksum, wishes=wishes)
-    left = [photo for photo in photos if not _is_done(photo, out, state, wishes)]
-    if len(left) < len(photos):
-        say(f"{len(photos) - len(left)} of {counted(len(photos), 'photo')} are done already")
-    tally = Tally()
-    if left:
-        with Progress(f"predicting into {out}", len(left), "photos") as progress:
-            for done in _predicted(left, model, out, wishes, state, min(batch_size, len(left))):
-                tally.add(done)
-                progress.note(f"{len(tally.skipped)} skipped" if tally.skipped else "")
-                progress.advance()
-    _tell(photos, len(left), tally, out)
+    names = [printable(photo.target) for photo in photos]
+
+    def is_valid(number: int, told: Mapping[str, Any]) -> bool:
+        return _is_valid(told, photos[number], out, state, wishes)
+
+    with Lines(out / LINES_FILE, names, is_valid) as lines:
+        left = []
+        for name, photo in zip(names, photos, strict=True):
+            answer = _told(photo, out, state, wishes) if wishes.pictures else None
+            if answer is not None and name not in lines:
+                lines.add(name, answer)
+            if name not in lines or (wishes.pictures and answer is None):
+                left.append(photo)
+        if len(left) < len(photos):
+            say(f"{len(photos) - len(left)} of {counted(len(photos), 'photo')} are done already")
+        tally = Tally()
+        if left:
+            with Progress(f"predicting into {out}", len(left), "photos") as progress:
+                for done in _predicted(left, model, out, wishes, state, min(batch_size, len(left))):
+                    if done.answer is not None:
+                        lines.add(printable(done.photo.target), done.answer)
+                    tally.add(done)
+                    progress.note(f"{len(tally.skipped)} skipped" if tally.skipped else "")
+                    progress.advance()
+        lines.finish()
+    _tell(photos, len(left), tally, out, wishes)
 
 
 def picture(
@@ -202,6 +219,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTOS")
     parser.add_argument("--model", required=True, type=Path, help="folder of a finished run, such as runs/student")
     parser.add_argument("--out", default=Path("predictions"), type=Path, help="folder to write to (%(default)s)")
+    parser.add_argument("--pictures", default="yes", choices=("yes", "no"), help="no: JSON lines alone (%(default)s)")
     parser.add_argument("--maps", default="", choices=("png", "npy"), help="write whole maps, too")
     parser.add_argument("--batch_size", default=16, type=int, help="images at a time (%(default)s)")
     parser.add_argument("--features", default="", choices=("pooled", "maps"), help="write the backbone's features, too")
@@ -212,7 +230,7 @@ def main(argv: Sequence[str]) -> int:
         levels = PLAIN.levels if known.levels is None else tuple(known.levels.split(","))
         if known.levels is not None and not known.features:
             raise UserError(f"--levels={known.levels} is of features; add --features=pooled or --features=maps")
-        wishes = Wishes(known.maps, known.features, levels, _options(rest))
+        wishes = Wishes(known.pictures == "yes", known.maps, known.features, levels, _options(rest))
         run(known.photos, known.model, known.out, wishes, known.batch_size)
 
     return cli.exit_code(command)
@@ -233,67 +251,15 @@ def _options(arguments: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def _photos(arguments: Sequence[Path], out: Path) -> list[Photo]:
-    """The photos that are meant, each once."""
-    found: dict[str, tuple[Path, str]] = {}  # by real path
-    for argument in arguments:
-        if argument.is_dir():
-            listed = [(argument / name, name) for name in _images_in(argument, out)]
-        elif not os.path.lexists(argument):
-            raise UserError(f"there is no photo {argument}; check its path")
-        elif not argument.is_file():
-            raise UserError(f"{argument} is not a readable file; name a photo")
-        else:
-            listed = [(argument, argument.name)]
-        for path, name in listed:
-            found.setdefault(_real(path), (path, name))
-    sharing: defaultdict[str, set[str]] = defaultdict(set)  # names without suffix -> names
-    for _, name in found.values():
-        sharing[_stem(name).casefold()].add(name.casefold())  # as macOS and Windows compare names
-    photos = []
-    for path, name in found.values():
-        folder, last = posixpath.split(name if len(sharing[_stem(name).casefold()]) > 1 else _stem(name))
-        photos.append(Photo(path, posixpath.join(folder, fitting_name(last, ".json").removesuffix(".json"))))
-    return photos
-
-
-def _stem(name: str) -> str:
-    folder, last = posixpath.split(name)
-    return posixpath.join(folder, Path(last).stem)
-
-
-def _images_in(folder: Path, out: Path) -> list[str]:
-    """The paths of a folder's images, without earlier results."""
-    inside = os.path.relpath(os.path.realpath(out), os.path.realpath(folder))
-    if inside == ".":
-        raise UserError(f"the results would lie among the photos of {folder}; choose another folder with --out")
-    listing = folders.list_folder(folder)
-    if left_out := folders.told([*(folders.LeftOut(*each) for each in listing.skipped), *listing.hidden]):
-        say(f"{folder}: {left_out}")
-    names = [name for name, _ in listing.images if not name.startswith(f"{inside}/")]
-    if not names:
-        raise UserError(f"{folder} has no images; name another folder")
-    return names
-
-
-def _real(path: Path) -> str:
-    return os.path.join(_real_folder(path.parent), path.name)
-
-
-@functools.lru_cache
-def _real_folder(folder: Path) -> str:
-    return os.path.realpath(folder)
-
-
 def _check_targets(photos: Sequence[Photo], out: Path, wishes: Wishes = PLAIN, tasks: Iterable[str] = ()) -> None:
     """Raises UserError if a result would overwrite a photo, or two photos have a result in common."""
-    sources = {_real(photo.path): photo.path for photo in photos}
+    sources = {real(photo.path): photo.path for photo in photos}
     seen: set[str] = set()
     for photo in photos:
         for path in _results(photo, out, wishes, tasks):
-            if source := sources.get(_real(path)):
+            if source := sources.get(real(path)):
                 raise UserError(f"the result would overwrite {source}; choose another folder with --out")
-            if (key := str(path).casefold()) in seen:
+            if (key := path.casefold()) in seen:
                 raise UserError(
                     f"two photos would both become {path}; rename one, predict them one at a time, or name the folder "
                     "that holds both"
@@ -301,30 +267,35 @@ def _check_targets(photos: Sequence[Photo], out: Path, wishes: Wishes = PLAIN, t
             seen.add(key)
 
 
-def _results(photo: Photo, out: Path, wishes: Wishes, names: Iterable[str]) -> list[Path]:
+def _results(photo: Photo, out: Path, wishes: Wishes, names: Iterable[str]) -> list[str]:
     """All files of a photo. `names`: of its maps."""
+    both = [_json(photo, out), _picture(photo, out)] if wishes.pictures else []
     maps = [_map(photo, out, wishes.maps, name) for name in names] if wishes.maps else []
     features = [_features(photo, out)] if wishes.features else []
-    return [out / f"{photo.target}.json", _picture(photo, out), *maps, *features]
+    return [*both, *maps, *features]
 
 
-def _picture(photo: Photo, out: Path) -> Path:
-    return out / f"{photo.target}.png"  # not `with_suffix`: "..png" has none
+def _json(photo: Photo, out: Path) -> str:
+    return os.path.join(out, f"{photo.target}.json")
 
 
-def _map(photo: Photo, out: Path, maps: str, name: str) -> Path:
-    return out / "maps" / name / f"{photo.target}.{maps}"
+def _picture(photo: Photo, out: Path | str) -> str:
+    return os.path.join(out, f"{photo.target}.png")
 
 
-def _features(photo: Photo, out: Path) -> Path:
-    return out / f"{photo.target}.npz"
+def _map(photo: Photo, out: Path | str, maps: str, name: str) -> str:
+    return os.path.join(out, "maps", name, f"{photo.target}.{maps}")
+
+
+def _features(photo: Photo, out: Path | str) -> str:
+    return os.path.join(out, f"{photo.target}.npz")
 
 
 def _state(photo: Photo, model: Path, checksum: str, wishes: Wishes) -> dict[str, Any]:
     """What results are made from, and how."""
-    stat = photo.path.stat()
+    stat = os.stat(photo.path)
     return {
-        "photo": printable(str(photo.path)),
+        "photo": printable(photo.path),
         "photo_bytes": stat.st_size,
         "photo_modified_ns": stat.st_mtime_ns,
         "model": printable(str(model)),
@@ -333,15 +304,23 @@ def _state(photo: Photo, model: Path, checksum: str, wishes: Wishes) -> dict[str
     }
 
 
-def _is_done(photo: Photo, out: Path, state: Callable[[Photo], dict[str, Any]], wishes: Wishes) -> bool:
-    """Whether the JSON, which is written last, is there, belongs to this state, and no file is missing."""
-    target = out / f"{photo.target}.json"
-    with suppress(UserError, OSError):
-        if target.is_file():
-            told = read_json(target, dict[str, Any], "")
-            files = _results(photo, out, wishes, told.get("maps", {}))
-            return told.items() >= state(photo).items() and all(file.is_file() for file in files)
+def _is_valid(
+    told: Mapping[str, Any], photo: Photo, out: Path, state: Callable[[Photo], dict[str, Any]], wishes: Wishes
+) -> bool:
+    """Whether what was told about a photo belongs to this state, and no file is missing."""
+    with suppress(OSError):
+        files = _results(photo, out, wishes, told.get("maps", {}))
+        return told.items() >= state(photo).items() and all(map(os.path.isfile, files))
     return False
+
+
+def _told(photo: Photo, out: Path, state: Callable[[Photo], dict[str, Any]], wishes: Wishes) -> dict[str, Any] | None:
+    """The photo's JSON, which is written last, if it is there and still valid."""
+    target = Path(_json(photo, out))
+    with suppress(UserError, OSError):
+        if target.is_file() and _is_valid(told := read_json(target, dict[str, Any], ""), photo, out, state, wishes):
+            return told
+    return None
 
 
 def _predicted(
@@ -368,32 +347,33 @@ def _predicted(
 
     def use(photo: Photo, predicted: trained.Predicted | Exception) -> Done:
         if isinstance(predicted, Exception):
-            return Done(photo, _reason(predicted))
+            return Done(photo, error=_reason(predicted))
         try:
-            # Read again, smaller: full pictures of all photos that are under way would take much memory.
-            image, _ = decode_reduced(photo.path.read_bytes(), LARGEST_PX)
             made = state(photo)
+            if wishes.pictures:
+                # Read again, smaller: full pictures of all photos that are under way would take much memory.
+                image, _ = decode_reduced(photo.read(), LARGEST_PX)
         except (UserError, OSError) as error:
-            return Done(photo, _reason(error))
-        return _written(photo, loaded.tasks, image, predicted, out, wishes, made)
+            return Done(photo, error=_reason(error))
+        if wishes.pictures:
+            drawn = picture(loaded.tasks, image, predicted.labels, photo.name)
+            _write(_picture(photo, out), cv2.imencode(".png", drawn[..., ::-1], _FAST)[1].tobytes())
+        return _written(photo, loaded.tasks, predicted, out, wishes, made)
 
     make_folder(out)
     wanted = trained.Wanted(wishes.levels if wishes.features else (), pooled=wishes.features == "pooled")
-    yield from loaded.each(photos, lambda photo: decode_image(photo.path.read_bytes()), use, batch_size, wanted)
+    yield from loaded.each(photos, lambda photo: decode_image(photo.read()), use, batch_size, wanted)
 
 
 def _written(
     photo: Photo,
     tasks: Mapping[str, Task],
-    image: np.ndarray,
     predicted: Predicted,
     out: Path,
     wishes: Wishes,
     state: Mapping[str, Any],
 ) -> Done:
-    """Writes the results of one photo, the JSON last."""
-    drawn = picture(tasks, image, predicted.labels, photo.path.name)
-    _write(_picture(photo, out), cv2.imencode(".png", drawn[..., ::-1], _FAST)[1].tobytes())
+    """Writes the results of one photo besides its picture, the JSON last."""
     maps = {
         name: about
         for task, label in predicted.labels.items()
@@ -404,14 +384,16 @@ def _written(
         **state,
         "image_hw": predicted.image_hw,
         "predictions": {name: tasks[name].describe(label) for name, label in predicted.labels.items()},
-        "picture": printable(str(_picture(photo, Path()))),
+        **({"picture": printable(_picture(photo, ""))} if wishes.pictures else {}),
         "maps": maps,
         "features": _write_features(photo, out, predicted, wishes) if wishes.features else {},
     }
-    _write(out / f"{photo.target}.json", (json.dumps(answer, indent=2) + "\n").encode())
+    if wishes.pictures:
+        _write(_json(photo, out), (json.dumps(answer, indent=2) + "\n").encode())
     empty = [tasks[name] for name, label in predicted.labels.items() if tasks[name].label.is_empty(label)]
     return Done(
         photo,
+        answer,
         beyond=sum(about.get("beyond", 0) for about in maps.values()),
         empty=tuple(task.name + (f".{task.asks}={getattr(task, task.asks):g}" if task.asks else "") for task in empty),
     )
@@ -423,7 +405,7 @@ def _write_maps(
     """Writes them; yields their names, and what the photo's JSON says about each."""
     for name, (data, meaning) in files.items():
         _write(_map(photo, out, suffix, name), data)
-        yield name, {"file": printable(str(_map(photo, Path(), suffix, name))), **meaning}
+        yield name, {"file": printable(_map(photo, "", suffix, name)), **meaning}
 
 
 def _write_features(photo: Photo, out: Path, predicted: Predicted, wishes: Wishes) -> dict[str, Any]:
@@ -436,11 +418,12 @@ def _write_features(photo: Photo, out: Path, predicted: Predicted, wishes: Wishe
     np.savez(stream := io.BytesIO(), **arrays)
     _write(_features(photo, out), stream.getvalue())
     strides = {level: STRIDES[level] for level in wishes.levels}
-    return {"file": printable(str(_features(photo, Path()))), "strides": strides, "content": predicted.content}
+    return {"file": printable(_features(photo, "")), "strides": strides, "content": predicted.content}
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(file: Path | str, data: bytes) -> None:
     """Replaces a file in one step. Not synced to disk: after a crash of the machine, predict again."""
+    path = Path(file)
     make_folder(path.parent)
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     with writing(path):
@@ -455,7 +438,7 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path) -> None:
+def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path, wishes: Wishes) -> None:
     """Says what there is; raises UserError if that is nothing. `predicted`: how many photos this call was about."""
     log, skipped = out / SKIPPED_FILE, tally.skipped
     if len(skipped) == len(photos):
@@ -464,7 +447,7 @@ def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path) -> N
     for done in skipped[:_NAMED]:
         say(printable(f"skipped {done.photo.path}: {done.error}"))
     if skipped:
-        lines = ({"photo": printable(str(done.photo.path)), "reason": printable(done.error)} for done in skipped)
+        lines = ({"photo": printable(done.photo.path), "reason": printable(done.error)} for done in skipped)
         _write(log, "".join(json.dumps(line) + "\n" for line in lines).encode())
         say(f"skipped {counted(len(skipped), 'photo')} of {len(photos)}, listed in {log}")
     else:
@@ -480,7 +463,8 @@ def _tell(photos: Sequence[Photo], predicted: int, tally: Tally, out: Path) -> N
         )
     unread = {done.photo for done in skipped}
     example = next(photo for photo in photos if photo not in unread)
-    say(printable(f"{counted(len(photos) - len(skipped), 'photo')}, e.g. {example.path} -> {_picture(example, out)}"))
+    pictures = f", e.g. {example.path} -> {_picture(example, out)}" if wishes.pictures else ""
+    say(printable(f"{counted(len(photos) - len(skipped), 'photo')} in {out / LINES_FILE}{pictures}"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -229,11 +229,11 @@ class Trained:
             raise UserError(f"batch_size is {batch_size!r}, but must be a whole number of at least 1")
         rows = 0  # of the largest batch yet: all others are filled up to it, as every new size has to be compiled
 
-        def fit(item: _Item) -> _Fitted | Exception:
+        def fit(item: _Item) -> tuple[_Item, _Fitted | Exception]:
             try:
-                return self._fitted(read(item))
+                return item, self._fitted(read(item))
             except (UserError, OSError) as error:
-                return error
+                return item, error
 
         def begin(batch: list[tuple[_Item, _Fitted | Exception]]) -> Callable[[], list[Callable[[], _Result]]]:
             nonlocal rows
@@ -262,7 +262,7 @@ class Trained:
 
         pool = ThreadPoolExecutor(cores())
         try:
-            fitted = ahead(items, lambda item: partial(_pair, item, pool.submit(fit, item)), 2 * batch_size)
+            fitted = ahead(items, lambda item: pool.submit(fit, item).result, 2 * batch_size)
             answers = itertools.chain.from_iterable(ahead(_batches(fitted, batch_size), begin, 1))
             yield from ahead(answers, lambda answer: pool.submit(answer).result, min(cores(), batch_size))
         finally:
@@ -487,10 +487,6 @@ def _raised(_: Image, predicted: Predicted | Exception) -> Predicted:
     if isinstance(predicted, Exception):
         raise predicted
     return predicted
-
-
-def _pair(item: _Item, result: Future[_Result]) -> tuple[_Item, _Result]:
-    return item, result.result()
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:

@@ -74,10 +74,11 @@ def test_what_the_pages_show_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             shown(block, {})
     commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.S) for line in block.splitlines()]
     commands = [line.replace(".person=", ".round=") for line in commands if "must_jax.predict" in line]  # its class
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         assert predict.main(shlex.split(command)[2:]) == 0, capsys.readouterr().err
-    assert {path.suffix for path in Path("maps").iterdir() if path.is_file()} == {".json", ".npz", ".png"}
+    assert {path.suffix for path in Path("maps").iterdir() if path.is_file()} == {".json", ".jsonl", ".npz", ".png"}
+    assert [path.name for path in Path("many").iterdir()] == ["predictions.jsonl"]
     told = json.loads(Path("maps/coffee.json").read_text())
     keys = set(re.findall(r"`(\w+)[`.]", page.partition("The JSON of a photo:")[2].partition("## Going on")[0]))
     assert told.keys() <= keys, told.keys() - keys

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,12 +47,19 @@ def look(*arguments: object) -> int:
     return predict.main(["must_jax.predict", *map(str, arguments)])
 
 
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    text = (out / "predictions.jsonl").read_text(encoding="utf-8")
+    assert text.endswith("\n") and not (out / "predictions.jsonl.part").exists()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def test_every_photo_gets_a_picture_and_json_of_all_tasks(model: Path, tmp_path: Path):
     grey = tmp_path / "grey.tif"
     Image.fromarray(np.full((40, 90), 7, np.uint8)).save(grey)
     assert look(f"--model={model}", PHOTOS / "astronaut.png", f"--out={tmp_path}/out", grey) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        f"{s}.{e}" for s in ("astronaut", "grey") for e in ("png", "json")
+        *(f"{s}.{e}" for s in ("astronaut", "grey") for e in ("png", "json")),
+        "predictions.jsonl",
     }
 
     answer = json.loads((tmp_path / "out/astronaut.json").read_text())
@@ -84,8 +92,9 @@ def test_photos_of_any_name(model: Path, tmp_path: Path, capsys):
     for photo in photos:
         photo.write_bytes(io.getvalue())
     assert look(f"--model={model}", f"--out={tmp_path}/out", *photos) == 0
-    made = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+    made = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()} - {b"predictions.jsonl"}
     assert len(made) == 2 * len(NAMES)
+    assert len(lines_of(tmp_path / "out")) == len(NAMES)
     told = {}
     for name in made:
         if name.endswith(b".json"):
@@ -127,7 +136,9 @@ def test_a_folder_keeps_its_structure_and_names_what_it_skips(model: Path, tmp_p
     command = (f"--model={model}", f"--out={out}", "--batch_size=2", photos)
     assert look(*command) == 0
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert made == {f"{n}.{e}" for n in ("a/1", "b/1.png", "b/1.bmp", "2") for e in ("png", "json")} | {"skipped.jsonl"}
+    names = ["2", "a/1", "b/1.bmp", "b/1.png"]
+    assert made == {f"{n}.{e}" for n in names for e in ("png", "json")} | {"skipped.jsonl", "predictions.jsonl"}
+    assert [line["name"] for line in lines_of(out)] == names
     said = capsys.readouterr().err
     assert f"skipped {photos}/b/text.jpg: " in said and "1 photo of 5" in said
     assert json.loads((out / "skipped.jsonl").read_text())["photo"] == f"{photos}/b/text.jpg"
@@ -144,8 +155,45 @@ def test_a_folder_keeps_its_structure_and_names_what_it_skips(model: Path, tmp_p
     (photos / "b/text.jpg").unlink()
     assert look(*command) == 0
     assert {path.stem for path, time in before.items() if path.stat().st_mtime_ns != time} == {"1", "2"}
+    assert lines_of(out) == [{"name": name} | json.loads((out / f"{name}.json").read_text()) for name in names]
     assert (out / "a/1.png").exists() and not (out / "skipped.jsonl").exists()
     assert "2 of 4 photos are done already" in capsys.readouterr().err
+
+
+def test_without_pictures_there_are_lines_alone_and_an_interrupted_command_goes_on(
+    model: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    """With the numbers of each photo's JSON, whatever was killed; a folder of results without lines gets them."""
+    write_files(tmp_path / "photos", {f"{i}.jpg": jpeg(i) for i in range(5)} | {"bad.jpg": b"no image"})
+    command = (f"--model={model}", f"--out={tmp_path}/out", "--batch_size=2", tmp_path / "photos", "--pictures=no")
+    add = predict.Lines.add
+
+    def killed_at_the_fourth(self: predict.Lines, name: str, value: dict[str, Any]) -> None:
+        if name == "3":
+            raise KeyboardInterrupt
+        add(self, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.Lines, "add", killed_at_the_fourth)
+        assert look(*command) != 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.jsonl.part"]
+    capsys.readouterr()
+    assert look(*command) == 0
+    assert "3 of 6 photos are done already" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"predictions.jsonl", "skipped.jsonl"}
+    lines = lines_of(tmp_path / "out")
+    assert [line["name"] for line in lines] == [*"01234"]
+
+    with_pictures = [each for each in command if each != "--pictures=no"]
+    assert look(*with_pictures) == 0
+    told = [{"name": str(i)} | json.loads((tmp_path / f"out/{i}.json").read_text()) for i in range(5)]
+    assert [{name: each[name] for name in each if name != "picture"} for each in told] == lines
+    assert lines_of(tmp_path / "out") == told
+    (tmp_path / "out/predictions.jsonl").unlink()
+    capsys.readouterr()
+    assert look(*with_pictures) == 0
+    assert "5 of 6 photos are done already" in capsys.readouterr().err
+    assert lines_of(tmp_path / "out") == told
 
 
 def test_no_readable_photo_is_an_error(model: Path, tmp_path: Path, capsys):
