@@ -38,6 +38,7 @@ def write(
     onnx_file.write(function, images, path, opset=opset, metadata=metadata, parameters=parameters)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()  # it does not see how many a process may use
+    options.log_severity_level = 3  # it warns of optimisations that it leaves out
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
     return lambda batch: dict(zip(names, session.run(names, {onnx_file.INPUT: batch}), strict=True))
