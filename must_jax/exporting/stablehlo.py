@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flatbuffers  # noqa: F401 (jax.export needs it, and does not install it)
 import jax
 import numpy as np
 
@@ -46,7 +47,7 @@ def write(
 def example(name: str, hw: tuple[int, int], dtype: str) -> str:
     """Lines that load and run the file."""
     return f"""import pathlib
-import jax, numpy as np
+import jax, numpy as np  # and: pip install flatbuffers
 
 exported = jax.export.deserialize(bytearray(pathlib.Path("{name}").read_bytes()))
 images = np.zeros((1, {hw[0]}, {hw[1]}, 3), np.{dtype})
