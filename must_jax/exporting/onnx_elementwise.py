@@ -205,7 +205,6 @@ RULES: dict[str, Rule] = {
     "square": _composed(_square),
     "integer_pow": _integer_pow,
     "add": _add,
-    "add_any": _add,
     "mul": _multiply,
     "div": _divide,
     "max": _largest,

@@ -136,12 +136,9 @@ def _tensor(name: str, aval: Any) -> Tensor:
 
 _CALLS: dict[str, Rule] = {
     "jit": _calls("jaxpr"),
-    "pjit": _calls("jaxpr"),
-    "closed_call": _calls("call_jaxpr"),
     "custom_jvp_call": _calls("call_jaxpr"),
     "custom_vjp_call": _calls("call_jaxpr"),
     "remat2": _calls("jaxpr"),
-    "checkpoint": _calls("jaxpr"),
     "cond": _cond,
     "platform_index": _platform_index,
     "dim_as_value": _dim_as_value,

@@ -68,6 +68,7 @@ def write(
     )
     helper.set_model_props(model, dict(metadata or {}))
     is_large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MOST_BYTES
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # it would be appended to
     onnx.save_model(model, path, save_as_external_data=is_large, location=f"{path.name}.data")
     onnx.checker.check_model(path, full_check=True)
 
