@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from must_jax.errors import UserError
 from must_jax.exporting.onnx_equations import run
@@ -18,6 +18,7 @@ from must_jax.exporting.onnx_graph import Graph, Known
 
 LEAST_OPSET = 17
 INPUT = "images"
+_PAGE = 4096  # bytes
 MOST_BYTES = 2**31 - 2**20  # of a file: protobuf's limit, less what is not an initializer
 
 
@@ -60,17 +61,34 @@ def write(
     ):
         outputs[_path(keys)] = (graph.plain(value, aval.shape), aval.shape, aval.dtype)
     opsets = [helper.make_opsetid("", opset)]
+    form, arrays = graph.written({INPUT: (images.shape, images.dtype)}, outputs)
+    form.initializer.extend(_stored(arrays, path))
     model = helper.make_model(
-        graph.written({INPUT: (images.shape, images.dtype)}, outputs),
-        producer_name="must_jax",
-        opset_imports=opsets,
-        ir_version=helper.find_min_ir_version_for(opsets),
+        form, producer_name="must_jax", opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets)
     )
     helper.set_model_props(model, dict(metadata or {}))
-    is_large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MOST_BYTES
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # it would be appended to
-    onnx.save_model(model, path, save_as_external_data=is_large, location=f"{path.name}.data")
+    onnx.save_model(model, path)
     onnx.checker.check_model(path, full_check=True)
+
+
+def _stored(arrays: Mapping[str, np.ndarray], path: Path) -> list[TensorProto]:
+    """As parts of the file at `path` or, if they are too large, of one beside it."""
+    if sum(array.nbytes for array in arrays.values()) <= MOST_BYTES:
+        return [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    tensors = []
+    with path.with_name(f"{path.name}.data").open("wb") as data:
+        for name, array in arrays.items():
+            if array.nbytes < _PAGE:  # shapes and axes must be in the file itself
+                tensors.append(numpy_helper.from_array(array, name))
+                continue
+            data.write(bytes(-data.tell() % _PAGE))  # so that runtimes can map it
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            tensor = TensorProto(name=name, dims=array.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
+            for key, value in (("location", Path(data.name).name), ("offset", data.tell()), ("length", array.nbytes)):
+                tensor.external_data.add(key=key, value=str(value))
+            data.write(array.tobytes())
+            tensors.append(tensor)
+    return tensors
 
 
 def _key(array: Any) -> tuple[Any, bytes]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from must_jax.errors import UserError
 
@@ -90,7 +90,7 @@ class Graph:
         self._made: dict[Any, list[str]] = {}
         self._producers: dict[str, NodeProto] = {}
         self._constants: dict[Any, str] = {}
-        self._initializers: dict[str, TensorProto] = {}
+        self._initializers: dict[str, np.ndarray] = {}
         self._sizes: dict[str, str] = {}  # of symbolic dimensions: i64[1]
         self._names: dict[str, int] = {}
         self.summands: dict[str, int] = {}  # of sums
@@ -149,14 +149,13 @@ class Graph:
         key = (array.dtype.str, array.shape, hashlib.sha1(array.tobytes()).digest())
         if key not in self._constants:
             chosen = self.named(name or "constant")
-            self._initializers[chosen] = numpy_helper.from_array(array, chosen)
+            self._initializers[chosen] = array
             self._constants[key] = chosen
         return self._constants[key]
 
     def constant_of(self, name: str) -> np.ndarray | None:
         """The array of an initializer; None for other tensors."""
-        tensor = self._initializers.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return self._initializers.get(name)
 
     def number(self, name: str) -> float | None:
         """That of an initializer with one element; None for other tensors."""
@@ -165,7 +164,7 @@ class Graph:
 
     def axes_of(self, name: str) -> list[int]:
         """The numbers of an initializer that says axes."""
-        return list(map(int, numpy_helper.to_array(self._initializers[name])))
+        return list(map(int, self._initializers[name]))
 
     def reduced(self, op: str, name: str, places: Sequence[int]) -> str:
         """Over these axes of a tensor, which stay with a length of 1."""
@@ -267,19 +266,23 @@ class Graph:
 
     def written(
         self, inputs: Mapping[str, tuple[Shape, Any]], outputs: Mapping[str, tuple[str, Shape, Any]]
-    ) -> GraphProto:
-        """All that the outputs need, {name: (tensor, shape, dtype)}; inputs are {name: (shape, dtype)}."""
+    ) -> tuple[GraphProto, dict[str, np.ndarray]]:
+        """All that the outputs need, {name: (tensor, shape, dtype)}; inputs are {name: (shape, dtype)}.
+
+        Returns:
+          the graph without its initializers, and these.
+        """
         for name, (tensor, _, _) in outputs.items():
             self._scopes[0].append(helper.make_node("Identity", [tensor], [name], name=self.named(f"out/{name}")))
         nodes = needed(self._scopes[0], outputs)
-        read = {name for node in nodes for name in _inputs(node)}
-        return helper.make_graph(
+        graph = helper.make_graph(
             nodes,
             "must_jax",
             [information(name, *told) for name, told in inputs.items()],
             [information(name, shape, dtype) for name, (_, shape, dtype) in outputs.items()],
-            [tensor for name, tensor in self._initializers.items() if name in read],
         )
+        read = {name for node in nodes for name in _inputs(node)}
+        return graph, {name: array for name, array in self._initializers.items() if name in read}
 
 
 def needed(nodes: Sequence[NodeProto], outputs: Any) -> list[NodeProto]:
