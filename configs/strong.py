@@ -40,7 +40,7 @@ RATES: dict[str, tuple[float, float, tuple[float, ...], tuple[float, ...]]] = {
     "vit": (1e-3, 5e-4, (0.003, 0.01), (3e-4, 1e-3)),
 }
 # Images of an update, updates.
-STARTS = {"supervised": (32, 8000), "simclr": (64, 8000)}
+STARTS = {"supervised": (32, 8000), "simclr": (64, 6000)}
 TEACHER, STUDENT = (16, 900), (16, 3200)
 
 

@@ -29,13 +29,17 @@ def kind(declared: TeacherConfig, name: str) -> type[Task]:
     """The kind of one of its tasks.
 
     Raises:
-      UserError: there is no such kind, or something is declared that says nothing about it.
+      UserError: there is no such kind, or it has no labels; something is declared that says nothing about it.
     """
     task = declared.tasks[name]
     try:
         found = kind_of(name, {KIND: task.kind} if task.kind else {})
     except UserError as error:
         raise UserError(f"teacher {declared.called}: {error}") from None
+    if found.self_supervised:
+        raise UserError(
+            f"teacher {declared.called}: tasks.{name} is of kind {found.kind}, which has no labels to give; remove it"
+        )
     usual = TeacherTaskConfig.model_fields
     said = {key for key, value in task if value != usual[key].default} - {"kind", "outputs"}
     if superfluous := sorted(said - _KEYS.get(found.kind, said)):

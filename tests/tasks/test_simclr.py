@@ -20,6 +20,7 @@ from must_jax.engine.mesh import make_mesh, put_batch, split
 from must_jax.errors import UserError
 from must_jax.models.api import STRIDES, build_model
 from must_jax.parsing import parse
+from must_jax.planning.foreseen import Foreseen
 from must_jax.stages import evaluate, train
 from must_jax.tasks import build_task
 from must_jax.tasks.simclr import SimCLR, nt_xent
@@ -159,6 +160,15 @@ def test_a_batch_is_not_compared_in_parts(tmp_path: Path, photos: Path):
     config = short_training(tmp_path, train=({"images": f"folder:{photos}"},), tasks={"simclr": {}}, accumulate=2)
     with pytest.raises(UserError, match=r"simclr.*config\.accumulate=2.*config\.remat"):
         train.run(config, tmp_path / "run")
+
+
+def test_a_pipeline_names_a_teacher_that_has_no_labels_before_it_begins(tmp_path: Path, photos: Path):
+    source, foreseen = {"images": f"folder:{photos}"}, Foreseen(tmp_path, "data")
+    alone = short_training(tmp_path, train=(source,), validation=(source,), tasks={"simclr": {}}, best="simclr/top1")
+    assert foreseen.mistakes(alone) == []
+    foreseen.add("start", alone)
+    (mistake,) = foreseen.mistakes(parse({"stage": "label", **source, "teachers": [str(tmp_path / "start")]}))
+    assert str(tmp_path / "start") in mistake and "no labels" in mistake
 
 
 def test_it_cannot_be_tested_downstream(tmp_path: Path, photos: Path):

@@ -93,6 +93,7 @@ DEPTH = {"model": FUNCTION, "tasks": {"depth": {"depth_kind": "relative", "metre
         (says() | {"input": {"mean": [0.5, 0.5, 0.5]}}, r"remove input\.mean"),
         (says(layout="yolov5"), r"remove it from tasks\.parts"),
         (DEPTH, r"remove tasks\.depth\.metres_per_unit"),
+        ({"model": FUNCTION, "tasks": {"simclr": {}}}, r"tasks\.simclr .*no labels"),
     ],
 )
 def test_a_mistake_is_named(teacher: Any, named: str, tmp_path: Path):
