@@ -271,7 +271,7 @@ def test_a_start_that_was_trained_anew_is_measured_anew(
     changed = config.model_copy(update={"inits": config.inits | {"teacher": str(teacher)}})
     (finished / "config.json").write_text(changed.model_dump_json())
     trained_anew = dataclasses.replace(opening.trained.load(config.inits["teacher"]), digest="another")
-    monkeypatch.setattr(opening.trained, "load", lambda folder: trained_anew)
+    monkeypatch.setattr(opening.trained, "load", lambda folder, **_: trained_anew)
     calls = fake(lambda seed, rate: {"validation": rate, "test": 0.0}, monkeypatch)
     for _ in range(2):
         evaluate.run(changed, finished)
@@ -314,7 +314,7 @@ def test_unreadable_images_of_a_small_split_end_the_run(
 def test_a_finished_run_says_so(
     finished: Path, config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(opening.trained, "load", lambda folder: 1 / 0)
+    monkeypatch.setattr(opening.trained, "load", lambda folder, **_: 1 / 0)
     evaluate.run(config, finished)
     assert f"{finished} is finished" in capsys.readouterr().err
 
