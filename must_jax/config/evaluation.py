@@ -86,7 +86,8 @@ class EvaluateConfig(Config):
     devices: Count = 0
     """Devices to use; 0 = as many as can share the batches. On a CPU, virtual ones, at most one per core."""
     inits: Annotated[dict[str, str], Field(min_length=1)]
-    """Starting points: a name -> the folder of a finished run; none = random initialisation."""
+    """Starting points: a name -> the folder of a finished run; or a file or folder of weights of others, as of
+    `model.weights`; none = random initialisation."""
     baselines: Annotated[Names, Field(exclude_if=lambda names: not names)] = ()
     """Those that all other trained ones are compared with, one by one, such as a checkpoint that they started from."""
     downstream: Annotated[dict[str, DownstreamConfig], Field(min_length=1)]

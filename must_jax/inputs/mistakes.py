@@ -66,6 +66,9 @@ def mistakes_of(config: StageConfig, made: Collection[Path] = (), sets: Collecti
     if isinstance(config, EvaluateConfig):
         for name, each in config.downstream.items():
             look(_check_measurable, name, each)
+        for name, path in config.inits.items():
+            if files.are_at(path):
+                look(files.check, path, f"config.inits.{name}")
     if isinstance(config, TrainConfig):
         look(_check_chosen, config, made)
         look(_check_whole, config)

@@ -17,6 +17,7 @@ from must_jax.inputs.sources import TRUTH, maker_of
 from must_jax.labels import manifest
 from must_jax.labels.columns import find_columns
 from must_jax.tasks import TASKS
+from must_jax.weights import files
 
 StageConfig = TrainConfig | LabelConfig | AuditConfig | CheckConfig | EvaluateConfig
 
@@ -66,7 +67,7 @@ def named(config: StageConfig) -> Named:
             return Named(
                 [(each.task, each.options) for each in sets],
                 [source for each in sets for source in (each.train, each.validation, each.test)],
-                [(f"inits.{name}", run) for name, run in config.inits.items() if run],
+                [(f"inits.{name}", run) for name, run in config.inits.items() if run and not files.are_at(run)],
                 [transfer.batch_size for transfer in config.transfers],
             )
 

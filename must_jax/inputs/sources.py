@@ -27,13 +27,16 @@ from must_jax.labels import manifest, verify
 from must_jax.labels.columns import LabelColumn, beside, find_columns, is_of, open_beside, open_column
 from must_jax.labels.manifest import Manifest
 from must_jax.tasks import without_labels
+from must_jax.weights import files
 
 TRUTH = "truth"
 IMAGES = "images"  # who has made the labels of tasks that need none
 
 
 def run_digest(run: str) -> str | None:
-    """The digest of a finished training run's parameters; None without such a run. Reads no checkpoint."""
+    """The digest of a finished run's parameters, or of a file of weights; None without such. Reads no checkpoint."""
+    if files.are_at(run):
+        return files.digest(run) if Path(run).expanduser().exists() else None
     return description.read(run).digest if run and (Path(run) / MODEL_FILE).exists() else None
 
 

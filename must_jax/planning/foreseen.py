@@ -40,6 +40,7 @@ from must_jax.progress import counted
 from must_jax.tasks import TASKS, build_task, kind_of, without_labels
 from must_jax.teachers import loading
 from must_jax.training import starting, validation
+from must_jax.weights import files
 
 _ANY_COUNT = 10**6  # images of a set that does not exist yet: parts in percent are compared
 _FEW = 10  # labels of a task, in a part that is measured on
@@ -249,7 +250,7 @@ class Foreseen:
 
     def _of_evaluation(self, config: EvaluateConfig) -> Iterator[str]:
         for name, folder in config.inits.items():
-            if folder:
+            if folder and not files.are_at(folder):
                 yield from self._of_another(f"inits.{name}", folder, config.model, None)
         for name, each in config.downstream.items():
             splits = {"train": each.train, "validation": each.validation, "test": each.test}

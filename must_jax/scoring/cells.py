@@ -23,9 +23,9 @@ from must_jax.models.api import build_model
 from must_jax.progress import Progress
 from must_jax.report.scorecard import Row
 from must_jax.runs.results import RunRecord
+from must_jax.scoring.opening import Point, Published
 from must_jax.scoring.run_log import Runs
 from must_jax.scoring.transfer import Downstream, Outcome, Start, Training, Transfer, Trunk
-from must_jax.trained import Trained
 
 RULES = 3  # version of the measurement; results of other versions are measured again
 
@@ -40,7 +40,7 @@ def choose(validation: Mapping[float, float | None]) -> float:
 
 
 def measure(
-    config: EvaluateConfig, starts: Mapping[str, Trained | None], sets: list[Downstream], mesh: Mesh, workdir: Path
+    config: EvaluateConfig, starts: Mapping[str, Point], sets: list[Downstream], mesh: Mesh, workdir: Path
 ) -> list[Row]:
     """All results; each process measures its share, and the first process then has all of them."""
     trunk, room = Trunk.of(build_model(config.model, {}), config.input_hw), Room(config.feature_bytes, workdir)
@@ -115,7 +115,7 @@ class _OfSet:
         name: str,
         config: TransferConfig,
         downstream: Downstream,
-        starts: Mapping[str, Trained | None],
+        starts: Mapping[str, Point],
         program: Callable[[], Transfer],
         runs: Runs,
         progress: Progress,
@@ -198,6 +198,8 @@ class _OfSet:
 
     def _made(self, init: str) -> Start:
         start = self._starts[init]
+        if isinstance(start, Published):
+            return self._program().start(start.placed)
         return self._program().start(start.variables if start else None)
 
 

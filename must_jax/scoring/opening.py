@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
 
 from must_jax import trained
 from must_jax.config import DownstreamConfig, EvaluateConfig, ModelConfig
+from must_jax.config.architectures import ARCHITECTURES
 from must_jax.data.batching import Source
 from must_jax.errors import UserError
 from must_jax.inputs import feeding, supervision
 from must_jax.inputs.sources import open_source
 from must_jax.inputs.targets import build_tasks, to_measure
-from must_jax.models.api import build_model
+from must_jax.models.api import Variables, build_model
 from must_jax.progress import say
 from must_jax.scoring.transfer import MEASURED, Downstream
 from must_jax.trained import Trained
+from must_jax.weights import files, loading
 
 
-def load_start(name: str, folder: str, model: ModelConfig) -> Trained | None:
-    """The finished run; None for random initialisation."""
+@dataclass(frozen=True)
+class Published:
+    """Weights of others as a starting point: the backbone is theirs, the pyramid a random one of each seed.
+
+    Attributes:
+      config: the network's architecture, with their `mean` and `std`.
+      digest: of their files.
+      trunk: backbone and pyramid, with shapes instead of what is not theirs.
+    """
+
+    config: ModelConfig
+    digest: str
+    trunk: Variables
+
+    def placed(self, fresh: Variables) -> Variables:
+        """Fresh variables with the backbone of others."""
+
+        def chosen(new: jax.Array, theirs: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+            return new if isinstance(theirs, jax.ShapeDtypeStruct) else theirs
+
+        return {
+            kind: {**parts, "backbone": jax.tree.map(chosen, parts["backbone"], self.trunk[kind]["backbone"])}
+            for kind, parts in fresh.items()
+        }
+
+
+Point = Trained | Published | None  # what a starting point is; None: random initialisation
+
+
+def load_start(name: str, folder: str, model: ModelConfig, input_hw: tuple[int, int]) -> Point:
+    """The finished run, or the weights of others; None for random initialisation."""
     if not folder:
         return None
+    if files.are_at(folder):
+        found = files.read(folder)
+        shapes = build_model(model, {}).shapes(input_hw)
+        trunk = loading.taken(found, ARCHITECTURES[model.backbone], shapes, input_hw)
+        return Published(model.normalised_as(found.mean, found.std), found.digest, trunk)
     start = trained.load(folder, to_train=True)  # its tasks say what it was trained with
     for field, theirs in model.differing(start.config).items():
         raise UserError(
@@ -30,7 +69,7 @@ def load_start(name: str, folder: str, model: ModelConfig) -> Trained | None:
     return start
 
 
-def network_of(model: ModelConfig, starts: Mapping[str, Trained | None]) -> ModelConfig:
+def network_of(model: ModelConfig, starts: Mapping[str, Point]) -> ModelConfig:
     """The network of an evaluation, with the `mean` and `std` of its starting points.
 
     Raises:

@@ -48,17 +48,20 @@ COPIES = 2  # augmented versions of each training image on whose features frozen
 
 CALIBRATION = 8  # batches of training images for the norm statistics of a random trunk
 TRUNK = ("backbone", "fpn")
+Placed = Callable[[Variables], Variables]  # random variables -> those with a trained backbone
 
 
 class Trunk(NamedTuple):
     """`Model.features` and `Model.statistics`, compiled; all downstream sets share them.
 
     Attributes:
+      pyramid_statistics: those on a trained backbone, which stays as it is.
       drawn: seed -> the variables of a random trunk in which all blocks contribute.
     """
 
     features: Callable[[Variables, jax.Array], Features]
     statistics: Callable[[Variables, jax.Array], Variables]
+    pyramid_statistics: Callable[[Variables, jax.Array], Variables]
     drawn: Callable[[int], Variables]
 
     @classmethod
@@ -67,7 +70,8 @@ class Trunk(NamedTuple):
         def drawn(seed: int) -> Variables:
             return _parts(model.init(jax.random.key(seed), input_hw, identity_blocks=False), TRUNK)
 
-        return cls(jax.jit(model.features), jax.jit(model.statistics), drawn)
+        on_frozen = dataclasses.replace(model, is_frozen=True)
+        return cls(jax.jit(model.features), jax.jit(model.statistics), jax.jit(on_frozen.statistics), drawn)
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,12 @@ class Transfer:
             compiler.submit(self._init, seed)
         return self
 
-    def start(self, trained: Variables | None) -> Start:
-        """A starting point with the backbone and pyramid of `trained`; None = random ones."""
+    def start(self, trained: Variables | Placed | None) -> Start:
+        """A starting point with the backbone and pyramid of `trained`; None = random ones.
+
+        Args:
+          trained: or what it makes of random ones: some of their parts stay.
+        """
         return {"frozen": self._frozen, "finetune": self._finetune}[self._config.mode](trained)
 
     def train(self, trainings: Sequence[Training]) -> list[Outcome]:
@@ -232,29 +240,33 @@ class Transfer:
         opt_state = jax.device_get(self._fresh_optimizer(variables["params"]))
         return {**variables, "opt_state": opt_state, "ema": variables if self._config.optimizer.ema_decay > 0 else {}}
 
-    def _finetune(self, trained: Variables | None) -> Start:
+    def _finetune(self, trained: Variables | Placed | None) -> Start:
         """All parameters are trained on augmented images."""
 
         def variables(seed: int) -> Variables:
             fresh = self._init(seed)
+            if callable(trained):
+                return trained(fresh)
             return transfer(fresh, trained) if trained else fresh
 
         return Start(variables, self._train_batches, lambda split, seed: self._eval_batches(split))
 
-    def _frozen(self, trained: Variables | None) -> Start:
+    def _frozen(self, trained: Variables | Placed | None) -> Start:
         """Only heads are trained, on features that are computed here and kept on the host.
 
-        Heads and augmented images differ between seeds and, for a random starting point, so does the whole trunk. A
-        trained trunk's features of held-out images do not.
+        Heads and augmented images differ between seeds and, for a random starting point, so does the trunk. A trained
+        trunk's features of held-out images do not.
         """
         start = object()
 
         @functools.cache
         def trunk(drawn_by: int) -> Variables:
-            return put_replicated(self._mesh, _parts(trained, TRUNK) if trained else self._random_trunk(drawn_by))
+            if trained is None or callable(trained):
+                return put_replicated(self._mesh, self._random_trunk(drawn_by, trained))
+            return put_replicated(self._mesh, _parts(trained, TRUNK))
 
         def drawn_by(seed: int) -> int:
-            return 0 if trained else seed
+            return seed if trained is None or callable(trained) else 0
 
         def pool(seed: int) -> Batch:
             batches = itertools.islice(self._train_batches(seed), self._pool_batches)
@@ -285,18 +297,23 @@ class Transfer:
 
         return _joined(map(featured, batches), count, self._room.empty if self._room else np.empty)
 
-    def _random_trunk(self, seed: int) -> Variables:
+    def _random_trunk(self, seed: int, placing: Placed | None = None) -> Variables:
         """A random trunk in which all blocks contribute and norms use statistics of the training images.
 
         As initialised for training, a random trunk would effectively be only its stem with shortcuts. Without
         statistics of its own, activations would explode or vanish with depth.
+
+        Args:
+          placing: puts a trained backbone into it, which keeps its statistics.
         """
         fresh = self._trunk.drawn(seed)
-        placed, stats = put_replicated(self._mesh, fresh), []
+        trunk = placing(fresh) if placing else fresh
+        compute = self._trunk.pyramid_statistics if placing else self._trunk.statistics
+        placed, stats = put_replicated(self._mesh, trunk), []
         for batch in itertools.islice(self._train_batches(seed), CALIBRATION):
-            stats.append(jax.device_get(self._trunk.statistics(placed, put_batch(self._mesh, batch["image"]))))
+            stats.append(jax.device_get(compute(placed, put_batch(self._mesh, batch["image"]))))
         mean = jax.tree.map(lambda *each: np.mean(each, 0, dtype=np.float32), *stats)
-        return {"params": fresh["params"], "stats": mean}
+        return {"params": trunk["params"], "stats": {**trunk["stats"], "fpn": mean["fpn"]} if placing else mean}
 
     def _fresh(self, seed: int) -> Variables:
         return self._downstream.model.init(jax.random.key(seed), self._downstream.input_hw)

@@ -22,8 +22,7 @@ from must_jax.runs import results
 from must_jax.runs.entries import Entry
 from must_jax.runs.workdir import REPORT, RESULT_FILE, check, claim
 from must_jax.scoring.cells import measure
-from must_jax.scoring.opening import load_start, network_of, open_downstream
-from must_jax.trained import Trained
+from must_jax.scoring.opening import Point, Published, load_start, network_of, open_downstream
 
 
 def run(config: EvaluateConfig, workdir: Path) -> None:
@@ -50,7 +49,7 @@ def run(config: EvaluateConfig, workdir: Path) -> None:
 
 
 def _evaluate(config: EvaluateConfig, workdir: Path, mesh: Mesh) -> None:
-    starts = {name: load_start(name, folder, config.model) for name, folder in config.inits.items()}
+    starts = {name: load_start(name, folder, config.model, config.input_hw) for name, folder in config.inits.items()}
     asked, config = config, config.model_copy(update={"model": network_of(config.model, starts)})
     downstream = [open_downstream(name, values, config) for name, values in config.downstream.items()]
     if any(transfer.mode == "frozen" for transfer in config.transfers):
@@ -103,9 +102,11 @@ def _is_finished(config: EvaluateConfig, workdir: Path) -> bool:
     )
 
 
-def _described(start: Trained | None, is_baseline: bool) -> dict[str, object]:
+def _described(start: Point, is_baseline: bool) -> dict[str, object]:
     if start is None:
         return {"tasks": [], "image_steps": 0, "digest": None}
+    if isinstance(start, Published):  # runs are always compared with it: it is not random, and has no tasks of ours
+        return {"tasks": [], "image_steps": 0, "digest": start.digest, "is_baseline": True}
     image_steps = start.settings["steps"] * start.settings["batch_size"]
     about = {"tasks": list(start.tasks), "image_steps": image_steps, "digest": start.digest}
     return {**about, "is_baseline": True} if is_baseline else about

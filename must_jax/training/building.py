@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax.config import ModelConfig, TrainConfig
+from must_jax.config.architectures import ARCHITECTURES
 from must_jax.data.batching import Batch, Source, batch_like, examples_of, train_batches
 from must_jax.engine.mesh import state_shardings
 from must_jax.engine.optimizers import Optimizer, build_optimizer, schedule
@@ -29,6 +30,7 @@ from must_jax.tasks import without_labels
 from must_jax.tasks.base import Task
 from must_jax.training import starting, validation
 from must_jax.training.validation import HeldOut, check_measured
+from must_jax.weights import loading
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def prepare(config: TrainConfig, mesh: Mesh, compiler: Executor | None = None) -
                 )
     variables = model.init(jax.random.key(config.seed), config.input_hw)
     if found:
-        variables = starting.with_weights(config, found, variables)
+        variables = loading.taken(found, ARCHITECTURES[config.model.backbone], variables, config.input_hw)
     learnt_before: set[str] = set()  # tasks whose heads come from another run
     if start_from:
         variables, learnt_before = starting.taken(config, start_from, tasks, variables)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from must_jax import trained
 from must_jax.config import ModelConfig, TrainConfig
-from must_jax.config.architectures import ARCHITECTURES
 from must_jax.errors import UserError
 from must_jax.models.api import TRUNK, Variables, same_head, transfer
 from must_jax.progress import say
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
-from must_jax.weights import files, loading
+from must_jax.weights import files
 from must_jax.weights.files import Found
 
 _NEEDED = {  # part of a network -> what must be the same in both models for it to be taken; heads may differ
@@ -47,28 +46,6 @@ def opened(config: TrainConfig) -> tuple[ModelConfig, Trained | None, Found | No
     if run and "backbone" in config.init_parts:
         return config.model.normalised_as(run.config.mean, run.config.std), run, None
     return config.model, run, None
-
-
-def with_weights(config: TrainConfig, found: Found, variables: Variables) -> Variables:
-    """The variables with the backbone of the file. Says what is not in it, and what of it is not used.
-
-    Raises:
-      UserError: the file does not fit; see `weights.loading.load`.
-    """
-    architecture = ARCHITECTURES[config.model.backbone]
-    params, stats = variables["params"], variables["stats"]
-    loaded = loading.load(found, architecture, params["backbone"], stats["backbone"])
-    counts = f"{len(found.tensors) - len(loaded.dropped):,} tensors"
-    dropped = f"; not used: {', '.join(loaded.dropped)}" if loaded.dropped else ""
-    fresh = f"; new: {', '.join(dict.fromkeys(path.split('/')[0] for path in loaded.fresh))}" if loaded.fresh else ""
-    say(f"taken from {found.path}: the backbone, {counts} named as in {loaded.convention}{dropped}{fresh}")
-    size = found.image_size or architecture.image_size
-    if size != config.image_size:
-        say(f"{architecture.name} was trained at {size} px, and config.image_size is {config.image_size}")
-    return {
-        "params": {**params, "backbone": loaded.params},
-        "stats": {**stats, "backbone": loaded.stats},
-    }
 
 
 def check(config: TrainConfig, run: Trained) -> None:

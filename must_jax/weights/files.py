@@ -15,9 +15,12 @@ import safetensors.numpy
 
 from must_jax.config.teachers import PICKLES
 from must_jax.errors import UserError, told
+from must_jax.files import MODEL_FILE
 
+SUFFIXES = (".safetensors", ".npz")
 _TENSORS = ("model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors")  # looked for first
 _INDEX = "model.safetensors.index.json"
+_KEY = "config.model.weights"
 _CONVERT = (
     'is a pickle, which can run any code when it is loaded; convert it, in an environment with torch: python -c "'
     "import torch, safetensors.torch as s; s.save_file(torch.load('{path}', weights_only=True), 'model.safetensors')\""
@@ -47,9 +50,27 @@ class Found:
     licence: str = ""
 
 
-def check(path: str) -> None:
-    """Raises UserError if there are no weights, or pickles; nothing is read."""
-    _files(Path(path).expanduser())
+def are_at(path: str) -> bool:
+    """Whether a path is one of weights, rather than of a run: a file, or a folder with weights that is no run."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        suffixes = {each.suffix.lower() for each in place.iterdir()}
+        return not (place / MODEL_FILE).exists() and not suffixes.isdisjoint((*SUFFIXES, *PICKLES))
+    return bool(path) and (place.is_file() or place.suffix.lower() in (*SUFFIXES, *PICKLES))
+
+
+def check(path: str, key: str = _KEY) -> None:
+    """Raises UserError if there are no weights, or pickles; nothing is read. `key` of the config has the path."""
+    _files(Path(path).expanduser(), key)
+
+
+def digest(path: str) -> str:
+    """`Found.digest`; raises the same errors as `check`."""
+    sha = hashlib.sha256()
+    for file in _files(Path(path).expanduser()):
+        with file.open("rb") as opened:
+            sha.update(hashlib.file_digest(opened, "sha256").digest())
+    return sha.hexdigest()
 
 
 def read(path: str) -> Found:
@@ -60,27 +81,24 @@ def read(path: str) -> Found:
     """
     place = Path(path).expanduser()
     tensors: dict[str, np.ndarray] = {}
-    sha = hashlib.sha256()
     for file in _files(place):
         tensors |= _tensors(file)
-        with file.open("rb") as opened:
-            sha.update(hashlib.file_digest(opened, "sha256").digest())
     folder = place if place.is_dir() else place.parent
-    return Found(place, tensors, sha.hexdigest(), **_said(folder))
+    return Found(place, tensors, digest(path), **_said(folder))
 
 
-def _files(place: Path) -> list[Path]:
+def _files(place: Path, key: str = _KEY) -> list[Path]:
     if place.suffix.lower() in PICKLES:
         raise UserError(f"{place} {_CONVERT.format(path=place)}")
     if place.is_file():
         return [place]
     if not place.is_dir():
         hub = f"; if it is on a hub, download it first: hf download {place} --local-dir FOLDER"
-        raise UserError(f"there is no {place}; correct config.model.weights{hub if len(place.parts) == 2 else ''}")
+        raise UserError(f"there is no {place}; correct {key}{hub if len(place.parts) == 2 else ''}")
     if (index := place / _INDEX).is_file():
         return [place / name for name in sorted({*_json(index)["weight_map"].values()})]
     files = [place / name for name in _TENSORS if (place / name).is_file()]
-    files = files or sorted(each for each in place.iterdir() if each.suffix in (".safetensors", ".npz"))
+    files = files or sorted(each for each in place.iterdir() if each.suffix in SUFFIXES)
     if len(files) == 1 or (files and files[0].name in _TENSORS):
         return files[:1]
     pickles = sorted(each for each in place.iterdir() if each.suffix.lower() in PICKLES)

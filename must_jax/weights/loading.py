@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from must_jax.config.architectures import Architecture, ConvNeXtParts, ResNetParts, ViTParts
+from must_jax.config.base import size_told
 from must_jax.errors import UserError
+from must_jax.progress import say
 from must_jax.weights import convnext, resnet, vit
 from must_jax.weights.files import Found
 from must_jax.weights.names import Convention
@@ -100,6 +102,30 @@ def load(found: Found, architecture: Architecture, params: Tree, stats: Tree) ->
         raise UserError(f"{found.path}: {', '.join(bad[:_TOLD])} has values that are not finite")
     fresh = tuple(sorted(ours.keys() - names.keys()))
     return Loaded(_nested(params, "", values), _nested(stats, "", values), convention.name, tuple(dropped), fresh)
+
+
+def taken(found: Found, architecture: Architecture, variables: Tree, input_hw: tuple[int, int]) -> dict[str, Any]:
+    """The variables of a model with the backbone of the file. Says what is not in it, and what of it is not used.
+
+    Args:
+      variables: fresh ones, or their shapes; what is not in the file stays as it is here.
+
+    Raises:
+      UserError: the file does not fit; see `load`.
+    """
+    params, stats = variables["params"], variables["stats"]
+    loaded = load(found, architecture, params["backbone"], stats["backbone"])
+    counts = f"{len(found.tensors) - len(loaded.dropped):,} tensors"
+    dropped = f"; not used: {', '.join(loaded.dropped)}" if loaded.dropped else ""
+    fresh = f"; new: {', '.join(dict.fromkeys(path.split('/')[0] for path in loaded.fresh))}" if loaded.fresh else ""
+    say(f"taken from {found.path}: the backbone, {counts} named as in {loaded.convention}{dropped}{fresh}")
+    size = found.image_size or architecture.image_size
+    if input_hw != (size, size):
+        say(f"{architecture.name} was trained at {size} px, and config.image_size is {size_told(input_hw)}")
+    return {
+        "params": {**params, "backbone": loaded.params},
+        "stats": {**stats, "backbone": loaded.stats},
+    }
 
 
 def _matching(

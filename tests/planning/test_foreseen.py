@@ -53,6 +53,7 @@ def test_a_mistake_in_a_key_that_may_change_is_found_before_any_work(ran: list[t
         (last(set={"test": {"images": "folder:nowhere"}}), "there is no folder nowhere"),
         (last(set={"test": {"images": "coco/2017:train"}}), "no TFDS dataset in somewhere/coco/2017"),
         (last(inits={"first": "{workdir}/frist"}), "there is no run .*/frist"),
+        (last(inits={"first": "gone.npz"}), "there is no gone.npz; correct config.inits.first"),
         (training(train=[{**TRUTH, "labels": ["{workdir}/third/columns/first-depth"]}]), "no label column .*first-dep"),
         (training(init="elsewhere/first"), "there is no run elsewhere/first"),
         ({"stage": "label", "images": "scenes/unlabelled:test", "teachers": ["{workdir}/first"]}, "no split 'test'"),

@@ -21,6 +21,7 @@ from must_jax.inputs.sources import open_source
 from must_jax.inputs.targets import build_tasks
 from must_jax.models.api import OF_HEADS, build_model
 from must_jax.scoring import transfer
+from must_jax.scoring.opening import Published
 from must_jax.scoring.transfer import TRUNK, Downstream, Training, Transfer, Trunk
 from must_jax.trained import Trained
 
@@ -105,6 +106,18 @@ def test_each_seed_has_images_of_its_own_also_from_a_trained_trunk(frozen: Trans
     assert not np.allclose(*map(np.sort, pools))  # whatever their order
     held_out = [trained.examples("test", seed) for seed in (0, 1)]
     assert held_out[0] is held_out[1]  # computed once
+
+
+def test_weights_of_others_have_a_pyramid_of_each_seed_with_statistics_on_their_features(frozen: Transfer) -> None:
+    trained = frozen._random_trunk(5)
+    published = Published(MODEL, "", {kind: {"backbone": parts["backbone"]} for kind, parts in trained.items()})
+    start, whole = frozen.start(published.placed), frozen.start(trained).examples("test", 0)[0]["features"]
+    first, second = (start.examples("test", seed)[0]["features"] for seed in (0, 1))
+    for features in (first, second):
+        np.testing.assert_allclose(features["c5"], whole["c5"], rtol=1e-5, atol=1e-6)
+        for level in ("p3", "p4", "p5"):
+            assert 0.2 < np.std(features[level]) < 5 and abs(np.mean(features[level])) < 0.5
+    assert not np.allclose(first["p3"], second["p3"])
 
 
 def test_frozen_heads_learn_from_what_a_model_says_are_its_features(frozen: Transfer) -> None:

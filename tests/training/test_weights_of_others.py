@@ -20,6 +20,7 @@ from must_jax.models.api import build_model
 from must_jax.parsing import parse
 from must_jax.stages import evaluate, train
 from must_jax.training import building
+from must_jax.weights import files
 from must_jax.weights.loading import conventions_of, flat
 
 NORMALISED = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}
@@ -125,9 +126,25 @@ def test_what_starts_from_it_is_normalised_alike(
         "downstream": {"items": downstream},
         "transfers": [{"mode": "finetune", "steps": 2, "batch_size": 8, "learning_rates": [0.1], "seeds": [0]}],
     }
-    inits = {"first": str(tmp_path / "first"), "scratch": ""}
-    evaluate.run(parse({**values, "inits": inits}), tmp_path / "evaluate")
-    assert json.loads((tmp_path / "evaluate/scorecard.json").read_text())
+    inits = {"first": str(tmp_path / "first"), "alone": str(weights), "scratch": ""}
+    for seed in (0, 5, 5):  # weights that change are measured again
+        write(weights, seed)
+        evaluate.run(parse({**values, "inits": inits}), tmp_path / "evaluate")
+        rows = json.loads((tmp_path / "evaluate/scorecard.json").read_text())
+        assert {row["init"] for row in rows if row["value"] is not None} == inits.keys()
+        alone = json.loads((tmp_path / "evaluate/result.json").read_text())["starts"]["alone"]
+        assert alone["digest"] == files.digest(str(weights)) and alone["is_baseline"]
+    trainings = (tmp_path / "evaluate/runs.jsonl").read_text()
+    assert [trainings.count(f"/{name}/") for name in inits] == [1, 2, 1]
+    for path, named in (("no/such.npz", r"correct config\.inits\.alone"), ("model.pth", "is a pickle")):
+        with pytest.raises(UserError, match=named):
+            evaluate.run(parse({**values, "inits": {"alone": path}}), tmp_path / "mistaken")
+    with pytest.raises(UserError, match=r"set\s--config\.model\.backbone=resnet10"):
+        evaluate.run(
+            parse({**values, "inits": {"alone": str(weights)}, "model": MODEL | {"backbone": "resnet18"}}),
+            tmp_path / "mistaken",
+        )
+    assert not (tmp_path / "mistaken").exists()
     inits["plain"] = str(tmp_path / "plain")
     with pytest.raises(UserError, match=r"config\.inits\.plain .*two evaluations|inits\.plain than by first"):
         evaluate.run(parse({**values, "inits": inits}), tmp_path / "mixed")
