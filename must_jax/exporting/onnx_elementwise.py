@@ -130,7 +130,8 @@ def _largest(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Value
                 return [join(graph, "Relu", [value], dtype)]
             if other.array.item() == -np.inf:
                 return [value]
-    return [join(graph, "Max", inputs, dtype)]
+    fused = onnx_fusions.max_pool(graph, inputs)
+    return [join(graph, "Max", inputs, dtype) if fused is None else fused]
 
 
 def _select(graph: Graph, equation: Any, inputs: Sequence[Value]) -> list[Value]:

@@ -93,3 +93,38 @@ def gelu(graph: Graph, inputs: Sequence[Value]) -> Tensor | None:
         if [graph.number(node.input[0]) for node in (halved, added, shrunk)] == [0.5, 1, np.float32(math.sqrt(0.5))]:
             return replace(half, name=graph.emit("Gelu", [halved.input[1]]))
     return None
+
+
+def max_pool(graph: Graph, inputs: Sequence[Value]) -> Tensor | None:
+    """The largest of 3 cells at every second place along an axis, padded by a 0, of what is not below it.
+
+    Networks write it as slices. Along two axes, one after the other, it is one operator.
+    """
+    for pair, padded in (inputs, inputs[::-1]):
+        if not isinstance(pair, Tensor) or not isinstance(padded, Tensor) or pair.order != padded.order:
+            return None
+        largest, pad = graph.maker(pair.name, "Max"), graph.maker(padded.name, "Pad")
+        slices = [graph.maker(name, "Slice") for name in (*largest.input, pad.input[0])] if largest and pad else []
+        taken = [(node.input[0], [graph.axes_of(name) for name in node.input[1:]]) for node in slices if node]
+        if not pad or len(taken) < 3 or pair.rank != 4 or len({name for name, _ in taken}) > 1:
+            continue
+        (x, (_, (size,), (place,), _)), *_ = taken
+        bounds = [[[start], [end], [place], [2]] for start, end in ((0, size), (1, size), (1, size - 1))]
+        pads = [int(index == place) for index in range(2 * pair.rank)]
+        if place < 2 or size != 2 * pair.shape[place] or [told for _, told in taken] != bounds:
+            continue
+        if graph.axes_of(pad.input[1]) != pads or graph.number(pad.input[2]) != 0:
+            continue
+        before = graph.maker(x, "MaxPool")
+        if before is None and not graph.maker(x, "Relu"):
+            continue
+        sides = [3 if index == place else 1 for index in (2, 3)]
+        if before is not None:
+            first = next(list(attribute.ints) for attribute in before.attribute if attribute.name == "kernel_shape")
+            if first == sides or first == [3, 3]:
+                continue
+            x, sides = before.input[0], [3, 3]
+        strides = [2 if side == 3 else 1 for side in sides]
+        edges = [*(side // 2 for side in sides), 0, 0]
+        return replace(pair, name=graph.emit("MaxPool", [x], kernel_shape=sides, strides=strides, pads=edges))
+    return None
