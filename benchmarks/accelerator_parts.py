@@ -166,10 +166,10 @@ def train(run: Run, names: tuple[str, ...]) -> dict[str, Any]:
     options = {"max_boxes": config.max_boxes}
     tasks = {name: build_task(name, known if name in classes else (), options) for name in names}
     model, optimizer, _ = build(config, tasks, dict.fromkeys(names, 1.0), mesh)
-    state = init_state(model.init(jax.random.key(0), (run.image_size, run.image_size)), optimizer, mesh, ema=False)
+    state = init_state(model.init(jax.random.key(0), config.input_hw), optimizer, mesh, ema=False)
     batch = jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), step.arguments[1])
-    labels = train_step.make_labels(batch_size, run.image_size // 4)
-    batch |= {"image": train_step.make_images(batch_size, run.image_size)}
+    labels = train_step.make_labels(batch_size, (run.image_size // 4, run.image_size // 4))
+    batch |= {"image": train_step.make_images(batch_size, config.input_hw)}
     batch |= {"labels": {name: labels[name] for name in names}}
     batch, schedule = put_batch(mesh, batch), optimizers.schedule(config.optimizer, config.steps, 0, 0)
     skipped = []

@@ -29,6 +29,7 @@ import numpy as np
 
 from must_jax.config import ModelConfig, OptimizerConfig
 from must_jax.config.architectures import ARCHITECTURES
+from must_jax.config.base import input_hw_of
 from must_jax.cores import cores
 
 CLASSES = 8
@@ -129,7 +130,7 @@ def measure_must_jax(config: ModelConfig, image_size: int, batch_size: int, step
     variables = model.init(jax.random.key(0), (image_size, image_size))
     params = variables["params"]
     state = put_replicated(mesh, (params, variables["stats"], jax.jit(optimizer.init)(params)))
-    images = put_batch(mesh, make_images(batch_size, image_size))
+    images = put_batch(mesh, make_images(batch_size, (image_size, image_size)))
     start = time.perf_counter()
     compiled = jax.jit(update, donate_argnums=0).lower(state, images).compile()
     compile_s = time.perf_counter() - start
@@ -152,7 +153,11 @@ def measure_tasks(names: tuple[str, ...]) -> Callable[[ModelConfig, int, int, in
 
 
 def train_step(
-    names: tuple[str, ...], config: ModelConfig, image_size: int, batch_size: int, clip_norm: float = 0.0
+    names: tuple[str, ...],
+    config: ModelConfig,
+    image_size: int | tuple[int, int],
+    batch_size: int,
+    clip_norm: float = 0.0,
 ) -> tuple[Callable[[], Any], dict[str, float]]:
     """A real update of these tasks on a fixed batch, to be called again and again, and what is known of it."""
     import jax
@@ -175,12 +180,12 @@ def train_step(
     def forward(variables: Any, batch: Mapping[str, Any], train: bool) -> Any:
         return model.apply(variables, batch["image"], train=train)
 
-    weights = dict.fromkeys(names, 0.1)
-    jitted = make_train_step(forward, tasks, (image_size, image_size), weights, optimizer, mesh)
-    state = init_state(model.init(jax.random.key(0), (image_size, image_size)), optimizer, mesh, ema=False)
+    weights, input_hw = dict.fromkeys(names, 0.1), input_hw_of(image_size)
+    jitted = make_train_step(forward, tasks, input_hw, weights, optimizer, mesh)
+    state = init_state(model.init(jax.random.key(0), input_hw), optimizer, mesh, ema=False)
     parameters = count(jax.tree.leaves(state["params"]))
-    labels = make_labels(batch_size, image_size // 4)
-    batch = {"image": make_images(batch_size, image_size), "labels": {name: labels[name] for name in names}}
+    labels = make_labels(batch_size, (input_hw[0] // 4, input_hw[1] // 4))
+    batch = {"image": make_images(batch_size, input_hw), "labels": {name: labels[name] for name in names}}
     batch = put_batch(mesh, batch)
     schedule = jax.tree.map(jnp.asarray, optimizers.schedule(OptimizerConfig(learning_rate=0.01), 1000, 0, 0))
     start = time.perf_counter()
@@ -212,7 +217,7 @@ def measure_torch(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torch_network(config).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    images = torch.from_numpy(make_images(batch_size, image_size)).to(device).permute(0, 3, 1, 2)
+    images = torch.from_numpy(make_images(batch_size, (image_size, image_size))).to(device).permute(0, 3, 1, 2)
     # Kernels are chosen anew each time, so not by measurements beside other programs.
     network = torch.compile(model, options={"autotune_local_cache": False}) if compiled else model
     mixed = config.dtype == "bfloat16"
@@ -340,13 +345,13 @@ def torch_network(config: ModelConfig) -> Any:
     return Network()
 
 
-def make_images(batch_size: int, image_size: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (batch_size, image_size, image_size, 3), np.uint8)
+def make_images(batch_size: int, input_hw: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (batch_size, *input_hw, 3), np.uint8)
 
 
-def make_labels(batch_size: int, map_size: int) -> dict[str, dict[str, np.ndarray]]:
+def make_labels(batch_size: int, map_hw: tuple[int, int]) -> dict[str, dict[str, np.ndarray]]:
     """Random labels of all five tasks: two boxes an image, maps at stride 4."""
-    rng, present, hw = np.random.default_rng(1), np.ones(batch_size, np.float32), (batch_size, map_size, map_size)
+    rng, present, hw = np.random.default_rng(1), np.ones(batch_size, np.float32), (batch_size, *map_hw)
     boxes, valid = np.zeros((batch_size, BOXES, 4), np.float32), np.zeros((batch_size, BOXES), np.float32)
     boxes[:, :2], valid[:, :2] = [[0.1, 0.2, 0.5, 0.6], [0.5, 0.3, 0.8, 0.9]], 1
     classes, ids = np.zeros((batch_size, BOXES), np.int32), rng.integers(0, CLASSES, hw, np.int32)

@@ -34,7 +34,7 @@ TASKS = {"detection": {}, "depth": {"depth_kind": "inverse_relative"}, "colours"
 RULES = {"detection": {"score_threshold": 0.5, "score_thresholds": {"dark thing": 0.7}}}
 
 # Size and length. These suit two CPU cores; for GPUs and TPUs see configs/student.py, "At the scale of the paper".
-IMAGE_SIZE = 64  # pixels, a multiple of 32
+IMAGE_SIZE = 64  # pixels, a multiple of 32; (height, width) if most photos are wide or tall
 MODEL = {
     "backbone": "resnet10",
     "width": 0.5,

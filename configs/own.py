@@ -39,7 +39,7 @@ SETS: dict[str, dict[str, Any]] = {
 PILE = "folder:my_data/pile"
 
 # Size and length. These suit two CPU cores; for GPUs and TPUs see configs/student.py, "At the scale of the paper".
-IMAGE_SIZE = 64  # pixels, a multiple of 32
+IMAGE_SIZE = 64  # pixels, a multiple of 32; (height, width) if most photos are wide or tall
 MODEL = {
     "backbone": "resnet10",
     "width": 0.5,

@@ -93,6 +93,7 @@ class Description(pydantic.BaseModel):
     """Everything that `trained.load` needs besides the checkpoints.
 
     Attributes:
+      image_size: of the input in pixels: the side of a square, or height and width.
       metrics: "task/metric" -> value on the validation images; "task/metric@name" on those of a further source.
       validation: the sources that it was measured on, as in the config; None in runs of earlier versions.
       step: number of updates done of the checkpoint that holds the model; None = `settings.steps`.
@@ -106,7 +107,7 @@ class Description(pydantic.BaseModel):
     schema_version: Literal[1]  # SCHEMA_VERSION
     model: ModelConfig
     tasks: dict[str, TaskRecord]
-    image_size: pydantic.PositiveInt
+    image_size: pydantic.PositiveInt | tuple[pydantic.PositiveInt, pydantic.PositiveInt]
     settings: Settings
     metrics: dict[str, float]
     validation: tuple[dict[str, Any], ...] | None = None

@@ -12,7 +12,7 @@ very many photos. Until all are predicted, the lines are in predictions.jsonl.pa
 
 With --maps it also writes the whole maps, at the photo's size, as maps/TASK/sub/NAME.png or .npy; what their values
 mean is in the JSON. With --features=pooled or maps it writes NAME.npz, the features of the backbone's --levels: a
-vector for each, or a map of the network's square input, in whose top left corner the photo lies. Photos in one folder
+vector for each, or a map of the network's input, in whose top left corner the photo lies. Photos in one folder
 whose names differ in the suffix alone keep it: NAME.jpg.json, NAME.tif.json. docs/predict.md describes all files.
 
 What is shown follows the options of the tasks, which docs/config.md lists. To see less likely boxes as well, at most

@@ -77,7 +77,7 @@ class Predicted(NamedTuple):
 
 
 class _Fitted(NamedTuple):
-    """An image in the top left corner of the network's input, u8[S, S, 3], of which it takes up the share `content`."""
+    """An image in the top left corner of the network's input, u8[H, W, 3], of which it takes up the share `content`."""
 
     image_hw: tuple[int, int]
     content: Content
@@ -93,7 +93,7 @@ class Trained:
       model, variables: the network and its NumPy arrays (the moving average if training kept one).
       config: the network's architecture.
       tasks: by name, in the order of the config.
-      image_size: height = width of the input in pixels; images are fitted into its top left corner.
+      image_size: of the input in pixels, as in the config: the side of a square, or height and width.
       settings: optimizer (missing in earlier versions' runs), learning_rate, batch_size and steps of the training run.
       metrics: "task/metric" -> value on the validation images; "task/metric@name" on those of a further source.
       digest: sha256 of the parameters.
@@ -105,7 +105,7 @@ class Trained:
     variables: Variables
     config: ModelConfig
     tasks: dict[str, Task]
-    image_size: int
+    image_size: int | tuple[int, int]
     settings: dict[str, Any]
     metrics: dict[str, float]
     digest: str
@@ -176,9 +176,9 @@ class Trained:
     ) -> dict[str, np.ndarray]:
         """The backbone's features of N images of any size.
 
-        Each image is fitted into the top left corner of the square input, S = `image_size`, as in `predict`, and the
-        rest is filled with `data.augment.PADDING_RGB`. So all maps have one shape, and the last rows or columns of
-        images that are not square are padding. An image's features do not depend on the others, up to rounding.
+        Each image is fitted into the top left corner of the input, (H, W) = `input_hw`, as in `predict`, and the rest
+        is filled with `data.augment.PADDING_RGB`. So all maps have one shape, and the last rows or columns of images of
+        another aspect are padding. An image's features do not depend on the others, up to rounding.
 
         Args:
           images: as in `predict_many`. All results are in memory; take large sets a part at a time.
@@ -187,8 +187,8 @@ class Trained:
           pooled: means over each image, instead of maps. A cell that the image covers in part counts in part.
 
         Returns:
-          {level: f32[N, h, w, channels]}, h = w = S / stride, rounded up, and "content": f32[N, 2], the shares of rows
-          and columns that are image; pooled, {level: f32[N, channels]}.
+          {level: f32[N, h, w, channels]}, h = H / stride and w = W / stride, rounded up, and "content": f32[N, 2], the
+          shares of rows and columns that are image; pooled, {level: f32[N, channels]}.
 
         Raises:
           UserError: an unknown level; an image that cannot be read, or is none; a batch does not fit into memory.
@@ -301,10 +301,10 @@ class Trained:
         return labels
 
     def predict_batch(self, images: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """u8[B, S, S, 3] RGB, S = `image_size` -> {task: predictions with a leading B}; maps have stride 4.
+        """u8[B, H, W, 3] RGB, (H, W) = `input_hw` -> {task: predictions with a leading B}; maps have stride 4.
 
-        No rule is applied: all boxes and probabilities are there, and maps are of the whole input. Images that are not
-        square belong into the top left corner, and the rest is filled with `data.augment.PADDING_RGB`, as in training.
+        No rule is applied: all boxes and probabilities are there, and maps are of the whole input. Images of another
+        aspect belong into the top left corner, and the rest is filled with `data.augment.PADDING_RGB`, as in training.
         Each new B triggers one compilation.
 
         Raises:

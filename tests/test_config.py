@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -62,6 +63,18 @@ def test_stages_become_their_own_types():
     assert isinstance(parse(pipeline()), PipelineConfig)
 
 
+@pytest.mark.parametrize("text", ["384,640", "[384, 640]", "'384, 640'"])
+def test_height_and_width_of_an_input(text: str):
+    config = changed(train(), f"image_size={text}")
+    assert (config.image_size, config.input_hw) == ((384, 640), (384, 640))
+    assert parse(json.loads(config.model_dump_json())) == config
+
+
+def test_a_square_is_the_same_however_it_is_written():
+    one, two = (changed(evaluate(), f"image_size={text}") for text in ("96", "96,96"))
+    assert one == two and one.model_dump_json() == two.model_dump_json() and one.input_hw == (96, 96)
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         parse(train()).steps = 3
@@ -83,6 +96,14 @@ def test_a_config_cannot_be_changed():
         (train(), "model.width=None", "config.model.width is none, but should be a valid number"),
         (train(), "optimizer.name=sdg", "config.optimizer.name is 'sdg', but should be 'sgd', 'adamw' or 'lars'"),
         (train(), "image_size=50", "config.image_size is 50, but should be a multiple of 32"),
+        (train(), "image_size=100,64", "config.image_size.0 is 100, but should be a multiple of 32"),
+        (evaluate(), "image_size=[64]", "config.image_size: [64] should be the side of a square or height and width"),
+        (train(), "image_size=64,64,64", "config.image_size: [64, 64, 64] should be the side of a square or height"),
+        (
+            train(),
+            "image_size=384x640",
+            "config.image_size: '384x640' should be the side of a square or height and width",
+        ),
         (
             train(),
             "train.0.min_confidence.detection=70",

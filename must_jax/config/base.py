@@ -65,8 +65,25 @@ Scale = Annotated[float, Field(ge=0.01, le=100), Number]
 Width = Annotated[float, Field(gt=0, le=16), Number]
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
 Float = Annotated[float, Number]
-ImageSize = Annotated[  # input height = width in pixels; C5 has stride 32
-    int, Field(gt=0, le=MAX_IMAGE_SIZE, multiple_of=32), Number
+
+_Side = Annotated[int, Field(gt=0, le=MAX_IMAGE_SIZE, multiple_of=32), Number]  # in pixels; C5 has stride 32
+
+
+def _one_or_two(value: Any) -> Any:
+    """A list on the command line as a list; other lengths than two are refused."""
+    if isinstance(value, str) and "," in value:
+        value = listed(value)
+    if len(value) != 2 if isinstance(value, list | tuple) else isinstance(value, str) and not value.strip().isdecimal():
+        given = list(value) if isinstance(value, tuple) else value
+        raise ValueError(f"{given!r} should be the side of a square or height and width, as in 640 or 384,640")
+    return value
+
+
+ImageSize = Annotated[  # the side of a square, also if both sides are given, or height and width
+    Annotated[_Side, pydantic.Tag("<side>")] | Annotated[tuple[_Side, _Side], pydantic.Tag("<height and width>")],
+    pydantic.Discriminator(lambda value: "<height and width>" if isinstance(value, list | tuple) else "<side>"),
+    pydantic.AfterValidator(lambda size: size[0] if isinstance(size, tuple) and size[0] == size[1] else size),
+    pydantic.BeforeValidator(_one_or_two),
 ]
 
 

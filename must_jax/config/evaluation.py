@@ -97,7 +97,8 @@ class EvaluateConfig(Config):
     model: ModelConfig = ModelConfig()
     """The network that all starting points have."""
     image_size: ImageSize = 64
-    """Height and width of the network's input in pixels, a multiple of 32; images are fitted into it, aspect kept."""
+    """Of the network's input in pixels: the side of a square, or height and width (`384,640` for 16:9), each a multiple
+    of 32; images are fitted into it, aspect kept."""
     max_boxes: MaxBoxes = 100
     """Boxes of an image that are trained on."""
     feature_bytes: Bytes = 4 * 2**30

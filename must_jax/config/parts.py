@@ -166,7 +166,7 @@ class AugmentConfig(Config):
     flip: bool = True
     """Mirrors half of the images."""
     scale_min: Scale = 1.0
-    """Smallest scale, relative to the image fitted into the square input."""
+    """Smallest scale, relative to the image fitted into the input."""
     scale_max: Scale = 1.0
     """Largest scale; above 1, a part of the image is cut out."""
     scale_sampling: Literal["uniform", "log_uniform"] = "uniform"

@@ -77,7 +77,8 @@ class TeacherRecord(_Record):
       digest: sha256 of the parameters.
       optimizer, learning_rate, batch_size, steps: of its training; the student's loss weights follow from them. "" or
         None if unknown, such as the optimizer in columns made before it was recorded.
-      image_size: height = width of its input in pixels.
+      image_size: of its input in pixels: the side of a square, or height and width; of a model of others the longer
+        side.
       metrics: "task/metric" -> value on its own validation images; of a model of others, on those of its check.
       data_licence: of the data that it was trained on; "" = unknown.
       licence: of a model of others and its labels.
@@ -92,7 +93,7 @@ class TeacherRecord(_Record):
     learning_rate: float | None
     batch_size: int | None
     steps: int | None
-    image_size: int
+    image_size: int | tuple[int, int]
     metrics: dict[str, float]
     data_licence: str = ""
     # Columns of runs of must_jax are described as before there were other teachers.

@@ -37,20 +37,27 @@ sides = st.integers(5, 90)
 def apply(
     geometry: Geometry, image: np.ndarray, labels: dict[str, Any], kinds: dict[str, Any], map_size: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """An example as a network sees it."""
-    return resized(geometry, image), place(geometry, labels, kinds, (map_size, map_size))
+    """An example as a network sees it, with maps of `map_size` rows."""
+    return resized(geometry, image), place(geometry, labels, kinds, maps_of(geometry, map_size))
 
 
-def sampled(rng: np.random.Generator, hw: tuple[int, int], image_size: int, augment: AugmentConfig) -> Geometry:
-    return sample_geometry(rng, hw, (image_size, image_size), sample_scale(rng, augment), augment.flip)
+def maps_of(geometry: Geometry, rows: int) -> tuple[int, int]:
+    return rows, rows * geometry.x.out // geometry.y.out
+
+
+def sampled(
+    rng: np.random.Generator, hw: tuple[int, int], input_hw: tuple[int, int], augment: AugmentConfig
+) -> Geometry:
+    return sample_geometry(rng, hw, input_hw, sample_scale(rng, augment), augment.flip)
 
 
 @st.composite
-def geometries(draw: st.DrawFn, image_size: int = 32) -> tuple[Geometry, tuple[int, int]]:
-    hw = draw(sides), draw(sides)
+def geometries(draw: st.DrawFn) -> tuple[Geometry, tuple[int, int]]:
+    """From images of all sizes to square, wide and tall inputs."""
+    hw, input_hw = (draw(sides), draw(sides)), draw(st.sampled_from([(32, 32), (32, 64), (64, 32), (32, 48)]))
     low, factor = draw(st.floats(0.3, 2)), draw(st.floats(1, 2))
     augment = AugmentConfig(scale_min=low, scale_max=low * factor, flip=draw(st.booleans()))
-    return sampled(np.random.default_rng(draw(st.integers(0, 99))), hw, image_size, augment), hw
+    return sampled(np.random.default_rng(draw(st.integers(0, 99))), hw, input_hw, augment), hw
 
 
 def to_image(span: Span, fraction: np.ndarray) -> np.ndarray:
@@ -65,20 +72,20 @@ def centres(count: int) -> np.ndarray:
 
 
 def ramps(geometry: Geometry, map_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image fractions y and x of every output map pixel, and where that is inside of the image.
+    """Of maps with `map_size` rows, image fractions y and x of every pixel, and where that is inside of the image.
 
     Of centres on the image's border the input's low side is inside, flipped or not: it is a slice of whole pixels.
     An image that is thinner than a cell is in the cell that its middle is in.
     """
     fractions, within = [], []
-    for span in geometry:
-        place = centres(map_size) * span.out - span.out_start
-        fractions.append(to_image(span, centres(map_size)))
+    for span, cells in zip(geometry, maps_of(geometry, map_size), strict=True):
+        place = centres(cells) * span.out - span.out_start
+        fractions.append(to_image(span, centres(cells)))
         within.append((place >= 0) & (place < span.out_length))
         if not within[-1].any():
             middle = (span.out_start + span.out_length / 2) / span.out
-            cell = int(middle * map_size)
-            shown = np.clip([cell / map_size, (cell + 1) / map_size], span.out_start / span.out, None)
+            cell = int(middle * cells)
+            shown = np.clip([cell / cells, (cell + 1) / cells], span.out_start / span.out, None)
             shown = np.minimum(shown, (span.out_start + span.out_length) / span.out)
             within[-1][cell], fractions[-1][cell] = True, to_image(span, shown.mean())
     y, x = np.meshgrid(*fractions, indexing="ij")
@@ -95,12 +102,13 @@ def test_scalar_ramps(drawn: tuple[Geometry, tuple[int, int]], height: int, widt
     """A map of any resolution that holds its own coordinates holds the transformed coordinates afterwards."""
     geometry, image_hw = drawn
     y, x, inside = ramps(geometry, map_size)
-    for ramp, expected, span in ((centres(height)[:, None], y, geometry.y), (centres(width)[None], x, geometry.x)):
+    of_axes = zip((centres(height)[:, None], centres(width)[None]), (y, x), geometry, y.shape, strict=True)
+    for ramp, expected, span, cells in of_axes:
         depth = np.broadcast_to(ramp, (height, width)).astype(np.float32)
         label = {"depth": depth, "valid": np.ones((height, width), np.float32), "present": PRESENT}
         _, out = apply(geometry, blank(*image_hw), {"depth": label}, {"depth": DEPTH}, map_size)
         np.testing.assert_array_equal(out["depth"]["valid"], inside)
-        cell = span.length / span.image / span.out_length * span.out / map_size
+        cell = span.length / span.image / span.out_length * span.out / cells
         reach = max(cell, 1 / ramp.size) / 2 + 0.5 / ramp.size  # of what is mixed; beyond the ends the map goes on flat
         whole = inside & (expected > reach) & (expected < 1 - reach)
         found = out["depth"]["depth"]
@@ -132,7 +140,7 @@ def test_image_ramps(drawn: tuple[Geometry, tuple[int, int]]):
     image[..., 0] = np.rint(255 * centres(width))
     image[..., 1] = np.rint(255 * centres(height))[:, None]
     out, _ = apply(geometry, image, {}, {}, 8)
-    y, x, inside = ramps(geometry, 32)
+    y, x, inside = ramps(geometry, geometry.y.out)
     np.testing.assert_array_equal(out[~inside], np.broadcast_to(PADDING_RGB, out[~inside].shape))
     # Flat ends: half a pixel beyond the outermost centres, of the image or of the crop, whichever is coarser.
     for channel, expected, span in ((0, x, geometry.x), (1, y, geometry.y)):
@@ -164,7 +172,11 @@ def test_boxes_move_with_the_image(drawn: tuple[Geometry, tuple[int, int]]):
         if not valid:
             assert not box.any()
             continue
-        assert (box >= 0).all() and (box <= 1).all() and ((box[2:] - box[:2]) * 32 >= 1 - 1e-5).all()
+        assert (
+            (box >= 0).all()
+            and (box <= 1).all()
+            and ((box[2:] - box[:2]) * [span.out for span in geometry] >= 1 - 1e-5).all()
+        )
         for axis, span in enumerate(geometry):
             back = np.sort(to_image(span, box[axis::2]))
             window = np.sort(to_image(span, np.array([0.0, 1.0])))
@@ -212,7 +224,7 @@ def test_an_invalid_pixel_is_never_mixed_in():
     augment = AugmentConfig(scale_min=0.5, scale_max=2)
     seen = 0.0
     for _ in range(20):
-        geometry = sampled(rng, (48, 48), 32, augment)
+        geometry = sampled(rng, (48, 48), (32, 32), augment)
         _, out = apply(geometry, blank(48, 48), {"depth": label}, {"depth": DEPTH}, 16)
         values = out["depth"]["depth"][out["depth"]["valid"] > 0]
         np.testing.assert_allclose(values, 2, rtol=1e-6)
@@ -287,6 +299,24 @@ def test_letterbox_is_the_whole_image_in_the_top_left():
     assert (image[16:] == PADDING_RGB).all()
 
 
+@pytest.mark.parametrize(
+    ("image_hw", "input_hw", "content_hw"),
+    [
+        ((1080, 1920), (384, 640), (360, 640)),  # by its width: 6 % of the input are padding, of a square one 44 %
+        ((1080, 1920), (640, 640), (360, 640)),
+        ((1920, 1080), (384, 640), (384, 216)),
+        ((1920, 1080), (640, 384), (640, 360)),
+        ((480, 640), (384, 640), (384, 512)),
+        ((90, 150), (384, 640), (384, 640)),  # the same aspect: all of it
+    ],
+)
+def test_a_letterbox_touches_the_side_that_is_reached_first(image_hw, input_hw, content_hw):
+    geometry = letterbox_geometry(image_hw, input_hw)
+    assert (geometry.y.out, geometry.x.out) == input_hw
+    assert (geometry.y.out_length, geometry.x.out_length) == content_hw
+    assert sample_geometry(np.random.default_rng(0), image_hw, input_hw, 1.0, False).y.out_length == content_hw[0]
+
+
 def test_an_image_of_one_row_is_still_an_example():
     labels = {"ids": {"ids": np.ones((1, 500), np.int32), "present": PRESENT}}
     labels["depth"] = {
@@ -341,9 +371,9 @@ def test_a_cell_is_valid_if_and_only_if_something_valid_is_in_its_footprint(
     _, out = apply(geometry, blank(*image_hw), labels, {"d": DEPTH, "n": NORMALS, "s": IDS}, map_size)
     _, _, inside = ramps(geometry, map_size)
     ends = []
-    for span, n in zip(geometry, (height, width), strict=True):
-        edges = np.clip(np.arange(map_size + 1) / map_size * span.out, span.out_start, span.out_start + span.out_length)
-        ends.append(np.sort(np.stack([to_image(span, edges / span.out)[i:][:map_size] * n for i in (0, 1)]), axis=0))
+    for span, n, cells in zip(geometry, (height, width), inside.shape, strict=True):
+        edges = np.clip(np.arange(cells + 1) / cells * span.out, span.out_start, span.out_start + span.out_length)
+        ends.append(np.sort(np.stack([to_image(span, edges / span.out)[i:][:cells] * n for i in (0, 1)]), axis=0))
     for row, column in np.argwhere(inside):
         (top, bottom), (left, right) = ends[0][:, row], ends[1][:, column]
         some, sure = (
@@ -379,7 +409,7 @@ def test_a_pixel_that_is_ignored_hides_no_labelled_ones_in_its_cell():
 def test_the_distribution_of_geometries(sampling, below_one):
     rng = np.random.default_rng(0)
     augment = AugmentConfig(scale_min=0.5, scale_max=2, scale_sampling=sampling)
-    drawn = [sampled(rng, (60, 90), 48, augment) for _ in range(2000)]
+    drawn = [sampled(rng, (60, 90), (48, 48), augment) for _ in range(2000)]
     scales = np.array([g.x.out_length / g.x.length * 90 / 48 for g in drawn])
     assert scales.min() > 0.48 and scales.max() < 2.1
     assert np.mean(scales < 1) == pytest.approx(below_one, abs=0.05)
@@ -389,7 +419,7 @@ def test_the_distribution_of_geometries(sampling, below_one):
     assert any(span.start + span.length == 90 for span in cropped)
     assert any(g.y.out_start > 0 for g in drawn)
     assert not any(g.y.flip for g in drawn)
-    plain = sampled(rng, (60, 60), 48, AugmentConfig(flip=False))
+    plain = sampled(rng, (60, 60), (48, 48), AugmentConfig(flip=False))
     assert plain == letterbox_geometry((60, 60), (48, 48))
 
 
@@ -407,7 +437,7 @@ def test_transform_then_render_is_render_then_transform(seed: int):
     height, width, size, map_size = 120, 160, 96, 48
     rng = np.random.default_rng(seed)
     scene = scenes.sample_scene(rng, scenes.TRAINING)
-    geometry = sampled(rng, (height, width), size, AugmentConfig(scale_min=0.7, scale_max=1.8))
+    geometry = sampled(rng, (height, width), (size, size), AugmentConfig(scale_min=0.7, scale_max=1.8))
     rendering = scenes.render(scene, scene.camera, height, width)
     camera = transformed(scene.camera, geometry)
     target, maps = scenes.render(scene, camera, size, size), scenes.render(scene, camera, map_size, map_size)

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from hand_made import KINDS
 
-from must_jax.data.letterbox import content_of, most_likely
+from must_jax.data.augment import letterbox_geometry
+from must_jax.data.batching import map_hw_of
+from must_jax.data.kinds import place
+from must_jax.data.letterbox import content_of, most_likely, nearest
 
 PRESENT = {"present": np.float32(1)}
 
@@ -47,6 +50,36 @@ def test_maps_cover_the_image_exactly(content_hw: tuple[int, int]) -> None:
     assert (height, width) == tuple(round(side / 4) for side in content_hw)
     wanted = ((np.arange(height) + 0.5)[:, None] / height + (np.arange(width) + 0.5)[None] / width) / 2
     np.testing.assert_allclose(cut["depth"][:-1, :-1], wanted[:-1, :-1], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "input_hw"), [((80, 160), (64, 96)), ((160, 80), (64, 96)), ((160, 80), (96, 64))]
+)
+def test_what_is_placed_in_a_rectangle_comes_back(image_hw: tuple[int, int], input_hw: tuple[int, int]) -> None:
+    """Labels of all kinds, whose maps rise along both axes: in the input, and in the image again."""
+    rng, geometry = np.random.default_rng(0), letterbox_geometry(image_hw, input_hw)
+    content = content_of((geometry.y.out_length, geometry.x.out_length), input_hw)
+    y, x = ((np.arange(n) + 0.5) / n for n in image_hw)
+    ramp = (1 + y[:, None] + 2 * x[None]).astype(np.float32)
+    vectors = np.stack([y[:, None] + 0 * x[None], 0 * y[:, None] + x[None], np.ones(image_hw)], -1)
+    normals = (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    ends = np.sort(rng.uniform(0, 1, (3, 2, 2)), 1).reshape(3, 4).astype(np.float32)
+    ones, valid = np.ones(3, np.float32), np.ones(image_hw, np.float32)
+    labels = {
+        "detection": {"boxes_yxyx": ends, "classes": np.arange(3), "scores": ones, "valid": ones, "ignore": 0 * ones},
+        "segmentation": {"ids": (10 * ramp).astype(np.int32)},
+        "depth": {"depth": ramp, "valid": valid},
+        "normals": {"normals": normals, "valid": valid},
+    }
+    placed = place(geometry, {name: label | PRESENT for name, label in labels.items()}, KINDS, map_hw_of(input_hw))
+    for name, field, within in (("depth", "depth", 0.03), ("normals", "normals", 0.02)):
+        back = KINDS[name].on_image(placed[name], content, image_hw)[field]
+        np.testing.assert_allclose(back[8:-8, 8:-8], labels[name][field][8:-8, 8:-8], atol=within)
+    ids = KINDS["segmentation"].cut_padding(placed["segmentation"], content)["ids"]
+    wanted = (10 * nearest(ramp, (1.0, 1.0), ids.shape)).astype(np.int32)
+    assert np.abs(ids - wanted).max() <= 1 and (ids != 255).all()
+    boxes = KINDS["detection"].on_image(placed["detection"], content, image_hw)["boxes_yxyx"]
+    np.testing.assert_allclose(boxes[:3], ends, atol=1e-5)
 
 
 def test_an_image_thinner_than_a_cell_keeps_one_row() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from must_jax.config import REMAT, ModelConfig
 from must_jax.errors import UserError
 from must_jax.models import api
-from must_jax.models.api import Model, Variables, build_model, transfer
-from must_jax.models.heads import DenseHead, DetectorHead, PooledLinearHead
+from must_jax.models.api import Model, Variables, build_model, pool, transfer
+from must_jax.models.canvas import Canvas
+from must_jax.models.heads import DenseHead, DetectorHead, PooledLinearHead, detector_points
 
 SMALL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
 
@@ -226,9 +229,54 @@ def test_transfer_between_different_networks_names_what_differs(variables: Varia
     assert "backbone/" not in str(error.value)
 
 
+def test_a_tall_image_is_a_wide_one_with_its_axes_swapped(model: Model, variables: Variables) -> None:
+    """All of the network, if its kernels are swapped, too: maps, cells of all levels and means."""
+
+    def swapped(tree: Any) -> Any:
+        return jax.tree.map(lambda x: np.swapaxes(x, 0, 1) if x.ndim == 4 else x, tree)
+
+    wide = np.random.default_rng(2).integers(0, 256, (2, 64, 160, 3), np.uint8)
+    apply = jax.jit(lambda v, x: model.apply(v, x, train=False)[0])
+    found, other = apply(variables, wide), apply(swapped(variables), wide.swapaxes(1, 2))
+    assert found["pixels"]["maps"].shape == (2, 16, 40, 2)
+    np.testing.assert_allclose(other["pixels"]["maps"], found["pixels"]["maps"].swapaxes(1, 2), rtol=1e-5)
+    np.testing.assert_allclose(other["classes"]["logits"], found["classes"]["logits"], rtol=1e-5)
+    centers, strides = detector_points((64, 160))
+    tall_centers, tall_strides = detector_points((160, 64))
+    there = {
+        (stride, *point): i for i, (stride, point) in enumerate(zip(tall_strides, tall_centers[:, ::-1], strict=True))
+    }
+    order = [there[stride, *point] for stride, point in zip(strides, centers, strict=True)]
+    assert sorted(order) == list(range(len(tall_centers)))
+    for name in ("class_logits", "centerness"):
+        np.testing.assert_allclose(other["boxes"][name][:, order], found["boxes"][name], rtol=1e-4, err_msg=name)
+
+
+def test_means_over_what_an_image_covers_of_a_rectangle() -> None:
+    """54 of 64 rows, all of 96 columns: six rows of cells of p3 and three quarters of the next one."""
+    maps = np.random.default_rng(0).normal(size=(1, 8, 12, 3)).astype(np.float32)
+    means = pool({"p3": jnp.asarray(maps)}, jnp.asarray([[54 / 64, 1]], jnp.float32), (64, 96))["p3"]
+    weights = np.array([1, 1, 1, 1, 1, 1, 0.75, 0])[:, None, None] / 6.75 / 12
+    np.testing.assert_allclose(means[0], (maps[0] * weights).sum((0, 1)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", [(8, 20), (20, 8), (4, 4), (5, 13)])
+def test_levels_in_one_map_do_not_touch(shapes: tuple[int, int]) -> None:
+    sizes = [tuple(-(-n // 2**level) for n in shapes) for level in range(5)]
+    canvas = Canvas(sizes)  # type: ignore[arg-type]
+    member = canvas.member.reshape(*canvas.shape, 5)
+    for level in range(5):
+        around = cv2.dilate(member[..., level], np.ones((3, 3)))
+        assert not (around[..., None] * np.delete(member, level, -1)).any()
+    levels = [jnp.asarray(np.random.default_rng(level).normal(size=(2, *size, 3))) for level, size in enumerate(sizes)]
+    cells = canvas.cells(canvas.draw(levels))
+    np.testing.assert_array_equal(cells, np.concatenate([each.reshape(2, -1, 3) for each in levels], 1))
+    assert np.bincount(canvas.level_of_cells()).tolist() == [math.prod(size) for size in sizes]
+
+
 @pytest.mark.parametrize("size", [0, 48, 100])
 def test_sizes_that_do_not_fit_are_refused(model: Model, variables: Variables, size: int) -> None:
     with pytest.raises(UserError, match="multiple of 32"):
         model.init(jax.random.key(0), (size, size))
     with pytest.raises(UserError, match="multiple of 32"):
-        model.apply(variables, jnp.zeros((1, size, size, 3)), train=False)
+        model.apply(variables, jnp.zeros((1, 64, size, 3)), train=False)

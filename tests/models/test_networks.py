@@ -215,14 +215,18 @@ def test_a_convolution_of_patches_is_one_whose_stride_is_its_size() -> None:
     assert module.init(jax.random.key(0), x)["params"]["kernel"].shape == (4, 4, 3, 5)
 
 
-@pytest.mark.parametrize(("size", "sides"), [(64, (8, 4, 2, 1, 1)), (96, (12, 6, 3, 2, 1)), (224, (28, 14, 7, 4, 2))])
-def test_pyramid_levels_agree_with_detector_points(size: int, sides: tuple[int, ...]) -> None:
-    stages = {f"c{level}": jnp.zeros((1, size // 2**level, size // 2**level, 8)) for level in (3, 4, 5)}
+SIDES = {64: (8, 4, 2, 1, 1), 96: (12, 6, 3, 2, 1), 224: (28, 14, 7, 4, 2)}  # of the levels of a pyramid
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 96), (224, 224), (64, 96), (224, 64)])
+def test_pyramid_levels_agree_with_detector_points(height: int, width: int) -> None:
+    stages = {f"c{level}": jnp.zeros((1, height // 2**level, width // 2**level, 8)) for level in (3, 4, 5)}
     module = FPN(channels=8, momentum=0.9)
     pyramid = jax.eval_shape(lambda key: module.init_with_output(key, stages, True)[0], jax.random.key(0))
-    assert [pyramid[level].shape for level in LEVELS] == [(1, side, side, 8) for side in sides]
-    centers_yx, strides = detector_points((size, size))
-    assert len(centers_yx) == len(strides) == sum(side**2 for side in sides)
+    cells = list(zip(SIDES[height], SIDES[width], strict=True))
+    assert [pyramid[level].shape for level in LEVELS] == [(1, *each, 8) for each in cells]
+    centers_yx, strides = detector_points((height, width))
+    assert len(centers_yx) == len(strides) == sum(map(math.prod, cells))
     np.testing.assert_array_equal(centers_yx[:2], [[4, 4], [4, 12]])  # rows by rows, y first
     np.testing.assert_array_equal(np.unique(strides), [8, 16, 32, 64, 128])
 

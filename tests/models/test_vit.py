@@ -63,19 +63,17 @@ def test_strides_are_relative_to_the_token(patch: int, parts: ViTParts, dtype: j
 
 
 def test_a_model_shows_smaller_images_to_patches_of_14() -> None:
+    input_hw = (64, 96)
     model = build_model(ModelConfig(backbone="vit_small_patch14_dinov2"), {})
     model = replace(model, backbone=ViT(parts=replace(TINY, patch=14)))
-    found = model.init(jax.random.key(0), (64, 64))
-    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    found = model.init(jax.random.key(0), input_hw)
+    images = np.random.default_rng(0).integers(0, 256, (1, *input_hw, 3), np.uint8)
     features = model.features(found, jnp.asarray(images), ("c2", "c3", "c4", "c5"))
     assert {level: maps.shape[1:3] for level, maps in features.items()} == {
-        "c2": (16, 16),
-        "c3": (8, 8),
-        "c4": (4, 4),
-        "c5": (2, 2),
+        f"c{level}": tuple(side // 2**level for side in input_hw) for level in (2, 3, 4, 5)
     }
     normalised = (images.astype(np.float32) - np.float32(model.mean)) / np.float32(model.std)
-    shown = jax.image.resize(normalised, (1, 56, 56, 3), "linear")
+    shown = jax.image.resize(normalised, (1, *[side * 14 // 16 for side in input_hw], 3), "linear")
     expected = model.backbone.apply({"params": found["params"]["backbone"]}, shown, False)
     np.testing.assert_allclose(features["c4"], expected["c4"], rtol=1e-4, atol=1e-5)
 

@@ -102,6 +102,32 @@ def test_extreme_logits_have_finite_losses_and_gradients():
         assert all(np.all(np.isfinite(leaf)) for leaf in gradient.values())
 
 
+def test_in_a_rectangle_boxes_are_measured_in_its_pixels():
+    """A box of 28 x 28 pixels, a different share of each side, is learnt by 16 cells, which then predict it exactly."""
+    task, input_hw = build_task("detection", ["thing"], {"max_detections": 2}), (64, 128)
+    centers, strides = detector_points(input_hw)
+    assert len(centers) == 8 * 16 + 4 * 8 + 2 * 4 + 1 * 2 + 1
+    before, after = (centers - 18) / strides[:, None], (46 - centers) / strides[:, None]
+    ltrb = np.stack([before[:, 1], before[:, 0], after[:, 1], after[:, 0]], -1).clip(0.01)
+    learns = (strides == 8) & (np.abs(centers - 32).max(1) < 13)
+    assert learns.sum() == 16
+    logits = np.where(learns, np.float32(20), np.float32(-20))[None]
+    raw = {"class_logits": logits[..., None], "box_ltrb": ltrb[None].astype(np.float32), "centerness": 20 + 0 * logits}
+    box = np.array([18, 18, 46, 46]) / np.array([*input_hw, *input_hw])
+
+    @jax.jit
+    def answers(raw):
+        labels = label(box), label(box[[1, 0, 3, 2]])  # the second one: the same fractions the other way round
+        return [task.loss(raw, each, input_hw) for each in labels], task.predict(raw, input_hw)
+
+    (terms, others), found = jax.device_get(answers(raw))
+    assert {float(weight) for _, weight in terms.values()} == {16}
+    assert terms["focal"][0] == pytest.approx(0, abs=1e-4) and terms["giou"][0] == pytest.approx(0, abs=1e-4)
+    assert others["giou"][0] > 1
+    assert found["valid"].tolist() == [[1, 0]]
+    np.testing.assert_allclose(found["boxes_yxyx"][0, 0], box, atol=1e-5)
+
+
 def predict(task, raw):
     return {key: np.asarray(value[0]) for key, value in jax.jit(task.predict, static_argnums=1)(raw, HW).items()}
 
