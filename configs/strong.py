@@ -138,7 +138,9 @@ def _trial(config: dict[str, Any]) -> dict[str, Any]:
     # Otherwise the gate would refuse what has not learnt.
     config["stages"]["label"] |= {"accept_failed": TASKS, "batch_size": 16, "shard_images": 16, "gallery_images": 4}
     config["stages"]["student"]["accept_failed"] = TASKS
-    for transfer in config["stages"]["evaluate"]["transfers"]:
+    evaluate = config["stages"]["evaluate"]
+    evaluate["downstream"] = {name: evaluate["downstream"][name] for name in ("classification", "materials")}
+    for transfer in evaluate["transfers"]:
         transfer |= {"learning_rates": transfer["learning_rates"][:1], "seeds": [0], "steps": 2, "batch_size": 8}
         transfer |= {"inits": ["scratch", "start", "student"]}
         transfer["optimizer"]["warmup_steps"] = 1
