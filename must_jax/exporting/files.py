@@ -11,7 +11,7 @@ import numpy as np
 
 from must_jax.config import ExportConfig
 from must_jax.errors import UserError
-from must_jax.exporting.base import Network, Written
+from must_jax.exporting.base import MODEL, Network, Written
 
 _LIBRARIES = ("timm", "transformers")  # backbones in their own formats
 _SUFFIX = {"onnx": "onnx", "stablehlo": "stablehlo"}
@@ -23,6 +23,11 @@ def check(config: ExportConfig, network: Network) -> None:
         module = _module(name)
         if name in _LIBRARIES:
             module.check(network)
+        elif MODEL in config.holds and not network.trained.tasks:
+            raise UserError(
+                f"{config.model} has no task with answers about an image, so its {name} file would be empty; set "
+                "--config.holds=backbone"
+            )
 
 
 def write(config: ExportConfig, network: Network, folder: Path, licence: str) -> Iterator[Written]:

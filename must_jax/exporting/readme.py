@@ -65,15 +65,14 @@ def _lines(network: Network, files: Mapping[str, FileRecord], today: datetime.da
     trained, (height, width) = network.trained, network.input_hw
     yield f"# {Path(trained.workdir).name}: {trained.config.backbone} with {counted(len(trained.tasks), 'task')}"
     yield ""
-    yield (
-        f"One backbone, and heads for {', '.join(trained.tasks)}; trained with must_jax on images of {height} x "
-        f"{width} pixels, and exported on {today}."
-    )
+    heads = f" and heads for {', '.join(trained.tasks)}" if trained.tasks else ""
+    yield f"A backbone{heads}; trained with must_jax on images of {height} x {width} pixels, and exported on {today}."
     yield ""
-    yield "## Tasks"
-    yield ""
-    yield from _table(("task", "kind", "what it says", "metrics of the run on its validation"), _tasks(network))
-    yield ""
+    if trained.tasks:
+        yield "## Tasks"
+        yield ""
+        yield from _table(("task", "kind", "what it says", "metrics of the run on its validation"), _tasks(network))
+        yield ""
     for name, task in trained.tasks.items():
         if task.classes:
             more = f", and {len(task.classes) - _TOLD} more (`model.json`)" if len(task.classes) > _TOLD else ""

@@ -101,6 +101,15 @@ def test_without_labels_numbers_alone_are_compared(student: Path, data_dir: Path
     assert not told["metrics"] and told["outputs"].keys() == {"c2", "c3", "c4", "c5"}
 
 
+def test_of_self_supervision_the_backbone_is_left(tmp_path: Path, data_dir: Path) -> None:
+    learnt = make_teacher(tmp_path / "simclr", ("simclr",), 32, {})
+    values = {"validation": [{"images": IMAGES, "labels": ()}], "latency": ()}
+    with pytest.raises(UserError, match=r"no task.*config\.holds=backbone"):
+        export.run(config(learnt, data_dir, **values), tmp_path / "whole")
+    export.run(config(learnt, data_dir, **values, holds="backbone"), tmp_path / "export")
+    assert (tmp_path / "export/README.md").read_text().startswith("# simclr: resnet10 with 0 tasks")
+
+
 def test_an_example_that_fails_is_told(
     student: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
