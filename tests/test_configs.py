@@ -164,6 +164,11 @@ def test_student(smoke: Path):
     assert result(run("student", *overrides, *TWO_STEPS, accepted))["steps"] == 2
 
 
+def test_export():
+    """The stage itself: tests/exporting/test_export_stage.py."""
+    assert parse(read_config(CONFIGS / "export.py")).model == "runs/student"
+
+
 def test_simclr():
     """Two steps of it: tests/tasks/test_simclr.py."""
     config = parse(read_config(CONFIGS / "simclr.py"))
@@ -230,6 +235,7 @@ def test_every_config_is_run_here():
         "student",
         "simclr",
         "strong",
+        "export",
         "evaluate",
     }
     tested = {f"teacher_{task}" for task in TASKS} | others | {"own", "others"}  # test_own_data, test_teachers_page
