@@ -195,8 +195,8 @@ def tables(rows: Sequence[Row], starts: Mapping[str, Start]) -> list[Table]:
 def differences(table: Table, starts: Mapping[str, Start]) -> list[Difference]:
     """Each multi-task init against random initialisation and against the mean over single-task inits.
 
-    This is the comparison of the paper's main table (section 5). Then each trained init against each baseline. Datasets
-    that one side lacks are left out.
+    This is the comparison of the paper's main table (section 5). Then each trained init against each baseline, and
+    these against random initialisation. Datasets that one side lacks are left out.
     """
     known = {name: starts[name] for name in table.cells if name in starts}
     baselines = [name for name, start in known.items() if start.is_baseline]
@@ -208,6 +208,7 @@ def differences(table: Table, starts: Mapping[str, Start]) -> list[Difference]:
     groups = {"/".join(scratch): scratch, "the mean over single teachers": singles}
     pairs = [(name, against, group) for name in several for against, group in groups.items() if group]
     pairs += [(name, baseline, [baseline]) for baseline in baselines for name in (*several, *singles)]
+    pairs += [(baseline, "/".join(scratch), scratch) for baseline in baselines if scratch]
     return [_difference(table, *pair) for pair in pairs]
 
 

@@ -94,6 +94,7 @@ def test_all_trained_starts_are_compared_with_a_baseline_which_is_none_of_the_si
         ("student", "the mean over single teachers"),
         ("student", "teacher_a"),
         ("teacher_b", "teacher_a"),
+        ("teacher_a", "scratch"),
     ]
     of_singles = found["student", "the mean over single teachers"].by_dataset
     assert {name: gap.mean for name, gap in of_singles.items()} == {"x": 65.0 - 62.0, "y": 50.0 - 40.0}
