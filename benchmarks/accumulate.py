@@ -30,10 +30,12 @@ from must_jax.engine.step import make_gradients
 from must_jax.models.api import build_model
 from must_jax.tasks import TASKS, build_task
 
+LABELLED = [name for name, kind in TASKS.items() if not kind.self_supervised]
+
 IMAGE_SIZE, IMAGES, PARTS = 64, 16, (2, 4, 8)
 MODEL = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    *((name, {}) for name in TASKS),
+    *((name, {}) for name in LABELLED),
     ("depth", {"depth_kind": "relative"}),
 )
 
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default="data")
     data_dir = parser.parse_args().data_dir
-    images = [open_images(f"scenes/teacher_{name}_tiny:train", data_dir) for name in TASKS]
+    images = [open_images(f"scenes/teacher_{name}_tiny:train", data_dir) for name in LABELLED]
     sources = [Source(each, tuple(each.labels.values())) for each in images]
     classes = {column.task: column.classes for source in sources for column in source.columns}
     kinds = {name: build_task(name, known).label for name, known in classes.items()}

@@ -28,6 +28,8 @@ from must_jax.engine.step import make_predict_step
 from must_jax.models.heads import detector_points
 from must_jax.tasks import TASKS, build_task
 
+MEASURED = [name for name, kind in TASKS.items() if not kind.self_supervised]
+
 fetched = 0
 cut_seconds = 0.0
 
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--tasks", default=f"{','.join(TASKS)},all")
+    parser.add_argument("--tasks", default=f"{','.join(MEASURED)},all")
     parser.add_argument("--boxes", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print a JSON line for each row, with the metrics")
     options = parser.parse_args()
@@ -190,7 +192,7 @@ def main() -> None:
     print(f"{'task':16}{'truth':>12}{'fetched/image':>16}{'s/image':>10}{'CPU s/image':>13}{'for cutting':>13}")
     for side in map(int, options.sides.split(",")):
         for name in filter(None, options.tasks.split(",")):
-            found = measure(list(TASKS) if name == "all" else [name], side, options)
+            found = measure(MEASURED if name == "all" else [name], side, options)
             truth = f"{side * 3 // 4} x {side}"
             row = f"{name:16}{truth:>12}{found['bytes']:>16,.0f}{found['seconds']:>10.4f}{found['cpu_seconds']:>13.4f}"
             row += f"{found['cut_seconds']:>13.4f}"

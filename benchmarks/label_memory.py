@@ -66,7 +66,8 @@ def label_all(
 
     setup_devices()
     model_config = ModelConfig(backbone="resnet10", width=0.125, pyramid_channels=8, head_channels=8, head_convs=1)
-    tasks = {name: build_task(name, ("a", "b") if task.has_classes else ()) for name, task in TASKS.items()}
+    kinds = {name: kind for name, kind in TASKS.items() if not kind.self_supervised}
+    tasks = {name: build_task(name, ("a", "b") if kind.has_classes else ()) for name, kind in kinds.items()}
     model = build_model(model_config, {name: task.head(model_config) for name, task in tasks.items()})
     settings = {"learning_rate": 0.1, "batch_size": 32, "steps": 1}
     variables = model.init(jax.random.key(0), (image_size, image_size))

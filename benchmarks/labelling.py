@@ -135,7 +135,9 @@ class Paced(Instant):
 
 def make_teachers(preset: Preset) -> dict[str, Trained]:
     mesh, teachers = make_mesh(0, [preset.batch_size]), {}
-    for name, image_size in zip(TASKS, itertools.cycle(preset.image_sizes)):
+    for name, image_size in zip(
+        (name for name in TASKS if not TASKS[name].self_supervised), itertools.cycle(preset.image_sizes)
+    ):
         task = build_task(name, CLASSES if TASKS[name].has_classes else ())
         model = build_model(preset.model, {name: task.head(preset.model)})
         teachers[f"teacher_{name}"] = Trained(

@@ -59,7 +59,11 @@ def rendered() -> np.ndarray:
 
 def random(backbone: str) -> Trained:
     names = tuple(f"class {i}" for i in range(CLASSES))
-    tasks = {name: build_task(name, names if TASKS[name].has_classes else ()) for name in TASKS}
+    tasks = {
+        name: build_task(name, names if TASKS[name].has_classes else ())
+        for name in TASKS
+        if not TASKS[name].self_supervised
+    }
     config = ModelConfig(backbone=backbone, width=1.0)
     network = build_model(config, {name: task.head(config) for name, task in tasks.items()})
     variables = network.init(jax.random.key(0), (SIZE, SIZE))

@@ -11,11 +11,10 @@ import argparse
 import math
 import statistics
 
-from train_step import PRESETS, measure, train_step, wait
+from train_step import FIVE, PRESETS, measure, train_step, wait
 
 from must_jax.config.base import size_told
 from must_jax.data.augment import letterbox_geometry
-from must_jax.tasks import TASKS
 
 INPUTS = ((640, 640), (384, 640))
 PHOTOS = {"16:9": (1080, 1920), "3:2": (2000, 3000), "4:3": (1500, 2000), "1:1": (1000, 1000), "3:4": (2000, 1500)}
@@ -31,7 +30,7 @@ def main() -> None:
         shares = ", ".join(f"{name} {100 * padding(image_hw, input_hw):.0f} %" for name, image_hw in PHOTOS.items())
         print(f"{size_told(input_hw):>9}: padding of photos of {shares}")
     config = PRESETS["quickstart"][0]
-    updates = {input_hw: train_step(tuple(TASKS), config, input_hw, args.batch)[0] for input_hw in INPUTS}
+    updates = {input_hw: train_step(FIVE, config, input_hw, args.batch)[0] for input_hw in INPUTS}
     rounds = [
         [measure(update, wait, args.batch, args.steps) for update in updates.values()] for _ in range(args.rounds)
     ]

@@ -42,6 +42,7 @@ PRESETS = {  # model, image size, batch size
     ),
     "resnet50-224": (ModelConfig(backbone="resnet50", pyramid_channels=256, head_channels=128, head_convs=3), 224, 8),
 }
+FIVE = ("classification", "detection", "segmentation", "depth", "normals")
 DENSE_CHANNELS = {"segmentation": CLASSES, "depth": 1, "normals": 3}
 
 
@@ -375,7 +376,7 @@ def count(parameters: Any) -> int:
 MEASUREMENTS = {
     "must_jax": measure_must_jax,
     "torch": measure_torch,
-    "five_tasks": measure_tasks(("classification", "detection", "segmentation", "depth", "normals")),
+    "five_tasks": measure_tasks(FIVE),
     "one_task": measure_tasks(("depth",)),
 }
 
