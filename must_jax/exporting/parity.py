@@ -18,14 +18,17 @@ from must_jax.exporting.base import MODEL, Arrays, Network, Written, by_task
 from must_jax.tasks.base import Task
 from must_jax.training.validation import HeldOut, Measured, Validation
 
+_MAP_RANK = 4  # images, rows, columns, channels
+
 
 class Difference(pydantic.BaseModel):
     """Of one output, over all images.
 
     Attributes:
-      largest: between two numbers, as a share of the largest number of a batch; of integers and booleans, 1 if any
-        differ.
-      differing: the share of numbers that differ by more than the tolerance.
+      largest: between two numbers, as a share of the largest finite number of a batch; of integers and booleans, 1 if
+        any differ.
+      differing: the share of numbers that differ by more than the tolerance; of maps, in the channel where most do, so
+        that one channel of thousands counts.
     """
 
     largest: float
@@ -66,7 +69,7 @@ class Comparison:
 
     tolerance: float
     largest: dict[str, float] = field(default_factory=dict)
-    differing: dict[str, int] = field(default_factory=dict)
+    differing: dict[str, np.ndarray] = field(default_factory=dict)  # by channel of a map
     counted: dict[str, int] = field(default_factory=dict)
 
     def add(self, ours: Arrays, theirs: Arrays) -> None:
@@ -74,19 +77,23 @@ class Comparison:
             expected, got = np.asarray(expected), np.asarray(theirs[name])
             if got.shape != expected.shape:
                 raise ValueError(f"{name} is {list(got.shape)}, but {list(expected.shape)} was expected")
+            off = (got != expected).astype(np.float64)
             if np.issubdtype(expected.dtype, np.floating):
-                off = np.abs(got.astype(np.float64) - expected)
-                off = np.where(np.isnan(off), np.where(np.isnan(got) & np.isnan(expected), 0.0, np.inf), off)
-                off = off / max(float(np.abs(expected).max(initial=0.0)), 1e-12)
-            else:
-                off = (got != expected).astype(np.float64)
+                finite, same = np.isfinite(expected), (got == expected) | (np.isnan(got) & np.isnan(expected))
+                scale = max(float(np.abs(expected).max(initial=0.0, where=finite)), 1e-12)
+                with np.errstate(invalid="ignore"):  # inf - inf
+                    off = np.abs(got.astype(np.float64) - expected) / scale
+                off = np.where(same, 0.0, np.where(np.isnan(off), np.inf, off))
             self.largest[name] = max(self.largest.get(name, 0.0), float(off.max(initial=0.0)))
-            self.differing[name] = self.differing.get(name, 0) + int((off > self.tolerance).sum())
-            self.counted[name] = self.counted.get(name, 0) + off.size
+            off = off.reshape(-1, off.shape[-1] if off.ndim == _MAP_RANK else 1)
+            self.differing[name] = self.differing.get(name, 0) + (off > self.tolerance).sum(axis=0)
+            self.counted[name] = self.counted.get(name, 0) + len(off)
 
     def result(self) -> dict[str, Difference]:
         return {
-            name: Difference(largest=largest, differing=self.differing[name] / max(self.counted[name], 1))
+            name: Difference(
+                largest=largest, differing=self.differing[name].max(initial=0) / max(self.counted[name], 1)
+            )
             for name, largest in self.largest.items()
         }
 
@@ -100,18 +107,21 @@ class Judge:
 
     def __init__(self, config: ExportConfig, network: Network, held_out: list[HeldOut]) -> None:
         self._config, self._network, self._held_out = config, network, held_out
-        self._images = sum(len(held.source.images) for held in held_out)
+        self._images, size = sum(lengths := [len(held.source.images) for held in held_out]), config.batch_size
+        # Rows of each batch that are images; the rest is padding.
+        self._rows = [min(size, length - start) for length in lengths for start in range(0, length, size)]
 
     def compare(self, written: Written) -> Parity:
         """Asks the file about all images."""
         comparison = Comparison(self._config.tolerance)
 
-        function, network = jax.jit(written.function), self._network
+        function, network, rows = jax.jit(written.function), self._network, iter(self._rows)
 
         def answer(images: np.ndarray) -> dict[str, Any]:
             batch = np.asarray(self._normalised(images)) if written.is_prepared else images
             given = written.answers(batch)
-            comparison.add(jax.device_get(function(batch)), given)
+            count = next(rows)
+            comparison.add(*({name: x[:count] for name, x in said.items()} for said in (function(batch), given)))
             if written.holds == MODEL:
                 return by_task(given if self._config.postprocess else self._predictions(dict(given)))
             levels = self._completed(network.variables, {level: given[level] for level in network.published})

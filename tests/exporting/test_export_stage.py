@@ -158,6 +158,38 @@ def test_differences_are_relative_to_the_largest_number() -> None:
     assert (found["i"].largest, found["i"].differing) == (1, 1 / 8)
 
 
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_what_is_not_finite_hides_nothing(strange: float) -> None:
+    ours, other = np.array([strange, 1, 2], np.float32), np.array([1, 1, strange], np.float32)
+    for theirs, differing in ((ours, 0), (np.array([strange, 1, 9], np.float32), 1), (other, 2)):
+        comparison = parity.Comparison(1e-3)
+        comparison.add({"f": ours}, {"f": theirs})
+        assert comparison.result()["f"].differing == pytest.approx(differing / 3)
+
+
+def test_one_wrong_channel_of_many_counts() -> None:
+    ours = np.ones((2, 4, 4, 2048), np.float32)
+    theirs = ours.copy()
+    theirs[..., -1] = 0
+    comparison = parity.Comparison(1e-3)
+    comparison.add({"f": ours}, {"f": theirs})
+    assert comparison.result()["f"].differing == 1
+
+
+def test_padding_of_the_last_batch_is_not_compared(
+    student: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, rows = parity.Comparison.add, []
+
+    def counted(self: parity.Comparison, ours: Any, theirs: Any) -> None:
+        rows.append({len(x) for said in (ours, theirs) for x in said.values()})
+        add(self, ours, theirs)
+
+    monkeypatch.setattr(parity.Comparison, "add", counted)
+    export.run(config(student, data_dir, holds="backbone", latency=()), tmp_path)
+    assert rows == [{8}, {2}]
+
+
 def test_errors_may_not_grow_and_scores_may_not_fall() -> None:
     assert parity.Metric(run=80.0, file=79.0).loss == pytest.approx(1)
     assert parity.Metric(run=0.5, file=0.55, is_error=True).loss == pytest.approx(10)
