@@ -63,6 +63,8 @@ class ExportConfig(Config):
             if not given:
                 raise ValueError(f"{key} is empty; name some of {', '.join(known)}")
             for name in given:
+                if given.count(name) > 1:
+                    raise ValueError(f"{key} names '{name}' twice; remove one")
                 if name not in known:
                     raise ValueError(f"{key} names '{name}', which is none; {nearest(name, known)}")
         return self

@@ -22,6 +22,7 @@ Arrays = Mapping[str, Any]  # by name: a level, or "task/field"
 Predictions = dict[str, dict[str, Any]]
 LEVELS = ("c2", "c3", "c4", "c5")
 BACKBONE, MODEL = "backbone", "model"  # what a file may hold
+LIBRARIES = ("timm", "transformers")  # they have backbones in formats of their own
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Network:
 
 def _about(task: Task) -> dict[str, Any]:
     """Its classes, and the options that say what its numbers mean."""
-    meanings = {name: value for name, value in task.options.items() if name in ("depth_kind", "axes")}
+    meanings = {name: value for name, value in task.options.items() if name == "depth_kind"}
     return ({"classes": list(task.classes)} if task.classes else {}) | meanings
 
 

@@ -11,30 +11,29 @@ import numpy as np
 
 from must_jax.config import ExportConfig
 from must_jax.errors import UserError
-from must_jax.exporting.base import MODEL, Network, Written
-
-_LIBRARIES = ("timm", "transformers")  # backbones in their own formats
-_SUFFIX = {"onnx": "onnx", "stablehlo": "stablehlo"}
+from must_jax.exporting.base import LIBRARIES, MODEL, Network, Written
 
 
 def check(config: ExportConfig, network: Network) -> None:
-    """Raises UserError if a runtime is not installed, or a format has no such network."""
+    """Raises UserError if a runtime is not installed, or a format has no such network or opset."""
     for name in config.formats:
         module = _module(name)
-        if name in _LIBRARIES:
+        if name in LIBRARIES:
             module.check(network)
         elif MODEL in config.holds and not network.trained.tasks:
             raise UserError(
                 f"{config.model} has no task with answers about an image, so its {name} file would be empty; set "
                 "--config.holds=backbone"
             )
+        if name == "onnx":
+            module.check(config.opset)
 
 
 def write(config: ExportConfig, network: Network, folder: Path, licence: str) -> Iterator[Written]:
     """Writes all files, one after the other."""
     for name in config.formats:
         module = _module(name)
-        if name in _LIBRARIES:
+        if name in LIBRARIES:
             yield module.write(network, folder / name, licence)
             continue
         for holds in config.holds:
@@ -45,7 +44,7 @@ def _program(
     config: ExportConfig, network: Network, module: ModuleType, name: str, holds: str, folder: Path
 ) -> Written:
     hw, dtype = (network.input_hw, "uint8") if config.preprocess else (network.seen_hw, "float32")
-    path = folder / name / f"{holds}.{_SUFFIX[name]}"
+    path = folder / name / f"{holds}.{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     function = network.function(holds, is_prepared=not config.preprocess, postprocess=config.postprocess)
     more = {}

@@ -15,6 +15,11 @@ from must_jax.exporting import onnx_file
 from must_jax.exporting.base import Arrays
 
 
+def check(opset: int) -> None:
+    """Raises UserError if it is not known."""
+    onnx_file.check(opset)
+
+
 def write(
     function: Callable[[jax.Array], Arrays],
     hw: tuple[int, int],

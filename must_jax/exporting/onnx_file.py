@@ -12,14 +12,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from must_jax.config.export import OLDEST_OPSET
 from must_jax.errors import UserError
 from must_jax.exporting.onnx_equations import run
 from must_jax.exporting.onnx_graph import Graph, Known
 
-LEAST_OPSET = 17
 INPUT = "images"
 _PAGE = 4096  # bytes
 MOST_BYTES = 2**31 - 2**20  # of a file: protobuf's limit, less what is not an initializer
+
+
+def check(opset: int) -> None:
+    """Raises UserError if the installed onnx does not know it."""
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UserError(f"config.opset {opset} is not known; set one from {OLDEST_OPSET} to {newest}")
 
 
 def write(
@@ -27,7 +34,7 @@ def write(
     images: jax.ShapeDtypeStruct,
     path: Path,
     *,
-    opset: int = LEAST_OPSET,
+    opset: int = OLDEST_OPSET,
     metadata: Mapping[str, str] | None = None,
     parameters: Any = None,
 ) -> None:
@@ -46,9 +53,7 @@ def write(
     Raises:
       UserError: an opset that is not known; the function computes something that has no form here.
     """
-    newest = onnx.defs.onnx_opset_version()
-    if not LEAST_OPSET <= opset <= newest:
-        raise UserError(f"opset {opset} is not known, set one from {LEAST_OPSET} to {newest}")
+    check(opset)
     traced = jax.jit(function).trace(images)
     program, graph = traced.jaxpr, Graph(opset)
     names = {_key(leaf): _path(path) for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from must_jax.data.augment import PADDING_RGB
 from must_jax.errors import UserError
 from must_jax.exporting import stablehlo
-from must_jax.exporting.base import BACKBONE, MODEL, Network, Written
+from must_jax.exporting.base import BACKBONE, LIBRARIES, MODEL, Network, Written
 from must_jax.exporting.record import FileRecord
 from must_jax.progress import counted
 from must_jax.tasks.base import Task
@@ -24,8 +25,8 @@ _FIELDS = {
     "classes, scores, valid": "[B, n] of these boxes; valid = 0: there is no such box",
     "depth": "f32[B, H / 4, W / 4], in the unit above",
     "normals": "f32[B, H / 4, W / 4, 3]: unit vectors, x right, y down, z forward",
-    "other names": "what the heads say before that: logits of classes, distances to the sides of boxes, maps",
 }
+_BEFORE = "what the heads say, before softmax, boxes and non-maximum suppression"
 
 
 def run_example(folder: Path, lines: str, name: str) -> str:
@@ -45,7 +46,7 @@ def card(network: Network, written: Written, licence: str) -> str:
     """The README of a library's folder, with what hubs read of it."""
     return f"""---
 library_name: {written.name}
-license: {(licence or "other").lower()}
+license: {json.dumps((licence or "other").lower())}
 tags: [image-feature-extraction]
 ---
 The backbone ({network.trained.config.backbone}) of a model that was trained with must_jax.
@@ -63,7 +64,8 @@ def text(network: Network, files: Mapping[str, FileRecord], today: datetime.date
 
 def _lines(network: Network, files: Mapping[str, FileRecord], today: datetime.date) -> Iterator[str]:
     trained, (height, width) = network.trained, network.input_hw
-    yield f"# {Path(trained.workdir).name}: {trained.config.backbone} with {counted(len(trained.tasks), 'task')}"
+    name = Path(trained.workdir).resolve().name
+    yield f"# {name}: {trained.config.backbone} with {counted(len(trained.tasks), 'task')}"
     yield ""
     heads = f" and heads for {', '.join(trained.tasks)}" if trained.tasks else ""
     yield f"A backbone{heads}; trained with must_jax on images of {height} x {width} pixels, and exported on {today}."
@@ -78,10 +80,10 @@ def _lines(network: Network, files: Mapping[str, FileRecord], today: datetime.da
             more = f", and {len(task.classes) - _TOLD} more (`model.json`)" if len(task.classes) > _TOLD else ""
             yield f"Classes of {name}, from 0: {', '.join(task.classes[:_TOLD])}{more}."
             yield ""
-    if any(file.holds == MODEL for file in files.values()):
+    if fields := _fields(files):
         yield "What whole models return, each as TASK/FIELD with the images along the first axis:"
         yield ""
-        yield from _table(("field", "meaning"), _FIELDS.items())
+        yield from _table(("field", "meaning"), fields)
         yield ""
     yield "## Images"
     yield ""
@@ -90,6 +92,8 @@ def _lines(network: Network, files: Mapping[str, FileRecord], today: datetime.da
         f"The run saw RGB images fitted into {height} x {width} pixels, aspect kept, in the top left corner; the rest "
         f"is {PADDING_RGB}. Normalisation, of channels from 0 to 1: mean {mean}, std {std}."
     )
+    if any(name in LIBRARIES for name in files):
+        yield "What the libraries do of their own squeezes a photo into this size instead."
     if network.seen_hw != network.input_hw:
         rows, columns = network.seen_hw
         yield f"The backbone sees them resized to {rows} x {columns}."
@@ -110,13 +114,22 @@ def _lines(network: Network, files: Mapping[str, FileRecord], today: datetime.da
     yield "## Licences"
     yield ""
     if not trained.licences:
-        yield "The run has recorded none of its teachers, labels and weights."
+        yield "The run recorded no licences of teachers, labels or weights."
         return
     yield "Of the teachers, labels and weights that the run was trained on:"
     yield ""
     yield from _table(
         ("of", "licence"), [(name, licence or "not known") for name, licence in sorted(trained.licences.items())]
     )
+
+
+def _fields(files: Mapping[str, FileRecord]) -> list[tuple[str, str]]:
+    """What there is to know of the outputs of whole models; those of no name in `_FIELDS` come last."""
+    models = (file.parity.outputs for file in files.values() if file.holds == MODEL)
+    given = {name.partition("/")[2] for outputs in models for name in outputs}
+    told = [(names, meaning) for names, meaning in _FIELDS.items() if given & set(names.split(", "))]
+    others = given - {name for names, _ in told for name in names.split(", ")}
+    return [*told, (", ".join(sorted(others)), _BEFORE)] if others else told
 
 
 def _tasks(network: Network) -> Iterator[Sequence[str]]:
@@ -165,4 +178,4 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |"

@@ -45,7 +45,8 @@ def run(config: ExportConfig, workdir: Path) -> None:
     files.check(config, network)
     judge = parity.Judge(config, network, _held_out(config, told, network))
     claim(workdir, config)
-    (workdir / RESULT_FILE).unlink(missing_ok=True)
+    for name in (RESULT_FILE, readme.README, PARITY_FILE):  # of an earlier export
+        (workdir / name).unlink(missing_ok=True)
     for name in config.formats:
         shutil.rmtree(workdir / name, ignore_errors=True)
 

@@ -62,6 +62,7 @@ def test_files_say_what_the_run_says(
         assert all(each["differing"] == 0 for each in about["parity"]["outputs"].values())
         assert [each["batch_size"] for each in about["latency"]] == [1]
     text = (tmp_path / "README.md").read_text()
+    assert "boxes_yxyx" not in text  # no task has them
     for words in ("depth/rmse", "stablehlo/backbone.stablehlo", "(1, 8, 8, 3)", "x right, y down", "mean [0.485"):
         assert words in text
     capsys.readouterr()
@@ -88,10 +89,11 @@ def test_a_file_that_differs_is_not_handed_out(
         return lambda images: {name: x * np.float32(factor) for name, x in answers(images).items()}
 
     monkeypatch.setattr(stablehlo, "write", broken)
+    (tmp_path / "README.md").write_text("of an earlier export")
     with pytest.raises(UserError, match=r"model\.stablehlo .*% of depth/depth .*config\.differing"):
         export.run(config(student, data_dir, metric_tolerance=0.5), tmp_path)
     assert not (tmp_path / "stablehlo/model.stablehlo").exists()
-    assert not (tmp_path / "result.json").exists()
+    assert not {"README.md", "result.json"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_without_labels_numbers_alone_are_compared(student: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -141,6 +143,7 @@ def test_what_cannot_be_exported(
         ({"holds": "models"}, "models.*model"),
         ({"formats": ()}, "formats is empty"),
         ({"opset": 16}, "opset"),
+        ({"formats": ("onnx", "onnx")}, "onnx.*twice"),
     ],
 )
 def test_configs_that_make_no_sense(student: Path, data_dir: Path, values: dict[str, Any], words: str) -> None:

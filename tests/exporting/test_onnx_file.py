@@ -13,9 +13,10 @@ import pytest
 from jax import lax
 from onnx_run import answers, check, named, session
 
+from must_jax.config.export import OLDEST_OPSET
 from must_jax.errors import UserError
 from must_jax.exporting import onnx_file
-from must_jax.exporting.onnx_file import INPUT, LEAST_OPSET, write
+from must_jax.exporting.onnx_file import INPUT, write
 
 IMAGES = jax.ShapeDtypeStruct((2, 4, 6, 3), np.uint8)
 PARAMETERS = {"block": {"kernel": np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)}}
@@ -116,7 +117,7 @@ def test_what_has_no_form_in_onnx_is_named(function: Any, named_in_it: str, tmp_
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("opset", [LEAST_OPSET - 1, 1000])
+@pytest.mark.parametrize("opset", [OLDEST_OPSET - 1, 1000])
 def test_unknown_versions_of_operators_are_refused(opset: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(opset)):
         write(network, IMAGES, tmp_path / "it.onnx", opset=opset)
