@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,6 +52,11 @@ def filled(model: torch.nn.Module, tensors: Mapping[str, np.ndarray], after: str
             )
         state[name].copy_(torch.from_numpy(np.array(tensor)))
     model.eval()
+
+
+def readable(folder: Path) -> None:
+    """Lets others read the parameters, too, as far as they may read the rest: safetensors writes for its user alone."""
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def published(normalised: np.ndarray) -> torch.Tensor:

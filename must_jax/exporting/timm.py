@@ -13,7 +13,7 @@ import torch
 from must_jax.config.architectures import ARCHITECTURES, ConvNeXtParts, ResNetParts, ViTParts
 from must_jax.errors import UserError
 from must_jax.exporting.base import BACKBONE, Arrays, Network, Written
-from must_jax.exporting.pytorch import answered, filled, published, tensors_of
+from must_jax.exporting.pytorch import answered, filled, published, readable, tensors_of
 
 NAME = "timm"
 # Parameters of timm's models after what is published of a backbone: they stay as timm starts them.
@@ -50,6 +50,7 @@ def write(network: Network, folder: Path, licence: str) -> Written:
     for key in ("test_input_size", "test_crop_pct", "origin_url", "paper_ids", "notes"):
         model.pretrained_cfg.pop(key, None)
     timm.models.save_for_hf(model, folder, model_config={"num_classes": 0}, model_args=options, safe_serialization=True)
+    readable(folder)
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     is_vit = isinstance(architecture.parts, ViTParts)

@@ -17,7 +17,7 @@ import transformers
 from must_jax.config.architectures import ARCHITECTURES, ConvNeXtParts, ResNetParts, ViTParts
 from must_jax.errors import UserError
 from must_jax.exporting.base import BACKBONE, Arrays, Network, Written
-from must_jax.exporting.pytorch import answered, published, tensors_of
+from must_jax.exporting.pytorch import answered, published, readable, tensors_of
 from must_jax.models.positions import resized
 from must_jax.weights.loading import conventions_of
 
@@ -78,6 +78,7 @@ def write(network: Network, folder: Path, licence: str) -> Written:
     kind.config(**kind.options, architectures=[kind.model]).save_pretrained(folder)
     # By the names of files, which every version reads; in memory they change with the version.
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    readable(folder)
     mean, std = network.normalisation.values()
     transformers.ViTImageProcessor(
         size={"height": height, "width": width}, image_mean=mean, image_std=std

@@ -72,15 +72,18 @@ def _examined(
       UserError: it is out of tolerance, and removed now, or its example fails.
     """
     place = workdir / written.name
+    # ONNX of more than 2 GiB has a second file.
+    paths = [place] if place.is_dir() else list(place.parent.glob(f"{place.name}*"))
     found = judge.compare(written)
     if failed := list(parity.failures(found, config)):
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        for path in paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise UserError(f"{place} is not handed out, since it differs from {config.model}: {'; '.join(failed)}")
     latency = []
     for batch_size in config.latency:
         file_s, run_s = timing.seconds(written, network, batch_size)
         latency.append(Latency(batch_size=batch_size, file_s=file_s, run_s=run_s))
-    size = bytes_in(place) if place.is_dir() else place.stat().st_size
+    size = sum(bytes_in(path) if path.is_dir() else path.stat().st_size for path in paths)
     largest = max(each.largest for each in found.outputs.values())
     times = ", ".join(f"{each.file_s / each.run_s:.2f} x at {each.batch_size}" for each in latency)
     say(

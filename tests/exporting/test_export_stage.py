@@ -86,13 +86,14 @@ def test_a_file_that_differs_is_not_handed_out(
 
     def broken(*arguments: Any) -> Any:
         answers = write(*arguments)
+        (tmp_path / "stablehlo/model.stablehlo.data").touch()  # as onnx has it for what is large
         return lambda images: {name: x * np.float32(factor) for name, x in answers(images).items()}
 
     monkeypatch.setattr(stablehlo, "write", broken)
     (tmp_path / "README.md").write_text("of an earlier export")
     with pytest.raises(UserError, match=r"model\.stablehlo .*% of depth/depth .*config\.differing"):
         export.run(config(student, data_dir, metric_tolerance=0.5), tmp_path)
-    assert not (tmp_path / "stablehlo/model.stablehlo").exists()
+    assert not any((tmp_path / "stablehlo").iterdir())
     assert not {"README.md", "result.json"} & {path.name for path in tmp_path.iterdir()}
 
 

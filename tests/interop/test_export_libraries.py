@@ -59,7 +59,9 @@ def test_timm(name: str, tmp_path: Path) -> None:
     about = config["pretrained_cfg"]
     assert (config["num_classes"], about["input_size"], about["license"]) == (0, [3, 64, 64], "Apache-2.0")
     assert about["mean"] == [0.485, 0.456, 0.406]
-    assert sorted(path.name for path in (tmp_path / "timm").iterdir()) == ["config.json", "model.safetensors"]
+    files = sorted((tmp_path / "timm").iterdir())
+    assert [path.name for path in files] == ["config.json", "model.safetensors"]
+    assert files[0].stat().st_mode == files[1].stat().st_mode
 
 
 @pytest.mark.parametrize(
