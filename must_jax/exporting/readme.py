@@ -93,7 +93,7 @@ def _lines(network: Network, files: Mapping[str, FileRecord], today: datetime.da
         f"is {PADDING_RGB}. Normalisation, of channels from 0 to 1: mean {mean}, std {std}."
     )
     if any(name in LIBRARIES for name in files):
-        yield "What the libraries do of their own squeezes a photo into this size instead."
+        yield "The libraries' own preprocessing squeezes a photo into this size instead."
     if network.seen_hw != network.input_hw:
         rows, columns = network.seen_hw
         yield f"The backbone sees them resized to {rows} x {columns}."

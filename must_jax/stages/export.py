@@ -88,6 +88,7 @@ def _examined(
     times = ", ".join(f"{each.file_s / each.run_s:.2f} x at {each.batch_size}" for each in latency)
     say(
         f"{place}: {size / 2**20:.1f} MiB, numbers within {largest:.1e} on {counted(found.images, 'image')}"
+        + ("" if found.metrics else ", without metrics, as its tasks are not labelled there")
         + (f", time of must_jax's {times}" if times else "")
     )
     printed = readme.run_example(workdir, written.example, written.name)
