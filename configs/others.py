@@ -43,6 +43,7 @@ MODEL = {
     "head_convs": 2,
     "head_padding": "edge",
 }
+OPTIMIZER = {"learning_rate": 0.1, "clip_norm": 1.0}
 BATCH_SIZE = 32
 STEPS = 400
 
@@ -60,7 +61,7 @@ def get_config() -> ConfigDict:
         "image_size": IMAGE_SIZE,
         "augment": {"scale_min": 0.8, "scale_max": 1.25},
         "model": MODEL,
-        "optimizer": {"learning_rate": 0.1, "warmup_steps": min(50, STEPS // 4), "clip_norm": 1.0},
+        "optimizer": {"warmup_steps": min(50, STEPS // 4), **OPTIMIZER},
         "batch_size": BATCH_SIZE,
         "steps": STEPS,
         "log_every": max(1, STEPS // 40),

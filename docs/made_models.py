@@ -1,16 +1,18 @@
-"""Photographs and two small models for docs/teachers.md, in the form in which people have them.
+"""Photographs and models for docs/teachers.md and docs/dinov2_to_onnx.md, in the form in which people have them.
 
-python made_models.py photos yolo depth     (or some of these)
+python made_models.py photos yolo depth dinov2     (or some of these)
 
   photos/             photographs of scikit-image and parts of them     pip install scikit-image
   models/toys.onnx    a detector in the layout of YOLO v8 to v13        pip install onnx
   models/depth/       a small Depth Anything with random weights        pip install 'must_jax[transformers]'
+  weights/dinov2s/    DINOv2-S as timm has it, with random weights
 
-Neither model has learnt anything. The detector finds what is strikingly red, blue or dark: at most one thing of each.
+No model has learnt anything. The detector finds what is strikingly red, blue or dark: at most one thing of each.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -156,8 +158,34 @@ def depth(folder: Path = Path("models/depth")) -> None:
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
 
 
+def dinov2(folder: Path = Path("weights/dinov2s")) -> None:
+    """What `hf download timm/vit_small_patch14_dinov2.lvd142m` brings: config.json, model.safetensors."""
+    import jax
+    import safetensors.numpy
+
+    from must_jax.config import ModelConfig
+    from must_jax.config.architectures import ARCHITECTURES
+    from must_jax.models.api import build_model
+    from must_jax.weights.loading import conventions_of, flat
+
+    architecture = ARCHITECTURES["vit_small_patch14_dinov2"]
+    network = build_model(ModelConfig(backbone=architecture.name), {})
+    params = network.init(jax.random.key(0), (224, 224))["params"]["backbone"]
+    (timm,) = (each for each in conventions_of(architecture) if each.name == "timm")
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(timm.written(flat(params)), folder / "model.safetensors")
+    about = {
+        "input_size": [3, architecture.image_size, architecture.image_size],
+        "mean": architecture.mean,
+        "std": architecture.std,
+        "license": "apache-2.0",
+    }
+    told = {"architecture": architecture.name, "pretrained_cfg": about}
+    (folder / "config.json").write_text(json.dumps(told))
+
+
 if __name__ == "__main__":
-    made = {"photos": photos, "yolo": yolo, "depth": depth}
+    made = {"photos": photos, "yolo": yolo, "depth": depth, "dinov2": dinov2}
     if not sys.argv[1:] or not set(sys.argv[1:]) <= made.keys():
         sys.exit(__doc__)
     for argument in sys.argv[1:]:
