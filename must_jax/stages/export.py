@@ -123,4 +123,6 @@ def _held_out(config: ExportConfig, told: description.Description, network: Netw
 
 def _is_finished(workdir: Path, digest: str) -> bool:
     finished = results.read(workdir, results.ExportResult)
-    return finished is not None and finished.digest == digest
+    return (
+        finished is not None and finished.digest == digest and all((workdir / name).exists() for name in finished.files)
+    )
