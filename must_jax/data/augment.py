@@ -175,7 +175,8 @@ def samples(span: Span, map_length: int, out_length: int) -> Samples:
     middle = np.where((shown[0] <= centre) & (centre < shown[1]), centre, (low + high) / 2)
     pixels = abs(source(begin + 1) - source(begin))
     places = max(1, math.ceil(pixels - 1e-6))
-    spread = low[:, None] + (high - low)[:, None] * _evenly(max(_DENSE, places))
+    # One more than pixels: a pixel apart, places on the pixels' borders are rounded to either side, and miss some.
+    spread = low[:, None] + (high - low)[:, None] * _evenly(max(_DENSE, places + 1))
     first, second = source(begin + 0.5 / places), source(begin + 1.5 / places)
     seen = np.floor(source(np.concatenate([middle, spread.ravel()]))).astype(np.intp)
     np.minimum(np.maximum(seen, 0, out=seen), map_length - 1, out=seen)

@@ -355,6 +355,8 @@ def test_every_cell_with_a_measurement_in_it_is_supervised_by_their_mean():
 
 
 @settings
+# Places a pixel apart lie on the borders of pixels.
+@hypothesis.example((Geometry(Span(5, 0, 5, 32, 15, 12), Span(5, 0, 5, 32, 19, 12)), (5, 5)), 69, 16)
 @hypothesis.given(geometries(), st.integers(0, 99), st.sampled_from([8, 16, 32]))
 def test_a_cell_is_valid_if_and_only_if_something_valid_is_in_its_footprint(
     drawn: tuple[Geometry, tuple[int, int]], seed: int, map_size: int
