@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from must_jax.engine.mesh import put_replicated
-from must_jax.models.api import Features, Variables
+from must_jax.models.api import Features, Model, Variables
 from must_jax.tasks.base import Task
 from must_jax.trained import Trained
 
@@ -22,6 +22,7 @@ Arrays = Mapping[str, Any]  # by name: a level, or "task/field"
 Predictions = dict[str, dict[str, Any]]
 LEVELS = ("c2", "c3", "c4", "c5")
 BACKBONE, MODEL = "backbone", "model"  # what a file may hold
+_OTHER = "other"  # what hubs call a licence that follows from several, or is not known
 LIBRARIES = ("timm", "transformers")  # they have backbones in formats of their own
 
 
@@ -35,8 +36,8 @@ class Network:
     trained: Trained
 
     @cached_property
-    def trained_f32(self) -> Trained:
-        return replace(self.trained, model=replace(self.trained.model, dtype=jnp.dtype(jnp.float32)))
+    def model(self) -> Model:
+        return replace(self.trained.model, dtype=jnp.dtype(jnp.float32))
 
     @property
     def input_hw(self) -> tuple[int, int]:
@@ -45,23 +46,25 @@ class Network:
 
     @property
     def seen_hw(self) -> tuple[int, int]:
-        """Rows and columns that the backbone sees; see `Backbone.input_share`."""
-        height, width = self.input_hw
-        share = self.trained.model.backbone.input_share
-        return round(height * share), round(width * share)
+        """Rows and columns that the backbone sees of them."""
+        return self.model.seen_hw(self.input_hw)
+
+    @property
+    def licence(self) -> str:
+        """Of a file: that of all that the run was trained on, if they have the same; otherwise `_OTHER`."""
+        licences = set(self.trained.licences.values())
+        return licences.pop() or _OTHER if len(licences) == 1 else _OTHER
 
     @property
     def normalisation(self) -> dict[str, list[float]]:
         """{"mean", "std"}: of red, green and blue from 0 to 1."""
-        model = self.trained.model
-        return {
-            name: [round(x / 255, 8) for x in values] for name, values in (("mean", model.mean), ("std", model.std))
-        }
+        both = (("mean", self.model.mean), ("std", self.model.std))
+        return {name: [round(x / 255, 8) for x in values] for name, values in both}
 
     @property
     def published(self) -> tuple[str, ...]:
         """The levels that other libraries' backbones give."""
-        return self.trained.model.backbone.published
+        return self.model.backbone.published
 
     @cached_property
     def variables(self) -> Variables:
@@ -106,15 +109,15 @@ class Network:
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """u8[B, H, W, 3] RGB -> f32[B, h, w, 3], what the backbone sees."""
-        return self.trained_f32.model.normalised(images)
+        return self.model.normalised(images)
 
     def levels(self, variables: Variables, normalised: jax.Array) -> Features:
         """-> {"c2", ..., "c5"}."""
-        return self.trained_f32.model.stages(variables, normalised)
+        return self.model.stages(variables, normalised)
 
     def outputs(self, variables: Variables, levels: Features) -> dict[str, Any]:
         """-> {"task/output": what the heads say}."""
-        return flat(self.trained_f32.model.apply_stages(variables, levels))
+        return flat(self.model.apply_stages(variables, levels))
 
     def predictions(self, outputs: Arrays) -> dict[str, Any]:
         """-> {"task/field": predictions}, as `Trained.predict_batch` returns them."""
@@ -161,3 +164,8 @@ class Written:
     function: Callable[[jax.Array], Arrays]
     answers: Callable[[np.ndarray], Arrays]
     example: str
+
+    @cached_property
+    def run(self) -> Callable[[Any], Arrays]:
+        """`function`, compiled by jax once for each size of a batch."""
+        return jax.jit(self.function)

@@ -29,12 +29,12 @@ def check(config: ExportConfig, network: Network) -> None:
             module.check(config.opset)
 
 
-def write(config: ExportConfig, network: Network, folder: Path, licence: str) -> Iterator[Written]:
+def write(config: ExportConfig, network: Network, folder: Path) -> Iterator[Written]:
     """Writes all files, one after the other."""
     for name in config.formats:
         module = _module(name)
         if name in LIBRARIES:
-            yield module.write(network, folder / name, licence)
+            yield module.write(network, folder / name)
             continue
         for holds in config.holds:
             yield _program(config, network, module, name, holds, folder)

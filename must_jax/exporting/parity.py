@@ -108,6 +108,10 @@ class Judge:
     def __init__(self, config: ExportConfig, network: Network, held_out: list[HeldOut]) -> None:
         self._config, self._network, self._held_out = config, network, held_out
         self._images, size = sum(lengths := [len(held.source.images) for held in held_out]), config.batch_size
+        pieces = network.normalised, network.levels, network.model.completed, network.outputs, network.predictions
+        self._normalised, self._levels, self._completed, self._outputs, self._predictions = (
+            jax.jit(piece) for piece in pieces
+        )
         # Rows of each batch that are images; the rest is padding.
         self._rows = [min(size, length - start) for length in lengths for start in range(0, length, size)]
 
@@ -115,13 +119,13 @@ class Judge:
         """Asks the file about all images."""
         comparison = Comparison(self._config.tolerance)
 
-        function, network, rows = jax.jit(written.function), self._network, iter(self._rows)
+        network, rows = self._network, iter(self._rows)
 
         def answer(images: np.ndarray) -> dict[str, Any]:
             batch = np.asarray(self._normalised(images)) if written.is_prepared else images
             given = written.answers(batch)
             count = next(rows)
-            comparison.add(*({name: x[:count] for name, x in said.items()} for said in (function(batch), given)))
+            comparison.add(*({name: x[:count] for name, x in said.items()} for said in (written.run(batch), given)))
             if written.holds == MODEL:
                 return by_task(given if self._config.postprocess else self._predictions(dict(given)))
             levels = self._completed(network.variables, {level: given[level] for level in network.published})
@@ -162,26 +166,6 @@ class Judge:
     def _is_error(self, name: str) -> bool:
         task, _, metric = name.partition("@")[0].partition("/")
         return metric in self._network.trained.tasks[task].errors
-
-    @cached_property
-    def _normalised(self) -> Callable[..., Any]:
-        return jax.jit(self._network.normalised)
-
-    @cached_property
-    def _levels(self) -> Callable[..., Any]:
-        return jax.jit(self._network.levels)
-
-    @cached_property
-    def _completed(self) -> Callable[..., Any]:
-        return jax.jit(self._network.trained_f32.model.completed)
-
-    @cached_property
-    def _outputs(self) -> Callable[..., Any]:
-        return jax.jit(self._network.outputs)
-
-    @cached_property
-    def _predictions(self) -> Callable[..., Any]:
-        return jax.jit(self._network.predictions)
 
 
 def failures(parity: Parity, config: ExportConfig) -> Iterator[str]:

@@ -42,11 +42,11 @@ def run_example(folder: Path, lines: str, name: str) -> str:
     return done.stdout.strip()
 
 
-def card(network: Network, written: Written, licence: str) -> str:
+def card(network: Network, written: Written) -> str:
     """The README of a library's folder, with what hubs read of it."""
     return f"""---
 library_name: {written.name}
-license: {json.dumps((licence or "other").lower())}
+license: {json.dumps(network.licence.lower())}
 tags: [image-feature-extraction]
 ---
 The backbone ({network.trained.config.backbone}) of a model that was trained with must_jax.

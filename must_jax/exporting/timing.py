@@ -21,8 +21,7 @@ def seconds(written: Written, network: Network, batch_size: int) -> tuple[float,
     """
     shape = (batch_size, *(network.seen_hw if written.is_prepared else network.input_hw), 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32 if written.is_prepared else np.uint8)
-    run = jax.jit(written.function)
-    of_file, of_run = _by_turns([lambda: written.answers(images), lambda: jax.device_get(run(images))])
+    of_file, of_run = _by_turns([lambda: written.answers(images), lambda: jax.device_get(written.run(images))])
     return of_file, of_run
 
 

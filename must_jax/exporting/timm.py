@@ -30,7 +30,7 @@ def check(network: Network) -> None:
         )
 
 
-def write(network: Network, folder: Path, licence: str) -> Written:
+def write(network: Network, folder: Path) -> Written:
     """Writes `config.json` and `model.safetensors`."""
     architecture = ARCHITECTURES[network.trained.config.backbone]
     name, options = _called(network)
@@ -43,7 +43,7 @@ def write(network: Network, folder: Path, licence: str) -> Written:
             **network.normalisation,
             "crop_pct": 1.0,
             "crop_mode": "squash",
-            "license": licence,
+            "license": network.licence,
             "tag": "",
         }
     )

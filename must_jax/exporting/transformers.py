@@ -59,7 +59,7 @@ def check(network: Network) -> None:
         )
 
 
-def write(network: Network, folder: Path, licence: str) -> Written:
+def write(network: Network, folder: Path) -> Written:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`."""
     kind = _kind(network)
     transformers.utils.logging.disable_progress_bar()

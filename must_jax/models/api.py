@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -136,17 +136,26 @@ class Model:
         outputs, head_stats = self._heads(variables, features, train)
         return outputs, {**variables["stats"], "heads": head_stats}
 
+    def seen_hw(self, input_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what the backbone sees of such an input; see `Backbone.input_share`."""
+        height, width = (round(side * self.backbone.input_share) for side in input_hw)
+        return height, width
+
     def normalised(self, images: jax.Array) -> jax.Array:
-        """u8|f32[B, H, W, 3] RGB, 0..255 -> `[B, h, w, 3]`, what the backbone sees: h = H * its `input_share`."""
-        _check_size(*images.shape[1:3])
+        """u8|f32[B, H, W, 3] RGB, 0..255 -> `[B, h, w, 3]`, what the backbone sees, of its `seen_hw`."""
+        batch, height, width, channels = images.shape
+        _check_size(height, width)
         mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (self.mean, self.std))
-        return _shrunk((images.astype(jnp.float32) - mean) / std, self.backbone.input_share).astype(self.dtype)
+        x = (images.astype(jnp.float32) - mean) / std
+        if (seen_hw := self.seen_hw((height, width))) != (height, width):
+            x = jax.image.resize(x, (batch, *seen_hw, channels), "linear")
+        return x.astype(self.dtype)
 
     def stages(self, variables: Variables, normalised: jax.Array) -> Features:
         """{"c2", ..., "c5"} of the backbone in inference mode."""
-        return _run(self.backbone, variables["params"]["backbone"], variables["stats"]["backbone"], normalised, False)[
-            0
-        ]
+        params, stats = variables["params"]["backbone"], variables["stats"]["backbone"]
+        stages, _ = _run(self.backbone, params, stats, normalised, False)
+        return cast(Features, stages)
 
     def completed(self, variables: Variables, published: Features) -> Features:
         """The `Backbone.published` levels -> all that `stages` gives."""
@@ -298,8 +307,7 @@ def _init(model: Model, rng: jax.Array, input_hw: tuple[int, int]) -> Variables:
         variables = module.lazy_init(key, inputs, method=call)
         return outputs[0], {"params": variables["params"], "stats": variables.get("stats", {})}
 
-    seen_hw = _share_of(input_hw, model.backbone.input_share)
-    images = jax.ShapeDtypeStruct((1, *seen_hw, 3), model.dtype)
+    images = jax.ShapeDtypeStruct((1, *model.seen_hw(input_hw), 3), model.dtype)
     # Without remat, which would trace the initialisers.
     stages, backbone = start(model.backbone.clone(remat=()), "backbone", images)
     pyramid, fpn = start(model.fpn, "fpn", stages)
@@ -353,18 +361,6 @@ def _by_image(x: jax.Array, images: int) -> jax.Array:
 def _as_rows(x: jax.Array) -> jax.Array:
     """[B, n, ...] -> [B * n, ...]"""
     return x.reshape(-1, *x.shape[2:])
-
-
-def _shrunk(x: jax.Array, share: float) -> jax.Array:
-    """`[B, H, W, 3]`, resized to this share of its sides."""
-    if share == 1:
-        return x
-    b, h, w, c = x.shape
-    return jax.image.resize(x, (b, *_share_of((h, w), share), c), "linear")
-
-
-def _share_of(input_hw: tuple[int, int], share: float) -> tuple[int, int]:
-    return round(input_hw[0] * share), round(input_hw[1] * share)
 
 
 def _check_size(height: int, width: int) -> None:

@@ -22,7 +22,6 @@ from must_jax.training import validation
 from must_jax.training.validation import HeldOut
 
 PARITY_FILE = "parity.json"
-_LICENCE = "other"  # of a file whose licence follows from several
 
 
 def run(config: ExportConfig, workdir: Path) -> None:
@@ -51,10 +50,8 @@ def run(config: ExportConfig, workdir: Path) -> None:
         shutil.rmtree(workdir / name, ignore_errors=True)
 
     records: dict[str, FileRecord] = {}
-    licences = set(network.trained.licences.values())
-    licence = licences.pop() if len(licences) == 1 else _LICENCE
-    for written in files.write(config, network, workdir, licence):
-        records[written.name] = _examined(config, network, judge, written, workdir, licence)
+    for written in files.write(config, network, workdir):
+        records[written.name] = _examined(config, network, judge, written, workdir)
         write_json(workdir / PARITY_FILE, {name: record.model_dump() for name, record in records.items()})
     shutil.copy2(Path(config.model) / "model.json", workdir)
     write_text(workdir / readme.README, readme.text(network, records, datetime.date.today()))
@@ -64,7 +61,7 @@ def run(config: ExportConfig, workdir: Path) -> None:
 
 
 def _examined(
-    config: ExportConfig, network: Network, judge: parity.Judge, written: Written, workdir: Path, licence: str
+    config: ExportConfig, network: Network, judge: parity.Judge, written: Written, workdir: Path
 ) -> FileRecord:
     """What is to be said of a file.
 
@@ -93,8 +90,7 @@ def _examined(
     )
     printed = readme.run_example(workdir, written.example, written.name)
     if place.is_dir():
-        card = readme.card(network, written, licence)
-        write_text(place / readme.README, card)
+        write_text(place / readme.README, readme.card(network, written))
     return FileRecord(
         holds=written.holds,
         bytes=size,

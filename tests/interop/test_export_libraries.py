@@ -53,7 +53,7 @@ def check_numbers(written: Written, hw: tuple[int, int]) -> None:
 @pytest.mark.parametrize("name", ["resnet10", "resnet26d", "seresnet18", "convnext_atto", "convnextv2_atto"])
 def test_timm(name: str, tmp_path: Path) -> None:
     network = network_of(name, 64)
-    written = to_timm.write(network, tmp_path / "timm", "Apache-2.0")
+    written = to_timm.write(network, tmp_path / "timm")
     check_numbers(written, network.seen_hw)
     config = json.loads((tmp_path / "timm/config.json").read_text())
     about = config["pretrained_cfg"]
@@ -70,13 +70,13 @@ def test_timm(name: str, tmp_path: Path) -> None:
 )
 def test_timm_has_vision_transformers(name: str, tmp_path: Path) -> None:
     network = network_of(name, 96)  # not the size they were published at
-    check_numbers(to_timm.write(network, tmp_path, ""), network.seen_hw)
+    check_numbers(to_timm.write(network, tmp_path), network.seen_hw)
 
 
 @pytest.mark.parametrize("name", ["resnet10", "convnext_atto", "convnextv2_atto"])
 def test_transformers(name: str, tmp_path: Path) -> None:
     network = network_of(name, 64, **({"width": 0.25} if name == "resnet10" else {}))
-    check_numbers(to_transformers.write(network, tmp_path, ""), (64, 64))
+    check_numbers(to_transformers.write(network, tmp_path), (64, 64))
     # AutoBackbone of transformers 5.24 asks a hub about folders, too.
     kind = {"resnet10": "ResNetBackbone", "convnext_atto": "ConvNextBackbone", "convnextv2_atto": "ConvNextV2Backbone"}
     backbone = getattr(transformers, kind[name]).from_pretrained(tmp_path, local_files_only=True).eval()
@@ -88,4 +88,4 @@ def test_transformers(name: str, tmp_path: Path) -> None:
 def test_transformers_has_vision_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch, name, **VITS[name])
     network = network_of(name, 64)
-    check_numbers(to_transformers.write(network, tmp_path, ""), network.seen_hw)
+    check_numbers(to_transformers.write(network, tmp_path), network.seen_hw)
